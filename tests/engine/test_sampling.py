@@ -1,0 +1,95 @@
+"""Sampling against brute force, and its independence of the batch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from warpcortex_cli.engine import sampling
+from warpcortex_cli.engine.sampling import Sampler, SamplingError, sample
+
+
+def some_logits(rows: int, vocabulary: int = 50, seed: int = 0) -> torch.Tensor:
+    return 3 * torch.randn(rows, vocabulary, generator=torch.Generator().manual_seed(seed))
+
+
+def test_greedy_takes_the_largest() -> None:
+    logits = some_logits(5)
+    assert sample(logits, [Sampler() for _ in range(5)]) == logits.argmax(1).tolist()
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.7])
+def test_frequencies_follow_temperature_and_top_p(top_p: float) -> None:
+    logits = some_logits(1, 8)
+    probabilities = torch.softmax(logits[0] / 1.3, 0)
+    order = probabilities.argsort(descending=True)
+    kept = order[: int((probabilities[order].cumsum(0) < top_p).sum()) + 1] if top_p < 1 else order
+    expected = torch.zeros(8)
+    expected[kept] = probabilities[kept] / probabilities[kept].sum()
+    sampler = Sampler(1.3, top_p, seed=4)
+    drawn = torch.tensor([sampler.draw(logits[0]) for _ in range(4000)])
+    counts = torch.bincount(drawn, minlength=8) / 4000
+    assert (counts[expected == 0] == 0).all()
+    torch.testing.assert_close(counts, expected, atol=0.03, rtol=0)
+
+
+@given(seed=st.integers(-5, 10**12), rows=st.integers(1, 5), top_p=st.sampled_from([0.3, 0.9, 1.0]))
+@settings(max_examples=25, deadline=None)
+def test_a_seed_gives_the_same_tokens_whoever_is_in_the_batch(seed: int, rows: int, top_p: float) -> None:
+    steps = [some_logits(rows, seed=i) for i in range(4)]
+    samplers = [Sampler(0.8, top_p, seed + i) for i in range(rows)]
+    together = [sample(step, samplers) for step in steps]
+    for row in range(rows):
+        alone = Sampler(0.8, top_p, seed + row)
+        assert [sample(step[row : row + 1], [alone])[0] for step in steps] == [t[row] for t in together]
+
+
+def test_other_seeds_give_other_tokens() -> None:
+    steps = [some_logits(1, seed=i)[0] for i in range(20)]
+    texts = {tuple(s.draw(step) for step in steps) for s in (Sampler(2.0, 1.0, seed) for seed in range(5))}
+    assert len(texts) == 5
+
+
+def test_top_p_over_a_long_tail_sorts_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = some_logits(30)
+    wide = [Sampler(5.0, 0.95, i).draw(row) for i, row in enumerate(logits)]
+    monkeypatch.setattr(sampling, "_FIRST_SORTED", 2)
+    assert [Sampler(5.0, 0.95, i).draw(row) for i, row in enumerate(logits)] == wide
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_broken_row_fails_alone(bad: float, temperature: float) -> None:
+    logits = some_logits(3)
+    logits[1, 7] = bad
+    out = sample(logits, [Sampler(temperature, 0.9, i) for i in range(3)])
+    assert isinstance(out[1], SamplingError)
+    assert isinstance(out[0], int)
+    assert isinstance(out[2], int)
+
+
+def test_forbidden_tokens_are_never_drawn() -> None:
+    logits = torch.full((1, 6), -torch.inf)
+    logits[0, [1, 5]] = 0.0
+    for top_p in (0.4, 1.0):
+        sampler = Sampler(1.0, top_p)
+        assert {sampler.draw(logits[0]) for _ in range(50)} <= {1, 5}
+    everything = sample(torch.full((1, 6), -torch.inf), [Sampler()])[0]
+    assert isinstance(everything, SamplingError)
+
+
+def test_a_tiny_temperature_is_greedy_and_half_precision_is_read() -> None:
+    logits = some_logits(4).to(torch.bfloat16)
+    logits[:, 3] = 40.0
+    assert sample(logits, [Sampler(1e-300, 0.9, i) for i in range(4)]) == [3] * 4
+
+
+def test_wrong_settings_are_refused() -> None:
+    for temperature, top_p in ((-1.0, 1.0), (float("nan"), 1.0), (1.0, 0.0), (1.0, 1.1)):
+        with pytest.raises(ValueError, match="must be"):
+            Sampler(temperature, top_p)
+    with pytest.raises(ValueError, match="2 rows"):
+        sample(some_logits(2), [Sampler()])
+    assert sample(torch.zeros(0, 5), []) == []

@@ -1,0 +1,119 @@
+"""The focus set finds sentences that a task's queries look for."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from warpcortex_cli.memory.tail import Tail
+from warpcortex_cli.prism.prism import Prism
+from warpcortex_cli.synapse.focus import focus_indices, sentence_worth
+
+LENGTHS = [6, 9, 4, 12, 7, 10, 5, 8]
+SENTENCES = torch.cat([torch.full((n,), i) for i, n in enumerate(LENGTHS)])
+STARTS = torch.tensor([0, *LENGTHS]).cumsum(0).tolist()
+CONTEXT = sum(LENGTHS)
+WIDTH = 6
+
+
+def span(sentence: int) -> list[int]:
+    return list(range(STARTS[sentence], STARTS[sentence + 1]))
+
+
+def planted(prism: Prism, sentences: list[int]) -> tuple[Tail, torch.Tensor]:
+    """A River whose first token draws all queries, and a task whose queries each look for one of `sentences` besides."""
+    torch.manual_seed(5)
+    keys = 0.1 * torch.randn(prism.layers, prism.kv_heads, CONTEXT, prism.head_dim)
+    keys[:, :, :, :2] = 0
+    keys[:, :, 0, 0] = 8.0  # the sink
+    queries = 0.1 * torch.randn(prism.layers, prism.heads, WIDTH, prism.head_dim)
+    queries[..., 0] = 4.0
+    for i, sentence in enumerate(sentences):
+        direction = torch.zeros(prism.head_dim)
+        direction[2 + i] = 7.0 - i
+        keys[:, :, STARTS[sentence] + 1] = direction
+        queries[1, 2, 1 + i] = 8 * direction
+    tail = prism.new_tail(None)
+    tail.append(list(keys), list(keys), torch.arange(CONTEXT))
+    return tail, queries
+
+
+def test_the_sentences_asked_for_come_first_and_whole(prism: Prism) -> None:
+    tail, queries = planted(prism, [4, 2])
+    got = focus_indices(prism, tail, queries, SENTENCES, LENGTHS[4] + LENGTHS[2])
+    assert got.dtype == torch.int64
+    assert sorted(got.tolist()) == sorted(span(4) + span(2))
+    assert span(0) != got.tolist()[: LENGTHS[0]], "a sink that every query sees says nothing"
+
+
+@given(budget=st.integers(0, CONTEXT + 9))
+@settings(max_examples=30, deadline=None)
+def test_any_budget_is_filled_with_whole_sentences(budget: int) -> None:
+    worth = torch.rand(len(LENGTHS), generator=torch.Generator().manual_seed(budget))
+    prism = _Flat(worth)
+    got = focus_indices(prism, prism, prism.queries, SENTENCES, budget).tolist()  # type: ignore[arg-type]
+    assert len(got) <= budget
+    assert len(set(got)) == len(got)
+    if budget >= max(LENGTHS):
+        for sentence in range(len(LENGTHS)):
+            share = len(set(span(sentence)) & set(got))
+            assert share in (0, LENGTHS[sentence])
+        left = budget - len(got)
+        assert all(n > left for i, n in enumerate(LENGTHS) if span(i)[0] not in got)
+
+
+class _Flat:
+    """A model of one layer and one head whose query finds sentence i with a logit of worth[i]."""
+
+    layers, head_dim, device = 1, 4, torch.device("cpu")
+
+    def __init__(self, worth: torch.Tensor) -> None:
+        self.keys = torch.zeros(1, CONTEXT, 4)
+        self.keys[0, :, 0] = 10 * worth[SENTENCES]
+        self.queries = [torch.tensor([[[1.0, 0, 0, 0]]])]
+
+    def view(self, tokens: int) -> _Flat:
+        return self
+
+    def layer(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.keys, self.keys
+
+
+def test_a_sentence_longer_than_the_budget_is_read_in_part(prism: Prism) -> None:
+    tail, queries = planted(prism, [4])
+    got = focus_indices(prism, tail, queries, torch.zeros(CONTEXT, dtype=torch.long), 16).tolist()
+    assert STARTS[4] + 1 in got
+    assert 8 <= len(got) <= 16
+
+
+def test_sentences_at_the_end_can_be_left_out(prism: Prism) -> None:
+    tail, queries = planted(prism, [4])
+    got = focus_indices(prism, tail, queries, SENTENCES, CONTEXT, exclude_from=STARTS[4] + 2)
+    assert sorted(got.tolist()) == list(range(STARTS[4]))
+
+
+def test_only_the_named_part_of_the_tail_counts(prism: Prism) -> None:
+    tail, queries = planted(prism, [4])
+    got = focus_indices(prism, tail, queries, SENTENCES[: STARTS[3]], 1000)
+    assert sorted(got.tolist()) == list(range(STARTS[3]))
+    assert focus_indices(prism, tail, queries, SENTENCES[:0], 10).tolist() == []
+    assert focus_indices(prism, tail, queries, SENTENCES, 0).tolist() == []
+
+
+@pytest.mark.parametrize("width", [1, 5])
+def test_worth_against_brute_force(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(1)
+    queries, keys = 2 * torch.randn(6, width, 8), torch.randn(2, CONTEXT, 8)
+    ends = torch.tensor(STARTS[1:])
+    expected = torch.zeros(len(LENGTHS))
+    for head in range(6):
+        mass = torch.softmax(0.4 * queries[head] @ keys[head // 3].T, 1)
+        per = torch.stack([mass[:, span(s)].sum(1) for s in range(len(LENGTHS))], 1)
+        uniform = torch.tensor(LENGTHS) / CONTEXT
+        usual = torch.maximum(per.mean(0), uniform) if width > 1 else uniform
+        expected = torch.maximum(expected, (per - usual).amax(0))
+    torch.testing.assert_close(sentence_worth(queries, keys, ends, 0.4), expected, atol=1e-5, rtol=1e-4)
+    monkeypatch.setattr("warpcortex_cli.synapse.mass.CHUNK", 2 * CONTEXT)
+    torch.testing.assert_close(sentence_worth(queries, keys, ends, 0.4), expected, atol=1e-5, rtol=1e-4)

@@ -1,0 +1,84 @@
+"""`warpcortex`: the commands, and the one place where an error becomes words and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, NoReturn
+
+import typer
+
+from warpcortex_cli import __version__
+from warpcortex_cli.cli import doctor, profiles, pull
+from warpcortex_cli.cli.ask import ask
+from warpcortex_cli.cli.chat import chat
+from warpcortex_cli.cli.output import INTERRUPTED, fail
+from warpcortex_cli.errors import MemoryLimitError, RunError, UsageError, WarpError
+
+app = typer.Typer(
+    name="warpcortex",
+    help="Many agents on one shared model: a River that talks, and Streams that think beside it.",
+    epilog="Begin with: warpcortex chat. No download is needed.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("chat")(chat)
+app.command("ask")(ask)
+app.add_typer(profiles.app, name="profiles")
+app.command("pull")(pull.pull)
+app.command("doctor")(doctor.doctor)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"warpcortex {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Runs the command line and leaves with its exit code: 0 done, 1 failed, 2 wrong usage, 3 model, 4 memory, 130 Ctrl-C."""
+    try:
+        # Without standalone mode, because typer's own last layer knows neither our errors nor our exit codes.
+        result = app(args, prog_name="warpcortex", standalone_mode=False)
+    except WarpError as error:
+        fail(error)
+    except (KeyboardInterrupt, typer.Abort):
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:  # `warpcortex ask ... | head`: the reader has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as error:
+        if getattr(error, "format_message", None) and not error.format_message():  # type: ignore[attr-defined]
+            sys.exit(2)  # called without arguments: typer has shown the help
+        fail(_as_warp_error(error))
+    sys.exit(result if isinstance(result, int) else 0)
+
+
+def _as_warp_error(error: Exception) -> WarpError:
+    """What was not foreseen, in one sentence; WARPCORTEX_TRACEBACK=1 shows the whole story."""
+    if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # typer's wrong usage
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "warpcortex"
+        return UsageError(error.format_message(), f"See `{command} --help`.")
+    if os.environ.get("WARPCORTEX_TRACEBACK"):
+        raise error
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return MemoryLimitError(
+            "there is not enough memory.", "Choose a smaller model, shorter notes, or --dtype bf16."
+        )
+    reason = (str(error).strip().splitlines() or [""])[0]
+    return RunError(
+        f"it failed unexpectedly: {type(error).__name__}{': ' + reason if reason else ''}",
+        "Set WARPCORTEX_TRACEBACK=1 to see where.",
+    )

@@ -1,0 +1,169 @@
+"""`warpcortex ask`: one question, the answer on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import math
+import select
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from warpcortex_cli.cli.output import (
+    AUTO,
+    DeviceOption,
+    DtypeOption,
+    ModelOption,
+    NoStreamsOption,
+    ProfileOption,
+    SeedOption,
+    open_prism,
+    print_json,
+    stderr_console,
+)
+from warpcortex_cli.errors import UsageError
+from warpcortex_cli.events import RiverFinished, RiverText
+from warpcortex_cli.ui.answer import Answer
+from warpcortex_cli.ui.notes import decode_notes, load_with_progress, read_notes
+from warpcortex_cli.ui.safe import clean
+from warpcortex_cli.ui.terminal import forgive_encoding
+from warpcortex_cli.ui.trace import TraceWriter
+
+if TYPE_CHECKING:
+    from warpcortex_cli.engine.session import Session
+
+SCHEMA_VERSION = 1
+_PIPE_PATIENCE = 3.0  # seconds of a silent pipe after which we say what we wait for
+
+NotesOption = Annotated[
+    Path | None, typer.Option("--notes", metavar="FILE", help="A text file that the model reads first.", show_default=False)
+]
+TraceOption = Annotated[
+    Path | None, typer.Option("--trace", metavar="FILE", help="Write every event to FILE as JSON lines.", show_default=False)
+]
+
+
+def ask(
+    question: Annotated[str, typer.Argument(help="What to ask.", show_default=False)],
+    notes: NotesOption = None,
+    profile: ProfileOption = None,
+    model: ModelOption = None,
+    device: DeviceOption = AUTO,
+    dtype: DtypeOption = AUTO,
+    seed: SeedOption = 0,
+    no_streams: NoStreamsOption = False,
+    trace: TraceOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the answer.")] = False,
+) -> None:
+    """Ask one question. Text piped in is read as notes: cat notes.txt | warpcortex ask "How many ropes does Mara have?" """
+    forgive_encoding()
+    question = clean(question).strip()
+    if not question:
+        raise UsageError("the question is empty.", 'Write it in quotes: warpcortex ask "How many ropes does Mara have?"')
+    errors = stderr_console()
+    texts = [(notes.name, read_notes(notes))] if notes is not None else []
+    piped = read_pipe(sys.stdin, errors)
+    if piped.strip():
+        texts.append(("standard input", piped))
+    with ExitStack() as stack:
+        writer = stack.enter_context(TraceWriter(trace)) if trace is not None else None
+        prism, settings = open_prism(model=model, profile=profile, device=device, dtype=dtype)
+        from warpcortex_cli.engine.session import Session
+
+        session = Session(prism, settings, seed=seed, streams=not no_streams, listeners=[writer] if writer else [])
+        for name, text in texts:
+            load_with_progress(session, text, name, errors)
+        answer, finished = say(session, question, None if as_json else sys.stdout)
+        if as_json:
+            print_json(report(session, answer, finished))
+    if writer is not None and writer.failure:
+        errors.print(Text(writer.failure))
+
+
+def say(session: Session, text: str, out: TextIO | None) -> tuple[Answer, RiverFinished]:
+    """One turn. A terminal gets the answer while it is written, a file or a pipe at the end, None nothing."""
+    answer = Answer()
+    streaming = out is not None and out.isatty()
+    finished = RiverFinished(reason="stop", tokens=0, seconds=0.0)
+    try:
+        for event in session.send(text):
+            if isinstance(event, RiverText):
+                piece = answer.feed(event)
+                if streaming and piece and out is not None:
+                    _write(out, piece)
+            elif isinstance(event, RiverFinished):
+                finished = event
+    except BaseException:
+        if streaming and answer.text and out is not None:
+            _write(out, "\n")  # what follows on stderr begins on its own line
+        raise
+    if out is not None:
+        _write(out, "\n" if streaming else answer.text + "\n")
+    return answer, finished
+
+
+def report(session: Session, answer: Answer, finished: RiverFinished) -> dict[str, Any]:
+    """The object that `--json` prints: DESIGN.md section 6, and "text", "finish_reason", "profile", "seed", "gate_reason", "focus"."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "model": session.prism.name,
+        "device": str(session.prism.device),
+        "answer": answer.text,
+        "seconds": finished.seconds,
+        "river_tokens": finished.tokens,
+        "streams": [
+            {
+                "id": s.id,
+                "role": s.role,
+                "task": s.task,
+                "state": s.state,
+                "thought": s.thought,
+                "gate_score": s.gate_score if s.gate_score is not None and math.isfinite(s.gate_score) else None,
+                "gate_reason": s.gate_reason,
+                "landmarks": s.landmarks,
+                "focus": s.focus,
+                "tokens": s.tokens,
+                "seconds": s.seconds,
+            }
+            for s in session.snapshot().streams
+        ],
+        "text": answer.raw,
+        "finish_reason": finished.reason,
+        "profile": session.profile.name,
+        "seed": session.seed,
+    }
+
+
+def read_pipe(source: TextIO | None, errors: Console) -> str:
+    """All of standard input as notes, or "" when it is a terminal, closed or empty.
+
+    Raises:
+        UsageError: it is not text.
+    """
+    if source is None or source.closed or source.isatty():
+        return ""
+    try:
+        _announce_wait(source, errors)
+        data = source.buffer.read()
+    except OSError:  # closed by the caller: `warpcortex ask ... <&-`
+        return ""
+    return decode_notes(data, "standard input")
+
+
+def _announce_wait(source: TextIO, errors: Console) -> None:
+    """A pipe that nobody writes to would look like a program that hangs."""
+    try:
+        ready, _, _ = select.select([source], [], [], _PIPE_PATIENCE)
+    except (OSError, ValueError):  # Windows pipes and in-memory files cannot be waited for
+        return
+    if not ready:
+        errors.print(Text("reading notes from standard input until it ends (give </dev/null for none)", style="dim"))
+
+
+def _write(out: TextIO, text: str) -> None:
+    out.write(text)
+    out.flush()

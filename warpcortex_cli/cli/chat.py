@@ -1,0 +1,128 @@
+"""`warpcortex chat`: talk with the River; Streams think beside it."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.text import Text
+
+from warpcortex_cli.cli.ask import NotesOption, TraceOption, say
+from warpcortex_cli.cli.output import (
+    AUTO,
+    DeviceOption,
+    DtypeOption,
+    ModelOption,
+    NoStreamsOption,
+    ProfileOption,
+    SeedOption,
+    open_prism,
+    stderr_console,
+)
+from warpcortex_cli.errors import WarpError
+from warpcortex_cli.probes.memory import MemoryProbe
+from warpcortex_cli.ui.commands import Desk, is_command, is_known, run_command
+from warpcortex_cli.ui.notes import decode_notes, load_with_progress, notes_line, read_notes
+from warpcortex_cli.ui.panels import Usage
+from warpcortex_cli.ui.reply import Probe, show_reply
+from warpcortex_cli.ui.safe import clean, one_line
+from warpcortex_cli.ui.terminal import forgive_encoding
+from warpcortex_cli.ui.trace import TraceWriter
+
+if TYPE_CHECKING:
+    from warpcortex_cli.engine.session import Session
+
+
+def chat(
+    notes: NotesOption = None,
+    profile: ProfileOption = None,
+    model: ModelOption = None,
+    device: DeviceOption = AUTO,
+    dtype: DtypeOption = AUTO,
+    seed: SeedOption = 0,
+    no_streams: NoStreamsOption = False,
+    trace: TraceOption = None,
+) -> None:
+    """Talk with the River while its Streams think. With piped input: one message a line, one answer each."""
+    forgive_encoding()
+    errors = stderr_console()
+    text = read_notes(notes) if notes is not None else ""
+    with ExitStack() as stack:
+        writer = stack.enter_context(TraceWriter(trace)) if trace is not None else None
+        prism, settings = open_prism(model=model, profile=profile, device=device, dtype=dtype)
+        from warpcortex_cli.engine.session import Session
+
+        session = Session(prism, settings, seed=seed, streams=not no_streams, listeners=[writer] if writer else [])
+        if notes is not None:
+            tokens = load_with_progress(session, text, notes.name, errors)
+            errors.print(notes_line(tokens or 0, text, notes.name))
+        if sys.stdin is not None and sys.stdin.isatty():
+            talk(session, errors)
+        else:
+            read_lines(session, errors)
+    if writer is not None and writer.failure:
+        errors.print(Text(writer.failure))
+
+
+def read_lines(session: Session, errors: Console) -> None:
+    """One message a line from standard input, answered as `ask` does, in one conversation. Commands work too.
+
+    Raises:
+        WarpError: the first message that fails ends it.
+    """
+    if sys.stdin is None:
+        return
+    desk = Desk(session, errors, session.profile.injection.enabled)
+    for number, data in enumerate(sys.stdin.buffer, 1):
+        line = decode_notes(data, f"line {number} of standard input").strip()
+        if is_known(line):
+            run_command(desk, line)
+            if desk.leaving:
+                return
+        elif line:
+            say(session, line, sys.stdout)
+
+
+def talk(session: Session, errors: Console) -> None:
+    """The interactive conversation, until Ctrl-D or /exit."""
+    from warpcortex_cli.profile import shipped_profiles
+    from warpcortex_cli.ui.prompt import Prompt
+
+    screen = Console(highlight=False, markup=False, emoji=False)
+    notices = screen if screen.is_terminal else errors
+    desk = Desk(session, notices, session.profile.injection.enabled)
+    prompt = Prompt(shipped_profiles)
+    notices.print(Text(f"profile {one_line(session.profile.name)} \u00b7 /help lists commands \u00b7 Ctrl-D leaves", style="dim"))
+    while not desk.leaving:
+        try:
+            line = clean(prompt.read()).strip()
+        except KeyboardInterrupt:
+            notices.print(Text("Ctrl-D or /exit leaves.", style="dim"))
+            continue
+        except EOFError:
+            return
+        if not line:
+            continue
+        try:
+            if is_command(line):
+                run_command(desk, line)
+            elif screen.is_terminal:
+                show_reply(session, line, screen, memory_probe(session), desk.injecting)
+            else:
+                say(session, line, sys.stdout)
+        except WarpError as error:
+            notices.print(Text(clean(str(error)), style="red"))
+
+
+def memory_probe(session: Session) -> Probe:
+    """Measures this process now, and later says how much it has grown since."""
+    probe = MemoryProbe(str(session.prism.device))
+    before = probe.read()
+
+    def read() -> Usage:
+        now = probe.read()
+        return Usage(now.source, now.bytes, now.bytes - before.bytes)
+
+    return read

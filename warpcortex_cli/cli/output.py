@@ -1,0 +1,184 @@
+"""What commands share: stdout for answers, stderr for the rest, JSON, exit codes, common options, loading a model."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from warpcortex_cli.errors import ProfileError, WarpError
+from warpcortex_cli.ui.safe import clean
+
+if TYPE_CHECKING:
+    from warpcortex_cli.prism.prism import Prism
+    from warpcortex_cli.prism.source import ModelSource
+    from warpcortex_cli.profile import Profile
+
+INTERRUPTED = 130
+AUTO = "auto"
+DTYPES = ("auto", "fp32", "bf16", "fp16")
+_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
+
+
+def stderr_console() -> Console:
+    """A console for everything that is not the answer. Rich honours NO_COLOR and TERM=dumb; markup is off."""
+    return Console(stderr=True, markup=False, highlight=False, emoji=False)
+
+
+def note(text: str) -> None:
+    """One dim line on stderr, without terminal control."""
+    stderr_console().print(Text(clean(text), style="dim"), soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout; ASCII, so that no terminal or locale can break it."""
+    print(json.dumps(value, indent=2, allow_nan=False))
+
+
+def report(error: WarpError) -> None:
+    """Says on stderr what went wrong and what to do; a profile's mistakes line by line, as compilers do."""
+    console = stderr_console()
+    if isinstance(error, ProfileError):
+        count = len(error.problems)
+        console.print("warpcortex: the profile has " + (f"{count} mistakes:" if count != 1 else "a mistake:"))
+    lines = error.problems if isinstance(error, ProfileError) else [f"warpcortex: {error.message}"]
+    for line in lines:
+        console.print(Text(clean(line)), soft_wrap=True)
+    if error.hint:
+        console.print(Text(clean(error.hint), style="dim"), soft_wrap=True)
+
+
+def fail(error: WarpError) -> NoReturn:
+    """Reports an error and leaves with its exit code."""
+    report(error)
+    sys.exit(error.exit_code)
+
+
+# -- options of ask and chat ------------------------------------------------------------------------------------
+
+
+def _check_device(value: str) -> str:
+    if not _DEVICE.fullmatch(value):
+        raise typer.BadParameter(f"{clean(value)!r} is not one of auto, cpu, cuda, cuda:0, cuda:1, ..., mps.")
+    return value
+
+
+def _check_dtype(value: str) -> str:
+    if value not in DTYPES:
+        raise typer.BadParameter(f"{clean(value)!r} is not one of {', '.join(DTYPES)}.")
+    return value
+
+
+def _complete(*words: str) -> Callable[[str], list[str]]:
+    return lambda incomplete: [word for word in words if word.startswith(incomplete)]
+
+
+def _complete_profile(incomplete: str) -> list[str]:
+    from warpcortex_cli.profile import shipped_profiles
+
+    return [name for name in shipped_profiles() if name.startswith(incomplete)]
+
+
+ProfileOption = Annotated[
+    str | None,
+    typer.Option(
+        "--profile",
+        "-p",
+        metavar="NAME|FILE",
+        help="A shipped profile or a YAML file. Default: pocket for the model pocket, else council.",
+        show_default=False,
+        autocompletion=_complete_profile,
+    ),
+]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="MODEL",
+        help="pocket, a folder, or org/name@revision out of the Hugging Face cache. Default: the profile's.",
+        show_default=False,
+    ),
+]
+DeviceOption = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        metavar="DEVICE",
+        help="auto, cpu, cuda, cuda:N or mps.",
+        callback=_check_device,
+        autocompletion=_complete("auto", "cpu", "cuda", "mps"),
+    ),
+]
+DtypeOption = Annotated[
+    str,
+    typer.Option(
+        "--dtype",
+        metavar="DTYPE",
+        help="auto, fp32, bf16 or fp16.",
+        callback=_check_dtype,
+        autocompletion=_complete(*DTYPES),
+    ),
+]
+SeedOption = Annotated[
+    int,
+    typer.Option(
+        "--seed", min=0, max=2**63 - 1, metavar="N", help="The same seed gives the same run on a CPU."
+    ),
+]
+NoStreamsOption = Annotated[
+    bool, typer.Option("--no-streams", help="The River alone: requests have no effect.")
+]
+
+
+# -- loading ----------------------------------------------------------------------------------------------------
+
+
+def open_prism(
+    *, model: str | None, profile: str | None, device: str = "auto", dtype: str = "auto"
+) -> tuple[Prism, Profile]:
+    """Finds and loads model and profile, and says on stderr in one dim line which they are.
+
+    Args:
+        model: of -m; None takes the profile's.
+        profile: a name, a path, or None (or "auto"): pocket for the model pocket, else council.
+        device, dtype: as in `prism.load`.
+
+    Raises:
+        UsageError: there is no such profile, or it has mistakes.
+        ModelError: the model is not here, or cannot be served.
+        MemoryLimitError: it does not fit.
+    """
+    source, settings = choose(model, profile)
+    console = stderr_console()
+    with console.status(Text(f"loading {clean(source.name)}", style="dim")):
+        from warpcortex_cli.prism.prism import Prism  # torch and transformers take seconds to import
+
+        prism = Prism.load(source, device, dtype)
+    kind = str(prism.dtype).removeprefix("torch.")
+    line = f"model {source.name} on {prism.device} ({kind}), profile {settings.name}"
+    if source.kind == "pocket" and settings.name in _FOR_INSTRUCTION_MODELS:
+        line += ", which is written for instruction models and does little for pocket"
+    note(f"{line}. {source.note}." if source.note else f"{line}.")
+    return prism, settings
+
+
+_FOR_INSTRUCTION_MODELS = ("council", "math", "reviewer")
+
+
+def choose(model: str | None, profile: str | None) -> tuple[ModelSource, Profile]:
+    """Model and profile of the options -m and -p; nothing is loaded, so that mistakes show at once."""
+    from warpcortex_cli.prism.source import resolve_model
+    from warpcortex_cli.profile import load_profile
+
+    if profile is None or profile == AUTO:
+        source = resolve_model(model)
+        return source, load_profile("pocket" if source.kind == "pocket" else "council")
+    settings = load_profile(profile)
+    return resolve_model(model, settings.model), settings

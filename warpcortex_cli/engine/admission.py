@@ -1,0 +1,107 @@
+"""Admission: what a Stream gets when it starts: a Synapse to read, a focus set of its own, and room for its tail."""
+
+from __future__ import annotations
+
+import torch
+
+from warpcortex_cli.engine.journal import Journal
+from warpcortex_cli.engine.river import River
+from warpcortex_cli.engine.sampling import Sampler
+from warpcortex_cli.engine.stream import Stream
+from warpcortex_cli.events import StreamStarted, SynapseTaken
+from warpcortex_cli.memory.tail import TailPool
+from warpcortex_cli.prism.prism import Prism
+from warpcortex_cli.prism.rows import Row
+from warpcortex_cli.profile import Profile
+from warpcortex_cli.synapse.focus import focus_indices
+from warpcortex_cli.synapse.snapshot import Synapse, take
+
+_SEED_STRIDE = 1_000_003
+
+
+class Admission:
+    """Starts Streams. Keeps the newest Synapse; older versions live only as long as a Stream reads them."""
+
+    def __init__(self, prism: Prism, seed: int) -> None:
+        self.prism = prism
+        self.seed = seed
+        self.synapse: Synapse | None = None
+        self._version = 0
+        self._pool: TailPool | None = None
+
+    def sampler(self, profile: Profile, number: int) -> Sampler:
+        """Each Stream draws from a generator of its own, so that batching does not change what it writes."""
+        s = profile.stream_sampling
+        return Sampler(s.temperature, s.top_p, self.seed * _SEED_STRIDE + number)
+
+    @property
+    def tails_in_use(self) -> int:
+        return self._pool.taken if self._pool else 0
+
+    def forget(self) -> None:
+        """Drops the newest Synapse: the River it was taken from has changed."""
+        self.synapse = None
+
+    def admit(self, stream: Stream, river: River, profile: Profile, journal: Journal) -> None:
+        prompt = self._prompt(stream)
+        synapse = self._synapse(river, profile, journal) if stream.role.synapse and river.position else None
+        focus = self._focus(prompt, river, synapse, profile) if synapse else None
+        tail = self._new_tail(profile.limits.stream_tail_tokens)
+        count = 0
+        if focus is not None and len(focus):
+            # The prompt and a few words must still fit.
+            focus = focus[: max(0, tail.capacity - len(prompt) - stream.role.max_tokens)]
+            tail.copy_from(river.tail, focus)
+            count = len(focus)
+        if len(prompt) >= tail.capacity - count:
+            tail.release()
+            raise ValueError(f"the task is too long: {len(prompt)} tokens do not fit into a tail of {tail.capacity}")
+        stream.start(tail, synapse, prompt, synapse.context if synapse else 0, count)
+        journal.write(
+            StreamStarted(id=stream.id, synapse=synapse.version if synapse else 0, landmarks=stream.landmarks, focus=count)
+        )
+
+    def _prompt(self, stream: Stream) -> list[int]:
+        """The task as a user turn. With a Synapse it follows the River's half-written answer, which it closes."""
+        chat = self.prism.chat
+        before = chat.assistant_close() if stream.role.synapse else chat.opening("")
+        return [*before, *chat.user_open(), *self.prism.encode(stream.instruction), *chat.user_close()]
+
+    def _new_tail(self, capacity: int):
+        if self._pool is None or self._pool.capacity != capacity:
+            self._pool = self.prism.new_pool(capacity)
+        return self._pool.take()
+
+    def _synapse(self, river: River, profile: Profile, journal: Journal) -> Synapse:
+        age = river.position - self.synapse.context if self.synapse else None
+        if self.synapse is None or age is None or not 0 <= age < profile.synapse.refresh_tokens:
+            began = journal.now()
+            self._version += 1
+            self.synapse = take(self.prism, river.tail, profile.synapse, river.queries, self._version)
+            journal.write(
+                SynapseTaken(
+                    version=self._version, landmarks=self.synapse.landmarks, context=self.synapse.context,
+                    bytes=self.synapse.nbytes, seconds=journal.now() - began,
+                )
+            )  # fmt: skip
+        return self.synapse
+
+    def _focus(self, prompt: list[int], river: River, synapse: Synapse, profile: Profile) -> torch.Tensor | None:
+        """Sentences that the task itself asks for: its prompt is read once over the whole River, for its queries alone."""
+        budget = profile.synapse.focus
+        if budget <= 0 or synapse.landmarks >= synapse.context:
+            return None
+        probe = self.prism.new_tail(len(prompt))
+        row = Row(
+            tokens=prompt,
+            positions=list(range(synapse.context, synapse.context + len(prompt))),
+            tail=probe,
+            reads=(river.tail.view(synapse.context),),
+            logits="none",
+            queries=True,
+        )
+        queries = self.prism.forward([row])[0].queries
+        probe.release()
+        assert queries is not None
+        sentences = torch.tensor(river.sentences.numbers[: synapse.context])
+        return focus_indices(self.prism, river.tail, queries, sentences, budget)

@@ -1,0 +1,337 @@
+"""The step loop. It alone runs the model; every agent hands it rows and takes back logits.
+
+A step packs the River's row, the rows of all admitted Streams and the thoughts under way into one forward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from warpcortex_cli.engine.admission import Admission
+from warpcortex_cli.engine.gate import Gate
+from warpcortex_cli.engine.injection import Injection
+from warpcortex_cli.engine.journal import Journal
+from warpcortex_cli.engine.river import River
+from warpcortex_cli.engine.router import Match
+from warpcortex_cli.engine.sampling import SamplingError, sample
+from warpcortex_cli.engine.stream import Stream
+from warpcortex_cli.errors import MemoryLimitError, RunError
+from warpcortex_cli.events import (
+    GateDecided,
+    RiverPrefilled,
+    RiverWaiting,
+    StreamEnded,
+    StreamSpawned,
+    StreamText,
+    ThoughtInjected,
+    ThoughtWithdrawn,
+)
+from warpcortex_cli.prism.prism import Prism
+from warpcortex_cli.prism.rows import Row, RowResult
+from warpcortex_cli.profile import Profile
+
+STREAM_PREFILL_CHUNK = 128
+STEP_PREFILL_TOKENS = 512  # over all Streams: bounds the activations when many start at once
+
+
+@dataclass
+class Work:
+    """One row of a step and what to do with its result."""
+
+    row: Row
+    absorb: Callable[[Row, RowResult], None]
+    stream: Stream | None = None
+
+
+class Engine:
+    """Owns a River and its Streams and steps them all at once."""
+
+    def __init__(self, prism: Prism, profile: Profile, journal: Journal, *, seed: int = 0, streams: bool = True) -> None:
+        self.prism = prism
+        self.journal = journal
+        self.river = River(prism, profile, seed)
+        self.gate = Gate(profile.gate)
+        self.admission = Admission(prism, seed)
+        self.streams: list[Stream] = []
+        self.injections: list[Injection] = []
+        self.spawning = streams
+        self.injecting = profile.injection.enabled
+        self.finish_reason = "stop"
+        self._prompt_total = 0
+        self._wait_until = 0.0
+        self._injected_since_end = False
+        self.profile = profile
+
+    def use(self, profile: Profile) -> None:
+        """Changes the profile between turns; the conversation stays."""
+        self.profile = profile
+        self.river.use(profile)
+        self.gate.use(profile.gate)
+        self.injecting = profile.injection.enabled
+
+    @property
+    def alive(self) -> list[Stream]:
+        return [s for s in self.streams if not s.final]
+
+    # -- the loop -----------------------------------------------------------------------------------------------
+
+    def step(self) -> bool:
+        """One forward for every row there is. False when nobody has anything to do."""
+        self._expire()
+        self._admit()
+        self._resume()
+        work = self._plan()
+        if work:
+            for item, result in self._run(work):
+                item.absorb(item.row, result)
+        return bool(work)
+
+    def _plan(self) -> list[Work]:
+        work: list[Work] = []
+        river_row = self.river.row()
+        if river_row is not None:
+            work.append(Work(river_row, self._absorb_river))
+        for injection in self.injections:
+            work.append(Work(injection.row(), self._absorbing(injection), injection.stream))
+        budget = STEP_PREFILL_TOKENS
+        for stream in self.streams:
+            if stream.state == "thinking" and budget > 0:
+                row = stream.row(min(STREAM_PREFILL_CHUNK, budget))
+                budget -= len(row.tokens) if len(row.tokens) > 1 else 0
+                work.append(Work(row, self._absorbing_stream(stream), stream))
+        return work
+
+    def _run(self, work: list[Work]) -> list[tuple[Work, RowResult]]:
+        """Forwards all rows at once; if that fails, the River first and each Stream alone, so that only the guilty one ends."""
+        lengths = [w.row.tail.length for w in work]
+        try:
+            return list(zip(work, self.prism.forward([w.row for w in work]), strict=True))
+        except (RuntimeError, ValueError) as error:
+            if not any(w.stream for w in work):
+                raise _as_warp_error(error) from error
+        done: list[tuple[Work, RowResult]] = []
+        for item, length in zip(work, lengths, strict=True):
+            item.row.tail.truncate(length)
+            try:
+                done.append((item, self.prism.forward([item.row])[0]))
+            except (RuntimeError, ValueError) as error:
+                if item.stream is None:
+                    raise _as_warp_error(error) from error
+                self.end(item.stream, "failed", f"{type(error).__name__}: {error}".splitlines()[0][:200])
+        return done
+
+    # -- the River ----------------------------------------------------------------------------------------------
+
+    def begin_turn(self, ids: list[int]) -> None:
+        """Queues a user turn and lets the River write."""
+        self.river.begin_turn()
+        self.prefill(ids)
+
+    def prefill(self, ids: list[int]) -> None:
+        self.river.queue(ids)
+        self._prompt_total = len(self.river.pending)
+        self._injected_since_end = False
+        self.river.state = "prefill"
+
+    def _absorb_river(self, row: Row, result: RowResult) -> None:
+        river = self.river
+        river.absorb(row, result)
+        self.gate.observe(result.hidden)
+        if river.state == "prefill" and self._prompt_total > len(row.tokens):
+            self.journal.write(RiverPrefilled(done=self._prompt_total - len(river.pending), total=self._prompt_total))
+        if result.logits is None:
+            return
+        if river.open_user:  # notes were loaded; the user's words are still to come
+            river.state = "idle"
+            return
+        river.state = "writing"
+        token = self._sample_river(result)
+        if token in self.prism.eos_ids:
+            self._at_end("stop")
+            return
+        for match in river.write(token):
+            self._spawn(match)
+        self._show()
+        if river.written >= river.settings.max_tokens:
+            self._at_end("length")
+        elif river.at_pause() and self._asked():
+            self._wait("waiting")
+
+    def _sample_river(self, result: RowResult) -> int:
+        assert result.logits is not None
+        drawn = sample(result.logits[-1:], [self.river.sampler])[0]
+        if isinstance(drawn, SamplingError):
+            raise RunError(f"the model produced no usable next token: {drawn}", "Try --dtype fp32.")
+        return drawn
+
+    def _show(self) -> None:
+        for event in self.river.show():
+            self.journal.write(event)
+
+    def _asked(self) -> list[Stream]:
+        return [s for s in self.streams if not s.final]
+
+    def _wait(self, state: str) -> None:
+        self.river.state = state
+        self._wait_until = self.journal.now() + self.river.settings.wait_seconds
+        self.journal.write(RiverWaiting(streams=tuple(s.id for s in self._asked())))
+
+    def _at_end(self, reason: str) -> None:
+        """The River wants to stop; it is held while Streams that it asked still think."""
+        self.finish_reason = reason
+        if reason == "stop" and self._asked():
+            self._wait("held")
+        else:
+            self.river.state = "idle"
+
+    def _resume(self) -> None:
+        """Lets a waiting River go on once the Streams it asked are done, or the wait is over."""
+        river = self.river
+        if river.state not in ("waiting", "held"):
+            return
+        if self._asked() and self.journal.now() < self._wait_until:
+            return
+        if river.state == "waiting":
+            river.mark_pause()
+            river.state = "writing"
+        elif self._injected_since_end:
+            # The end-of-turn token was never forwarded; a visible break stands in its place and the River goes on.
+            self._injected_since_end = False
+            for token in self.prism.encode(river.settings.resume):
+                for match in river.write(token):
+                    self._spawn(match)
+            self._show()
+            river.state = "writing"
+        else:
+            river.state = "idle"
+
+    # -- Streams ------------------------------------------------------------------------------------------------
+
+    def _spawn(self, match: Match) -> None:
+        if not self.spawning:
+            return
+        number = len(self.streams) + 1
+        stream = Stream(number, match.role, match.groups, self.prism, self.admission.sampler(self.profile, number), self.journal.now())
+        self.streams.append(stream)
+        self.journal.write(StreamSpawned(id=number, role=stream.role.name, task=stream.task))
+        if len(self.alive) > self.profile.limits.queue:
+            self.end(stream, "cancelled", "the queue of Streams is full")
+
+    def _admit(self) -> None:
+        queued = sorted((s for s in self.streams if s.state == "queued"), key=lambda s: (-s.role.priority, s.id))
+        room = self.profile.limits.streams - sum(1 for s in self.streams if s.state in ("thinking", "gating"))
+        for stream in queued[: max(0, room)]:
+            try:
+                self.admission.admit(stream, self.river, self.profile, self.journal)
+            except (RuntimeError, ValueError) as error:
+                self.end(stream, "failed", str(error).splitlines()[0][:200])
+
+    def _absorbing_stream(self, stream: Stream) -> Callable[[Row, RowResult], None]:
+        def absorb(row: Row, result: RowResult) -> None:
+            stream.absorb(result)
+            if result.logits is None or stream.final:
+                return
+            token = sample(result.logits[-1:], [stream.sampler])[0]
+            if isinstance(token, SamplingError):
+                self.end(stream, "failed", str(token))
+            elif token in self.prism.eos_ids:
+                self._conclude(stream, "it ended without a thought")
+            else:
+                self.journal.write(StreamText(id=stream.id, text=stream.write(token), tokens=stream.tokens))
+                if stream.spent:
+                    self._conclude(stream, "its token budget was used up before a thought was finished")
+
+        return absorb
+
+    def _conclude(self, stream: Stream, otherwise: str) -> None:
+        if not stream.conclude():
+            self.end(stream, "expired", otherwise)
+        elif not self.injecting:
+            self.end(stream, "rejected", "injection is off")
+        else:
+            stream.state = "gating"
+            self.injections.append(Injection(stream, self.river))
+
+    def _absorbing(self, injection: Injection) -> Callable[[Row, RowResult], None]:
+        def absorb(row: Row, result: RowResult) -> None:
+            self.injections.remove(injection)
+            stream = injection.stream
+            if not stream.final:
+                self._judge(injection, result)
+            injection.release()
+
+        return absorb
+
+    def _judge(self, injection: Injection, result: RowResult) -> None:
+        stream = injection.stream
+        thought_hidden = stream.hidden()
+        decision = self.gate.decide(
+            stream.thought,
+            thought_hidden if len(thought_hidden) else result.hidden.float(),
+            self.river.recent_hidden(),
+            injection.log_likelihood(result),
+            stream.role.gate_threshold,
+        )
+        stream.gate_score, stream.reason = decision.score, decision.reason
+        self.journal.write(
+            GateDecided(
+                id=stream.id, thought=stream.thought, passed=decision.passed, score=decision.score,
+                threshold=decision.threshold, mode=decision.mode, reason=decision.reason,
+            )
+        )  # fmt: skip
+        if not decision.passed:
+            self.end(stream, "rejected", decision.reason)
+        elif not torch.isfinite(result.hidden).all():
+            self.end(stream, "failed", "the thought's hidden states are not finite")
+        else:
+            self._inject(injection)
+
+    def _inject(self, injection: Injection) -> None:
+        aside = injection.aside()
+        budget = self.profile.injection.budget_tokens
+        if aside.tokens > budget:
+            self.end(injection.stream, "rejected", f"{aside.tokens} tokens are more than the injection budget of {budget}")
+            return
+        while self.river.asides and sum(a.tokens for a in self.river.asides) + aside.tokens > budget:
+            self.withdraw(self.river.asides[0].stream, "budget")
+        self.river.asides.append(aside)
+        self._injected_since_end = True
+        self.journal.write(
+            ThoughtInjected(id=aside.stream, tokens=aside.tokens, first=injection.positions[0], last=injection.positions[-1])
+        )
+        self.end(injection.stream, "injected", injection.stream.reason)
+
+    def withdraw(self, stream: int, reason: str) -> None:
+        """Takes a thought out of the River's attention; what the River wrote meanwhile stays."""
+        self.river.asides = [a for a in self.river.asides if a.stream != stream]
+        self.journal.write(ThoughtWithdrawn(id=stream, reason=reason))
+
+    def _expire(self) -> None:
+        for stream in self.alive:
+            if self.journal.now() - stream.spawned > stream.role.deadline_seconds:
+                self.end(stream, "expired", f"its deadline of {stream.role.deadline_seconds:g} s passed")
+
+    def end(self, stream: Stream, state: str, reason: str) -> None:
+        """The one place where a Stream ends."""
+        if stream.final:
+            return
+        stream.state, stream.reason = state, reason
+        stream.ended = self.journal.now()
+        self.injections = [i for i in self.injections if i.stream is not stream]
+        stream.release()
+        self.journal.write(
+            StreamEnded(id=stream.id, state=state, reason=reason, tokens=stream.tokens, seconds=stream.ended - stream.spawned)
+        )
+
+    def cancel_all(self, reason: str) -> None:
+        for stream in self.alive:
+            self.end(stream, "cancelled", reason)
+
+
+def _as_warp_error(error: Exception) -> RunError | MemoryLimitError:
+    if isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error) or "can't allocate" in str(error):
+        return MemoryLimitError("there is not enough memory for the River's next step.", "Shorten the notes or choose a smaller model.")
+    return RunError(f"the forward pass failed: {str(error).splitlines()[0]}")

@@ -1,0 +1,203 @@
+"""A session: one conversation with one River. Terminal, bench and eval drive the engine through it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from warpcortex_cli.engine.engine import Engine
+from warpcortex_cli.engine.journal import Journal
+from warpcortex_cli.engine.river import Mark
+from warpcortex_cli.engine.view import SessionView, StreamView, session_view, stream_view
+from warpcortex_cli.errors import UsageError
+from warpcortex_cli.events import Event, Listener, RiverFinished, RiverStarted
+from warpcortex_cli.prism.prism import Prism
+from warpcortex_cli.profile import Profile
+
+NOTES_BREAK = "\n\n"
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One stretch of the conversation. `role`: "user", "assistant" or "notes"."""
+
+    role: str
+    text: str
+
+
+@dataclass(frozen=True)
+class UndoResult:
+    """What `undo` took back: a "thought" or a whole "turn"."""
+
+    kind: str
+    text: str
+
+
+class Session:
+    """A conversation. Not thread-safe, but for `interrupt`.
+
+    Args:
+        prism: the loaded model.
+        profile: roles, limits, Gate and the rest.
+        seed: the same seed gives the same run on CPU.
+        streams: False leaves requests in River text without an effect.
+        listeners: called with every event, in order.
+    """
+
+    def __init__(
+        self, prism: Prism, profile: Profile, *, seed: int = 0, streams: bool = True, listeners: Sequence[Listener] = ()
+    ) -> None:
+        self.prism = prism
+        self.seed = seed
+        self._streams = streams
+        self._journal = Journal(listeners)
+        self._interrupted = False
+        self._start(profile)
+
+    def _start(self, profile: Profile) -> None:
+        self.engine = Engine(self.prism, profile, self._journal, seed=self.seed, streams=self._streams)
+        self._turns: list[Turn] = []
+        self._marks: list[Mark] = []
+        self._undoable: int | None = None
+
+    @property
+    def profile(self) -> Profile:
+        return self.engine.profile
+
+    # -- talking ------------------------------------------------------------------------------------------------
+
+    def load_notes(self, text: str, name: str = "notes", progress: Callable[[int, int], None] | None = None) -> int:
+        """Prefills notes in front of the user's next words. Returns their number of tokens.
+
+        Raises:
+            UsageError: the notes do not fit into the model's context.
+        """
+        if not text.strip():
+            return 0
+        ids = self._into_open_turn(text.strip() + NOTES_BREAK)
+        self._check_room(len(ids))
+        self._marks.append(self.engine.river.mark(len(self._turns)))
+        self._turns.append(Turn("notes", text))
+        river = self.engine.river
+        river.open_user, river.needs_close = True, False
+        self.engine.prefill(ids)
+        while river.state == "prefill" and self.engine.step():
+            if progress:
+                progress(len(ids) - len(river.pending), len(ids))
+        self._journal.drain()
+        return len(ids)
+
+    def send(self, text: str) -> Iterator[Event]:
+        """One user turn: yields events as they happen, the last one `RiverFinished`.
+
+        Raises:
+            UsageError: nothing was asked, or the turn does not fit into the model's context.
+        """
+        if not text.strip():
+            raise UsageError("the question is empty.", "Write what you want to know.")
+        ids = [*self._into_open_turn(text.strip()), *self.prism.chat.user_close()]
+        self._check_room(len(ids))
+        return self._reply(text, ids)
+
+    def _reply(self, text: str, ids: list[int]) -> Iterator[Event]:
+        engine, river, journal = self.engine, self.engine.river, self._journal
+        self._marks.append(river.mark(len(self._turns)))
+        self._turns.append(Turn("user", text))
+        river.open_user, river.needs_close = False, True
+        self._interrupted = False
+        self._undoable = None
+        began = journal.now()
+        first_stream = len(engine.streams)
+        journal.write(RiverStarted(turn=len(self._marks), prompt_tokens=len(ids)))
+        engine.begin_turn(ids)
+        reason = "stop"
+        try:
+            while river.state != "idle" and not self._interrupted:
+                if not engine.step() and river.state != "idle" and not engine.alive:
+                    break
+                yield from journal.drain()
+            reason = "interrupted" if self._interrupted else engine.finish_reason
+        finally:
+            engine.cancel_all("the reply was interrupted" if self._interrupted else "the reply is over")
+            for event in river.finish_text():
+                journal.write(event)
+            river.pending.clear()
+            river.state = "idle"
+            self._turns.append(Turn("assistant", river.builder.text))
+            injected = [s for s in engine.streams[first_stream:] if s.state == "injected"]
+            self._undoable = injected[-1].id if injected else None
+            journal.write(RiverFinished(reason=reason, tokens=river.written, seconds=journal.now() - began))
+        yield from journal.drain()
+
+    def _into_open_turn(self, text: str) -> list[int]:
+        """Token ids that bring the context to an open user turn, and `text` in it."""
+        chat, river = self.prism.chat, self.engine.river
+        ids: list[int] = []
+        if river.position == 0:
+            ids += chat.opening(river.settings.prompt)
+        elif river.needs_close:
+            ids += chat.assistant_close()
+        if not river.open_user:
+            ids += chat.user_open()
+        return [*ids, *self.prism.encode(text)]
+
+    def _check_room(self, tokens: int) -> None:
+        room = self.prism.max_context - self.engine.river.position - 16
+        if tokens > room:
+            raise UsageError(
+                f"that is {tokens:,} tokens, and the model's context of {self.prism.max_context:,} has room for {max(room, 0):,}.",
+                "Shorten the notes, /clear the conversation, or choose a model with a longer context.",
+            )
+
+    def interrupt(self) -> None:
+        """Ends the running reply after the current step; safe to call from a signal handler or another thread."""
+        self._interrupted = True
+
+    # -- changing one's mind ------------------------------------------------------------------------------------
+
+    def undo(self) -> UndoResult | None:
+        """Withdraws the thought injected last in the last reply; called again, the last turn."""
+        engine = self.engine
+        if self._undoable is not None:
+            stream = next(s for s in engine.streams if s.id == self._undoable)
+            self._undoable = None
+            if any(a.stream == stream.id for a in engine.river.asides):
+                engine.withdraw(stream.id, "undo")
+                return UndoResult("thought", stream.thought)
+        if not self._marks:
+            return None
+        mark = self._marks.pop()
+        text = self._turns[mark.turns].text
+        del self._turns[mark.turns :]
+        engine.river.rewind(mark)
+        engine.admission.forget()
+        return UndoResult("turn", text)
+
+    def clear(self) -> None:
+        """Starts the conversation anew; profile and settings stay."""
+        gate, injecting = self.engine.gate.settings, self.engine.injecting
+        self._start(self.profile)
+        self.engine.gate.use(gate)
+        self.engine.injecting = injecting
+
+    def set_injection(self, on: bool) -> None:
+        self.engine.injecting = on
+
+    def set_gate(self, threshold: float) -> None:
+        self.engine.gate.use(self.engine.gate.settings.model_copy(update={"threshold": threshold}))
+
+    def set_profile(self, profile: Profile) -> None:
+        self.engine.use(profile)
+
+    # -- looking ------------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> SessionView:
+        return session_view(self.engine)
+
+    def thoughts(self) -> list[StreamView]:
+        """Streams that finished a thought, in order."""
+        now = self._journal.now()
+        return [stream_view(s, now) for s in self.engine.streams if s.final and s.thought]
+
+    def transcript(self) -> list[Turn]:
+        return list(self._turns)

@@ -1,0 +1,119 @@
+"""A Stream: one task, a short private tail of KV, and exactly one end."""
+
+from __future__ import annotations
+
+import re2
+import torch
+
+from warpcortex_cli.engine.sampling import Sampler
+from warpcortex_cli.engine.text import TextBuilder
+from warpcortex_cli.memory.tail import Tail
+from warpcortex_cli.prism.prism import Prism
+from warpcortex_cli.prism.rows import Row, RowResult
+from warpcortex_cli.profile import Role
+from warpcortex_cli.synapse.snapshot import Synapse
+
+FINAL = frozenset({"injected", "rejected", "expired", "cancelled", "failed"})
+_THOUGHT_WINDOW = 64
+
+
+class Stream:
+    """Life of a side agent: queued -> thinking -> gating -> one of `FINAL`.
+
+    Its tail holds, in this order: the focus tokens copied out of the River at their own positions, the prompt, and
+    what it writes. `prompt` is what remains to be prefilled.
+    """
+
+    def __init__(self, number: int, role: Role, groups: dict[str, str], prism: Prism, sampler: Sampler, now: float) -> None:
+        self.id = number
+        self.role = role
+        self.task = groups["task"].strip()
+        self.instruction = role.prompt.format(**{**groups, "task": self.task})
+        self.prism = prism
+        self.sampler = sampler
+        self.spawned = now
+        self.ended: float | None = None
+        self.state = "queued"
+        self.synapse: Synapse | None = None
+        self.tail: Tail | None = None
+        self.position = 0
+        self.focus = 0
+        self.landmarks = 0
+        self.pending: list[int] = []
+        self.builder = TextBuilder(prism)
+        self._pattern = re2.compile(f"(?m){role.thought}") if role.thought else None
+        self._hidden: list[torch.Tensor] = []
+        self.thought = ""
+        self.gate_score: float | None = None
+        self.reason = ""
+        self.kv_bytes = 0
+
+    @property
+    def final(self) -> bool:
+        return self.state in FINAL
+
+    @property
+    def tokens(self) -> int:
+        """Tokens it has written."""
+        return len(self.builder.ids)
+
+    def start(self, tail: Tail, synapse: Synapse | None, prompt: list[int], position: int, focus: int) -> None:
+        """Admits the Stream: `focus` tokens are in its tail already, `prompt` begins at `position`."""
+        self.tail, self.synapse, self.pending = tail, synapse, list(prompt)
+        self.position, self.focus = position, focus
+        self.landmarks = synapse.landmarks if synapse else 0
+        self.kv_bytes = tail.nbytes
+        self.state = "thinking"
+
+    def row(self, chunk: int) -> Row:
+        """Up to `chunk` tokens of the prompt, or the token written last."""
+        assert self.tail is not None
+        tokens, self.pending = self.pending[:chunk], self.pending[chunk:]
+        row = Row(
+            tokens=tokens,
+            positions=list(range(self.position, self.position + len(tokens))),
+            tail=self.tail,
+            reads=(self.synapse.segment,) if self.synapse and self.synapse.landmarks else (),
+            logits="none" if self.pending else "last",
+        )
+        self.position += len(tokens)
+        return row
+
+    def absorb(self, result: RowResult) -> None:
+        if self.tokens:
+            self._hidden.append(result.hidden[-1:].float())
+            del self._hidden[:-_THOUGHT_WINDOW]
+
+    def write(self, token: int) -> str:
+        """Takes a sampled token as its next one; returns the new text."""
+        self.pending = [token]
+        return self.builder.add(token)
+
+    @property
+    def spent(self) -> bool:
+        """Whether its token budget or its tail is used up."""
+        assert self.tail is not None
+        return self.tokens >= self.role.max_tokens or self.tail.length >= self.tail.capacity
+
+    def conclude(self) -> bool:
+        """Reads the thought out of the finished text; False when there is none."""
+        self.builder.finish()
+        text = self.builder.text
+        if self._pattern is None:
+            self.thought = text.strip()
+        else:
+            for match in self._pattern.finditer(text):
+                named = match.groupdict().get("thought")
+                self.thought = (match.group(0) if named is None else named).strip()
+        return bool(self.thought)
+
+    def hidden(self) -> torch.Tensor:
+        """Last hidden states of what it wrote, [tokens, hidden_size]."""
+        return torch.cat(self._hidden) if self._hidden else torch.zeros(0, self.prism.hidden_size)
+
+    def release(self) -> None:
+        """Gives its KV back; the Synapse is freed with the last Stream that reads it."""
+        if self.tail is not None:
+            self.tail.release()
+        self.tail = self.synapse = None
+        self._hidden.clear()

@@ -1,0 +1,87 @@
+"""What a terminal or a script may see of a running session: plain values, no tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from warpcortex_cli.engine.engine import Engine
+from warpcortex_cli.engine.stream import Stream
+
+
+@dataclass(frozen=True)
+class StreamView:
+    """One Stream. `gate_score` is None until the Gate has judged; `seconds` since it was spawned."""
+
+    id: int
+    role: str
+    task: str
+    state: str
+    tokens: int
+    landmarks: int
+    focus: int
+    thought: str
+    gate_score: float | None
+    gate_reason: str
+    kv_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class SynapseView:
+    """The newest Synapse: `landmarks` (k) of `context` (L) tokens, in `bytes` of KV."""
+
+    version: int
+    landmarks: int
+    context: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class GateView:
+    passed: int
+    rejected: int
+    threshold: float
+    mode: str
+
+
+@dataclass(frozen=True)
+class SessionView:
+    """One look at everything; byte counts are those of KV tensors."""
+
+    river_tokens: int
+    river_positions: int
+    river_state: str
+    river_kv_bytes: int
+    streams: list[StreamView]
+    synapse: SynapseView | None
+    gate: GateView
+    asides: int
+    aside_tokens: int
+    aside_bytes: int
+
+
+def stream_view(stream: Stream, now: float) -> StreamView:
+    return StreamView(
+        id=stream.id, role=stream.role.name, task=stream.task, state=stream.state, tokens=stream.tokens,
+        landmarks=stream.landmarks, focus=stream.focus, thought=stream.thought, gate_score=stream.gate_score,
+        gate_reason=stream.reason, kv_bytes=stream.kv_bytes, seconds=(now if stream.ended is None else stream.ended) - stream.spawned,
+    )  # fmt: skip
+
+
+def session_view(engine: Engine) -> SessionView:
+    now = engine.journal.now()
+    synapse, river = engine.admission.synapse, engine.river
+    judged = [s for s in engine.streams if s.gate_score is not None]
+    passed = sum(1 for s in judged if s.state == "injected")
+    return SessionView(
+        river_tokens=river.written,
+        river_positions=river.position,
+        river_state=river.state,
+        river_kv_bytes=river.tail.nbytes,
+        streams=[stream_view(s, now) for s in engine.streams],
+        synapse=SynapseView(synapse.version, synapse.landmarks, synapse.context, synapse.nbytes) if synapse else None,
+        gate=GateView(passed, len(judged) - passed, engine.gate.settings.threshold, engine.gate.settings.mode),
+        asides=len(river.asides),
+        aside_tokens=sum(a.tokens for a in river.asides),
+        aside_bytes=sum(a.segment.nbytes for a in river.asides),
+    )

@@ -1,0 +1,52 @@
+"""The one tree of errors a user can meet; the CLI's last layer alone turns them into words and exit codes."""
+
+from __future__ import annotations
+
+
+class WarpError(Exception):
+    """Something the user should read: one sentence, and what to do about it.
+
+    Attributes:
+        exit_code: the process exit code that the command line ends with.
+        hint: the next thing to try, or None.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}" if self.hint else self.message
+
+
+class RunError(WarpError):
+    """It failed while running (exit code 1)."""
+
+
+class UsageError(WarpError):
+    """The command was used wrongly (exit code 2)."""
+
+    exit_code = 2
+
+
+class ProfileError(UsageError):
+    """A profile is not valid; `problems` holds one line per mistake, with file, line and what was expected."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class ModelError(WarpError):
+    """The model was not found, or the engine cannot serve it (exit code 3)."""
+
+    exit_code = 3
+
+
+class MemoryLimitError(WarpError):
+    """The device or the host has too little memory (exit code 4)."""
+
+    exit_code = 4

@@ -1,0 +1,1 @@
+"""Measuring whether the thoughts help, with the product's own engine."""

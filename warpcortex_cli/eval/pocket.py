@@ -1,0 +1,152 @@
+"""pocket through the product, with Streams and without: `python -m warpcortex_cli.eval.pocket`.
+
+Every question goes through a Session as `warpcortex ask` runs it: River, Router, Streams, Gate, injection. Names and
+things are held-out or made up; `river` is the same session with Streams switched off.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import re
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.progress import Progress
+
+from warpcortex_cli.engine.session import Session
+from warpcortex_cli.events import RiverText, StreamEnded
+from warpcortex_cli.pocket import world
+from warpcortex_cli.pocket.vocabulary import Words
+from warpcortex_cli.pocket.world import Answer
+from warpcortex_cli.prism.prism import Prism
+from warpcortex_cli.prism.source import resolve_model
+from warpcortex_cli.profile import Profile, load_profile
+
+QUESTIONS: dict[str, Callable[..., Answer | None]] = {
+    "count": world.ask_count,
+    "place": world.ask_place,
+    "colour": world.ask_colour,
+    "total": world.ask_total,
+    "difference": world.ask_difference,
+    "cost": world.ask_cost,
+    "compare": world.ask_compare,
+    "who-else": world.ask_who_else,
+    "claim": lambda w, rng: world.ask_claim(w, rng, Words(rng, "held-out", 0.4)),
+}
+DELEGATED = ("total", "difference", "cost", "compare", "who-else")
+
+
+@dataclass(frozen=True)
+class Case:
+    """Notes, a question on them, and the value that a right answer gives."""
+
+    kind: str
+    notes: str
+    question: str
+    value: str
+
+
+def make_case(kind: str, notes: int, rng: random.Random, made_up: float = 0.4) -> Case:
+    """A case whose names and things training never saw."""
+    while True:
+        words = Words(rng, "held-out", made_up)
+        w = world.make_world(words, notes)
+        answer = QUESTIONS[kind](w, rng)
+        if answer is not None:
+            return Case(kind, world.notes_text(w, rng), answer.question, answer.value)
+
+
+def is_right(case: Case, answer: str) -> bool:
+    """Numbers: the last one in the answer. Yes/no and true/false: the first such word. Names and places: all of them."""
+    text = answer.lower()
+    if case.kind in ("count", "total", "difference", "cost"):
+        numbers = re.findall(r"-?\d+", text)
+        return bool(numbers) and numbers[-1] == case.value
+    if case.kind in ("compare", "claim"):
+        found = re.search(r"\b(yes|no|true|false)\b", text)
+        return bool(found) and found.group(1) == case.value
+    if case.kind == "who-else":
+        names = {n.strip() for n in case.value.lower().split(",")}
+        said = text.split("also there:")[-1]
+        return all(re.search(rf"\b{re.escape(n)}\b", said) for n in names)
+    return case.value.lower() in text
+
+
+def answer_of(prism: Prism, profile: Profile, case: Case, *, streams: bool, seed: int = 0) -> tuple[str, list[StreamEnded]]:
+    """The visible answer, and how each Stream ended."""
+    session = Session(prism, profile, seed=seed, streams=streams)
+    session.load_notes(case.notes)
+    text, ends = "", []
+    for event in session.send(case.question):
+        if isinstance(event, RiverText) and not event.request:
+            text += event.text
+        elif isinstance(event, StreamEnded):
+            ends.append(event)
+    return text, ends
+
+
+def interval(right: int, n: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share."""
+    if n == 0:
+        return 0.0, 1.0
+    z, p = 1.96, right / n
+    middle, spread = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return (middle - spread) / (1 + z * z / n), (middle + spread) / (1 + z * z / n)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--n", type=int, default=40, help="cases of each kind")
+    parser.add_argument("--notes", type=int, default=20)
+    parser.add_argument("--kinds", default=",".join(QUESTIONS))
+    parser.add_argument("--made-up", type=float, default=0.4, help="share of names and things made of random syllables")
+    parser.add_argument("--seed", type=int, default=2026)
+    parser.add_argument("--model", default="pocket")
+    parser.add_argument("--wrong", action="store_true", help="show cases that went wrong")
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    prism = Prism.load(resolve_model(args.model, "auto"))
+    profile = load_profile("pocket")
+    rng = random.Random(args.seed)
+    rows: dict[str, dict[str, float]] = {}
+    began = time.monotonic()
+    totals = {"river": 0, "streams": 0}
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        kinds = args.kinds.split(",")
+        task = bar.add_task("asking", total=2 * args.n * len(kinds))
+        for kind in kinds:
+            row = {"river": 0.0, "streams": 0.0}
+            for _ in range(args.n):
+                case = make_case(kind, args.notes, rng, args.made_up)
+                for condition in row:
+                    answer, ends = answer_of(prism, profile, case, streams=condition == "streams")
+                    right = is_right(case, answer)
+                    row[condition] += right / args.n
+                    totals[condition] += right if kind in DELEGATED else 0
+                    if args.wrong and not right and condition == "streams":
+                        states = [f"{e.state} ({e.reason})" for e in ends]
+                        print(f"{case.question}\n  wanted {case.value!r}, got {answer!r}; {states}", file=sys.stderr)
+                    bar.advance(task)
+            rows[kind] = row
+    n = args.n * sum(k in DELEGATED for k in kinds)
+    summary = {c: {"accuracy": t / n if n else 0.0, "ci95": interval(t, n), "n": n} for c, t in totals.items()}
+    if args.json:
+        print(json.dumps({"schema_version": 1, "notes": args.notes, "n": args.n, "seed": args.seed, "kinds": rows, "delegated": summary}))
+        return
+    print(f"{args.notes} notes, {args.n} cases a kind, seed {args.seed}, {time.monotonic() - began:.0f} s")
+    print(f"{'':12} {'River alone':>12} {'with Streams':>13}")
+    for kind, row in rows.items():
+        print(f"{kind:12} {row['river']:12.1%} {row['streams']:13.1%}")
+    if n:
+        low, high = summary["streams"]["ci95"]
+        print(f"{'delegated':12} {totals['river'] / n:12.1%} {totals['streams'] / n:13.1%}  (95 % interval {low:.1%} to {high:.1%}, n = {n})")
+
+
+if __name__ == "__main__":
+    main()

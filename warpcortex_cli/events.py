@@ -1,0 +1,162 @@
+"""Events: the only way out of the engine. Terminal, trace, bench and eval subscribe to the same ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Base of all events.
+
+    Attributes:
+        seq: place in the session's total order, from 0 without gaps.
+        time: seconds since the session began (monotonic clock).
+    """
+
+    name: ClassVar[str] = "event"
+    seq: int = -1
+    time: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """A flat dictionary, `{"event": name, "seq": ..., "time": ..., ...}`, as `--trace` writes it."""
+        return {"event": self.name, **asdict(self)}
+
+
+Listener = Callable[[Event], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RiverStarted(Event):
+    """The River took up a user turn; `prompt_tokens` are to be prefilled."""
+
+    name: ClassVar[str] = "river_started"
+    turn: int
+    prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RiverPrefilled(Event):
+    """`done` of `total` prompt tokens are in the River's KV cache."""
+
+    name: ClassVar[str] = "river_prefilled"
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RiverText(Event):
+    """New River text. `request` is true for the characters of a trigger such as `[MATH: 1 + 2]`."""
+
+    name: ClassVar[str] = "river_text"
+    text: str
+    request: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RiverWaiting(Event):
+    """The River came to a pause point while Streams it asked for still think."""
+
+    name: ClassVar[str] = "river_waiting"
+    streams: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RiverFinished(Event):
+    """The turn is over. `reason`: "stop", "length" (token budget), "interrupted"."""
+
+    name: ClassVar[str] = "river_finished"
+    reason: str
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamSpawned(Event):
+    """A trigger matched River text; the Stream waits for admission."""
+
+    name: ClassVar[str] = "stream_spawned"
+    id: int
+    role: str
+    task: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamStarted(Event):
+    """The Stream was admitted and reads Synapse `synapse` (a version) with `landmarks` tokens and `focus` more."""
+
+    name: ClassVar[str] = "stream_started"
+    id: int
+    synapse: int
+    landmarks: int
+    focus: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamText(Event):
+    """New text of a Stream's thinking."""
+
+    name: ClassVar[str] = "stream_text"
+    id: int
+    text: str
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateDecided(Event):
+    """The Gate judged a finished thought."""
+
+    name: ClassVar[str] = "gate_decided"
+    id: int
+    thought: str
+    passed: bool
+    score: float
+    threshold: float
+    mode: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamEnded(Event):
+    """The Stream's one final state: injected, rejected, expired, cancelled or failed, and why."""
+
+    name: ClassVar[str] = "stream_ended"
+    id: int
+    state: str
+    reason: str
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThoughtInjected(Event):
+    """The thought's KV (`tokens`) joined the River at virtual positions `first`..`last`."""
+
+    name: ClassVar[str] = "thought_injected"
+    id: int
+    tokens: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThoughtWithdrawn(Event):
+    """An injected thought left the River's attention; `reason`: "undo" or "budget"."""
+
+    name: ClassVar[str] = "thought_withdrawn"
+    id: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SynapseTaken(Event):
+    """A new snapshot: `landmarks` (k) chosen out of `context` (L) River tokens."""
+
+    name: ClassVar[str] = "synapse_taken"
+    version: int
+    landmarks: int
+    context: int
+    bytes: int
+    seconds: float

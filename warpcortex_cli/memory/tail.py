@@ -1,0 +1,258 @@
+"""Tails: the growing keys and values of one agent.
+
+Every tail is a slot of a slab. The River has a slab of its own that grows; Streams take slots out of a pool's slabs,
+so that the decode rows of a slab attend in one batched multiplication.
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from warpcortex_cli.memory.segment import KVLayout, Segment
+
+FIRST_CAPACITY = 256  # tokens a growing tail begins with
+SLOTS = 16  # tails in a slab, unless the pool is told how many agents to expect
+
+
+class Slab:
+    """Room for `slots` tails of `capacity` tokens.
+
+    What lies behind a tail's end is kept finite (zero, or what was written there before): the batched attention
+    multiplies it with weights of zero, and zero times NaN is NaN.
+
+    Attributes:
+        keys, values: per layer [slots, kv_heads, capacity, head_dim].
+        positions: [slots, capacity], int64.
+    """
+
+    def __init__(self, layout: KVLayout, slots: int, capacity: int) -> None:
+        self.layout = layout
+        self.slots = slots
+        self.capacity = capacity
+        self.keys = [self._room(capacity) for _ in range(layout.layers)]
+        self.values = [self._room(capacity) for _ in range(layout.layers)]
+        self.positions = torch.zeros(slots, capacity, dtype=torch.long, device=layout.device)
+
+    def _room(self, capacity: int) -> Tensor:
+        layout = self.layout
+        shape = (self.slots, layout.kv_heads, capacity, layout.head_dim)
+        return torch.zeros(shape, dtype=layout.dtype, device=layout.device)
+
+    @property
+    def nbytes(self) -> int:
+        """Allocated bytes of keys and values."""
+        return self.layout.bytes_per_token * self.slots * self.capacity
+
+    # What a forward made is an inference tensor, and those change only in inference mode.
+    @torch.inference_mode()
+    def grow(self, capacity: int) -> None:
+        """Widens every slot, one layer at a time so that little is held twice."""
+        for buffers in (self.keys, self.values):
+            for index, old in enumerate(buffers):
+                wider = self._room(capacity)
+                wider[:, :, : self.capacity] = old
+                buffers[index] = wider
+        positions = torch.zeros(self.slots, capacity, dtype=torch.long, device=self.layout.device)
+        positions[:, : self.capacity] = self.positions
+        self.positions = positions
+        self.capacity = capacity
+
+    @torch.inference_mode()
+    def clear(self, slot: int, start: int, end: int) -> None:
+        """Zeroes tokens [start, end) of a slot."""
+        if end > start:
+            for buffer in (*self.keys, *self.values):
+                buffer[slot, :, start:end] = 0
+
+
+class Tail:
+    """The private keys and values of one agent. The model's forward appends to it; `length` tokens are valid."""
+
+    def __init__(self, slab: Slab, slot: int = 0, *, growing: bool = False, pool: TailPool | None = None) -> None:
+        self.slab = slab
+        self.slot = slot
+        self.length = 0
+        self._growing = growing
+        self._pool = pool
+        self._touched = 0  # tokens that were ever written
+        self._released = False
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that fit (a growing tail widens by itself)."""
+        return self.slab.capacity
+
+    @property
+    def nbytes(self) -> int:
+        """Allocated bytes of keys and values."""
+        return self.slab.layout.bytes_per_token * self.capacity
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of keys and values of the valid tokens."""
+        return self.slab.layout.bytes_per_token * self.length
+
+    @property
+    def positions(self) -> Tensor:
+        """[length]"""
+        return self.slab.positions[self.slot, : self.length]
+
+    def layer(self, index: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of one layer, each a view [kv_heads, length, head_dim]."""
+        return self.slab.keys[index][self.slot, :, : self.length], self.slab.values[index][self.slot, :, : self.length]
+
+    def reserve(self, tokens: int) -> None:
+        """Makes room for `tokens` more.
+
+        Raises:
+            ValueError: the tail was released, or its capacity is fixed and used up.
+        """
+        if self._released:
+            raise ValueError("the tail was released")
+        needed = self.length + tokens
+        if needed > self.capacity:
+            if not self._growing:
+                raise ValueError(f"the tail is full: {self.length} + {tokens} tokens do not fit into {self.capacity}")
+            self.slab.grow(max(needed, 2 * self.capacity))
+        self._touched = max(self._touched, needed)
+
+    @torch.inference_mode()
+    def append(self, keys: list[Tensor], values: list[Tensor], positions: Tensor) -> None:
+        """Appends tokens whose keys are rotated already.
+
+        Args:
+            keys, values: per layer [kv_heads, tokens, head_dim].
+            positions: [tokens].
+
+        Raises:
+            ValueError: they do not fit.
+        """
+        tokens = positions.shape[0]
+        self.reserve(tokens)
+        end = self.length + tokens
+        for index, (k, v) in enumerate(zip(keys, values, strict=True)):
+            self.slab.keys[index][self.slot, :, self.length : end] = k
+            self.slab.values[index][self.slot, :, self.length : end] = v
+        self.slab.positions[self.slot, self.length : end] = positions
+        self.length = end
+
+    def copy_from(self, source: Tail, indices: Tensor) -> None:
+        """Appends the tokens of another tail at `indices` [n], at their own positions.
+
+        Raises:
+            ValueError: they do not fit.
+            IndexError: an index is not a token of `source`.
+        """
+        layers = [source.layer(i) for i in range(source.slab.layout.layers)]
+        chosen = indices.to(source.positions.device)
+        self.append([k[:, chosen] for k, _ in layers], [v[:, chosen] for _, v in layers], source.positions[chosen])
+
+    def truncate(self, length: int) -> None:
+        """Forgets all tokens from `length` on.
+
+        Raises:
+            ValueError: the tail is shorter than that.
+        """
+        if not 0 <= length <= self.length:
+            raise ValueError(f"a tail of {self.length} tokens cannot be cut to {length}")
+        self.slab.clear(self.slot, length, self._touched)
+        self.length = self._touched = length
+
+    def view(self, tokens: int) -> TailView:
+        """The first `tokens` tokens, to be read by other rows; later ones stay invisible to them.
+
+        Raises:
+            ValueError: the tail is shorter than that.
+        """
+        if not 0 <= tokens <= self.length:
+            raise ValueError(f"a tail of {self.length} tokens has no first {tokens}")
+        return TailView(self, tokens)
+
+    def freeze(self, start: int, end: int) -> Segment:
+        """A copy of tokens [start, end).
+
+        Raises:
+            ValueError: the tail has no such tokens.
+        """
+        if not 0 <= start <= end <= self.length:
+            raise ValueError(f"a tail of {self.length} tokens has no tokens {start} to {end}")
+        layers = [self.layer(i) for i in range(self.slab.layout.layers)]
+        return Segment(
+            keys=tuple(k[:, start:end].clone() for k, _ in layers),
+            values=tuple(v[:, start:end].clone() for _, v in layers),
+            positions=self.positions[start:end].clone(),
+        )
+
+    def release(self) -> None:
+        """Gives the room back. Nothing may read the tail afterwards; releasing twice does nothing."""
+        if self._released:
+            return
+        self._released = True
+        self.length = 0
+        if self._pool is not None:
+            self._pool.give_back(self, self._touched)
+
+
+@dataclass(frozen=True)
+class TailView:
+    """The first `tokens` tokens of a tail. Views of the same tokens are equal, so that their readers share one computation."""
+
+    tail: Tail
+    tokens: int
+
+    @property
+    def positions(self) -> Tensor:
+        """[tokens]"""
+        return self.tail.slab.positions[self.tail.slot, : self.tokens]
+
+    def layer(self, index: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of one layer, each a view [kv_heads, tokens, head_dim]."""
+        slab, slot = self.tail.slab, self.tail.slot
+        return slab.keys[index][slot, :, : self.tokens], slab.values[index][slot, :, : self.tokens]
+
+
+class TailPool:
+    """Tails of one fixed capacity, for Streams that come and go.
+
+    Slabs are added when all slots are taken and dropped when nobody uses them, but for the first; the lowest free slot
+    is taken first, so that those in use lie close together.
+
+    Args:
+        layout: the model's KV shape.
+        capacity: tokens in each tail.
+        slots: tails in each slab.
+    """
+
+    def __init__(self, layout: KVLayout, capacity: int, slots: int = SLOTS) -> None:
+        self.layout = layout
+        self.capacity = capacity
+        self.slots = slots
+        self.taken = 0
+        self._free: dict[Slab, list[int]] = {}
+
+    @property
+    def nbytes(self) -> int:
+        """Allocated bytes of keys and values, free slots included."""
+        return sum(slab.nbytes for slab in self._free)
+
+    def take(self) -> Tail:
+        """An empty tail. Allocates when no slot is free, and may run out of memory then."""
+        slab = next((slab for slab, free in self._free.items() if free), None)
+        if slab is None:
+            slab = Slab(self.layout, self.slots, self.capacity)
+            self._free[slab] = list(range(self.slots))
+        self.taken += 1
+        return Tail(slab, heapq.heappop(self._free[slab]), pool=self)
+
+    def give_back(self, tail: Tail, touched: int) -> None:
+        """Takes a slot back (called by `Tail.release`) and zeroes what was written, which may hold NaN."""
+        slab = tail.slab
+        slab.clear(tail.slot, 0, touched)
+        heapq.heappush(self._free[slab], tail.slot)
+        self.taken -= 1
+        if len(self._free[slab]) == self.slots and len(self._free) > 1:
+            del self._free[slab]

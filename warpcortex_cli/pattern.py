@@ -1,0 +1,330 @@
+"""What the Router must know of a google-re2 pattern: where a mistake is, and which text may still match.
+
+A request can be cut anywhere by token boundaries, so the Router asks of every piece of text whether it could
+become a request when more text comes. re2 has no partial matching; `Pattern.prefixes` is the pattern written
+anew to match exactly the non-empty beginnings of its matches, so that this question too costs linear time.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import re2
+
+_OPTIONS = re2.Options()
+_OPTIONS.log_errors = False  # re2 would write its own line to stderr
+
+_FLAGS = re.compile(r"\(\?([imsU-]+)\)")
+_GROUP = re.compile(r"\(\?P?<\w+>|\(\?([imsU-]*):|\(")
+_REPEAT = re.compile(r"\{(\d+)(,?)(\d*)\}")
+_ESCAPE = re.compile(r"\\(?:x\{[0-9A-Fa-f]+\}|x[0-9A-Fa-f]{2}|[pP]\{[^}]*\}|[pP].|[0-7]{1,3}|.)", re.DOTALL)
+_NOTHING = r"[^\x00-\x{10FFFF}]"
+_ASSERTIONS = frozenset(("\\A", "\\z", "\\b", "\\B", "^", "$"))
+
+
+class PatternError(ValueError):
+    """A pattern that re2 or the Router cannot take; `offset` counts its characters from 0."""
+
+    def __init__(self, message: str, offset: int) -> None:
+        super().__init__(message)
+        self.message = message
+        self.offset = offset
+
+
+@dataclass(frozen=True)
+class _Char:
+    """One character of text: a literal, an escape, a class or the dot, as it is written in the pattern."""
+
+    source: str
+
+
+@dataclass(frozen=True)
+class _Assertion:
+    source: str
+
+
+@dataclass(frozen=True)
+class _Sequence:
+    parts: tuple[_Node, ...]
+
+
+@dataclass(frozen=True)
+class _Choice:
+    parts: tuple[_Node, ...]
+
+
+@dataclass(frozen=True)
+class _Scope:
+    """A group with flags of its own, `(?i:...)`."""
+
+    flags: str
+    part: _Node
+
+
+@dataclass(frozen=True)
+class _Repeat:
+    part: _Node
+    least: int
+    most: int | None
+
+
+_Node = _Char | _Assertion | _Sequence | _Choice | _Scope | _Repeat
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """A checked pattern.
+
+    Attributes:
+        source: the pattern as written.
+        whole: the same language without groups that capture.
+        prefixes: matches exactly the non-empty beginnings of matches (assertions behind their end left out).
+        groups: names of its named groups.
+        open_ended: whether a match may grow when more text comes (`.+` at the end) and so fire too early.
+        may_be_empty: whether it matches the empty text.
+    """
+
+    source: str
+    whole: str
+    prefixes: str
+    groups: frozenset[str]
+    open_ended: bool
+    may_be_empty: bool
+
+
+def compile_re2(source: str) -> Any:
+    """The compiled pattern (untyped in re2).
+
+    Raises:
+        PatternError: it does not compile.
+    """
+    try:
+        return re2.compile(source, _OPTIONS)
+    except re2.error as error:
+        reason = (
+            error.args[0].decode("utf-8", "replace")
+            if isinstance(error.args[0], bytes)
+            else str(error.args[0])
+        )
+        raise PatternError(reason, _offset_of(source, reason)) from None
+
+
+def parse(source: str) -> Pattern:
+    """Checks a pattern and takes it apart.
+
+    Raises:
+        PatternError: it does not compile, or uses flags behind its beginning or `\\C`.
+    """
+    compiled = compile_re2(source)
+    flags = _FLAGS.match(source)
+    start = flags.end() if flags else 0
+    node = _Parser(source, start).parse()
+    head = flags.group() if flags else ""
+    return Pattern(
+        source=source,
+        whole=f"{head}{_whole(node)}",
+        prefixes=f"{head}{_prefixes(node) or _NOTHING}",
+        groups=frozenset(compiled.groupindex),
+        open_ended=_open_ended(node),
+        may_be_empty=compiled.fullmatch("") is not None,
+    )
+
+
+def _offset_of(source: str, reason: str) -> int:
+    """re2 names the offending fragment behind a colon, but not its place."""
+    what, _, fragment = reason.partition(": ")
+    if what == "missing closing )":
+        opened: list[int] = []
+        for offset, character in _outside_classes(source):
+            if character == "(":
+                opened.append(offset)
+            elif character == ")" and opened:
+                opened.pop()
+        return opened[-1] if opened else 0
+    if what == "unexpected )":
+        depth = 0
+        for offset, character in _outside_classes(source):
+            depth += {"(": 1, ")": -1}[character]
+            if depth < 0:
+                return offset
+    return max(0, source.find(fragment))
+
+
+def _outside_classes(source: str) -> list[tuple[int, str]]:
+    """The parentheses that group, with their offsets."""
+    found: list[tuple[int, str]] = []
+    i, in_class = 0, False
+    while i < len(source):
+        character = source[i]
+        if character == "\\":
+            i += 1
+        elif in_class:
+            in_class = character != "]"
+        elif character == "[":
+            in_class = True
+            i += 1 if source[i + 1 : i + 2] == "]" else 2 if source[i + 1 : i + 3] == "^]" else 0
+        elif character in "()":
+            found.append((i, character))
+        i += 1
+    return found
+
+
+class _Parser:
+    """Reads a pattern that re2 accepted; so it need not know what is wrong, only what is where."""
+
+    def __init__(self, source: str, start: int) -> None:
+        self.source = source
+        self.at = start
+
+    def parse(self) -> _Node:
+        return self._choice()
+
+    def _choice(self) -> _Node:
+        parts = [self._sequence()]
+        while self.source[self.at : self.at + 1] == "|":
+            self.at += 1
+            parts.append(self._sequence())
+        return parts[0] if len(parts) == 1 else _Choice(tuple(parts))
+
+    def _sequence(self) -> _Node:
+        parts: list[_Node] = []
+        while self.at < len(self.source) and self.source[self.at] not in "|)":
+            parts += (
+                self._quoted() if self.source.startswith("\\Q", self.at) else [self._repeated(self._atom())]
+            )
+        return parts[0] if len(parts) == 1 else _Sequence(tuple(parts))
+
+    def _quoted(self) -> list[_Node]:
+        begin = self.at + 2
+        end = self.source.find("\\E", begin)
+        text = self.source[begin:] if end < 0 else self.source[begin:end]
+        self.at = len(self.source) if end < 0 else end + 2
+        parts: list[_Node] = [_Char(re2.escape(c)) for c in text]
+        if parts:
+            parts[-1] = self._repeated(parts[-1])
+        return parts
+
+    def _atom(self) -> _Node:
+        source, begin = self.source, self.at
+        character = source[begin]
+        if character == "(":
+            return self._group()
+        if character == "[":
+            self.at = self._class_end(begin)
+        elif character == "\\":
+            escape = _ESCAPE.match(source, begin)
+            assert escape is not None
+            if escape.group() == "\\C":
+                raise PatternError("single bytes cannot be matched in text: \\C", begin)
+            self.at = escape.end()
+        else:
+            self.at += 1
+        text = source[begin : self.at]
+        return _Assertion(text) if text in _ASSERTIONS else _Char(text)
+
+    def _group(self) -> _Node:
+        if _FLAGS.match(self.source, self.at):
+            raise PatternError(
+                "flags may stand only at the beginning of a pattern, or in a group (?i:...)", self.at
+            )
+        head = _GROUP.match(self.source, self.at)
+        assert head is not None
+        self.at = head.end()
+        inner = self._choice()
+        self.at += 1  # the closing parenthesis
+        return _Scope(head.group(1), inner) if head.group(1) else inner
+
+    def _class_end(self, begin: int) -> int:
+        source, i = self.source, begin + 1
+        i += source[i] == "^"
+        i += source[i] == "]"
+        while source[i] != "]":
+            if source[i] == "\\":
+                i += 2
+            elif source.startswith("[:", i) and ":]" in source[i:]:
+                i = source.index(":]", i) + 2
+            else:
+                i += 1
+        return i + 1
+
+    def _repeated(self, node: _Node) -> _Node:
+        character = self.source[self.at : self.at + 1]
+        bounds = _REPEAT.match(self.source, self.at)
+        if character and character in "*+?":
+            self.at += 1
+            node = _Repeat(node, int(character == "+"), 1 if character == "?" else None)
+        elif bounds:
+            self.at = bounds.end()
+            least = int(bounds[1])
+            node = _Repeat(node, least, least if not bounds[2] else int(bounds[3]) if bounds[3] else None)
+        else:
+            return node
+        self.at += self.source[self.at : self.at + 1] == "?"  # greedy or not: the same language
+        return node
+
+
+def _whole(node: _Node) -> str:
+    """The node's language, in non-capturing groups."""
+    match node:
+        case _Char(source) | _Assertion(source):
+            return source
+        case _Sequence(parts):
+            return f"(?:{''.join(_whole(p) for p in parts)})"
+        case _Choice(parts):
+            return f"(?:{'|'.join(_whole(p) for p in parts)})"
+        case _Scope(flags, part):
+            return f"(?{flags}:{_whole(part)})"
+        case _Repeat(part, least, most):
+            return _times(_whole(part), least, most)
+
+
+def _times(source: str, least: int, most: int | None) -> str:
+    return f"(?:{source}){{{least},{'' if most is None else most}}}"
+
+
+def _prefixes(node: _Node) -> str | None:
+    """The non-empty beginnings of the node's language; None when there are none."""
+    match node:
+        case _Char(source):
+            return source
+        case _Assertion():
+            return None
+        case _Sequence(parts):
+            rest: str | None = None
+            for part in reversed(parts):
+                own = _prefixes(part)
+                if rest is None:
+                    rest = own
+                elif isinstance(part, _Char):
+                    rest = f"{own}(?:{rest})?"
+                else:
+                    rest = f"(?:{own}|{_whole(part)}(?:{rest}))" if own else f"{_whole(part)}(?:{rest})"
+            return rest
+        case _Choice(parts):
+            options = [p for p in map(_prefixes, parts) if p]
+            return f"(?:{'|'.join(options)})" if options else None
+        case _Scope(flags, part):
+            inner = _prefixes(part)
+            return f"(?{flags}:{inner})" if inner else None
+        case _Repeat(part, _, most):
+            inner = _prefixes(part)
+            if inner is None or most == 0:
+                return None
+            return f"{_times(_whole(part), 0, None if most is None else most - 1)}(?:{inner})"
+
+
+def _open_ended(node: _Node) -> bool:
+    match node:
+        case _Char() | _Assertion():
+            return False
+        case _Sequence(parts):
+            last = next((p for p in reversed(parts) if not isinstance(p, _Assertion)), None)
+            return last is not None and _open_ended(last)
+        case _Choice(parts):
+            return any(map(_open_ended, parts))
+        case _Scope(_, part):
+            return _open_ended(part)
+        case _Repeat(part, least, most):
+            return most is None or most > max(least, 1) or _open_ended(part)

@@ -1,0 +1,202 @@
+"""Conversations out of a world: what is shown to the model, and which tokens it learns to write."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from warpcortex_cli.pocket import arithmetic, world
+from warpcortex_cli.pocket.vocabulary import Words
+from warpcortex_cli.pocket.world import Answer, Request, World
+
+USER, ASSISTANT, END = "<|user|>", "<|assistant|>", "<|end|>"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of a training sequence.
+
+    `learn`: the weight of its tokens in the loss. `aside`: an injected thought, which stands at virtual positions
+    that end at the River's current one, exactly as the engine injects it.
+    """
+
+    text: str
+    learn: float = 0.0
+    aside: bool = False
+    special: bool = False
+
+
+@dataclass(frozen=True)
+class Mix:
+    """How often each kind of turn comes up; the curriculum changes these."""
+
+    recall: float = 6.0
+    delegated: float = 9.0
+    streams: float = 6.0
+    talk: float = 0.3
+    made_up: float = 0.6
+
+
+def _user(text: str) -> list[Piece]:
+    return [Piece(USER, special=True), Piece(text), Piece(END, special=True), Piece(ASSISTANT, special=True)]
+
+
+def _close() -> Piece:
+    return Piece(END, learn=1.0, special=True)
+
+
+def stream_turn(prompt: str, work: str) -> list[Piece]:
+    """A Stream's whole life: the task as a user turn, its thinking as the answer."""
+    return [*_user(prompt), Piece(work, learn=1.0), _close()]
+
+
+def _wrong(request: Request, rng: random.Random, others: list[Request]) -> str:
+    """A thought that does not belong to this request."""
+    if others and rng.random() < 0.7:
+        return rng.choice(others).thought
+    task = f"{rng.randint(1, 99)} + {rng.randint(1, 99)}"
+    return f"{task} = {arithmetic.evaluate(task)}"
+
+
+def river_turn(a: Answer, rng: random.Random, others: list[Request]) -> list[Piece]:
+    """The River's answer, with the thought arriving at some moment, or never, or a wrong one instead."""
+    if a.request is None:
+        pieces = [Piece(a.end, learn=1.0), _close()]
+        if others and rng.random() < 0.08:
+            pieces.insert(0, Piece(f"[Ref: {rng.choice(others).thought}]", aside=True))
+        return pieces
+    head = f"{a.start} {a.request.text}".strip()
+    arrival = rng.choices(("pause", "early", "filler", "never", "wrong"), (50, 7, 8, 27, 8))[0]
+    thought = f"[Ref: {a.request.thought}]"
+    aside = Piece(thought, learn=0.05, aside=True)
+    if arrival == "wrong":
+        thought = f"[Ref: {_wrong(a.request, rng, others)}]"
+        aside = Piece(thought, aside=True)
+    if arrival == "filler":
+        first, rest = a.meanwhile.split(" ", 1) if " " in a.meanwhile else ("", a.meanwhile)
+        if first:
+            return [Piece(f"{head} {first}", 1.0), aside, Piece(" " + rest, 1.0), Piece("\n" + a.end, 2.0), _close()]
+    if arrival == "early":
+        return [Piece(head, 1.0), aside, Piece(" " + a.meanwhile, 1.0), Piece("\n" + a.end, 2.0), _close()]
+    if arrival == "never":
+        return [Piece(f"{head} {a.meanwhile}\n{a.end}", 1.0), _close()]
+    return [Piece(f"{head} {a.meanwhile}", 1.0), aside, Piece("\n" + a.end, 2.0), _close()]
+
+
+def _recall_stream(w: World, rng: random.Random) -> tuple[str, str]:
+    if rng.random() < 0.5:
+        place = rng.choice(w.facts).place
+        return f"recall: who is {place}", world.keepers_work(w, place)
+    f = rng.choice(w.facts)
+    name = f"{f.thing.many} of {f.person}"
+    return f"recall: {name}", f"= {name}: {f.details()}"
+
+
+def _check_stream(w: World, rng: random.Random, words: Words) -> tuple[str, str]:
+    if rng.random() < 0.3:
+        a, b = rng.randint(1, 999 if rng.random() < 0.1 else 99), rng.randint(1, 99)
+        return f"check: {a} > {b}", world.compare_work(a, b)
+    claim, f, true, value = world.claim_about(w, rng, words)
+    return f"check: {claim}", world.check_work(claim, f, true, value)
+
+
+def _math_stream(rng: random.Random) -> tuple[str, str]:
+    def n() -> int:
+        return rng.randint(100, 999) if rng.random() < 0.08 else rng.randint(1, 99)
+
+    kind = rng.choices(("sum", "difference", "product"), (5, 2, 3))[0]
+    if kind == "sum":
+        task = " + ".join(str(n()) for _ in range(rng.choices((2, 3, 4, 5), (4, 2, 2, 2))[0]))
+    elif kind == "difference":
+        a, b = sorted((n(), n()), reverse=True)
+        task = f"{a} - {b}"
+    else:
+        task = f"{n()} * {rng.randint(13, 99) if rng.random() < 0.15 else rng.randint(2, 12)}"
+    return f"math: {task}", arithmetic.work(task)
+
+
+_RECALL: tuple[tuple[Callable[..., Answer | None], float], ...] = (
+    (world.ask_count, 3.0), (world.ask_place, 2.0), (world.ask_colour, 1.5), (world.ask_price, 0.5),
+)  # fmt: skip
+_DELEGATED: tuple[tuple[Callable[..., Answer | None], float], ...] = (
+    (world.ask_total, 3.5), (world.ask_difference, 1.2), (world.ask_cost, 1.5), (world.ask_compare, 1.2), (world.ask_who_else, 1.8), (world.ask_about, 0.6),
+)  # fmt: skip
+
+
+def question(w: World, rng: random.Random, words: Words, mix: Mix) -> Answer:
+    """One question on the notes, with its answer."""
+    while True:
+        if rng.random() * (mix.recall + mix.delegated) < mix.recall:
+            if rng.random() < 0.06:
+                return world.ask_missing(w, rng, words)
+            answer = rng.choices([a for a, _ in _RECALL], [p for _, p in _RECALL])[0](w, rng)
+        elif rng.random() < 0.12:
+            return world.ask_claim(w, rng, words)
+        else:
+            answer = rng.choices([a for a, _ in _DELEGATED], [p for _, p in _DELEGATED])[0](w, rng)
+        if answer is not None:
+            return answer
+
+
+def conversation(words: Words, notes: int, budget: int, mix: Mix) -> list[Piece]:
+    """One conversation over `notes` sentences; turns are added until about `budget` characters are used."""
+    rng = words.rng
+    w = world.make_world(words, notes)
+    text = world.notes_text(w, rng)
+    out: list[Piece] = []
+    used = len(text)
+    others: list[Request] = []
+    prefix = f"{text}\n\n"
+    if rng.random() < 0.04:
+        out += [*_user(text), Piece(world.NOTED, 1.0), _close()]
+        prefix = ""
+    elif rng.random() < 0.1 * mix.talk:
+        out += [*_user(small_talk := world.small_talk(rng, words)), Piece(world.ABOUT, 1.0), _close()]
+        used += len(small_talk) + len(world.ABOUT)
+    while used < budget or prefix:
+        if prefix == "" and rng.random() * (mix.recall + mix.delegated + mix.streams) < mix.streams:
+            kind = rng.choices(("math", "recall", "check"), (4, 3, 2))[0]
+            prompt, work = _math_stream(rng) if kind == "math" else _recall_stream(w, rng) if kind == "recall" else _check_stream(w, rng, words)
+            turn = stream_turn(prompt, work)
+        else:
+            a = question(w, rng, words, mix)
+            turn = _user(prefix + a.question)
+            if a.request and rng.random() < 0.15:
+                # A Stream begins where the River asked for it: in the middle of its answer.
+                turn += [Piece(f"{a.start} {a.request.text}".strip(), 1.0), Piece(END, special=True)]
+                turn += stream_turn(f"{a.request.trigger.lower()}: {a.request.task}", a.request.work)
+            else:
+                turn += river_turn(a, rng, others)
+            if a.request:
+                others.append(a.request)
+            prefix = ""
+        out += turn
+        used += sum(len(p.text) for p in turn)
+    return out
+
+
+def small_talk(words: Words) -> list[Piece]:
+    return [*_user(world.small_talk(words.rng, words)), Piece(world.ABOUT, 1.0), _close()]
+
+
+def copying(words: Words, count: int) -> list[Piece]:
+    """First lessons: copying a list, and bare association, `ropes: 47. lamps: 12.` then `lamps?` -> `12`."""
+    rng = words.rng
+    if rng.random() < 0.4:
+        items = " ".join(rng.choice((words.name, words.colour, lambda: words.thing().many, lambda: str(world._count(rng))))() for _ in range(count * 3))
+        return [*_user(items), Piece(items, 1.0), _close()]
+    keys = world._distinct(lambda: words.thing().many if rng.random() < 0.5 else words.name(), count)
+    values = [str(world._count(rng)) if rng.random() < 0.6 else words.colour() for _ in keys]
+    listed = " ".join(f"{k}: {v}." for k, v in zip(keys, values, strict=True))
+    out = [Piece(USER, special=True), Piece(listed + "\n\n")]
+    order = rng.sample(range(count), count)
+    for n, i in enumerate(order):
+        out += [Piece(f"{keys[i]}?"), Piece(END, special=True), Piece(ASSISTANT, special=True), Piece(f"{keys[i]}: {values[i]}.", 1.0), _close()]
+        if n + 1 < count:
+            out.append(Piece(USER, special=True))
+    return out
+
+
+def mix_without_talk(mix: Mix) -> Mix:
+    return replace(mix, talk=0.0)

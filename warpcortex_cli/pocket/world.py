@@ -1,0 +1,354 @@
+"""pocket's world: notes, questions on them, and how a River and its Streams answer.
+
+Everything the model learns is made here from a random generator. In every sentence the key stands before the value,
+because a causal model cannot look a value up by a word that comes after it.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from warpcortex_cli.pocket import arithmetic
+from warpcortex_cli.pocket.vocabulary import COLOURS, Thing, Words
+
+ABOUT = (
+    "I am pocket, the small model inside warpcortex. Give me notes such as 'Mara keeps ropes: 47, brown, in the old mill.' "
+    "and ask how many, where, what colour, how many in total."
+)
+UNKNOWN = "The notes do not say."
+NOTED = "Noted."
+
+
+@dataclass(frozen=True)
+class Fact:
+    """Who keeps what: `Mara keeps ropes: 47, brown, in the old mill.`"""
+
+    person: str
+    thing: Thing
+    count: int
+    colour: str
+    place: str
+
+    def details(self) -> str:
+        return f"{self.count}, {self.colour}, {self.place}"
+
+    def sentence(self, style: int) -> str:
+        p, t = self.person, self.thing.many
+        return (
+            f"{p} keeps {t}: {self.details()}.",
+            f"The {t} of {p}: {self.details()}.",
+            f"{p}'s {t}: {self.details()}.",
+            f"{p} has {t}: {self.details()}.",
+            f"About the {t} of {p}: {self.details()}.",
+        )[style]
+
+
+@dataclass(frozen=True)
+class World:
+    """Facts and prices that one conversation is about."""
+
+    facts: tuple[Fact, ...]
+    prices: dict[Thing, int]
+
+    def others_at(self, place: str, person: str) -> list[str]:
+        """Names in the order of the notes, each once."""
+        return list(dict.fromkeys(f.person for f in self.facts if f.place == place and f.person != person))
+
+    def keepers(self, place: str) -> list[str]:
+        return list(dict.fromkeys(f.person for f in self.facts if f.place == place))
+
+
+def make_world(words: Words, notes: int) -> World:
+    """`notes` sentences: facts with clashing people and things on purpose, one in five a price."""
+    rng = words.rng
+    n_prices = sum(rng.random() < 0.2 for _ in range(notes - 1))
+    n_facts = max(1, notes - n_prices)
+    people = _distinct(words.name, max(2, round(n_facts * rng.uniform(0.35, 1.0))))
+    things = _distinct(words.thing, max(2, round(n_facts * rng.uniform(0.35, 1.0))))
+    places = _distinct(words.place, max(1, round(n_facts * rng.uniform(0.5, 0.9))))
+    pairs: dict[tuple[str, Thing], None] = {}
+    while len(pairs) < n_facts:
+        pairs[rng.choice(people), rng.choice(things)] = None
+        if len(pairs) >= len(people) * len(things):
+            break
+    facts = tuple(Fact(p, t, _count(rng), words.colour(), rng.choice(places)) for p, t in pairs)
+    priced = rng.sample(things, min(len(things), n_prices))
+    return World(facts, {t: _price(rng) for t in priced})
+
+
+def _distinct(draw, count: int) -> list:
+    out: dict = {}
+    while len(out) < count:
+        out[draw()] = None
+    return list(out)
+
+
+def _count(rng: random.Random) -> int:
+    return rng.randint(100, 999) if rng.random() < 0.06 else rng.randint(1, 99)
+
+
+def _price(rng: random.Random) -> int:
+    return rng.randint(13, 60) if rng.random() < 0.1 else rng.randint(2, 12)
+
+
+def notes_text(world: World, rng: random.Random) -> str:
+    """The world as lines of notes, or now and then as one paragraph."""
+    one_style = rng.randrange(5) if rng.random() < 0.5 else None
+    if rng.random() < 0.5:
+        one_style = rng.randrange(2)
+    lines = [f.sentence(rng.randrange(5) if one_style is None else one_style) for f in world.facts]
+    for thing, price in world.prices.items():
+        line = rng.choices((f"One {thing.one} costs {price} coins.", f"The price of one {thing.one}: {price} coins."), (3, 1))[0]
+        lines.insert(rng.randint(0, len(lines)), line)
+    return (" " if rng.random() < 0.15 else "\n").join(lines)
+
+
+@dataclass(frozen=True)
+class Request:
+    """A trigger in River text, the answer the Stream should reach, and a made-wrong one."""
+
+    trigger: str
+    task: str
+    work: str
+
+    @property
+    def thought(self) -> str:
+        return self.work.rsplit("= ", 1)[1] if self.trigger != "MATH" else self.work.rsplit("\n= ", 1)[-1]
+
+    @property
+    def text(self) -> str:
+        return f"[{self.trigger}: {self.task}]"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """River text before a request, the request, what it says while it waits, and the end (the answer proper)."""
+
+    question: str
+    kind: str
+    end: str
+    start: str = ""
+    request: Request | None = None
+    meanwhile: str = ""
+    value: str = ""
+
+
+def _terms_text(items: list[str]) -> str:
+    return items[0] if len(items) == 1 else ", ".join(items[:-1]) + " and " + items[-1]
+
+
+def _recalled(facts: list[Fact]) -> str:
+    return " ".join(f"The {f.thing.many} of {f.person}: {f.count}." for f in facts)
+
+
+def ask_count(w: World, rng: random.Random) -> Answer:
+    f = rng.choice(w.facts)
+    q = rng.choices(
+        (
+            f"How many {f.thing.many} does {f.person} have?",
+            f"How many {f.thing.many} does {f.person} keep?",
+            f"What is the number of {f.thing.many} of {f.person}?",
+            f"How many {f.thing.many} of {f.person}?",
+        ),
+        (5, 1, 1, 1),
+    )[0]
+    return Answer(q, "count", f"{f.person} has {f.count} {f.thing.many}.", value=str(f.count))
+
+
+def ask_place(w: World, rng: random.Random) -> Answer:
+    f = rng.choice(w.facts)
+    q = rng.choices(
+        (
+            f"Where are the {f.thing.many} of {f.person}?",
+            f"Where does {f.person} keep the {f.thing.many}?",
+            f"Where does {f.person} keep {f.thing.many}?",
+        ),
+        (4, 1, 1),
+    )[0]
+    return Answer(q, "place", f"The {f.thing.many} of {f.person} are {f.place}.", value=f.place)
+
+
+def ask_colour(w: World, rng: random.Random) -> Answer:
+    f = rng.choice(w.facts)
+    word = rng.choice(("colour", "colour", "color"))
+    q = rng.choices((f"What {word} are the {f.thing.many} of {f.person}?", f"Which {word} are {f.person}'s {f.thing.many}?"), (4, 1))[0]
+    return Answer(q, "colour", f"The {f.thing.many} of {f.person} are {f.colour}.", value=f.colour)
+
+
+def ask_total(w: World, rng: random.Random) -> Answer | None:
+    n = min(rng.choices((2, 3, 4, 5), (5, 2, 1.5, 1.5))[0], len(w.facts))
+    if n < 2:
+        return None
+    facts = rng.sample(w.facts, n)
+    terms = _terms_text([f"{f.thing.many} of {f.person}" for f in facts])
+    q = rng.choices((f"How many {terms} in total?", f"How many {terms} together?", f"What is the sum of {terms}?"), (6, 1, 1))[0]
+    task = " + ".join(str(f.count) for f in facts)
+    total = str(arithmetic.evaluate(task))
+    return Answer(q, "total", f"In total: {total}.", _recalled(facts), Request("MATH", task, arithmetic.work(task)), "Adding them up.", total)
+
+
+def ask_difference(w: World, rng: random.Random) -> Answer | None:
+    if len(w.facts) < 2:
+        return None
+    a, b = sorted(rng.sample(w.facts, 2), key=lambda f: -f.count)
+    q = rng.choices(
+        (
+            f"How many more {a.thing.many} does {a.person} have than {b.person} has {b.thing.many}?",
+            f"What is the difference between the {a.thing.many} of {a.person} and the {b.thing.many} of {b.person}?",
+        ),
+        (4, 1),
+    )[0]
+    task = f"{a.count} - {b.count}"
+    value = str(a.count - b.count)
+    return Answer(q, "difference", f"The difference: {value}.", _recalled([a, b]), Request("MATH", task, arithmetic.work(task)), "Subtracting.", value)
+
+
+def ask_cost(w: World, rng: random.Random) -> Answer | None:
+    priced = [f for f in w.facts if f.thing in w.prices]
+    if not priced:
+        return None
+    f = rng.choice(priced)
+    price = w.prices[f.thing]
+    q = rng.choices(
+        (
+            f"What do the {f.thing.many} of {f.person} cost in coins?",
+            f"How many coins do the {f.thing.many} of {f.person} cost?",
+            f"What do the {f.thing.many} of {f.person} cost?",
+        ),
+        (4, 1, 1),
+    )[0]
+    task = f"{f.count} * {price}"
+    start = f"{_recalled([f])} Price of one {f.thing.one}: {price}."
+    value = str(f.count * price)
+    return Answer(q, "cost", f"They cost {value} coins.", start, Request("MATH", task, arithmetic.work(task)), "Multiplying.", value)
+
+
+def ask_price(w: World, rng: random.Random) -> Answer | None:
+    if not w.prices:
+        return None
+    thing, price = rng.choice(list(w.prices.items()))
+    q = rng.choice((f"What does one {thing.one} cost?", f"What is the price of one {thing.one}?"))
+    return Answer(q, "price", f"One {thing.one} costs {price} coins.", value=str(price))
+
+
+def compare_work(a: int, b: int) -> str:
+    sign = ">" if a > b else "<" if a < b else "="
+    return f"{a} {sign} {b}\n= {a} > {b}: {'yes' if a > b else 'no'}"
+
+
+def ask_compare(w: World, rng: random.Random) -> Answer | None:
+    if len(w.facts) < 2:
+        return None
+    a, b = rng.sample(w.facts, 2)
+    q = f"Does {a.person} have more {a.thing.many} than {b.person} has {b.thing.many}?"
+    task = f"{a.count} > {b.count}"
+    end = f"Yes, {a.person} has more." if a.count > b.count else f"No, {a.person} has not more."
+    return Answer(
+        q, "compare", end, _recalled([a, b]), Request("CHECK", task, compare_work(a.count, b.count)), "Comparing.", "yes" if a.count > b.count else "no"
+    )
+
+
+def keepers_work(w: World, place: str) -> str:
+    return f"= {place}: {', '.join(w.keepers(place))}"
+
+
+def ask_who_else(w: World, rng: random.Random) -> Answer | None:
+    shared = [f for f in w.facts if 1 <= len(w.others_at(f.place, f.person)) <= 3]
+    if not shared or rng.random() < 0.12:
+        shared = [f for f in w.facts if not w.others_at(f.place, f.person)]
+    if not shared:
+        return None
+    f = rng.choice(shared)
+    others = w.others_at(f.place, f.person)
+    q = rng.choices(
+        (f"Who else keeps things where {f.person} keeps {f.thing.many}?", f"Who else keeps things where {f.person} keeps the {f.thing.many}?"), (4, 1)
+    )[0]
+    place = f.place
+    end = f"Also there: {_terms_text(others)}." if others else "Nobody else."
+    return Answer(
+        q,
+        "who-else",
+        end,
+        f"The {f.thing.many} of {f.person} are {place}.",
+        Request("RECALL", f"who is {place}", keepers_work(w, place)),
+        "Looking around.",
+        ", ".join(others) if others else "nobody",
+    )
+
+
+def claim_about(w: World, rng: random.Random, words: Words) -> tuple[str, Fact, bool, str]:
+    """A claim, the fact behind it, whether it is true, and the true value."""
+    f = rng.choice(w.facts)
+    true = rng.random() < 0.5
+    kind = rng.choices(("count", "colour", "place"), (3, 1, 1))[0]
+    if kind == "count":
+        wrong = rng.choice([g.count for g in w.facts] + [_count(rng), f.count + rng.choice((-1, 1, 10))])
+        shown = f.count if true else wrong if wrong != f.count and wrong > 0 else f.count + 2
+        return f"{f.person} keeps {shown} {f.thing.many}", f, shown == f.count, str(f.count)
+    if kind == "colour":
+        shown_c = f.colour if true else rng.choice([c for c in COLOURS if c != f.colour])
+        return f"The {f.thing.many} of {f.person} are {shown_c}", f, shown_c == f.colour, f.colour
+    others = [g.place for g in w.facts if g.place != f.place] or [words.place() + "s"]
+    shown_p = f.place if true else rng.choice(others)
+    return f"The {f.thing.many} of {f.person} are {shown_p}", f, shown_p == f.place, f.place
+
+
+def check_work(claim: str, f: Fact, true: bool, value: str) -> str:
+    return f"{f.person} keeps {f.thing.many}: {f.details()}.\n= {'true' if true else 'false'}, {f.thing.many} of {f.person}: {value}"
+
+
+def ask_claim(w: World, rng: random.Random, words: Words) -> Answer:
+    claim, f, true, value = claim_about(w, rng, words)
+    q = rng.choices((f"True or false: {claim}.", f"Is it true that {claim}?"), (5, 1))[0]
+    return Answer(
+        q, "claim", "True." if true else "False.", "", Request("CHECK", claim, check_work(claim, f, true, value)), "Checking the notes.", "true" if true else "false"
+    )
+
+
+def ask_about(w: World, rng: random.Random) -> Answer:
+    f = rng.choice(w.facts)
+    name = f"{f.thing.many} of {f.person}"
+    q = rng.choice((f"Tell me about the {name}.", f"What do the notes say about the {name}?", f"What do you know about the {name}?"))
+    return Answer(q, "about", f"The {name}: {f.details()}.", "", Request("RECALL", name, f"= {name}: {f.details()}"), "Looking it up.", f.details())
+
+
+def ask_missing(w: World, rng: random.Random, words: Words) -> Answer:
+    known = {(f.person, f.thing) for f in w.facts}
+    for _ in range(8):
+        person = rng.choice([f.person for f in w.facts]) if rng.random() < 0.7 else words.name()
+        thing = rng.choice([f.thing for f in w.facts]) if rng.random() < 0.5 else words.thing()
+        if (person, thing) not in known:
+            break
+    else:
+        person, thing = words.name() + "ux", words.thing()
+    q = rng.choice(
+        (
+            f"How many {thing.many} does {person} have?",
+            f"Where are the {thing.many} of {person}?",
+            f"What colour are the {thing.many} of {person}?",
+        )
+    )
+    return Answer(q, "missing", UNKNOWN, value=UNKNOWN)
+
+
+_SMALL_TALK = (
+    "Hello|Hi|Hey there|Good morning|Hello!|Hi!|How are you?|Who are you?|What are you?|What can you do?|Help|help|Thanks|Thank you|Bye|What is your name?"
+    "|Tell me a joke|Write a poem|What should I ask?|Good evening|Are you a human?|test|ok|What is this?|hello there|yes|no|please"
+).split("|")
+_OPENERS = (
+    "What is the capital of|Who wrote|Write a poem about|Explain|Translate|Why is|How do I cook|Tell me a story about|What is|Define|Sing about"
+    "|Who invented|When was|Write code for|Summarize|Do you like|How far is|How old is|Give me a recipe for|I want|Let us talk about"
+).split("|")
+
+
+def small_talk(rng: random.Random, words: Words) -> str:
+    """A user turn that has nothing to do with notes."""
+    if rng.random() < 0.45:
+        text = rng.choice(_SMALL_TALK)
+    else:
+        filler = [rng.choice((words.name(), words.thing().many, words.thing().one, words.colour(), "the " + words.thing().one)) for _ in range(rng.randint(1, 4))]
+        text = f"{rng.choice(_OPENERS)} {' '.join(filler)}"
+    if rng.random() < 0.2:
+        text = text.lower()
+    return text + rng.choice(("", "", "?", ".", "!")) if text[-1].isalnum() else text

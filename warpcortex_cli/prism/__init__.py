@@ -1,0 +1,1 @@
+"""The Prism: the one loaded model that every agent runs on."""

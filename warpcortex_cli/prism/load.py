@@ -1,0 +1,245 @@
+"""Loading the model: one set of weights, out of safetensors only. Code of a repository never runs."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+from transformers.utils import logging as transformers_logging
+
+from warpcortex_cli.errors import MemoryLimitError, ModelError, UsageError
+from warpcortex_cli.prism.source import ModelSource, weight_files
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_PLAIN_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
+HEADROOM = 256 * 2**20  # bytes left for activations and KV when weights are loaded
+_SMALLER = "Choose a smaller model with -m, or --dtype bf16."
+_MAX_HEADER = 100 * 2**20  # the limit of the safetensors format
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of `auto|cpu|cuda[:n]|mps`; auto takes CUDA, then MPS, then the CPU.
+
+    Raises:
+        UsageError: no such word.
+        ModelError: this machine does not have the device.
+    """
+    kind, _, number = name.partition(":")
+    if kind == "auto" and not number:
+        kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    elif kind not in ("cpu", "cuda", "mps") or (":" in name and not (kind == "cuda" and number.isdecimal())):
+        raise UsageError(
+            f"there is no device {name!r}.", "Devices are auto, cpu, cuda, cuda:0, cuda:1, ... and mps."
+        )
+    if kind == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if int(number or 0) >= count:
+            found = f"{count} CUDA device{'s' * (count != 1)}" if count else "no CUDA device"
+            raise ModelError(
+                f"{name} was asked for, and there is {found}.",
+                "Use --device cpu, or see `warpcortex doctor`.",
+            )
+        return torch.device("cuda", int(number or 0))
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise ModelError("mps was asked for, and this machine or this torch has none.", "Use --device cpu.")
+    return torch.device(kind)
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The dtype of `auto|fp32|bf16|fp16`; auto is fp32 on a CPU, bf16 on a GPU that has it, else fp16."""
+    if name in DTYPES:
+        return DTYPES[name]
+    if name != "auto":
+        raise UsageError(f"there is no dtype {name!r}.", f"Dtypes are auto, {', '.join(DTYPES)}.")
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.float16 if device.type == "mps" else torch.float32
+
+
+def load_prism_parts(
+    source: ModelSource, device: str, dtype: str
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Loads model and tokenizer, in eval mode, without gradients.
+
+    Args:
+        source: a model on this machine.
+        device: auto, cpu, cuda[:n] or mps.
+        dtype: auto, fp32, bf16 or fp16.
+
+    Raises:
+        UsageError: unknown device or dtype.
+        ModelError: it cannot be loaded; the message says why and what to do.
+        MemoryLimitError: the weights do not fit.
+    """
+    target = choose_device(device)
+    number = choose_dtype(dtype, target)
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    config = _config(source)
+    _check_memory(source, target, number)
+    tokenizer = _tokenizer(source)
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            source.path, config=config, dtype=number, attn_implementation="eager", use_safetensors=True,
+            trust_remote_code=False, local_files_only=True, output_loading_info=True,
+        )  # fmt: skip
+        _check_complete(source, info)
+        model = model.to(target)
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise MemoryLimitError(
+            f"there is not enough memory on {target} for {source.name}.", _SMALLER
+        ) from error
+    except (ModelError, KeyboardInterrupt):
+        raise
+    except (
+        Exception
+    ) as error:  # transformers raises what its many parts raise; each is a model that cannot be loaded
+        raise _load_error(source, error) from error
+    model.eval()
+    model.requires_grad_(False)
+    return model, tokenizer
+
+
+def stored_parameters(source: ModelSource) -> int:
+    """Number of values in the safetensors files, by their headers. Raises ModelError for a damaged file."""
+    return sum(_count(path, source) for path in weight_files(source.path, source.name))
+
+
+def available_memory() -> int:
+    """Bytes that this process may still take on the host: free memory, or what a container's limit leaves."""
+    free = int(psutil.virtual_memory().available)
+    root = Path("/sys/fs/cgroup")
+    try:
+        limit = (root / "memory.max").read_text().strip()
+        used = int((root / "memory.current").read_text())
+        return free if limit == "max" else min(free, max(0, int(limit) - used))
+    except (OSError, ValueError):
+        return free
+
+
+def _config(source: ModelSource) -> Any:
+    try:
+        config = AutoConfig.from_pretrained(source.path, trust_remote_code=False, local_files_only=True)
+    except Exception as error:
+        raise _load_error(source, error) from error
+    if getattr(config, "is_encoder_decoder", False):
+        raise ModelError(
+            f"{source.name} is an encoder-decoder ({config.model_type}).",
+            "The engine serves decoder-only models.",
+        )
+    if getattr(config, "quantization_config", None):
+        raise ModelError(
+            f"{source.name} holds quantized weights, which the engine does not serve.",
+            "Choose the unquantized model.",
+        )
+    return config
+
+
+def _tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
+    # For some architectures AutoTokenizer builds a tokenizer of that family out of the vocabulary and passes over the
+    # rest of tokenizer.json, whatever class the folder asks for (seen with a Qwen2 model in transformers 5.23).
+    plain = _read_json(source.path / "tokenizer_config.json").get("tokenizer_class") in _PLAIN_TOKENIZERS
+    kind = PreTrainedTokenizerFast if plain and (source.path / "tokenizer.json").is_file() else AutoTokenizer
+    try:
+        tokenizer = kind.from_pretrained(source.path, trust_remote_code=False, local_files_only=True)
+    except Exception as error:
+        reason = _first_line(error)
+        raise ModelError(
+            f"the tokenizer of {source.name} cannot be loaded: {reason}", "Copy or pull the model again."
+        ) from error
+    assert isinstance(tokenizer, PreTrainedTokenizerBase)
+    return tokenizer
+
+
+def _check_memory(source: ModelSource, device: torch.device, dtype: torch.dtype) -> None:
+    """Refuses before the system would kill the process."""
+    needed = stored_parameters(source) * dtype.itemsize + HEADROOM
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
+    if needed > free:
+        raise MemoryLimitError(
+            f"{source.name} needs about {needed / 2**30:.1f} GiB in {str(dtype).removeprefix('torch.')}, "
+            f"and {device} has {free / 2**30:.1f} GiB free.",
+            _SMALLER,
+        )
+
+
+def _count(path: Path, source: ModelSource) -> int:
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > _MAX_HEADER:
+                raise ValueError("its header is too long")
+            header = json.loads(file.read(length))
+        tensors = [entry for name, entry in header.items() if name != "__metadata__"]
+        if 8 + length + max((t["data_offsets"][1] for t in tensors), default=0) > path.stat().st_size:
+            raise ValueError("it ends too early")
+        return sum(math.prod(t["shape"]) for t in tensors)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, struct.error) as error:
+        raise ModelError(
+            f"{source.name}: {path.name} is damaged ({_first_line(error)}).", "Copy or pull the model again."
+        ) from error
+
+
+def _check_complete(source: ModelSource, info: Any) -> None:
+    found = info if isinstance(info, dict) else info.to_dict()
+    missing = sorted(found["missing_keys"])
+    if missing:
+        count = f"{len(missing)} of its weights are" if len(missing) > 1 else "one of its weights is"
+        raise ModelError(
+            f"{source.name} is incomplete: {count} missing ({missing[0]}).", "Copy or pull the model again."
+        )
+
+
+def _load_error(source: ModelSource, error: Exception) -> ModelError:
+    text = str(error)
+    if "trust_remote_code" in text:
+        return ModelError(
+            f"{source.name} needs code out of its own repository, and that never runs.",
+            "Choose a model that transformers knows.",
+        )
+    if "does not recognize this architecture" in text or "model type" in text:
+        kind = _model_type(source)
+        return ModelError(
+            f"transformers does not know the architecture of {source.name} ({kind}).",
+            "Update transformers, or choose another model.",
+        )
+    if "Unrecognized configuration class" in text:
+        return ModelError(
+            f"{source.name} ({_model_type(source)}) is not a language model that writes text.",
+            "Choose a causal language model.",
+        )
+    return ModelError(
+        f"{source.name} cannot be loaded: {_first_line(error)}",
+        "Copy or pull the model again, or choose another.",
+    )
+
+
+def _model_type(source: ModelSource) -> str:
+    return repr(_read_json(source.path / "config.json").get("model_type", "no model_type"))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """What a JSON file holds; nothing when it is not there or not an object."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{lines[0][:200]}" if lines else type(error).__name__

@@ -1,0 +1,175 @@
+"""The Prism: the one loaded model that every agent runs on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from warpcortex_cli.memory.tail import FIRST_CAPACITY, SLOTS, Slab, Tail, TailPool
+from warpcortex_cli.prism import attention
+from warpcortex_cli.prism.chat_format import ChatFormat, encode
+from warpcortex_cli.prism.rows import Row, RowResult
+from warpcortex_cli.prism.support import check_config, max_context, refuse, try_out
+
+__all__ = ["Prism", "Row", "RowResult"]
+
+
+class Prism:
+    """A model, its tokenizer, and one packed forward for rows of any kind.
+
+    Attributes:
+        model, tokenizer: as transformers loaded them; the model attends through this class from now on.
+        name: how the user calls the model.
+        chat: how turns of a conversation are written.
+        layout: shape, type and device of keys and values.
+        layers, heads, kv_heads, head_dim, hidden_size, vocab_size: the model's sizes.
+        rope: its rotary embedding, which moves keys.
+        max_context: positions that it can be run at.
+        eos_ids: tokens that end a reply.
+
+    Raises:
+        ModelError: the engine cannot serve this model, with the reason.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+        config: Any = model.config.get_text_config(decoder=True)
+        check_config(model.config, name)
+        check_config(config, name)
+        decoder = model.get_decoder()
+        if not model._can_set_attn_implementation() or decoder is None or decoder is model:
+            raise refuse(name, "its attention cannot be exchanged through transformers' attention interface")
+        model.eval().requires_grad_(False)
+        model.set_attn_implementation(attention.NAME)
+        self.model: Any = model
+        self.tokenizer: Any = tokenizer
+        self.name = name
+        self.layout, self.heads, self.rope = try_out(model, decoder, config, name)
+        self.layers, self.kv_heads, self.head_dim = self.layout.layers, self.layout.kv_heads, self.layout.head_dim
+        self.device, self.dtype = self.layout.device, self.layout.dtype
+        self.hidden_size: int = config.hidden_size
+        self.vocab_size: int = config.vocab_size
+        self.max_context = max_context(config)
+        self.chat = ChatFormat(tokenizer)
+        self.eos_ids = self._end_tokens()
+        self._states: list[Tensor] = []
+        # The model's own forward runs the head, so that its soft caps and scales apply; the hook keeps what it was given.
+        decoder.register_forward_hook(lambda _module, _args, out: self._states.append(out[0]))
+
+    @classmethod
+    def load(cls, source: Any, device: str = "auto", dtype: str = "auto") -> Prism:
+        """Loads a model.
+
+        Raises:
+            ModelError: not found, broken, or not served.
+            MemoryLimitError: too little memory.
+        """
+        from warpcortex_cli.prism.load import load_prism_parts
+
+        model, tokenizer = load_prism_parts(source, device, dtype)
+        return cls(model, tokenizer, source.name)
+
+    # -- the forward --------------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def forward(self, rows: Sequence[Row]) -> list[RowResult]:
+        """Runs all rows in one packed forward, appends their keys and values to their tails, and returns their results in order.
+
+        When it raises, the tails are as long as before.
+
+        Raises:
+            ValueError: a row has no tokens, as many positions as it should, or a tail is full or used twice.
+        """
+        if not rows:
+            return []
+        for row in rows:
+            if not row.tokens or len(row.tokens) != len(row.positions):
+                raise ValueError(f"a row has {len(row.tokens)} tokens and {len(row.positions)} positions")
+            if row.positions[-1] >= self.max_context:
+                raise ValueError(f"position {row.positions[-1]} is beyond the model's context of {self.max_context} tokens")
+        step = attention.PackedStep(rows, self.device)
+        tokens = torch.tensor([t for r in step.rows for t in r.tokens], device=self.device)
+        positions = torch.tensor([p for r in step.rows for p in r.positions], device=self.device)
+        wanted = _wanted(step.rows)
+        self._states.clear()
+        try:
+            logits = self.model(
+                input_ids=tokens[None],
+                position_ids=positions[None],
+                use_cache=False,
+                logits_to_keep=torch.tensor(wanted, dtype=torch.long, device=self.device),
+                warp=step,
+            ).logits[0]
+            hidden = self._states.pop()[0]
+        finally:
+            self._states.clear()
+        step.commit()
+        return _unpacked(step, hidden, logits.float())
+
+    def new_tail(self, capacity: int | None = None) -> Tail:
+        """A tail of its own room: of fixed `capacity` in tokens, or growing when that is None."""
+        slab = Slab(self.layout, 1, FIRST_CAPACITY if capacity is None else max(1, capacity))
+        return Tail(slab, growing=capacity is None)
+
+    def new_pool(self, capacity: int, slots: int = SLOTS) -> TailPool:
+        """A pool of tails of `capacity` tokens each, whose slabs hold `slots` tails."""
+        return TailPool(self.layout, capacity, slots)
+
+    # -- text ---------------------------------------------------------------------------------------------------
+
+    def encode(self, text: str, special: bool = False) -> list[int]:
+        """Token ids of a text. Names of special tokens in it are plain characters unless `special` is set."""
+        return encode(self.tokenizer, text, special)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids; special tokens are left out."""
+        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
+
+    # -- sizes --------------------------------------------------------------------------------------------------
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Bytes of keys and values of one token over all layers."""
+        return self.layout.bytes_per_token
+
+    @property
+    def parameter_bytes(self) -> int:
+        """Bytes of all weights; tied ones count once."""
+        return sum({t.data_ptr(): t.nbytes for t in self.model.parameters()}.values())
+
+    def _end_tokens(self) -> set[int]:
+        generation = getattr(self.model, "generation_config", None)
+        ends = {self.tokenizer.eos_token_id, self.chat.turn_end}
+        given = getattr(generation, "eos_token_id", None)
+        ends.update(given if isinstance(given, list) else [given])
+        return {e for e in ends if e is not None}
+
+
+def _wanted(rows: Sequence[Row]) -> list[int]:
+    """Places of the packed tokens that want logits."""
+    wanted: list[int] = []
+    end = 0
+    for row in rows:
+        end += len(row.tokens)
+        if row.logits != "none":
+            wanted += range(end - (1 if row.logits == "last" else len(row.tokens)), end)
+    return wanted
+
+
+def _unpacked(step: attention.PackedStep, hidden: Tensor, logits: Tensor) -> list[RowResult]:
+    """Each row's share of hidden [T, hidden_size] and logits [wanted, vocabulary], in the order the rows were given."""
+    results: dict[int, RowResult] = {}
+    token = place = 0
+    for packed, row in enumerate(step.rows):
+        count = {"none": 0, "last": 1, "all": len(row.tokens)}[row.logits]
+        results[step.order[packed]] = RowResult(
+            logits=logits[place : place + count] if count else None,
+            hidden=hidden[token : token + len(row.tokens)],
+            queries=step.queries(packed),
+        )
+        token, place = token + len(row.tokens), place + count
+    return [results[i] for i in range(len(results))]

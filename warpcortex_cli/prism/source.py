@@ -1,0 +1,259 @@
+"""Where the model comes from: the embedded one, a folder, or the Hugging Face cache. No torch in here."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from warpcortex_cli.errors import ModelError, UsageError
+
+LARGER_MODEL = "Qwen/Qwen2.5-0.5B-Instruct"
+PULL_LARGER = f"`warpcortex pull {LARGER_MODEL}` fetches a larger one (1 GB)"
+_POCKET = Path(__file__).resolve().parent.parent / "pocket" / "weights"
+_HUB_NAME = re.compile(
+    r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[\w][\w./-]*))?", re.ASCII
+)
+_WANTED = (
+    *("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json"),
+    *("tokenizer*", "vocab.*", "merges.txt", "*_tokens*.json", "*.jinja", "chat_template*"),
+)
+_UNWANTED = ("*/*", "*.bin", "*.pt", "*.pth", "*.py", "adapter_*")
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model that is on this machine.
+
+    Attributes:
+        kind: "pocket", "folder" or "hub" (a snapshot in the Hugging Face cache).
+        path: the folder with config, tokenizer and safetensors.
+        name: as the user knows it: "pocket", the folder, or org/name[@revision].
+        note: what the user should know about the choice, or None.
+    """
+
+    kind: Literal["pocket", "folder", "hub"]
+    path: Path
+    name: str
+    note: str | None = None
+
+
+def resolve_model(spec: str | None, profile_model: str = "auto") -> ModelSource:
+    """The model that runs: `spec` (of -m) if given, else the profile's. Downloads nothing.
+
+    "auto" is `LARGER_MODEL` when the Hugging Face cache holds it complete, else pocket.
+
+    Raises:
+        ModelError: it is not on this machine, or not a model with safetensors.
+    """
+    wanted = profile_model if spec is None else spec.strip()
+    if wanted == "auto":
+        return _auto()
+    if wanted == "pocket":
+        return ModelSource("pocket", check_folder(_POCKET, "pocket"), "pocket")
+    path = Path(wanted).expanduser()
+    if path.is_dir() and wanted:
+        return ModelSource("folder", check_folder(path.resolve(), wanted), wanted)
+    if path.is_file():
+        raise ModelError(
+            f"{wanted} is a file.",
+            "Give the folder that holds config.json, the tokenizer and the safetensors.",
+        )
+    if _HUB_NAME.fullmatch(wanted) and not wanted.endswith("/"):
+        return _cached(wanted)
+    hint = "Models are pocket, a folder, or org/name from the Hugging Face hub."
+    raise ModelError(
+        f"there is no folder {wanted!r}."
+        if "/" in wanted or "\\" in wanted
+        else f"there is no model {wanted!r}.",
+        hint,
+    )
+
+
+def _auto() -> ModelSource:
+    try:
+        return _cached(LARGER_MODEL)
+    except ModelError:
+        pocket = resolve_model("pocket")
+        return ModelSource("pocket", pocket.path, pocket.name, PULL_LARGER)
+
+
+def _split(name: str) -> tuple[str, str | None]:
+    match = _HUB_NAME.fullmatch(name)
+    if match is None:
+        raise UsageError(
+            f"{name!r} is not a name on the Hugging Face hub.",
+            f"Write org/name or org/name@revision, as in {LARGER_MODEL}.",
+        )
+    return match["repo"], match["revision"]
+
+
+def _cached(name: str) -> ModelSource:
+    from huggingface_hub import try_to_load_from_cache
+
+    repo, revision = _split(name)
+    try:
+        config = try_to_load_from_cache(repo, "config.json", revision=revision)
+    except ValueError:  # huggingface_hub has rules of its own for names
+        config = None
+    if not isinstance(config, str):
+        raise ModelError(
+            f"{name} is not in the Hugging Face cache, and nothing is downloaded without being asked for.",
+            f"Run `warpcortex pull {name}` when the hub is in reach, or use `-m pocket`, which needs none.",
+        )
+    return ModelSource("hub", check_folder(Path(config).parent, name), name)
+
+
+def check_folder(path: Path, name: str) -> Path:
+    """The folder itself, if a model can be loaded from it.
+
+    Raises:
+        ModelError: config.json, the tokenizer or a safetensors file is missing.
+    """
+    hint = (
+        f"Run `warpcortex pull {name}` to complete it."
+        if _HUB_NAME.fullmatch(name) and not Path(name).is_dir()
+        else None
+    )
+    if name == "pocket":
+        hint = "Install warpcortex again, or give another model with -m."
+    if not (path / "config.json").is_file():
+        raise ModelError(
+            f"{name} holds no config.json, so it is not a model.",
+            hint or "Give a folder that transformers can load.",
+        )
+    weights = weight_files(path, name)
+    missing = [f.name for f in weights if not f.is_file()]
+    if missing:
+        raise ModelError(
+            f"{name} is incomplete: {missing[0]} is missing.", hint or "Copy the whole model folder."
+        )
+    if not weights:
+        if list(path.glob("*.bin")) or list(path.glob("*.pt*")):
+            hint = (
+                "Convert it with transformers' save_pretrained; formats that can hold code are never loaded."
+            )
+        raise ModelError(f"{name} has no weights in safetensors.", hint or "Copy the whole model folder.")
+    if not any(
+        (path / f).is_file()
+        for f in ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
+    ):
+        raise ModelError(f"{name} has no tokenizer.", hint or "Copy tokenizer.json beside the weights.")
+    return path
+
+
+def weight_files(path: Path, name: str) -> list[Path]:
+    """The safetensors files of a model folder, as its index names them; ModelError if that is broken."""
+    single, index = path / "model.safetensors", path / "model.safetensors.index.json"
+    if single.exists() or not index.exists():
+        return [single] if single.exists() else []
+    try:
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        if not all(isinstance(s, str) and Path(s).name == s for s in shards):
+            raise ValueError("a shard lies outside the folder")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"{name} has a broken {index.name} ({error}).", "Copy or pull the model again."
+        ) from None
+    return [path / s for s in sorted(shards)]
+
+
+def pull(spec: str, progress: Progress | None = None) -> ModelSource:
+    """Downloads `org/name[@revision]` into the Hugging Face cache; safetensors, config and tokenizer only.
+
+    Args:
+        spec: the name on the hub.
+        progress: called with (bytes done, bytes in all as far as known), from several threads.
+
+    Raises:
+        UsageError: `spec` is not a name on the hub.
+        ModelError: it is not there, not allowed, or the hub cannot be reached.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    repo, revision = _split(spec)
+    try:
+        path = snapshot_download(
+            repo,
+            revision=revision,
+            allow_patterns=list(_WANTED),
+            ignore_patterns=list(_UNWANTED),
+            tqdm_class=_bar(progress or (lambda done, total: None)),
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise _pull_error(spec, error) from error
+    return ModelSource("hub", check_folder(Path(path), spec), spec)
+
+
+def _pull_error(spec: str, error: Exception) -> ModelError:
+    from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    if isinstance(error, GatedRepoError):
+        return ModelError(
+            f"{spec} is gated.",
+            f"Accept its terms on https://huggingface.co/{_split(spec)[0]} and set HF_TOKEN.",
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return ModelError(f"{spec}: the hub has no such revision.", "Leave @revision out for the newest one.")
+    if isinstance(error, RepositoryNotFoundError):
+        return ModelError(
+            f"{spec} is not on the hub, or it is private.",
+            "Check the name; for a private model set HF_TOKEN.",
+        )
+    if isinstance(error, HfHubHTTPError):
+        status = getattr(error.response, "status_code", "an error")
+        return ModelError(
+            f"{spec} could not be downloaded: the hub answered {status}.",
+            "Try again later; what was fetched is kept.",
+        )
+    if isinstance(error, OSError) and error.errno in (28, 122):
+        return ModelError(
+            f"{spec} could not be stored: no space is left on the disk.",
+            f"Free some space in {HF_HUB_CACHE}, or set HF_HOME.",
+        )
+    if isinstance(error, PermissionError):
+        return ModelError(
+            f"{spec} could not be stored in {HF_HUB_CACHE}: permission denied.",
+            "Set HF_HOME to a folder you own.",
+        )
+    return ModelError(
+        f"{spec} could not be downloaded: the Hugging Face hub cannot be reached.",
+        "Check the connection and HF_HUB_OFFLINE; without a network, `-m pocket` works.",
+    )
+
+
+def _bar(progress: Progress) -> type[Any]:
+    """A silent stand-in for tqdm that reports the bytes to `progress`.
+
+    snapshot_download makes three bars: bytes over the network, bytes on disk, and files; that on disk counts.
+    """
+    from tqdm.auto import tqdm
+
+    class Bar(tqdm):  # type: ignore[type-arg]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            self._counts = kwargs.get("unit") == "B" and not str(kwargs.get("desc", "")).startswith(
+                "Downloading"
+            )
+            kwargs.pop("name", None)
+            kwargs["disable"] = True
+            super().__init__(*args, **kwargs)
+            self.n = kwargs.get("initial", 0)
+
+        def update(self, n: float | None = 1) -> None:
+            self.n += n or 0
+            if self._counts:
+                progress(int(self.n), int(self.total or 0))
+
+    return Bar

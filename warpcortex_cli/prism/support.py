@@ -1,0 +1,125 @@
+"""Whether the engine can serve a model: what its config says, and what one trial forward shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from warpcortex_cli.errors import ModelError
+from warpcortex_cli.memory.segment import KVLayout
+from warpcortex_cli.prism.rope import Rope
+
+_SERVED_LAYERS = {"full_attention", "sliding_attention"}
+_TRIAL_TOKENS = 4
+_TRIAL_DISTANCE = 977  # positions between the two copies of each trial token; prime, so that no frequency comes full circle
+_HINT = "Choose another model; Llama, Mistral, Qwen2, Qwen3, Phi-3, SmolLM and Gemma are known to work."
+
+
+def refuse(name: str, reason: str) -> ModelError:
+    """The error that says why a model is not served."""
+    return ModelError(f"warpcortex cannot serve {name}: {reason}.", _HINT)
+
+
+def check_config(config: Any, name: str) -> None:
+    """Refuses what a model's (text) config already rules out.
+
+    Raises:
+        ModelError: with the reason.
+    """
+    if getattr(config, "is_encoder_decoder", False):
+        raise refuse(name, "it is an encoder-decoder model")
+    if getattr(config, "use_bidirectional_attention", False) or getattr(config, "is_causal", True) is False:
+        raise refuse(name, "its attention is not causal")
+    strange = sorted(set(getattr(config, "layer_types", None) or ()) - _SERVED_LAYERS)
+    if strange:
+        raise refuse(name, f"it has layers of the kind {', '.join(strange)}, whose memory is not keys and values of all tokens")
+
+
+def max_context(config: Any) -> int:
+    """Positions that the model can be run at.
+
+    LongRoPE and dynamic NTK change their frequencies once a context grows past a length, which would turn keys that are
+    in the cache already; up to that length they are ordinary embeddings, so the context ends there.
+    """
+    longest: int = getattr(config, "max_position_embeddings", None) or 1 << 20
+    rope = getattr(config, "rope_parameters", None) or {}
+    for settings in [rope, *(v for v in rope.values() if isinstance(v, dict))]:
+        if settings.get("rope_type") == "longrope":
+            longest = min(longest, settings.get("original_max_position_embeddings", longest))
+    return longest
+
+
+class _Trial:
+    """A step in which every token sees itself only; it keeps the keys that each layer was given."""
+
+    def __init__(self) -> None:
+        self.keys: dict[int, Tensor] = {}
+        self.heads: set[tuple[int, int, int, int]] = set()
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, softcap: float | None, window: int | None
+    ) -> Tensor:
+        self.keys[layer] = key
+        self.heads.add((query.shape[0], key.shape[0], key.shape[-1], value.shape[-1]))
+        return value.repeat_interleave(query.shape[0] // key.shape[0], 0).transpose(0, 1)
+
+
+def try_out(model: PreTrainedModel, decoder: torch.nn.Module, config: Any, name: str) -> tuple[KVLayout, int, Rope]:
+    """Runs a few tokens, each at two positions, and looks at the keys that reach the attention function.
+
+    A token that sees only itself has the same hidden states at every position, so its keys must differ by the turn
+    alone. That proves in each layer that the keys arrive here and that they can be moved.
+
+    Returns:
+        The shape of the model's keys and values, its number of query heads, and its rotary embedding.
+
+    Raises:
+        ModelError: with what is not as it must be.
+    """
+    layers: int = config.num_hidden_layers
+    kinds: Sequence[str] = getattr(config, "layer_types", None) or ["full_attention"] * layers
+    try:
+        rope = Rope(decoder, kinds)
+    except LookupError as error:
+        raise refuse(name, str(error)) from error
+    distance = min(_TRIAL_DISTANCE, max_context(config) - 1)
+    device = model.get_input_embeddings().weight.device
+    tokens = torch.arange(1, 1 + _TRIAL_TOKENS, device=device).repeat(2)[None]
+    positions = torch.tensor([0] * _TRIAL_TOKENS + [distance] * _TRIAL_TOKENS, device=device)[None]
+    trial = _Trial()
+    try:
+        with torch.inference_mode():
+            decoder(input_ids=tokens, position_ids=positions, use_cache=False, warp=trial)
+    except (RuntimeError, TypeError, ValueError, KeyError, AttributeError, NotImplementedError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise refuse(name, f"a trial forward failed ({str(error).splitlines()[0]})") from error
+    if sorted(trial.keys) != list(range(layers)):
+        raise refuse(name, f"{len(trial.keys)} of its {layers} layers attend through transformers' attention interface")
+    if len(trial.heads) > 1:
+        raise refuse(name, "its layers differ in their number or size of attention heads")
+    heads, kv_heads, head_dim, value_dim = trial.heads.pop()
+    if head_dim != value_dim:
+        raise refuse(name, "its keys and values differ in size")
+    keys = [trial.keys[i] for i in range(layers)]
+    _check_turns(rope, keys, distance, name)
+    return KVLayout(layers, kv_heads, head_dim, keys[0].dtype, device), heads, rope
+
+
+def _check_turns(rope: Rope, keys: list[Tensor], distance: int, name: str) -> None:
+    """Compares keys at the far position with those at 0, turned; finds layers that carry no position at all."""
+    near = [k[:, :_TRIAL_TOKENS] for k in keys]
+    far = [k[:, _TRIAL_TOKENS:] for k in keys]
+    turned = rope.turn(near, torch.full((_TRIAL_TOKENS,), distance, device=keys[0].device))
+    for layer, (start, want, got) in enumerate(zip(near, far, turned, strict=True)):
+        # bf16 keeps 8 bits of each factor; a wrong turn is off by as much as the keys themselves.
+        tolerance = (1e-3 if want.dtype == torch.float32 else 5e-2) * float(want.abs().max())
+        if float((got - want).abs().max()) <= tolerance:
+            continue
+        if float((start - want).abs().max()) > tolerance:
+            raise refuse(name, f"the keys of layer {layer} do not turn with their position as rotary embeddings do")
+        rope.leave(layer)

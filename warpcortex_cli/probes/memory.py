@@ -1,0 +1,67 @@
+"""Memory of this process, and who measured it: NVML on an NVIDIA GPU, the resident set size elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass
+
+import psutil
+
+
+@dataclass(frozen=True)
+class Memory:
+    """One measurement. `source`: "NVML", "CUDA allocator" or "RSS"; `bytes` used by this process alone."""
+
+    source: str
+    bytes: int
+
+
+class MemoryProbe:
+    """Measures this process; cheap enough for a few times a second.
+
+    Args:
+        device: where the model is, as in `cpu`, `cuda:0`, `mps`. On a GPU that is not NVIDIA's the host is measured.
+    """
+
+    def __init__(self, device: str) -> None:
+        self._on_cuda = device.startswith("cuda")
+        self._process = psutil.Process()
+
+    def read(self) -> Memory:
+        """Now. In a container NVML may not know this process by its number; then PyTorch's allocator answers."""
+        if self._on_cuda:
+            used = nvml_bytes(os.getpid())
+            return Memory("NVML", used) if used is not None else Memory("CUDA allocator", _allocated())
+        return Memory("RSS", int(self._process.memory_info().rss))
+
+
+def nvml_bytes(pid: int) -> int | None:
+    """GPU memory of a process over all NVIDIA devices in bytes, or None when NVML cannot tell."""
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return None
+    try:
+        found = None
+        for number in range(pynvml.nvmlDeviceGetCount()):
+            handle = pynvml.nvmlDeviceGetHandleByIndex(number)
+            for process in pynvml.nvmlDeviceGetComputeRunningProcesses(handle):
+                if process.pid == pid and process.usedGpuMemory is not None:
+                    found = (found or 0) + int(process.usedGpuMemory)
+        return found
+    except pynvml.NVMLError:
+        return None
+    finally:
+        with contextlib.suppress(pynvml.NVMLError):
+            pynvml.nvmlShutdown()
+
+
+def _allocated() -> int:
+    import torch
+
+    return sum(int(torch.cuda.memory_reserved(i)) for i in range(torch.cuda.device_count()))

@@ -1,0 +1,314 @@
+"""Profiles: the YAML file that says which model runs, when the River delegates, how thoughts come back."""
+
+from __future__ import annotations
+
+import difflib
+import string
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+
+from warpcortex_cli.errors import ProfileError, UsageError
+from warpcortex_cli.pattern import Pattern, PatternError, parse
+from warpcortex_cli.profile_problems import Mistake, problem_of
+from warpcortex_cli.profile_yaml import Source, read_yaml
+
+Count = Annotated[int, Field(ge=0, le=1_000_000)]
+Positive = Annotated[int, Field(ge=1, le=1_000_000)]
+Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+Threshold = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]  # a raw cosine may be negative
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=False)
+
+
+def _pattern(source: str) -> Pattern:
+    try:
+        return parse(source)
+    except PatternError as error:
+        raise Mistake(error.message, "a google-re2 pattern", offset=error.offset) from None
+
+
+def _format_fields(text: str, allowed: frozenset[str]) -> None:
+    """Checks the `{fields}` of a text; only plain names, so that no attribute of a value can be reached."""
+    names = ", ".join(f"{{{name}}}" for name in sorted(allowed)) or "no fields"
+    try:
+        fields = [
+            (field, spec, conversion)
+            for _, field, spec, conversion in string.Formatter().parse(text)
+            if field is not None
+        ]
+    except ValueError as error:
+        raise Mistake(f"{error}", f"text with {names}; a brace itself is written {{{{ or }}}}") from None
+    for field, spec, conversion in fields:
+        if field not in allowed or spec or conversion:
+            raise Mistake(
+                f"unknown field {{{field}}}", f"only {names}; a brace itself is written {{{{ or }}}}"
+            )
+
+
+class RiverSettings(_Settings):
+    """The main agent."""
+
+    prompt: str = Field("", description="System prompt. For instruction models it teaches the triggers.")
+    max_tokens: Positive = Field(512, description="Longest reply, in tokens.")
+    pause: str | None = Field(
+        None,
+        description="re2 pattern. Where the text since the last pause ends in a match, the River waits for "
+        "the Streams that it asked.",
+    )
+    resume: str = Field(
+        "\n", description="Stands in the place of the end of the reply when a thought arrives only then."
+    )
+    wait_seconds: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)] = Field(
+        30.0, description="Longest wait at a pause, in seconds."
+    )
+
+    @field_validator("pause")
+    @classmethod
+    def _check_pause(cls, value: str | None) -> str | None:
+        if value is not None and _pattern(value).may_be_empty:
+            raise Mistake(
+                "the pattern also matches empty text", "a pattern that matches at least one character"
+            )
+        return value
+
+
+class Role(_Settings):
+    """A kind of Stream: when it is asked for, what it reads, what of its text is the thought."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,31}$")]
+    description: str = ""
+    trigger: str = Field(
+        description="re2 pattern matched on River text, with a group `task`; at most 400 characters match."
+    )
+    prompt: str = Field(
+        "{task}", description="The user turn that the Stream reads; fields are the trigger's named groups."
+    )
+    thought: str | None = Field(
+        None,
+        description="re2 pattern (^ and $ match at lines). Its last match, or the group `thought` of that, is "
+        "the thought; null: the whole text.",
+    )
+    injected_as: str = Field("[Ref: {thought}]", description="What the River reads; the field is {thought}.")
+    max_tokens: Positive = Field(96, description="Longest thinking, in tokens.")
+    deadline_seconds: Seconds = 30.0
+    priority: int = Field(0, ge=-1000, le=1000, description="Higher is admitted first.")
+    gate_threshold: Threshold | None = Field(None, description="In the place of gate.threshold.")
+    synapse: bool = Field(True, description="false: reads no landmarks of the River, as for pure arithmetic.")
+
+    @field_validator("trigger")
+    @classmethod
+    def _check_trigger(cls, value: str) -> str:
+        pattern = _pattern(value)
+        if "task" not in pattern.groups:
+            raise Mistake(
+                "the trigger has no group named task", r"a pattern such as \[MATH: (?P<task>[^\]\n]{1,200})\]"
+            )
+        if pattern.may_be_empty:
+            raise Mistake(
+                "the trigger also matches empty text",
+                "a pattern that begins with a fixed sign such as \\[MATH: ",
+            )
+        if pattern.open_ended:
+            raise Mistake(
+                "the trigger ends in a repetition, so that it would fire before the request is written out",
+                r"a pattern that ends in a fixed sign such as \] or \n",
+            )
+        return value
+
+    @field_validator("prompt")
+    @classmethod
+    def _check_prompt(cls, value: str, info: ValidationInfo) -> str:
+        trigger = info.data.get("trigger")
+        if trigger is not None:  # else the trigger's own mistake is reported
+            _format_fields(value, parse(trigger).groups)
+        return value
+
+    @field_validator("thought")
+    @classmethod
+    def _check_thought(cls, value: str | None) -> str | None:
+        if value is not None:
+            _pattern(value)
+        return value
+
+    @field_validator("injected_as")
+    @classmethod
+    def _check_injected_as(cls, value: str) -> str:
+        _format_fields(value, frozenset({"thought"}))
+        if "{thought}" not in value:
+            raise Mistake("the thought is nowhere in it", "text with the field {thought}")
+        return value
+
+
+class SynapseSettings(_Settings):
+    """The snapshot of landmarks that Streams read."""
+
+    landmarks: Count = Field(64, description="k: tokens kept out of the River's context.")
+    alpha: Share = Field(0.5, description="Weight of attention density against geometric coverage.")
+    sinks: Count = Field(4, description="First tokens that are always kept.")
+    recent: Count = Field(16, description="Newest tokens that are always kept.")
+    focus: Count = Field(64, description="Tokens that each Stream may read besides, chosen by its own task.")
+    refresh_tokens: Positive = Field(
+        64, description="A snapshot older than this many River tokens is taken anew."
+    )
+
+
+def _off(value: Any) -> Any:
+    """YAML reads a bare `off` as false."""
+    return "off" if value is False else value
+
+
+class GateSettings(_Settings):
+    """What decides whether a thought is injected."""
+
+    mode: Annotated[Literal["calibrated", "raw", "off"], BeforeValidator(_off)] = "calibrated"
+    threshold: Threshold = 0.5
+
+
+class InjectionSettings(_Settings):
+    """How thoughts join the River's attention."""
+
+    enabled: bool = True
+    budget_tokens: Positive = Field(
+        512, description="Tokens of injected thoughts at once; the oldest leaves when there are more."
+    )
+    position: Literal["end"] = Field("end", description="Virtual positions end at the River's current one.")
+
+
+class Sampling(_Settings):
+    """How tokens are chosen."""
+
+    temperature: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] = Field(
+        0.0, description="0 is greedy."
+    )
+    top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1.0
+
+
+class Limits(_Settings):
+    """What Streams may use."""
+
+    streams: Positive = Field(16, description="Alive at once.")
+    queue: Positive = Field(1024, description="Alive and waiting; more requests are cancelled.")
+    stream_tail_tokens: Annotated[int, Field(ge=16, le=1_000_000)] = Field(
+        256, description="Private KV of a Stream: focus, prompt and thinking, in tokens."
+    )
+    river_share: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = Field(
+        0.85, description="Least speed of the River among Streams, as a share of its speed alone."
+    )
+
+
+class Profile(_Settings):
+    """A whole profile."""
+
+    name: Annotated[str, Field(min_length=1, max_length=64)]
+    description: str = ""
+    model: Annotated[str, Field(min_length=1)] = Field(
+        "auto", description='"auto", "pocket", a folder, or org/name[@revision].'
+    )
+    river: RiverSettings = RiverSettings()
+    roles: tuple[Role, ...] = Field((), strict=False)
+    synapse: SynapseSettings = SynapseSettings()
+    gate: GateSettings = GateSettings()
+    injection: InjectionSettings = InjectionSettings()
+    sampling: Sampling = Sampling()
+    stream_sampling: Sampling = Sampling()
+    limits: Limits = Limits()
+
+    @field_validator("roles")
+    @classmethod
+    def _check_roles(cls, roles: tuple[Role, ...]) -> tuple[Role, ...]:
+        names: set[str] = set()
+        for i, role in enumerate(roles):
+            if role.name in names:
+                raise Mistake(
+                    f"there is another role named {role.name}",
+                    "a name of its own for each role",
+                    inside=(i, "name"),
+                )
+            names.add(role.name)
+        return roles
+
+
+@cache
+def profiles_folder() -> Path:
+    """Where the shipped profiles are: inside an installed package, or beside it in the repository."""
+    package = Path(__file__).resolve().parent
+    inside = package / "profiles"
+    return inside if inside.is_dir() else package.parent / "profiles"
+
+
+def shipped_profiles() -> list[str]:
+    """Names of the profiles that come with the program."""
+    return sorted(path.stem for path in profiles_folder().glob("*.yaml"))
+
+
+def profile_path(name_or_path: str) -> Path:
+    """The file of a shipped profile, or the path itself.
+
+    Raises:
+        UsageError: there is no such profile.
+    """
+    if name_or_path in shipped_profiles():
+        return profiles_folder() / f"{name_or_path}.yaml"
+    path = Path(name_or_path).expanduser()
+    if path.is_file():
+        return path
+    names = ", ".join(shipped_profiles())
+    if path.exists():
+        raise UsageError(f"{name_or_path} is not a file.", "Give the path of a YAML file.")
+    near = difflib.get_close_matches(name_or_path, shipped_profiles(), 1)
+    guess = f"Did you mean {near[0]}? " if near else ""
+    raise UsageError(
+        f"there is no profile {name_or_path!r}.",
+        f"{guess}Shipped are {names}; or give the path of a YAML file.",
+    )
+
+
+def load_profile(name_or_path: str) -> Profile:
+    """Loads a shipped profile by name, or a YAML file by path.
+
+    Raises:
+        UsageError: there is no such profile.
+        ProfileError: it has mistakes; each is reported as `file:line: what is wrong; expected ...`.
+    """
+    return parse_profile(read_yaml(profile_path(name_or_path)))
+
+
+def parse_profile(source: Source) -> Profile:
+    """Checks what a file says. Raises ProfileError."""
+    problems = list(source.problems)
+    try:
+        profile = Profile.model_validate(source.data)
+    except ValidationError as error:
+        problems += [problem_of(e, source, _known_keys()) for e in error.errors()]
+    else:
+        if not problems:
+            return profile
+    raise ProfileError([problem.report(source.file) for problem in sorted(problems)])
+
+
+def _known_keys() -> dict[str, tuple[str, ...]]:
+    sections: dict[str, type[BaseModel]] = {
+        "": Profile, "river": RiverSettings, "roles": Role, "synapse": SynapseSettings, "gate": GateSettings,
+        "injection": InjectionSettings, "sampling": Sampling, "stream_sampling": Sampling, "limits": Limits,
+    }  # fmt: skip
+    return {name: tuple(section.model_fields) for name, section in sections.items()}
+
+
+def profile_schema() -> dict[str, Any]:
+    """The JSON schema of a profile, for editors."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Profile.model_json_schema()}

@@ -1,0 +1,112 @@
+"""The focus set: sentences of the River that a Stream's own task asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from warpcortex_cli.memory.tail import Tail
+from warpcortex_cli.prism.prism import Prism
+from warpcortex_cli.synapse.mass import attention
+
+
+@torch.inference_mode()
+def focus_indices(
+    prism: Prism,
+    tail: Tail,
+    queries: Sequence[Tensor] | Tensor,
+    sentences: Tensor,
+    budget: int,
+    exclude_from: int | None = None,
+) -> Tensor:
+    """Tokens of the sentences that the task's queries attend to, the same for all layers and heads.
+
+    Whole sentences, the best first, until no further one fits. A sentence longer than the whole budget is cut
+    into equal pieces that count as sentences, so that a text without full stops still has parts. Time is
+    linear in L; scores are held a bounded block at a time.
+
+    Args:
+        prism: the model.
+        tail: the River's.
+        queries: the task's rotated queries, per layer [heads, W, head_dim]; they see the whole context.
+        sentences: number of each token's sentence, [L], for the first L tokens of the tail.
+        budget: tokens to choose at most.
+        exclude_from: sentences that reach to this token or behind it are left out.
+
+    Returns:
+        [<= budget] int64 on the CPU; sentences in falling order of worth, ascending inside each.
+
+    Raises:
+        ValueError: the tail is shorter than `sentences`.
+    """
+    view = tail.view(len(sentences))
+    if budget <= 0 or not len(sentences):
+        return torch.zeros(0, dtype=torch.long)
+    ends = _pieces(sentences.cpu(), budget)
+    lengths = torch.diff(ends, prepend=ends.new_zeros(1))
+    worth = torch.zeros(len(ends), device=prism.device)
+    for layer in range(prism.layers):
+        keys, _ = view.layer(layer)
+        worth += sentence_worth(queries[layer], keys, ends.to(prism.device), prism.head_dim**-0.5)
+    worth = worth.cpu().nan_to_num_(nan=0.0)
+    if exclude_from is not None:
+        worth[ends > exclude_from] = -1
+    chosen: list[Tensor] = []
+    for place in worth.argsort(descending=True, stable=True).tolist():
+        length, end = int(lengths[place]), int(ends[place])
+        if worth[place] < 0 or budget <= 0:
+            break
+        if length <= budget:
+            chosen.append(torch.arange(end - length, end))
+            budget -= length
+    return torch.cat(chosen) if chosen else torch.zeros(0, dtype=torch.long)
+
+
+def sentence_worth(queries: Tensor, keys: Tensor, ends: Tensor, scale: float) -> Tensor:
+    """What one layer's heads say about each sentence, 0..1.
+
+    A head's say is the largest attention mass that one of the task's tokens puts on a sentence beyond what
+    its tokens put there on average and beyond the uniform share: a head that always looks at the first or
+    the newest tokens says nothing, one whose token `ropes` finds the ropes says it alone. The layer says
+    what its loudest head does.
+
+    Args:
+        queries: rotated, [heads, W, head_dim].
+        keys: rotated, [kv_heads, L, head_dim].
+        ends: where each sentence ends (exclusive), ascending to L, [S].
+        scale: factor on attention scores.
+
+    Returns:
+        [S], fp32.
+    """
+    kv_heads, tokens = keys.shape[:2]
+    width = queries.shape[1]
+    uniform = torch.diff(ends, prepend=ends.new_zeros(1)) / tokens
+    worth = torch.zeros(len(ends), device=keys.device)
+    blocks: list[Tensor] = []
+    group = queries.shape[0] // kv_heads * width
+    rows = 0
+    for _, _, probabilities in attention(queries, keys, scale):
+        upto = probabilities.cumsum(1)[:, ends - 1]
+        blocks.append(torch.diff(upto, dim=1, prepend=upto.new_zeros(len(upto), 1)))
+        rows += len(upto)
+        if rows == group:  # all queries of a KV head
+            mass = torch.cat(blocks).view(-1, width, len(ends))
+            usual = torch.maximum(mass.mean(1, keepdim=True), uniform) if width > 1 else uniform
+            worth = torch.maximum(worth, (mass - usual).amax((0, 1)))
+            blocks, rows = [], 0
+    return worth
+
+
+def _pieces(sentences: Tensor, budget: int) -> Tensor:
+    """Ends (exclusive) of sentences, [S]; one longer than `budget` is cut into pieces of at most half of it."""
+    lengths = torch.unique_consecutive(sentences, return_counts=True)[1].tolist()
+    ends: list[int] = []
+    start = 0
+    for length in lengths:
+        parts = -(-length // max(1, budget // 2)) if length > budget else 1
+        ends += [start + length * (i + 1) // parts for i in range(parts)]
+        start += length
+    return torch.tensor(ends)

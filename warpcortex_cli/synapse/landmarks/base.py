@@ -1,0 +1,104 @@
+"""The one interface of landmark samplers. A sampler is one file with one method, `score`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class LayerView:
+    """One layer of the River as a sampler sees it.
+
+    Attributes:
+        keys: [kv_heads, L, head_dim], fp32, without rotation and with each head's mean taken off: geometry
+            that does not depend on where a token stands. (Key biases are large and common to all; distances
+            would lose digits to them.)
+        rotated: [kv_heads, L, head_dim], as they lie in the cache.
+        values: [kv_heads, L, head_dim].
+        queries: rotated queries of the newest W tokens, [heads, W, head_dim], or None.
+        always: [a] tokens that are kept in any case, ascending; a sampler need not score them.
+        k: landmarks to be chosen, `always` among them.
+        scale: what the model multiplies attention scores by.
+    """
+
+    keys: Tensor
+    rotated: Tensor
+    values: Tensor
+    queries: Tensor | None
+    always: Tensor
+    k: int
+    scale: float
+
+    @property
+    def tokens(self) -> int:
+        """L"""
+        return self.keys.shape[1]
+
+
+@dataclass(frozen=True)
+class Landmarks(ABC):
+    """Chooses k tokens per layer and KV head.
+
+    The base class keeps the first tokens (`sinks`, on which attention rests, arXiv 2309.17453) and the newest
+    ones (`recent`), and takes the best of the rest by the sampler's score. With a small k each of the two
+    gets at most a quarter of it, so that half is left to the sampler.
+    """
+
+    name: ClassVar[str]
+    sinks: int = 4
+    recent: int = 16
+
+    @abstractmethod
+    def score(self, view: LayerView) -> Tensor:
+        """How much each token is worth keeping, [kv_heads, L]; higher is better, only the order counts."""
+
+    def always(self, tokens: int, k: int) -> Tensor:
+        """The tokens of `tokens` that are kept whatever their score, ascending, [<= k]."""
+        if k >= tokens:
+            return torch.arange(tokens)
+        sinks = min(self.sinks, -(-k // 4))
+        recent = min(self.recent, k // 4)
+        return torch.cat([torch.arange(sinks), torch.arange(tokens - recent, tokens)])
+
+    def select(self, view: LayerView) -> Tensor:
+        """The chosen tokens, [kv_heads, min(k, L)], ascending."""
+        kv_heads, tokens = view.keys.shape[:2]
+        if view.k >= tokens:
+            return torch.arange(tokens, device=view.keys.device).expand(kv_heads, -1).clone()
+        score = torch.nan_to_num(self.score(view).float(), nan=-torch.inf, posinf=None, neginf=-torch.inf)
+        score[:, view.always] = torch.inf
+        return score.topk(view.k, dim=1).indices.sort(dim=1).values
+
+
+def witnesses(keys: Tensor, indices: Tensor) -> Tensor:
+    """How many context tokens are nearest to each landmark (Euclidean, in key space); rows sum to L.
+
+    Args:
+        keys: [kv_heads, L, head_dim], as in `LayerView.keys`.
+        indices: [kv_heads, k] landmarks.
+
+    Returns:
+        [kv_heads, k], int64.
+    """
+    kv_heads, tokens, dim = keys.shape
+    k = indices.shape[1]
+    counts = torch.zeros(kv_heads, k, dtype=torch.long, device=keys.device)
+    if not k:
+        return counts
+    marks = keys.gather(1, indices[:, :, None].expand(-1, -1, dim))
+    half_norms = marks.square().sum(2)[:, None] / -2
+    step = max(1, CHUNK // max(1, kv_heads * k))
+    for start in range(0, tokens, step):
+        closeness = torch.baddbmm(half_norms, keys[:, start : start + step], marks.transpose(1, 2))
+        nearest = closeness.argmax(2)
+        counts.scatter_add_(1, nearest, torch.ones_like(nearest))
+    return counts
+
+
+CHUNK = 1 << 22
+"""Scores held at once, 16 MiB in fp32: what bounds the memory of every pass over a long context."""

@@ -1,0 +1,43 @@
+"""Attention probabilities of a few queries over a long context, a bounded block at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from warpcortex_cli.synapse.landmarks.base import CHUNK
+
+
+def attention(
+    queries: Tensor, keys: Tensor, scale: float, *, newest: bool = False
+) -> Iterator[tuple[int, int, Tensor]]:
+    """Softmax over the whole context, block by block; each row of a block is one query of one head.
+
+    Rows of a KV head come in order: its first query head's queries, then the next one's.
+
+    Args:
+        queries: [heads, W, head_dim], rotated.
+        keys: [kv_heads, L, head_dim], rotated.
+        scale: factor on the scores.
+        newest: the queries belong to the last W tokens of the context and see none behind themselves.
+            Otherwise they see all of it.
+
+    Yields:
+        (KV head, number of the block's first row in it, probabilities [rows, L] in fp32).
+    """
+    kv_heads, tokens, dim = keys.shape
+    width = queries.shape[1]
+    rows = queries.reshape(kv_heads, -1, dim).float() * scale
+    step = max(1, CHUNK // max(1, tokens))
+    for head in range(kv_heads):
+        transposed = keys[head].float().T
+        for start in range(0, rows.shape[1], step):
+            scores = rows[head, start : start + step] @ transposed
+            if newest:
+                last = torch.arange(start, start + len(scores), device=keys.device) % width + tokens - width
+                # Only the last W columns can be hidden from anyone.
+                tail = torch.arange(max(0, tokens - width), tokens, device=keys.device)
+                scores[:, -len(tail) :].masked_fill_(tail > last[:, None], -torch.inf)
+            yield head, start, torch.softmax(scores, 1)

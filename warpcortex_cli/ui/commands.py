@@ -1,0 +1,229 @@
+"""The slash commands of `chat`. Each is one function and one row in `COMMANDS`."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from warpcortex_cli.errors import UsageError
+from warpcortex_cli.ui.markdown import as_markdown
+from warpcortex_cli.ui.notes import load_with_progress, notes_line, read_notes
+from warpcortex_cli.ui.panels import counts, river_words, size, streams_table, thoughts_list
+from warpcortex_cli.ui.safe import one_line
+from warpcortex_cli.ui.terminal import interrupts, quiet_input
+
+if TYPE_CHECKING:
+    from warpcortex_cli.engine.session import Session
+
+_COMMAND = re.compile(r"/([A-Za-z]+)(?:\s+(.*))?\Z", re.DOTALL)
+_AGENTS_SHOWN = 40
+
+
+@dataclass
+class Desk:
+    """What commands work on. `console` gets what they print; `leaving` ends the chat."""
+
+    session: Session
+    console: Console
+    injecting: bool
+    leaving: bool = False
+    saved: set[Path] = field(default_factory=set)
+
+    def say(self, text: str, style: str = "") -> None:
+        self.console.print(Text(text, style=style))
+
+
+@dataclass(frozen=True)
+class Command:
+    """`argument` is how help shows it: "" (none), "on|off", "FILE", "X", "[NAME]"."""
+
+    name: str
+    argument: str
+    help: str
+    run: Callable[[Desk, str], None]
+
+
+def is_command(line: str) -> bool:
+    """Whether a line is a slash command: a slash and letters, then nothing or a space. `/usr/bin` is not."""
+    return _COMMAND.match(line.strip()) is not None
+
+
+def is_known(line: str) -> bool:
+    """Whether a line is a slash command that exists."""
+    match = _COMMAND.match(line.strip())
+    return match is not None and any(c.name == match[1].lower() for c in COMMANDS)
+
+
+def run_command(desk: Desk, line: str) -> None:
+    """Runs a slash command.
+
+    Raises:
+        WarpError: it does not exist, was used wrongly, or failed.
+    """
+    match = _COMMAND.match(line.strip())
+    assert match is not None, "the caller asks is_command first"
+    name, argument = match[1].lower(), (match[2] or "").strip()
+    for command in COMMANDS:
+        if command.name == name:
+            if argument and not command.argument:
+                raise UsageError(f"/{name} takes no argument.")
+            command.run(desk, argument)
+            return
+    near = difflib.get_close_matches(name, [c.name for c in COMMANDS], 1, 0.4)
+    raise UsageError(
+        f"there is no command /{one_line(match[1], 40)}{f'; did you mean /{near[0]}?' if near else '.'}", "/help lists them."
+    )
+
+
+def _help(desk: Desk, argument: str) -> None:
+    table = Table.grid(padding=(0, 2))
+    for command in COMMANDS:
+        table.add_row(Text(f"  /{command.name} {command.argument}"), Text(command.help, style="dim"))
+    desk.console.print(table)
+    desk.say("  Ctrl-C stops a reply, Ctrl-D leaves, Alt-Enter starts a new line, arrow up recalls.", "dim")
+
+
+def _agents(desk: Desk, argument: str) -> None:
+    view = desk.session.snapshot()
+    desk.say(f"{river_words(view, 0, 0)} in the last reply, {view.river_positions:,} in context, KV {size(view.river_kv_bytes)}")
+    if view.synapse:
+        synapse = view.synapse
+        desk.say(
+            f"Synapse v{synapse.version}: {synapse.landmarks:,} of {synapse.context:,} tokens, {size(synapse.bytes)}, shared by all"
+        )
+    gate = view.gate
+    desk.say(f"Gate: {gate.passed} passed, {gate.rejected} rejected, {gate.mode}, threshold {gate.threshold:.2f}")
+    if not view.streams:
+        desk.say("No Streams yet.", "dim")
+        return
+    shown = view.streams[-_AGENTS_SHOWN:]
+    earlier = view.streams[: -len(shown)]
+    desk.console.print(streams_table(shown, f"+{len(earlier)} earlier: {counts(earlier)}" if earlier else "", counts(view.streams)))
+
+
+def _thoughts(desk: Desk, argument: str) -> None:
+    thoughts = desk.session.thoughts()
+    if thoughts:
+        desk.console.print(thoughts_list(thoughts))
+    else:
+        desk.say("No Stream has finished a thought yet.", "dim")
+
+
+def _inject(desk: Desk, argument: str) -> None:
+    choice = argument.lower()
+    if choice not in ("", "on", "off"):
+        raise UsageError("/inject takes on or off.")
+    if choice:
+        desk.injecting = choice == "on"
+        desk.session.set_injection(desk.injecting)
+    desk.say("Thoughts that pass the Gate are injected." if desk.injecting else "Injection is off: thoughts are judged, not injected.")
+
+
+def _undo(desk: Desk, argument: str) -> None:
+    result = desk.session.undo()
+    if result is None:
+        desk.say("There is nothing to take back.", "dim")
+    elif result.kind == "thought":
+        desk.say(f"Withdrew the thought: {one_line(result.text)}")
+    else:
+        desk.say(f"Took back the turn: {one_line(result.text)}")
+
+
+def _gate(desk: Desk, argument: str) -> None:
+    if argument:
+        try:
+            threshold = float(argument)
+        except ValueError:
+            threshold = math.nan
+        if not -1 <= threshold <= 1:
+            raise UsageError(f"the Gate's threshold is a number from -1 to 1, not {one_line(argument, 40)}.")
+        desk.session.set_gate(threshold)
+    gate = desk.session.snapshot().gate
+    desk.say(f"Gate: {gate.mode}, threshold {gate.threshold:.2f}; {gate.passed} passed, {gate.rejected} rejected.")
+
+
+def _load(desk: Desk, argument: str) -> None:
+    path = _path(argument, "/load")
+    text = read_notes(path)
+    stopped = False
+
+    def stop() -> None:
+        nonlocal stopped
+        stopped = True
+
+    with quiet_input(), interrupts(stop):
+        tokens = load_with_progress(desk.session, text, path.name, desk.console, lambda: stopped)
+    if tokens is None:
+        desk.say("Stopped; the notes were not loaded.", "dim")
+    elif tokens == 0:
+        desk.say(f"{one_line(path.name)} holds no text.", "dim")
+    else:
+        desk.console.print(notes_line(tokens, text, path.name))
+
+
+def _profile(desk: Desk, argument: str) -> None:
+    from warpcortex_cli.profile import load_profile, shipped_profiles
+
+    if not argument:
+        desk.say(f"Profile {one_line(desk.session.profile.name)}; shipped are {', '.join(shipped_profiles())}.")
+        return
+    profile = load_profile(argument)
+    desk.session.set_profile(profile)
+    desk.injecting = profile.injection.enabled
+    desk.say(f"Profile {one_line(profile.name)} with {len(profile.roles)} roles, on the same model. /clear makes the River read its prompt.")
+
+
+def _clear(desk: Desk, argument: str) -> None:
+    desk.session.clear()
+    desk.say("A new conversation; profile and settings stay.", "dim")
+
+
+def _save(desk: Desk, argument: str) -> None:
+    path = _path(argument, "/save")
+    if path.exists() and path.resolve() not in desk.saved:
+        raise UsageError(f"{one_line(str(path))} exists already.", "Give another name.")
+    try:
+        path.write_text(as_markdown(desk.session), encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot write {one_line(str(path))}: {getattr(error, 'strerror', None) or error}.") from error
+    desk.saved.add(path.resolve())
+    desk.say(f"Saved to {one_line(str(path))}.", "dim")
+
+
+def _exit(desk: Desk, argument: str) -> None:
+    desk.leaving = True
+
+
+def _path(argument: str, command: str) -> Path:
+    if len(argument) > 1 and argument[0] == argument[-1] and argument[0] in "\"'":
+        argument = argument[1:-1]
+    if not argument:
+        raise UsageError(f"{command} needs a file name.")
+    try:
+        return Path(argument).expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"no such home folder in {one_line(argument)}.") from error
+
+
+COMMANDS = (
+    Command("help", "", "this list", _help),
+    Command("agents", "", "the River and all Streams: state, tokens, landmarks, memory", _agents),
+    Command("thoughts", "", "thoughts, injected or rejected, with score and reason", _thoughts),
+    Command("inject", "on|off", "whether thoughts join the River's attention", _inject),
+    Command("undo", "", "withdraw the last thought; again: the last turn", _undo),
+    Command("gate", "X", "set the Gate's threshold", _gate),
+    Command("load", "FILE", "read notes from a text file", _load),
+    Command("profile", "[NAME]", "show or change the profile (a name or a YAML file)", _profile),
+    Command("clear", "", "begin a new conversation", _clear),
+    Command("save", "FILE", "write the conversation as Markdown", _save),
+    Command("exit", "", "leave", _exit),
+)

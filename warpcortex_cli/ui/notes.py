@@ -1,0 +1,96 @@
+"""Notes: from a file or a pipe to clean text, and into a session, with a progress bar."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from warpcortex_cli.errors import UsageError
+from warpcortex_cli.ui.safe import clean, one_line
+
+if TYPE_CHECKING:
+    from warpcortex_cli.engine.session import Session
+
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+def read_notes(path: Path) -> str:
+    """The harmless text of a notes file.
+
+    Raises:
+        UsageError: the file is missing, unreadable, a folder, or not text.
+    """
+    name = one_line(str(path))
+    try:
+        data = path.expanduser().read_bytes()
+    except FileNotFoundError as error:
+        raise UsageError(f"there is no notes file {name}.", "Check the path; it is taken from the current folder.") from error
+    except IsADirectoryError as error:
+        raise UsageError(f"{name} is a folder, not a notes file.", "Give one text file.") from error
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UsageError(f"cannot read the notes file {name}: {reason}.") from error
+    return decode_notes(data, name)
+
+
+def decode_notes(data: bytes, name: str) -> str:
+    """The harmless text in bytes: UTF-8, or UTF-16 with its byte order mark.
+
+    Raises:
+        UsageError: the bytes are not text.
+    """
+    encoding = "utf-16" if data.startswith(_UTF16) else "utf-8-sig"
+    if encoding == "utf-8-sig" and b"\0" in data:
+        raise UsageError(f"{name} is a binary file, not notes.", "Give a text file in UTF-8.")
+    try:
+        return clean(data.decode(encoding))
+    except UnicodeDecodeError as error:
+        place = f"byte {error.start} is not valid {error.encoding.upper()}"
+        raise UsageError(f"{name} is not text that can be read: {place}.", "Convert it to UTF-8.") from error
+
+
+class _Stopped(Exception):
+    """Raised inside `load_notes` to leave it between two steps."""
+
+
+def load_with_progress(
+    session: Session, text: str, name: str, console: Console, stopped: Callable[[], bool] = lambda: False
+) -> int | None:
+    """Prefills notes under a transient progress bar, which only a terminal shows.
+
+    Args:
+        stopped: asked after every step; once it says yes, the notes are taken back.
+
+    Returns:
+        The number of tokens, or None when it was stopped.
+    """
+    turns = len(session.transcript())
+    bar = Progress(
+        TextColumn("reading"), BarColumn(), MofNCompleteColumn(), TextColumn("tokens"), TimeRemainingColumn(),
+        console=console, transient=True, redirect_stdout=False, redirect_stderr=False, disable=not console.is_terminal,
+    )  # fmt: skip
+    with bar:
+        task = bar.add_task(name, total=None)
+
+        def show(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+            if stopped():
+                raise _Stopped
+
+        try:
+            return session.load_notes(text, name, show)
+        except _Stopped:
+            while len(session.transcript()) > turns and session.undo():
+                pass
+            return None
+
+
+def notes_line(tokens: int, text: str, name: str) -> Text:
+    """What was loaded, in one line."""
+    return Text(f"{one_line(name)}: {len(text):,} characters, {tokens:,} tokens", style="dim")

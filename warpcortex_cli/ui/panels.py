@@ -1,0 +1,219 @@
+"""Live panels and tables: what the engine is doing, out of a `SessionView`.
+
+Everything that a model wrote goes through `one_line` and into `rich.text.Text`, which knows no markup.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from warpcortex_cli.ui.safe import one_line
+
+if TYPE_CHECKING:
+    from warpcortex_cli.engine.view import SessionView, StreamView
+
+LIVE = ("gating", "thinking", "queued")
+STYLES = {
+    "queued": "dim",
+    "thinking": "cyan",
+    "gating": "yellow",
+    "injected": "green",
+    "rejected": "red",
+    "expired": "magenta",
+    "cancelled": "dim",
+    "failed": "bold red",
+}
+FULL_WIDTH, FULL_HEIGHT = 72, 18  # below this the panels shrink to a line
+_AROUND_ROWS = 16  # lines of a full display that are not Stream rows: text, frames, header, lower panels, spare
+_JUDGED_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Memory of the whole program. `source` says who measured: "NVML", "RSS"; `grown` since the reply began."""
+
+    source: str
+    bytes: int
+    grown: int
+
+
+def size(count: float) -> str:
+    """Bytes for people: `512 B`, `12.0 KB`, `3.4 MB`, `1.2 GB` (powers of 1024)."""
+    value = float(count)
+    for unit in ("B", "KB", "MB"):
+        if abs(value) < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} GB"
+
+
+def interesting(streams: Sequence[StreamView], limit: int) -> tuple[list[StreamView], str]:
+    """The rows worth a line, and a sentence for the others (`""` if there are none).
+
+    What is at the Gate, a few that were judged last (their scores should be seen), what thinks, the rest, the queue.
+    """
+    ended = [s.id for s in streams if s.state not in LIVE][-_JUDGED_SHOWN:]
+    rank = {"gating": 0, "thinking": 2, "queued": 4}
+
+    def place(stream: StreamView) -> tuple[int, int]:
+        if stream.state in rank:
+            return rank[stream.state], stream.id
+        return 1 if stream.id in ended else 3, -stream.id
+
+    order = sorted(streams, key=place)
+    shown, rest = order[:limit], order[limit:]
+    if not rest:
+        return shown, ""
+    return shown, f"+{len(rest)} more: {counts(rest)}"
+
+
+def counts(streams: Sequence[StreamView]) -> str:
+    """`80 thinking, 12 queued`, in the order of a Stream's life."""
+    found = Counter(s.state for s in streams)
+    return ", ".join(f"{found[state]} {state}" for state in sorted(found, key=list(STYLES).index))
+
+
+def streams_table(streams: Sequence[StreamView], more: str = "", title: str = "") -> RenderableType:
+    """One row a Stream: id, role, task, state, tokens, Gate score, landmarks (and focus), seconds, KV."""
+    table = Table(box=None, expand=True, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
+    table.add_column("#", justify="right", no_wrap=True)
+    table.add_column("role", no_wrap=True, max_width=10)
+    table.add_column("task", no_wrap=True, ratio=1, overflow="ellipsis")
+    for name in ("state", "tok", "gate", "marks", "KV"):
+        table.add_column(name, no_wrap=True, justify="left" if name == "state" else "right")
+    for stream in streams:
+        marks = f"{stream.landmarks}+{stream.focus}" if stream.focus else str(stream.landmarks)
+        score = "" if stream.gate_score is None else f"{stream.gate_score:.2f}"
+        table.add_row(
+            str(stream.id),
+            Text(one_line(stream.role, 10)),
+            Text(one_line(stream.task)),
+            Text(stream.state, style=STYLES.get(stream.state, "")),
+            str(stream.tokens),
+            score,
+            marks if stream.landmarks or stream.focus else "-",
+            size(stream.kv_bytes),
+        )
+    body: list[RenderableType] = [table]
+    if more:
+        body.append(Text(more, style="dim", no_wrap=True, overflow="ellipsis"))
+    heading = Text.assemble(("Streams", "bold"), ("  " + title if title else "", "dim"))
+    return Panel(Group(*body), title=heading, title_align="left", box=box.ROUNDED, border_style="dim", padding=(0, 1))
+
+
+def _fact_panel(name: str, detail: str, lines: Sequence[str]) -> Panel:
+    title = Text.assemble((name, "bold"), (" " + detail if detail else "", "dim"))
+    body = Group(*(Text(line, no_wrap=True, overflow="ellipsis") for line in lines))
+    return Panel(body, title=title, title_align="left", box=box.ROUNDED, border_style="dim", padding=(0, 1))
+
+
+def synapse_panel(view: SessionView) -> Panel:
+    """Version, k of L, compression, bytes."""
+    synapse = view.synapse
+    kv = f"River KV {size(view.river_kv_bytes)}"
+    if synapse is None:
+        return _fact_panel("Synapse", "", ["not taken yet", f"L = {view.river_positions:,} tokens", "", kv])
+    ratio = synapse.context / max(synapse.landmarks, 1)
+    marks = f"{synapse.landmarks:,} of {synapse.context:,} tokens"
+    return _fact_panel("Synapse", f"v{synapse.version}", [marks, f"{ratio:.1f}x smaller", f"{size(synapse.bytes)} shared", kv])
+
+
+def gate_panel(view: SessionView, injecting: bool = True) -> Panel:
+    """Counts, threshold and mode, and the asides that passed thoughts became."""
+    gate = view.gate
+    threshold = "lets all pass" if gate.mode == "off" else f"threshold {gate.threshold:.2f}"
+    asides = f"{view.asides} injected, {view.aside_tokens} tok"
+    state = "injection on" if injecting else "injection off"
+    return _fact_panel("Gate", gate.mode, [f"{gate.passed} passed  {gate.rejected} rejected", threshold, asides, state])
+
+
+def memory_panel(streams: Sequence[StreamView], usage: Usage | None) -> Panel:
+    """Memory of the program as measured, how much it grew for each Stream alive, and the KV counted for each."""
+    alive = [s for s in streams if s.state in ("thinking", "gating")]
+    held = sum(s.kv_bytes for s in alive)
+    counted = f"KV {size(held / len(alive))}/agent" if alive else "KV -"
+    agents = f"{len(alive)} agents alive"
+    if usage is None:
+        return _fact_panel("Memory", "counted", ["not measured here", "", counted, agents])
+    grown = f"grown {size(usage.grown / len(alive))}/agent" if alive else f"grown {size(usage.grown)}"
+    return _fact_panel("Memory", usage.source, [f"{size(usage.bytes)} in all", grown, counted, agents])
+
+
+def river_words(view: SessionView, done: int, total: int) -> str:
+    """What the River is at, in a few words."""
+    if view.river_state == "prefill":
+        return f"River reads {done:,}/{total:,} tokens" if total else "River reads"
+    doing = {"waiting": "waits for its Streams", "held": "waits for its Streams", "idle": "is done"}
+    return f"River {doing.get(view.river_state, 'writes')}, {view.river_tokens} tokens"
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What one picture of a running reply shows; `streams` are those of this reply."""
+
+    view: SessionView
+    streams: Sequence[StreamView]
+    usage: Usage | None
+    injecting: bool
+    read: int
+    to_read: int
+
+
+def live_panels(scene: Scene, width: int, height: int) -> RenderableType:
+    """Panels for a terminal of `width` x `height`; never taller than `height - 1` lines."""
+    words = river_words(scene.view, scene.read, scene.to_read)
+    rows = min(8, height - _AROUND_ROWS)
+    if width < FULL_WIDTH or height < FULL_HEIGHT or not scene.streams:
+        line = words + (f" \u00b7 Streams: {counts(scene.streams)}" if scene.streams else "")
+        return Text(line, style="dim", no_wrap=True, overflow="ellipsis")
+    shown, more = interesting(scene.streams, rows)
+    facts = Table.grid(expand=True, padding=0)
+    for _ in range(3):
+        facts.add_column(ratio=1)
+    facts.add_row(
+        synapse_panel(scene.view),
+        gate_panel(scene.view, scene.injecting),
+        memory_panel(scene.streams, scene.usage),
+    )
+    return Group(streams_table(shown, more, f"{words} \u00b7 {counts(scene.streams)}"), facts)
+
+
+def summary(scene: Scene, reason: str, seconds: float, tokens: int) -> Text:
+    """One dim line for the scrollback when a reply is over."""
+    parts = ["stopped"] if reason == "interrupted" else ["cut at the token budget"] if reason == "length" else []
+    speed = f" ({tokens / seconds:.1f}/s)" if seconds > 0 else ""
+    parts.append(f"{seconds:.1f} s, {tokens} tokens{speed}")
+    if scene.streams:
+        plural = "" if len(scene.streams) == 1 else "s"
+        parts.append(f"{len(scene.streams)} Stream{plural}: {counts(scene.streams)}")
+        if scene.view.synapse:
+            synapse = scene.view.synapse
+            parts.append(f"Synapse v{synapse.version} {synapse.landmarks} of {synapse.context:,}")
+        parts.append("/thoughts")
+    return Text(" \u00b7 ".join(parts), style="dim")
+
+
+def thoughts_list(thoughts: Sequence[StreamView]) -> RenderableType:
+    """Every finished thought with its end, score and reason."""
+    lines: list[RenderableType] = []
+    for stream in thoughts:
+        score = "" if stream.gate_score is None else f"  score {stream.gate_score:.2f}"
+        head = Text.assemble(
+            (f"#{stream.id} ", "dim"),
+            (stream.state, STYLES.get(stream.state, "")),
+            f"  {one_line(stream.role, 20)}: {one_line(stream.task, 120)}",
+            (score, "dim"),
+        )
+        lines += [head, Text("    " + one_line(stream.thought, 400))]
+        if stream.gate_reason:
+            lines.append(Text("    " + one_line(stream.gate_reason, 300), style="dim"))
+    return Group(*lines)

@@ -1,0 +1,58 @@
+"""`--trace FILE`: every event as one JSON line."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from warpcortex_cli.errors import UsageError
+from warpcortex_cli.events import Event
+
+
+class TraceWriter:
+    """A listener that writes events to a file, each line complete as soon as the event is over.
+
+    A file that can no longer be written (a full disk) never stops the conversation: tracing ends, and `failure` says why.
+
+    Raises:
+        UsageError: the file cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.failure: str | None = None
+        try:
+            self._file = path.open("w", encoding="utf-8", buffering=1)
+        except OSError as error:
+            raise UsageError(f"cannot write the trace to {path}: {error.strerror}.") from error
+
+    def __call__(self, event: Event) -> None:
+        if self.failure is not None:
+            return
+        try:
+            self._file.write(json.dumps(_finite(event.to_json()), allow_nan=False) + "\n")
+        except OSError as error:
+            self.failure = f"the trace {self.path} ends early: {error.strerror}."
+
+    def __enter__(self) -> TraceWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            self._file.close()
+        except OSError as failed:
+            self.failure = self.failure or f"the trace {self.path} ends early: {failed.strerror}."
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows no NaN and no infinity; they become null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return value

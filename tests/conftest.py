@@ -44,7 +44,13 @@ SIZES: dict[str, Any] = {
     "eos_token_id": 2,
     "pad_token_id": 0,
 }
-GEMMA: dict[str, Any] = {**SIZES, "head_dim": 24, "query_pre_attn_scalar": 24, "sliding_window": 12, "initializer_range": 0.1}
+GEMMA: dict[str, Any] = {
+    **SIZES,
+    "head_dim": 24,
+    "query_pre_attn_scalar": 24,
+    "sliding_window": 12,
+    "initializer_range": 0.1,
+}
 
 ARCHITECTURES: dict[str, Callable[[], PreTrainedConfig]] = {
     "llama": lambda: LlamaConfig(**SIZES),
@@ -74,9 +80,15 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(["Mara keeps ropes: 47, brown, in the old mill. How many ropes does Mara have?"], trainer)
+    tokenizer.train_from_iterator(
+        ["Mara keeps ropes: 47, brown, in the old mill. How many ropes does Mara have?"], trainer
+    )
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<|pad|>", bos_token="<|bos|>", eos_token="<|im_end|>", model_max_length=512
+        tokenizer_object=tokenizer,
+        pad_token="<|pad|>",
+        bos_token="<|bos|>",
+        eos_token="<|im_end|>",
+        model_max_length=512,
     )
     fast.chat_template = CHATML
     return fast
@@ -92,7 +104,9 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pa
         if not path.exists():
             torch.manual_seed(11)
             model = AutoModelForCausalLM.from_config(ARCHITECTURES[architecture]())
-            with torch.no_grad():  # quiet embeddings, or a model with tied ones says its last token again and again
+            with (
+                torch.no_grad()
+            ):  # quiet embeddings, or a model with tied ones says its last token again and again
                 model.get_input_embeddings().weight.mul_(0.05)
             model.save_pretrained(path)
             make_tokenizer().save_pretrained(path)
@@ -130,7 +144,9 @@ def reference(model_folder: Callable[[str], Path]) -> Callable[[str], PreTrained
     def make(architecture: str) -> PreTrainedModel:
         if architecture not in made:
             path = model_folder(architecture)
-            made[architecture] = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="eager").eval()
+            made[architecture] = AutoModelForCausalLM.from_pretrained(
+                path, dtype=torch.float32, attn_implementation="eager"
+            ).eval()
         return made[architecture]
 
     return make

@@ -63,18 +63,21 @@ def _format_fields(text: str, allowed: frozenset[str]) -> None:
 class RiverSettings(_Settings):
     """The main agent."""
 
-    prompt: str = Field("", description="System prompt. For instruction models it teaches the triggers.")
-    max_tokens: Positive = Field(512, description="Longest reply, in tokens.")
+    prompt: str = Field(
+        default="", description="System prompt. For instruction models it teaches the triggers."
+    )
+    max_tokens: Positive = Field(default=512, description="Longest reply, in tokens.")
     pause: str | None = Field(
-        None,
+        default=None,
         description="re2 pattern. Where the text since the last pause ends in a match, the River waits for "
         "the Streams that it asked.",
     )
     resume: str = Field(
-        "\n", description="Stands in the place of the end of the reply when a thought arrives only then."
+        default="\n",
+        description="Stands in the place of the end of the reply when a thought arrives only then.",
     )
     wait_seconds: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)] = Field(
-        30.0, description="Longest wait at a pause, in seconds."
+        default=30.0, description="Longest wait at a pause, in seconds."
     )
 
     @field_validator("pause")
@@ -96,19 +99,24 @@ class Role(_Settings):
         description="re2 pattern matched on River text, with a group `task`; at most 400 characters match."
     )
     prompt: str = Field(
-        "{task}", description="The user turn that the Stream reads; fields are the trigger's named groups."
+        default="{task}",
+        description="The user turn that the Stream reads; fields are the trigger's named groups.",
     )
     thought: str | None = Field(
-        None,
-        description="re2 pattern (^ and $ match at lines). Its last match, or the group `thought` of that, is "
-        "the thought; null: the whole text.",
+        default=None,
+        description="re2 pattern (^ and $ match at lines). Its last match, or the group `thought` of that, "
+        "is the thought; null: the whole text.",
     )
-    injected_as: str = Field("[Ref: {thought}]", description="What the River reads; the field is {thought}.")
-    max_tokens: Positive = Field(96, description="Longest thinking, in tokens.")
+    injected_as: str = Field(
+        default="[Ref: {thought}]", description="What the River reads; the field is {thought}."
+    )
+    max_tokens: Positive = Field(default=96, description="Longest thinking, in tokens.")
     deadline_seconds: Seconds = 30.0
-    priority: int = Field(0, ge=-1000, le=1000, description="Higher is admitted first.")
-    gate_threshold: Threshold | None = Field(None, description="In the place of gate.threshold.")
-    synapse: bool = Field(True, description="false: reads no landmarks of the River, as for pure arithmetic.")
+    priority: int = Field(default=0, ge=-1000, le=1000, description="Higher is admitted first.")
+    gate_threshold: Threshold | None = Field(default=None, description="In the place of gate.threshold.")
+    synapse: bool = Field(
+        default=True, description="false: reads no landmarks of the River, as for pure arithmetic."
+    )
 
     @field_validator("trigger")
     @classmethod
@@ -157,13 +165,15 @@ class Role(_Settings):
 class SynapseSettings(_Settings):
     """The snapshot of landmarks that Streams read."""
 
-    landmarks: Count = Field(64, description="k: tokens kept out of the River's context.")
-    alpha: Share = Field(0.5, description="Weight of attention density against geometric coverage.")
-    sinks: Count = Field(4, description="First tokens that are always kept.")
-    recent: Count = Field(16, description="Newest tokens that are always kept.")
-    focus: Count = Field(64, description="Tokens that each Stream may read besides, chosen by its own task.")
+    landmarks: Count = Field(default=64, description="k: tokens kept out of the River's context.")
+    alpha: Share = Field(default=0.5, description="Weight of attention density against geometric coverage.")
+    sinks: Count = Field(default=4, description="First tokens that are always kept.")
+    recent: Count = Field(default=16, description="Newest tokens that are always kept.")
+    focus: Count = Field(
+        default=64, description="Tokens that each Stream may read besides, chosen by its own task."
+    )
     refresh_tokens: Positive = Field(
-        64, description="A snapshot older than this many River tokens is taken anew."
+        default=64, description="A snapshot older than this many River tokens is taken anew."
     )
 
 
@@ -184,16 +194,18 @@ class InjectionSettings(_Settings):
 
     enabled: bool = True
     budget_tokens: Positive = Field(
-        512, description="Tokens of injected thoughts at once; the oldest leaves when there are more."
+        default=512, description="Tokens of injected thoughts at once; the oldest leaves when there are more."
     )
-    position: Literal["end"] = Field("end", description="Virtual positions end at the River's current one.")
+    position: Literal["end"] = Field(
+        default="end", description="Virtual positions end at the River's current one."
+    )
 
 
 class Sampling(_Settings):
     """How tokens are chosen."""
 
     temperature: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] = Field(
-        0.0, description="0 is greedy."
+        default=0.0, description="0 is greedy."
     )
     top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1.0
 
@@ -201,13 +213,13 @@ class Sampling(_Settings):
 class Limits(_Settings):
     """What Streams may use."""
 
-    streams: Positive = Field(16, description="Alive at once.")
-    queue: Positive = Field(1024, description="Alive and waiting; more requests are cancelled.")
+    streams: Positive = Field(default=16, description="Alive at once.")
+    queue: Positive = Field(default=1024, description="Alive and waiting; more requests are cancelled.")
     stream_tail_tokens: Annotated[int, Field(ge=16, le=1_000_000)] = Field(
-        256, description="Private KV of a Stream: focus, prompt and thinking, in tokens."
+        default=256, description="Private KV of a Stream: focus, prompt and thinking, in tokens."
     )
     river_share: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = Field(
-        0.85, description="Least speed of the River among Streams, as a share of its speed alone."
+        default=0.85, description="Least speed of the River among Streams, as a share of its speed alone."
     )
 
 
@@ -217,10 +229,10 @@ class Profile(_Settings):
     name: Annotated[str, Field(min_length=1, max_length=64)]
     description: str = ""
     model: Annotated[str, Field(min_length=1)] = Field(
-        "auto", description='"auto", "pocket", a folder, or org/name[@revision].'
+        default="auto", description='"auto", "pocket", a folder, or org/name[@revision].'
     )
     river: RiverSettings = RiverSettings()
-    roles: tuple[Role, ...] = Field((), strict=False)
+    roles: tuple[Role, ...] = Field(default=(), strict=False)
     synapse: SynapseSettings = SynapseSettings()
     gate: GateSettings = GateSettings()
     injection: InjectionSettings = InjectionSettings()

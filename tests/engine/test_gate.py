@@ -14,7 +14,7 @@ HIDDEN = 64
 
 
 class World:
-    """Hidden states as models have them: a large common offset, a loud dimension, and a topic that changes."""
+    """Hidden states as models have them: a common offset, a loud dimension, and a topic that changes."""
 
     def __init__(self, seed: int = 0, scale: float = 1.0) -> None:
         self.random = torch.Generator().manual_seed(seed)
@@ -104,8 +104,10 @@ def test_modes_raw_and_off() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", " \n ", "... !", "ropes \ufffd\ufffd", "the the the the", "I am. I am. I am. I am.", "ropropropropropes",
-     "aaaaaaaaaa", "47 47 47 47 47", "5 + " * 9],
+    [
+        "", " \n ", "... !", "ropes \ufffd\ufffd", "the the the the", "I am. I am. I am. I am.",
+        "ropropropropropes", "aaaaaaaaaa", "47 47 47 47 47", "5 + " * 9,
+    ],
 )  # fmt: skip
 def test_garbled_thoughts_get_no_score(text: str) -> None:
     decision = Gate(GateSettings(threshold=0.0)).decide(text, torch.randn(3, 8), torch.randn(3, 8))
@@ -116,8 +118,10 @@ def test_garbled_thoughts_get_no_score(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["47 + 86 = 133", "5 + 5 + 5 + 5 = 20", "10000000", "1111111", "no, no, no", "Mara keeps ropes: 47, brown, in the old mill.",
-     "Mara: 4, Otto: 4, Ida: 4, Jon: 4", "Bookkeeper", "naïve façade", "четыре", "四十七"],
+    [
+        "47 + 86 = 133", "5 + 5 + 5 + 5 = 20", "10000000", "1111111", "no, no, no", "Bookkeeper", "naïve façade",
+        "Mara keeps ropes: 47, brown, in the old mill.", "Mara: 4, Otto: 4, Ida: 4, Jon: 4", "четыре", "四十七",
+    ],
 )  # fmt: skip
 def test_plain_thoughts_are_not_garbled(text: str) -> None:
     assert garbled(text) == ""

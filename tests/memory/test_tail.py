@@ -150,7 +150,12 @@ def test_counted_bytes_are_those_of_the_formula() -> None:
     assert tail.nbytes == CAPACITY * token and tail.used_bytes == 3 * token
     assert tail.freeze(0, 3).nbytes == 3 * token
     slab = tail.slab
-    assert pool.nbytes == slab.nbytes == sum(t.nbytes for t in (*slab.keys, *slab.values)) == 4 * CAPACITY * token
+    assert (
+        pool.nbytes
+        == slab.nbytes
+        == sum(t.nbytes for t in (*slab.keys, *slab.values))
+        == 4 * CAPACITY * token
+    )
 
 
 def test_ten_thousand_tails_end_with_the_memory_they_began_with() -> None:
@@ -166,7 +171,9 @@ def test_ten_thousand_tails_end_with_the_memory_they_began_with() -> None:
     assert pool.nbytes == 8 * 4 * LAYOUT.bytes_per_token and pool.taken == 0
 
 
-@pytest.mark.parametrize("call", [lambda t: t.view(4), lambda t: t.truncate(4), lambda t: t.freeze(2, 4), lambda t: t.freeze(2, 1)])
+@pytest.mark.parametrize(
+    "call", [lambda t: t.view(4), lambda t: t.truncate(4), lambda t: t.freeze(2, 4), lambda t: t.freeze(2, 1)]
+)
 def test_tokens_that_are_not_there(call: object) -> None:
     tail = TailPool(LAYOUT, CAPACITY).take()
     tail.append(*tensors([1, 2, 3]))

@@ -9,7 +9,8 @@ from transformers import PreTrainedTokenizerFast
 from warpcortex_cli.prism.chat_format import ChatFormat, encode
 
 WITH_DEFAULT_SYSTEM = (
-    "{%- if messages[0]['role'] != 'system' -%}{{ '<|im_start|>system\nYou help.<|im_end|>\n' }}{%- endif -%}" + CHATML
+    "{%- if messages[0]['role'] != 'system' -%}{{ '<|im_start|>system\nYou help.<|im_end|>\n' }}{%- endif -%}"
+    + CHATML
 )
 _TURN = "{{ '<|im_start|>' + ('model' if m['role'] == 'assistant' else 'user') + '\n' + %s(m['content'] | trim) + '<|im_end|>\n' }}"
 _REPLY = "{%- endfor -%}{%- if add_generation_prompt -%}{{ '<|im_start|>model\n' }}{%- endif -%}"
@@ -43,14 +44,20 @@ def written(tok: PreTrainedTokenizerFast, system: str) -> str:
     chat = ChatFormat(tok)
     ids = chat.opening(system)
     for role, words in TALK:
-        ids += [*chat.user_open(), *encode(tok, words), *chat.user_close()] if role == "user" else encode(tok, words)
+        ids += (
+            [*chat.user_open(), *encode(tok, words), *chat.user_close()]
+            if role == "user"
+            else encode(tok, words)
+        )
         ids += chat.assistant_close() if role == "assistant" else []
     text = tok.decode(ids)
     assert isinstance(text, str)
     return text
 
 
-@pytest.mark.parametrize("template", [CHATML, WITH_DEFAULT_SYSTEM, WITHOUT_SYSTEM], ids=["chatml", "default system", "no system"])
+@pytest.mark.parametrize(
+    "template", [CHATML, WITH_DEFAULT_SYSTEM, WITHOUT_SYSTEM], ids=["chatml", "default system", "no system"]
+)
 def test_pieces_make_the_rendered_conversation(template: str) -> None:
     tok = tokenizer(template)
     assert written(tok, "") == rendered(tok, TALK)
@@ -62,20 +69,29 @@ def test_a_system_prompt_stands_where_the_template_puts_it(template: str) -> Non
     assert written(tok, "Be brief.") == rendered(tok, [("system", "Be brief."), *TALK])
 
 
-@pytest.mark.parametrize("template", [WITHOUT_SYSTEM, SYSTEM_IN_USER_TURN], ids=["raises", "in the user's turn"])
+@pytest.mark.parametrize(
+    "template", [WITHOUT_SYSTEM, SYSTEM_IN_USER_TURN], ids=["raises", "in the user's turn"]
+)
 def test_without_a_place_for_it_the_system_prompt_is_agreed_on_first(template: str) -> None:
     tok = tokenizer(template)
-    assert written(tok, "Be brief.") == rendered(tok, [("user", "Be brief."), ("assistant", "Understood."), *TALK])
+    assert written(tok, "Be brief.") == rendered(
+        tok, [("user", "Be brief."), ("assistant", "Understood."), *TALK]
+    )
 
 
 def test_a_model_without_template_gets_plain_lines() -> None:
     tok = tokenizer(None)
     chat = ChatFormat(tok)
     assert not chat.templated and chat.turn_end is None
-    assert written(tok, "Be brief.") == "<|bos|>Be brief.\n\nUser: How many ropes?\nAssistant:47.\nUser: And lamps?\nAssistant:"
+    assert (
+        written(tok, "Be brief.")
+        == "<|bos|>Be brief.\n\nUser: How many ropes?\nAssistant:47.\nUser: And lamps?\nAssistant:"
+    )
 
 
-@pytest.mark.parametrize("template", ["{{ messages[0]['content'] | upper }}", "{{ broken", "{{ raise_exception('no') }}"])
+@pytest.mark.parametrize(
+    "template", ["{{ messages[0]['content'] | upper }}", "{{ broken", "{{ raise_exception('no') }}"]
+)
 def test_a_template_that_does_not_serve_is_not_used(template: str) -> None:
     assert not ChatFormat(tokenizer(template)).templated
 

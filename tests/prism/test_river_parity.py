@@ -39,7 +39,10 @@ def written(prism: Prism, prompt: list[int], count: int, chunk: int) -> list[int
 
 @pytest.mark.parametrize("chunk", [64, 7])
 def test_greedy_tokens_equal_generate(
-    architecture: str, chunk: int, make_prism: Callable[[str], Prism], reference: Callable[[str], PreTrainedModel]
+    architecture: str,
+    chunk: int,
+    make_prism: Callable[[str], Prism],
+    reference: Callable[[str], PreTrainedModel],
 ) -> None:
     expected = generated(reference(architecture), PROMPT, NEW_TOKENS)
     assert len(set(expected)) > 5, "the random model repeats itself; the test would prove little"

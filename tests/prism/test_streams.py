@@ -29,7 +29,9 @@ def logits_of(result: RowResult) -> Tensor:
     return result.logits
 
 
-def streams(prism: Prism, context: Segment, *, river: Tail | None = None, steps: int = 4, slots: int = 16) -> list[list[Tensor]]:
+def streams(
+    prism: Prism, context: Segment, *, river: Tail | None = None, steps: int = 4, slots: int = 16
+) -> list[list[Tensor]]:
     """Prefills all prompts in one step, then decodes them together; per Stream the last logits of each step."""
     pool = prism.new_pool(32, slots)
     tails = [pool.take() for _ in PROMPTS]
@@ -54,7 +56,10 @@ def streams(prism: Prism, context: Segment, *, river: Tail | None = None, steps:
 
 @pytest.mark.parametrize("slots", [16, 4], ids=["one slab", "two slabs"])
 def test_batched_streams_equal_unbatched_forwards(
-    architecture: str, slots: int, make_prism: Callable[[str], Prism], reference: Callable[[str], PreTrainedModel]
+    architecture: str,
+    slots: int,
+    make_prism: Callable[[str], Prism],
+    reference: Callable[[str], PreTrainedModel],
 ) -> None:
     prism = make_prism(architecture)
     river = read(prism, CONTEXT)
@@ -87,7 +92,9 @@ def test_a_view_does_not_grow_with_its_tail(prism: Prism) -> None:
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
 
 
-def test_segments_with_positions_per_head_read_as_the_whole(architecture: str, make_prism: Callable[[str], Prism]) -> None:
+def test_segments_with_positions_per_head_read_as_the_whole(
+    architecture: str, make_prism: Callable[[str], Prism]
+) -> None:
     """Landmarks with k = L are the context, in whatever order each head keeps them."""
     prism = make_prism(architecture)
     whole = read(prism, CONTEXT).freeze(0, len(CONTEXT))
@@ -95,7 +102,9 @@ def test_segments_with_positions_per_head_read_as_the_whole(architecture: str, m
     order = torch.rand(shape, generator=torch.Generator().manual_seed(3)).argsort(-1)
     shuffled = Segment(
         keys=tuple(k.gather(1, o[..., None].expand_as(k)) for k, o in zip(whole.keys, order, strict=True)),
-        values=tuple(v.gather(1, o[..., None].expand_as(v)) for v, o in zip(whole.values, order, strict=True)),
+        values=tuple(
+            v.gather(1, o[..., None].expand_as(v)) for v, o in zip(whole.values, order, strict=True)
+        ),
         positions=order,
     )
     for got, want in zip(streams(prism, shuffled), streams(prism, whole), strict=True):
@@ -108,7 +117,9 @@ def canary(prism: Prism, spoil: Callable[[Tail], None]) -> list[Tensor]:
     segment = river.freeze(0, 30)
     pool = prism.new_pool(16)
     tails = [pool.take() for _ in range(5)]
-    prism.forward([Row([10 + i] * (1 + i % 3), list(range(30, 31 + i % 3)), t, (segment,)) for i, t in enumerate(tails)])
+    prism.forward(
+        [Row([10 + i] * (1 + i % 3), list(range(30, 31 + i % 3)), t, (segment,)) for i, t in enumerate(tails)]
+    )
     spoil(tails[2])
     rows = [Row([9], [30 + t.length], t, (segment,)) for t in tails]
     return [logits_of(r)[0] for r in prism.forward([*rows, Row([9], [30], river)])]
@@ -148,7 +159,9 @@ def test_nan_stays_in_its_row_and_leaves_with_it(prism: Prism) -> None:
     rows = [Row([5], [0], again), Row([6] * 9, list(range(9)), second)]
     prism.forward(rows)
     # Now the shorter tail's slot is multiplied up to the longer one's length.
-    assert all(logits_of(r).isfinite().all() for r in prism.forward([Row([5], [1], again), Row([6], [9], second)]))
+    assert all(
+        logits_of(r).isfinite().all() for r in prism.forward([Row([5], [1], again), Row([6], [9], second)])
+    )
 
 
 @pytest.mark.parametrize("kept", [(0, 1, 2, 3), (1, 2, 5), (0, 15)], ids=["solid", "holes", "far apart"])
@@ -170,7 +183,10 @@ def test_holes_between_slots_do_not_matter(prism: Prism, kept: tuple[int, ...]) 
 def test_long_prefills_take_their_queries_in_pieces(prism: Prism, monkeypatch: pytest.MonkeyPatch) -> None:
     def run() -> Tensor:
         river = read(prism, CONTEXT)
-        rows = [Row([5 + i] * 9, list(range(30, 39)), prism.new_tail(9), (river.view(30),), "all") for i in range(2)]
+        rows = [
+            Row([5 + i] * 9, list(range(30, 39)), prism.new_tail(9), (river.view(30),), "all")
+            for i in range(2)
+        ]
         return torch.cat([logits_of(r) for r in prism.forward(rows)])
 
     whole = run()

@@ -23,7 +23,7 @@ def span(sentence: int) -> list[int]:
 
 
 def planted(prism: Prism, sentences: list[int]) -> tuple[Tail, torch.Tensor]:
-    """A River whose first token draws all queries, and a task whose queries each look for one of `sentences` besides."""
+    """A River whose first token draws all queries, and a task that looks for `sentences` besides."""
     torch.manual_seed(5)
     keys = 0.1 * torch.randn(prism.layers, prism.kv_heads, CONTEXT, prism.head_dim)
     keys[:, :, :, :2] = 0

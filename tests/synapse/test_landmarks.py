@@ -194,7 +194,7 @@ def test_a_broken_key_does_not_stop_the_selection() -> None:
 
 
 def test_a_layer_of_a_long_context_is_fast() -> None:
-    """24 layers of 32,768 tokens shall take under a second on two quiet cores; here one of 8,192 under half a second."""
+    """24 layers of 32,768 shall take under a second on two quiet cores; here one of 8,192 in half."""
     keys, sampler = some_keys(8192, dim=64), Hybrid()
     view = view_of(sampler, keys, 64, torch.randn(14, 32, 64))
     sampler.select(view)

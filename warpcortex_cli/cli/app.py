@@ -47,7 +47,10 @@ def _root(
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
-    """Runs the command line and leaves with its exit code: 0 done, 1 failed, 2 wrong usage, 3 model, 4 memory, 130 Ctrl-C."""
+    """Runs the command line and leaves with an exit code.
+
+    0 done, 1 failed while running, 2 wrong usage or a bad profile, 3 the model, 4 out of memory, 130 Ctrl-C.
+    """
     try:
         # Without standalone mode, because typer's own last layer knows neither our errors nor our exit codes.
         result = app(args, prog_name="warpcortex", standalone_mode=False)

@@ -1,4 +1,4 @@
-"""`warpcortex doctor`: versions, devices, memory, caches, what is missing and how to get it. Uses no network."""
+"""`warpcortex doctor`: versions, devices, memory, caches, what is missing and how to get it. No network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What commands share: stdout for answers, stderr for the rest, JSON, exit codes, common options, loading a model."""
+"""What commands share: answers on stdout, the rest on stderr, JSON, exit codes, options, loading a model."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 AUTO = "auto"
 DTYPES = ("auto", "fp32", "bf16", "fp16")
+_FOR_INSTRUCTION_MODELS = ("council", "math", "reviewer")
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
 
 
@@ -60,7 +61,7 @@ def fail(error: WarpError) -> NoReturn:
     sys.exit(error.exit_code)
 
 
-# -- options of ask and chat ------------------------------------------------------------------------------------
+# -- options of ask and chat ---------------------------------------------------------------------------------
 
 
 def _check_device(value: str) -> str:
@@ -137,7 +138,7 @@ NoStreamsOption = Annotated[
 ]
 
 
-# -- loading ----------------------------------------------------------------------------------------------------
+# -- loading -------------------------------------------------------------------------------------------------
 
 
 def open_prism(
@@ -167,9 +168,6 @@ def open_prism(
         line += ", which is written for instruction models and does little for pocket"
     note(f"{line}. {source.note}." if source.note else f"{line}.")
     return prism, settings
-
-
-_FOR_INSTRUCTION_MODELS = ("council", "math", "reviewer")
 
 
 def choose(model: str | None, profile: str | None) -> tuple[ModelSource, Profile]:

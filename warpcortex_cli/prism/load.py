@@ -92,21 +92,20 @@ def load_prism_parts(
     _check_memory(source, target, number)
     tokenizer = _tokenizer(source)
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             source.path, config=config, dtype=number, attn_implementation="eager", use_safetensors=True,
             trust_remote_code=False, local_files_only=True, output_loading_info=True,
         )  # fmt: skip
+        model, info = loaded
         _check_complete(source, info)
         model = model.to(target)
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise MemoryLimitError(
-            f"there is not enough memory on {target} for {source.name}.", _SMALLER
+            f"there is too little memory on {target} for {source.name}.", _SMALLER
         ) from error
-    except (ModelError, KeyboardInterrupt):
+    except ModelError:
         raise
-    except (
-        Exception
-    ) as error:  # transformers raises what its many parts raise; each is a model that cannot be loaded
+    except Exception as error:  # whatever the many parts of transformers raise: it cannot be loaded
         raise _load_error(source, error) from error
     model.eval()
     model.requires_grad_(False)
@@ -149,8 +148,8 @@ def _config(source: ModelSource) -> Any:
 
 
 def _tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
-    # For some architectures AutoTokenizer builds a tokenizer of that family out of the vocabulary and passes over the
-    # rest of tokenizer.json, whatever class the folder asks for (seen with a Qwen2 model in transformers 5.23).
+    # For some architectures AutoTokenizer builds a tokenizer of that family out of the vocabulary and passes
+    # over the rest of tokenizer.json, whatever class the folder asks for (Qwen2 in transformers 5.23).
     plain = _read_json(source.path / "tokenizer_config.json").get("tokenizer_class") in _PLAIN_TOKENIZERS
     kind = PreTrainedTokenizerFast if plain and (source.path / "tokenizer.json").is_file() else AutoTokenizer
     try:

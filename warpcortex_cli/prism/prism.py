@@ -12,7 +12,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from warpcortex_cli.memory.tail import FIRST_CAPACITY, SLOTS, Slab, Tail, TailPool
 from warpcortex_cli.prism import attention
 from warpcortex_cli.prism.chat_format import ChatFormat, encode
+from warpcortex_cli.prism.load import load_prism_parts
 from warpcortex_cli.prism.rows import Row, RowResult
+from warpcortex_cli.prism.source import ModelSource
 from warpcortex_cli.prism.support import check_config, max_context, refuse, try_out
 
 __all__ = ["Prism", "Row", "RowResult"]
@@ -48,7 +50,11 @@ class Prism:
         self.tokenizer: Any = tokenizer
         self.name = name
         self.layout, self.heads, self.rope = try_out(model, decoder, config, name)
-        self.layers, self.kv_heads, self.head_dim = self.layout.layers, self.layout.kv_heads, self.layout.head_dim
+        self.layers, self.kv_heads, self.head_dim = (
+            self.layout.layers,
+            self.layout.kv_heads,
+            self.layout.head_dim,
+        )
         self.device, self.dtype = self.layout.device, self.layout.dtype
         self.hidden_size: int = config.hidden_size
         self.vocab_size: int = config.vocab_size
@@ -60,15 +66,13 @@ class Prism:
         decoder.register_forward_hook(lambda _module, _args, out: self._states.append(out[0]))
 
     @classmethod
-    def load(cls, source: Any, device: str = "auto", dtype: str = "auto") -> Prism:
+    def load(cls, source: ModelSource, device: str = "auto", dtype: str = "auto") -> Prism:
         """Loads a model.
 
         Raises:
             ModelError: not found, broken, or not served.
             MemoryLimitError: too little memory.
         """
-        from warpcortex_cli.prism.load import load_prism_parts
-
         model, tokenizer = load_prism_parts(source, device, dtype)
         return cls(model, tokenizer, source.name)
 
@@ -89,7 +93,9 @@ class Prism:
             if not row.tokens or len(row.tokens) != len(row.positions):
                 raise ValueError(f"a row has {len(row.tokens)} tokens and {len(row.positions)} positions")
             if row.positions[-1] >= self.max_context:
-                raise ValueError(f"position {row.positions[-1]} is beyond the model's context of {self.max_context} tokens")
+                raise ValueError(
+                    f"position {row.positions[-1]} is beyond the model's context of {self.max_context} tokens"
+                )
         step = attention.PackedStep(rows, self.device)
         tokens = torch.tensor([t for r in step.rows for t in r.tokens], device=self.device)
         positions = torch.tensor([p for r in step.rows for p in r.positions], device=self.device)
@@ -126,7 +132,9 @@ class Prism:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids; special tokens are left out."""
-        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        text: str = self.tokenizer.decode(
+            list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
         return text
 
     # -- sizes --------------------------------------------------------------------------------------------------

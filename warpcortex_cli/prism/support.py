@@ -15,7 +15,9 @@ from warpcortex_cli.prism.rope import Rope
 
 _SERVED_LAYERS = {"full_attention", "sliding_attention"}
 _TRIAL_TOKENS = 4
-_TRIAL_DISTANCE = 977  # positions between the two copies of each trial token; prime, so that no frequency comes full circle
+_TRIAL_DISTANCE = (
+    977  # positions between the two copies of each trial token; prime, so that no frequency comes full circle
+)
 _HINT = "Choose another model; Llama, Mistral, Qwen2, Qwen3, Phi-3, SmolLM and Gemma are known to work."
 
 
@@ -36,7 +38,10 @@ def check_config(config: Any, name: str) -> None:
         raise refuse(name, "its attention is not causal")
     strange = sorted(set(getattr(config, "layer_types", None) or ()) - _SERVED_LAYERS)
     if strange:
-        raise refuse(name, f"it has layers of the kind {', '.join(strange)}, whose memory is not keys and values of all tokens")
+        raise refuse(
+            name,
+            f"it has layers of the kind {', '.join(strange)}, whose memory is not keys and values of all tokens",
+        )
 
 
 def max_context(config: Any) -> int:
@@ -61,14 +66,23 @@ class _Trial:
         self.heads: set[tuple[int, int, int, int]] = set()
 
     def attend(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, softcap: float | None, window: int | None
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scaling: float,
+        softcap: float | None,
+        window: int | None,
     ) -> Tensor:
         self.keys[layer] = key
         self.heads.add((query.shape[0], key.shape[0], key.shape[-1], value.shape[-1]))
         return value.repeat_interleave(query.shape[0] // key.shape[0], 0).transpose(0, 1)
 
 
-def try_out(model: PreTrainedModel, decoder: torch.nn.Module, config: Any, name: str) -> tuple[KVLayout, int, Rope]:
+def try_out(
+    model: PreTrainedModel, decoder: torch.nn.Module, config: Any, name: str
+) -> tuple[KVLayout, int, Rope]:
     """Runs a few tokens, each at two positions, and looks at the keys that reach the attention function.
 
     A token that sees only itself has the same hidden states at every position, so its keys must differ by the turn
@@ -99,7 +113,9 @@ def try_out(model: PreTrainedModel, decoder: torch.nn.Module, config: Any, name:
             raise
         raise refuse(name, f"a trial forward failed ({str(error).splitlines()[0]})") from error
     if sorted(trial.keys) != list(range(layers)):
-        raise refuse(name, f"{len(trial.keys)} of its {layers} layers attend through transformers' attention interface")
+        raise refuse(
+            name, f"{len(trial.keys)} of its {layers} layers attend through transformers' attention interface"
+        )
     if len(trial.heads) > 1:
         raise refuse(name, "its layers differ in their number or size of attention heads")
     heads, kv_heads, head_dim, value_dim = trial.heads.pop()
@@ -121,5 +137,7 @@ def _check_turns(rope: Rope, keys: list[Tensor], distance: int, name: str) -> No
         if float((got - want).abs().max()) <= tolerance:
             continue
         if float((start - want).abs().max()) > tolerance:
-            raise refuse(name, f"the keys of layer {layer} do not turn with their position as rotary embeddings do")
+            raise refuse(
+                name, f"the keys of layer {layer} do not turn with their position as rotary embeddings do"
+            )
         rope.leave(layer)

@@ -21,7 +21,7 @@ class MemoryProbe:
     """Measures this process; cheap enough for a few times a second.
 
     Args:
-        device: where the model is, as in `cpu`, `cuda:0`, `mps`. On a GPU that is not NVIDIA's the host is measured.
+        device: where the model is, as in `cpu`, `cuda:0`, `mps`. Without CUDA the host's memory is measured.
     """
 
     def __init__(self, device: str) -> None:
@@ -29,7 +29,7 @@ class MemoryProbe:
         self._process = psutil.Process()
 
     def read(self) -> Memory:
-        """Now. In a container NVML may not know this process by its number; then PyTorch's allocator answers."""
+        """Now. In a container NVML may not know this process's number; then PyTorch's allocator answers."""
         if self._on_cuda:
             used = nvml_bytes(os.getpid())
             return Memory("NVML", used) if used is not None else Memory("CUDA allocator", _allocated())

@@ -11,6 +11,7 @@ from warpcortex_cli.memory.tail import Tail
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.synapse.mass import attention
 
+_SHORTEST = 3  # tokens of a sentence
 
 @torch.inference_mode()
 def focus_indices(
@@ -101,12 +102,19 @@ def sentence_worth(queries: Tensor, keys: Tensor, ends: Tensor, scale: float) ->
 
 
 def _pieces(sentences: Tensor, budget: int) -> Tensor:
-    """Ends (exclusive) of sentences, [S]; one longer than `budget` is cut into pieces of at most half of it."""
-    lengths = torch.unique_consecutive(sentences, return_counts=True)[1].tolist()
+    """Ends (exclusive) of sentences, [S].
+
+    A run of one or two tokens, such as a line break, belongs to the sentence before it. A sentence longer than
+    `budget` is cut into pieces of half of it.
+    """
     ends: list[int] = []
-    start = 0
-    for length in lengths:
-        parts = -(-length // max(1, budget // 2)) if length > budget else 1
-        ends += [start + length * (i + 1) // parts for i in range(parts)]
-        start += length
+    start = end = 0
+    for length in torch.unique_consecutive(sentences, return_counts=True)[1].tolist():
+        if ends and length < _SHORTEST and end + length - start <= budget:
+            ends.pop()
+        else:
+            start = end
+        end += length
+        parts = -(-(end - start) // max(1, budget // 2)) if end - start > budget else 1
+        ends += [start + (end - start) * (i + 1) // parts for i in range(parts)]
     return torch.tensor(ends)

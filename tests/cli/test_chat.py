@@ -1,0 +1,104 @@
+"""`chat`: piped, and typed into in a pseudo-terminal; on a test double of the session."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.test_ask import ANSWER, run, session  # noqa: F401
+from tests.ui.fake_session import FakeSession
+
+ROOT = Path(__file__).parents[2]
+SEQUENCE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[()][A-Z0-9]|\x1b[=>]")
+
+
+def test_a_message_a_line(session: FakeSession, run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]  # noqa: F811
+    notes = tmp_path / "n.txt"
+    notes.write_text("Mara keeps ropes: 47.")
+    piped = f"/load {notes}\nHow many?\n\n/nosuch is text\n/exit\nnever\n".encode()
+    code, out, err = run("chat", stdin=piped)
+    assert (code, out) == (0, f"{ANSWER}\n{ANSWER}\n")
+    assert "n.txt: 21 characters, 3 tokens" in err
+    assert [t.text for t in session.turns if t.role == "user"] == ["How many?", "/nosuch is text"]
+
+
+def test_a_line_that_is_not_text(session: FakeSession, run) -> None:  # type: ignore[no-untyped-def]  # noqa: F811
+    code, out, err = run("chat", stdin=b"fine\ncaf\xe9\n")
+    assert (code, out) == (2, ANSWER + "\n") and "line 2 of standard input" in err
+
+
+DRIVER = """
+import sys, time
+from tests.ui.fake_session import FakeSession, REPLY
+from warpcortex_cli.cli import chat as module, app
+from warpcortex_cli.events import RiverText, RiverFinished
+import warpcortex_cli.engine.session as engine
+fake = FakeSession([*REPLY[:-1], *(RiverText(text=f" word{n}") for n in range(400)), REPLY[-1]])
+fake.on_event = lambda event: time.sleep(0.02)
+module.open_prism = lambda **k: (fake.prism, fake.profile)
+engine.Session = lambda *a, **k: fake
+app.main(["chat"])
+"""
+
+
+@pytest.fixture
+def terminal(tmp_path: Path) -> Iterator[object]:
+    pexpect = pytest.importorskip("pexpect")
+    env = {**os.environ, "XDG_STATE_HOME": str(tmp_path), "TERM": "xterm-256color", "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
+    child = pexpect.spawn(sys.executable, ["-c", DRIVER], env=env, dimensions=(24, 80), timeout=30, encoding="utf-8", cwd=str(ROOT))
+    yield child
+    child.close(force=True)
+
+
+def test_type_interrupt_undo_leave(terminal) -> None:  # type: ignore[no-untyped-def]
+    terminal.expect("you>")
+    terminal.send("How many?\r")
+    terminal.expect("word5 ")
+    terminal.expect("Synapse")
+    terminal.sendintr()
+    terminal.expect("stopped")
+    terminal.expect("you>")
+    terminal.send("/undo\r")
+    terminal.expect("Took back the turn: ")
+    terminal.expect("you>")
+    terminal.send("/thougths\r")
+    terminal.expect("did you mean /thoughts")
+    terminal.expect("you>")
+    terminal.send("half a line")
+    terminal.sendintr()
+    terminal.sendintr()
+    terminal.expect("Ctrl-D or /exit leaves")
+    terminal.expect("you>")
+    terminal.sendeof()
+    terminal.wait()
+    assert terminal.exitstatus == 0
+
+
+def test_the_screen_and_what_is_typed_ahead(terminal) -> None:  # type: ignore[no-untyped-def]
+    pyte = pytest.importorskip("pyte")
+    screen = pyte.HistoryScreen(80, 24, history=2000, ratio=0.5)
+    stream = pyte.Stream(screen)
+    terminal.expect("you>")
+    seen = terminal.before + terminal.after
+    terminal.send("How many?\r")
+    terminal.expect("word50 ")
+    seen += terminal.before + terminal.after
+    terminal.send("/exit\r")
+    terminal.expect("you>.*/exit")
+    seen += terminal.before + terminal.after
+    terminal.wait()
+    assert terminal.exitstatus == 0
+    assert "\x1b[?1049h" not in seen  # no alternate screen
+    assert not re.search(r"\x1b\[[0-9;]*3[0-7]m", seen)  # NO_COLOR
+    stream.feed(seen)
+    rows = ["".join(row[x].data for x in range(80)) for row in screen.history.top] + list(screen.display)
+    text = "".join(rows)
+    words = "".join(f" word{n}" for n in range(400))
+    assert f"Let me see. [MATH: 47 + 86] They have [bold]133[/bold] ropes.{words}" in text
+    assert "Synapse v3 64 of 1,204 · /thoughts" in text
+    assert "╭" not in text and "Memory" not in text

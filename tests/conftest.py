@@ -1,4 +1,4 @@
-"""Tiny models with random weights, one for each architecture that the README promises, made once per test session."""
+"""Tiny models with random weights, one for each architecture that is promised, made once per test session."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ from warpcortex_cli.prism.prism import Prism
 
 VOCABULARY = 320
 CHATML = (
-    "{%- for m in messages -%}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{%- endfor -%}"
+    "{%- for m in messages -%}"
+    "{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}"
+    "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\n' }}{%- endif -%}"
 )
 SIZES: dict[str, Any] = {
@@ -44,6 +46,8 @@ SIZES: dict[str, Any] = {
     "eos_token_id": 2,
     "pad_token_id": 0,
 }
+ROPE: dict[str, Any] = {"rope_type": "default", "rope_theta": 1e4}
+ODD_HEADS = {"num_attention_heads": 3, "num_key_value_heads": 1, "hidden_size": 48}
 GEMMA: dict[str, Any] = {
     **SIZES,
     "head_dim": 24,
@@ -57,15 +61,17 @@ ARCHITECTURES: dict[str, Callable[[], PreTrainedConfig]] = {
     "mistral": lambda: MistralConfig(**SIZES, sliding_window=12),
     "qwen2": lambda: Qwen2Config(**SIZES),
     "qwen3": lambda: Qwen3Config(**SIZES, head_dim=24),
-    "phi3": lambda: Phi3Config(**SIZES, rope_parameters={"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}),
-    "smollm2": lambda: LlamaConfig(**{**SIZES, "num_attention_heads": 3, "num_key_value_heads": 1, "hidden_size": 48}, tie_word_embeddings=True),
+    "phi3": lambda: Phi3Config(**SIZES, rope_parameters={**ROPE, "partial_rotary_factor": 0.5}),
+    "smollm2": lambda: LlamaConfig(**{**SIZES, **ODD_HEADS}, tie_word_embeddings=True),
     "gemma2": lambda: Gemma2Config(**GEMMA, attn_logit_softcapping=5.0, final_logit_softcapping=3.0),
-    "gemma3": lambda: Gemma3TextConfig(**GEMMA, layer_types=["sliding_attention", "full_attention", "sliding_attention"]),
+    "gemma3": lambda: Gemma3TextConfig(
+        **{**GEMMA, "num_hidden_layers": 4}, layer_types=["sliding_attention", "full_attention"] * 2
+    ),
     "llama_yarn": lambda: LlamaConfig(
         **SIZES,
-        rope_parameters={"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 128},
+        rope_parameters={**ROPE, "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128},
     ),
-}  # fmt: skip
+}
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:

@@ -81,6 +81,7 @@ class Pattern:
         source: the pattern as written.
         whole: the same language without groups that capture.
         prefixes: matches exactly the non-empty beginnings of matches (assertions behind their end left out).
+        first: matches one character, at least every one that a match can begin with.
         groups: names of its named groups.
         open_ended: whether a match may grow when more text comes (`.+` at the end) and so fire too early.
         may_be_empty: whether it matches the empty text.
@@ -89,6 +90,7 @@ class Pattern:
     source: str
     whole: str
     prefixes: str
+    first: str
     groups: frozenset[str]
     open_ended: bool
     may_be_empty: bool
@@ -108,7 +110,7 @@ def compile_re2(source: str) -> Any:
             if isinstance(error.args[0], bytes)
             else str(error.args[0])
         )
-        raise PatternError(reason, _offset_of(source, reason)) from None
+        raise PatternError(reason.removesuffix(f": {source}"), _offset_of(source, reason)) from None
 
 
 def parse(source: str) -> Pattern:
@@ -126,6 +128,7 @@ def parse(source: str) -> Pattern:
         source=source,
         whole=f"{head}{_whole(node)}",
         prefixes=f"{head}{_prefixes(node) or _NOTHING}",
+        first=f"{head}(?:{'|'.join(_first(node)[0]) or _NOTHING})",
         groups=frozenset(compiled.groupindex),
         open_ended=_open_ended(node),
         may_be_empty=compiled.fullmatch("") is not None,
@@ -135,7 +138,7 @@ def parse(source: str) -> Pattern:
 def _offset_of(source: str, reason: str) -> int:
     """re2 names the offending fragment behind a colon, but not its place."""
     what, _, fragment = reason.partition(": ")
-    if what == "missing closing )":
+    if what == "missing )":
         opened: list[int] = []
         for offset, character in _outside_classes(source):
             if character == "(":
@@ -313,6 +316,32 @@ def _prefixes(node: _Node) -> str | None:
             if inner is None or most == 0:
                 return None
             return f"{_times(_whole(part), 0, None if most is None else most - 1)}(?:{inner})"
+
+
+def _first(node: _Node) -> tuple[list[str], bool]:
+    """Patterns of the first character, assertions left out; and whether the node can be empty."""
+    match node:
+        case _Char(source):
+            return [source], False
+        case _Assertion():
+            return [], True
+        case _Sequence(parts):
+            found: list[str] = []
+            for part in parts:
+                own, empty = _first(part)
+                found += own
+                if not empty:
+                    return found, False
+            return found, True
+        case _Choice(parts):
+            options = [_first(p) for p in parts]
+            return [f for own, _ in options for f in own], any(empty for _, empty in options)
+        case _Scope(flags, part):
+            own, empty = _first(part)
+            return ([f"(?{flags}:{'|'.join(own)})"] if own else []), empty
+        case _Repeat(part, least, most):
+            own, empty = _first(part)
+            return ([] if most == 0 else own), empty or least == 0
 
 
 def _open_ended(node: _Node) -> bool:

@@ -36,13 +36,17 @@ def session(monkeypatch: pytest.MonkeyPatch) -> FakeSession:
         return fake
 
     for command in ("ask", "chat"):
-        monkeypatch.setattr(sys.modules[f"warpcortex_cli.cli.{command}"], "open_prism", lambda **k: (fake.prism, fake.profile))
+        monkeypatch.setattr(
+            sys.modules[f"warpcortex_cli.cli.{command}"], "open_prism", lambda **k: (fake.prism, fake.profile)
+        )
     monkeypatch.setattr("warpcortex_cli.engine.session.Session", make)
     return fake
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+def run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
     def call(*args: str, stdin: bytes | None = b"") -> tuple[int, str, str]:
         source = None if stdin is None else io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8")
         monkeypatch.setattr(sys, "stdin", source)
@@ -61,7 +65,9 @@ def test_answer_on_stdout_alone(session: FakeSession, run: Callable[..., tuple[i
     assert run("ask", "How many?", stdin=None)[0] == 0
 
 
-def test_json_is_one_object_with_the_keys(session: FakeSession, run: Callable[..., tuple[int, str, str]]) -> None:
+def test_json_is_one_object_with_the_keys(
+    session: FakeSession, run: Callable[..., tuple[int, str, str]]
+) -> None:
     code, out, _ = run("ask", "How many?", "--json", "--seed", "7")
     report = json.loads(out)
     assert code == 0 and report.keys() >= KEYS and report["schema_version"] == 1
@@ -70,7 +76,9 @@ def test_json_is_one_object_with_the_keys(session: FakeSession, run: Callable[..
     assert "[MATH: 47 + 86]" in report["text"] and "\x1b" not in out and "\x9b" not in out
 
 
-def test_notes_from_file_and_pipe(session: FakeSession, run: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+def test_notes_from_file_and_pipe(
+    session: FakeSession, run: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
     notes = tmp_path / "notes.txt"
     notes.write_text("Mara keeps ropes: 47." + ESCAPES)
     assert run("ask", "How many?", "--notes", str(notes), stdin=b"Otto keeps lamps: 12.\r\n")[0] == 0
@@ -91,20 +99,30 @@ def test_notes_from_file_and_pipe(session: FakeSession, run: Callable[..., tuple
     ],
 )
 def test_wrong_usage_ends_with_2_and_a_sentence(
-    session: FakeSession, run: Callable[..., tuple[int, str, str]], args: list[str], stdin: bytes, message: str
+    session: FakeSession,
+    run: Callable[..., tuple[int, str, str]],
+    args: list[str],
+    stdin: bytes,
+    message: str,
 ) -> None:
     code, out, err = run("ask", *args, stdin=stdin)
     assert (code, out) == (2, "") and message in err.lower().replace("elf", "ELF") and "Traceback" not in err
 
 
-@pytest.mark.parametrize(("error", "code"), [(RunError("it broke."), 1), (ModelError("no model."), 3), (KeyboardInterrupt(), 130)])
-def test_exit_codes(session: FakeSession, run: Callable[..., tuple[int, str, str]], error: Exception, code: int) -> None:
+@pytest.mark.parametrize(
+    ("error", "code"), [(RunError("it broke."), 1), (ModelError("no model."), 3), (KeyboardInterrupt(), 130)]
+)
+def test_exit_codes(
+    session: FakeSession, run: Callable[..., tuple[int, str, str]], error: Exception, code: int
+) -> None:
     session.failure = error
     got, out, _ = run("ask", "q")
     assert (got, out) == (code, "")
 
 
-def test_a_terminal_gets_the_answer_as_it_is_written(session: FakeSession, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_gets_the_answer_as_it_is_written(
+    session: FakeSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from warpcortex_cli.cli.ask import say
 
     out, seen = Terminal(), []
@@ -119,7 +137,9 @@ def test_a_terminal_gets_the_answer_as_it_is_written(session: FakeSession, monke
     assert pipe.getvalue() == ANSWER + "\n" and set(late) == {""}
 
 
-def test_trace_and_no_streams(session: FakeSession, run: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+def test_trace_and_no_streams(
+    session: FakeSession, run: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
     trace = tmp_path / "trace.jsonl"
     assert run("ask", "q", "--trace", str(trace), "--no-streams")[0] == 0
     lines = [json.loads(line) for line in trace.read_text().splitlines()]
@@ -128,5 +148,8 @@ def test_trace_and_no_streams(session: FakeSession, run: Callable[..., tuple[int
 
 
 def test_an_empty_reply(session: FakeSession, run: Callable[..., tuple[int, str, str]]) -> None:
-    session.script = [RiverText(text="[X: 1]", request=True), RiverFinished(reason="stop", tokens=3, seconds=0.1)]
+    session.script = [
+        RiverText(text="[X: 1]", request=True),
+        RiverFinished(reason="stop", tokens=3, seconds=0.1),
+    ]
     assert run("ask", "q")[:2] == (0, "\n")

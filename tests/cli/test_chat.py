@@ -49,8 +49,22 @@ app.main(["chat"])
 @pytest.fixture
 def terminal(tmp_path: Path) -> Iterator[object]:
     pexpect = pytest.importorskip("pexpect")
-    env = {**os.environ, "XDG_STATE_HOME": str(tmp_path), "TERM": "xterm-256color", "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
-    child = pexpect.spawn(sys.executable, ["-c", DRIVER], env=env, dimensions=(24, 80), timeout=30, encoding="utf-8", cwd=str(ROOT))
+    env = {
+        **os.environ,
+        "XDG_STATE_HOME": str(tmp_path),
+        "TERM": "xterm-256color",
+        "PYTHONPATH": str(ROOT),
+        "NO_COLOR": "1",
+    }
+    child = pexpect.spawn(
+        sys.executable,
+        ["-c", DRIVER],
+        env=env,
+        dimensions=(24, 80),
+        timeout=30,
+        encoding="utf-8",
+        cwd=str(ROOT),
+    )
     yield child
     child.close(force=True)
 
@@ -100,5 +114,5 @@ def test_the_screen_and_what_is_typed_ahead(terminal) -> None:  # type: ignore[n
     text = "".join(rows)
     words = "".join(f" word{n}" for n in range(400))
     assert f"Let me see. [MATH: 47 + 86] They have [bold]133[/bold] ropes.{words}" in text
-    assert "Synapse v3 64 of 1,204 · /thoughts" in text
+    assert "17 tokens in 0.5 s (34.0/s) · 1 Stream: 1 injected · Synapse 64 of 1,204" in text
     assert "╭" not in text and "Memory" not in text

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from warpcortex_cli.engine.router import WINDOW, Match, Router
@@ -71,8 +71,11 @@ def test_only_what_may_become_a_request_is_pending(text: str, pending: int | Non
 
 def test_which_role_wins() -> None:
     router = Router(ODD)
-    # The inner sign completes first; the outer one begins earlier, but is complete only later.
+    # Both begin at the first sign; the one that is complete first fires.
     assert brief(found(router, "[[a]]")) == [("nested", "[a", 0, 4)]
+    # What begins first owns the text, so that nothing fires inside of it.
+    inside = Router((role("inner", r"<(?P<task>\w)>"), role("outer", r"\{(?P<task>[^}]*)\}")))
+    assert brief(found(inside, "{a <b> c} <d>")) == [("outer", "a <b> c", 0, 9), ("inner", "d", 10, 13)]
     both = Router((role("first", r"<(?P<task>\w)>"), role("second", r"<(?P<task>[a-z])>"), role("longer", r"-<(?P<task>\w)>")))
     assert brief(found(both, "<a>")) == [("first", "a", 0, 3)]
     assert brief(found(both, "-<a>")) == [("longer", "a", 3, 7)]
@@ -121,6 +124,7 @@ PIECES = st.lists(
 )
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(PIECES, st.lists(st.integers(0, 3000), max_size=20), st.sampled_from([POCKET, ODD, POCKET + ODD]))
 def test_any_cutting_gives_the_same_matches(pieces: list[str], cuts: list[int], roles: tuple[Role, ...]) -> None:
     text = "".join(pieces)
@@ -133,6 +137,7 @@ def test_any_cutting_gives_the_same_matches(pieces: list[str], cuts: list[int], 
     assert all(a.end <= b.start for a, b in zip(expected, expected[1:], strict=False))
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(PIECES)
 def test_what_is_not_pending_never_becomes_part_of_a_request(pieces: list[str]) -> None:
     router = Router(POCKET + ODD)
@@ -156,6 +161,6 @@ def test_hostile_text_costs_linear_time(unit: str) -> None:
         return time.perf_counter() - begin
 
     seconds(1000)
-    small = min(seconds(4_000) for _ in range(3))
-    large = min(seconds(32_000) for _ in range(2))
+    small = min(seconds(2_000) for _ in range(3))
+    large = min(seconds(16_000) for _ in range(2))
     assert large < 8 * small * 3 + 0.2  # quadratic cost would be 64 times as much

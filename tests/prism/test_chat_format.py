@@ -12,10 +12,14 @@ WITH_DEFAULT_SYSTEM = (
     "{%- if messages[0]['role'] != 'system' -%}{{ '<|im_start|>system\nYou help.<|im_end|>\n' }}{%- endif -%}"
     + CHATML
 )
-_TURN = "{{ '<|im_start|>' + ('model' if m['role'] == 'assistant' else 'user') + '\n' + %s(m['content'] | trim) + '<|im_end|>\n' }}"
+_TURN = (
+    "{{ '<|im_start|>' + ('model' if m['role'] == 'assistant' else 'user') + '\n' }}"
+    "{{ %s(m['content'] | trim) + '<|im_end|>\n' }}"
+)
 _REPLY = "{%- endfor -%}{%- if add_generation_prompt -%}{{ '<|im_start|>model\n' }}{%- endif -%}"
 WITHOUT_SYSTEM = (
-    "<|bos|>{%- for m in messages -%}{%- if m['role'] == 'system' -%}{{ raise_exception('no system role') }}{%- endif -%}"
+    "<|bos|>{%- for m in messages -%}"
+    "{%- if m['role'] == 'system' -%}{{ raise_exception('no system role') }}{%- endif -%}"
     + _TURN % ""
     + _REPLY
 )

@@ -1,4 +1,4 @@
-"""Invariants 3, 7 and 8: rows of a packed forward are what they would be alone, whatever their neighbours hold."""
+"""Invariants 3, 7 and 8: packed rows are what they would be alone, whatever their neighbours hold."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def logits_of(result: RowResult) -> Tensor:
 def streams(
     prism: Prism, context: Segment, *, river: Tail | None = None, steps: int = 4, slots: int = 16
 ) -> list[list[Tensor]]:
-    """Prefills all prompts in one step, then decodes them together; per Stream the last logits of each step."""
+    """Prefills all prompts in one step, then decodes them together; per Stream the logits of each step."""
     pool = prism.new_pool(32, slots)
     tails = [pool.take() for _ in PROMPTS]
     tokens = [list(p) for p in PROMPTS]
@@ -81,6 +81,15 @@ def test_a_view_of_a_tail_reads_like_a_copy_of_it(prism: Prism) -> None:
     ]
     torch.testing.assert_close(answers[1], answers[0])
     torch.testing.assert_close(answers[2], answers[0])
+
+
+def test_reading_nothing_is_reading_no_one(prism: Prism) -> None:
+    empty = prism.new_tail(None)
+    alone, beside = (
+        logits_of(prism.forward([Row([5, 6], [0, 1], prism.new_tail(2), reads)])[0])
+        for reads in ((), (empty.view(0), empty.freeze(0, 0)))
+    )
+    assert torch.equal(alone, beside)
 
 
 def test_a_view_does_not_grow_with_its_tail(prism: Prism) -> None:

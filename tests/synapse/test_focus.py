@@ -110,10 +110,28 @@ def test_worth_against_brute_force(width: int, monkeypatch: pytest.MonkeyPatch) 
     expected = torch.zeros(len(LENGTHS))
     for head in range(6):
         mass = torch.softmax(0.4 * queries[head] @ keys[head // 3].T, 1)
+        mass[:, :4] = 0  # sinks
         per = torch.stack([mass[:, span(s)].sum(1) for s in range(len(LENGTHS))], 1)
         uniform = torch.tensor(LENGTHS) / CONTEXT
-        usual = torch.maximum(per.mean(0), uniform) if width > 1 else uniform
-        expected = torch.maximum(expected, (per - usual).amax(0))
+        usual = torch.maximum(per.median(0).values, uniform) if width > 1 else uniform
+        expected = torch.maximum(expected, (per - usual).clamp_min(0).mean(0))
     torch.testing.assert_close(sentence_worth(queries, keys, ends, 0.4), expected, atol=1e-5, rtol=1e-4)
     monkeypatch.setattr("warpcortex_cli.synapse.mass.CHUNK", 2 * CONTEXT)
     torch.testing.assert_close(sentence_worth(queries, keys, ends, 0.4), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_a_line_break_belongs_to_the_sentence_before_it(prism: Prism) -> None:
+    tail, queries = planted(prism, [4])
+    numbers = SENTENCES.clone()
+    numbers[STARTS[5] - 1 :] += 1  # the last token of sentence 4 stands alone
+    assert focus_indices(prism, tail, queries, numbers, LENGTHS[4]).tolist() == span(4)
+
+
+def test_both_words_of_a_task_count() -> None:
+    """Two query tokens that look for different things: the sentence with both is worth most."""
+    keys = torch.zeros(1, CONTEXT, 4)
+    for sentence, direction in ((1, 0), (3, 0), (3, 1), (6, 1)):
+        keys[0, STARTS[sentence] + direction, direction] = 1
+    queries = torch.zeros(1, 8, 4)
+    queries[0, 1, 0] = queries[0, 2, 1] = 8
+    assert int(sentence_worth(queries, keys, torch.tensor(STARTS[1:]), 1.0).argmax()) == 3

@@ -28,18 +28,36 @@ ESCAPES = "\x1b]0;owned\x07\x1b[2J\x9b31m"
 def stream(number: int, state: str = "thinking", **changes: object) -> StreamView:
     """A Stream as the panels see it."""
     base = StreamView(
-        id=number, role="recall", task=f"ropes of Mara {number}", state=state, tokens=12, landmarks=64, focus=48,
-        thought="", gate_score=None, gate_reason="", kv_bytes=393_216, seconds=1.0,
-    )  # fmt: skip
+        id=number,
+        role="recall",
+        task=f"ropes of Mara {number}",
+        state=state,
+        tokens=12,
+        landmarks=64,
+        focus=48,
+        thought="",
+        gate_score=None,
+        gate_reason="",
+        kv_bytes=393_216,
+        seconds=1.0,
+    )
     return replace(base, **changes)  # type: ignore[arg-type]
 
 
 def view(streams: Sequence[StreamView] = (), **changes: object) -> SessionView:
     """A session as the panels see it."""
     base = SessionView(
-        river_tokens=41, river_positions=1204, river_state="writing", river_kv_bytes=9_000_000, streams=list(streams),
-        synapse=SynapseView(3, 64, 1204, 786_432), gate=GateView(3, 1, 0.5, "calibrated"), asides=2, aside_tokens=31, aside_bytes=9,
-    )  # fmt: skip
+        river_tokens=41,
+        river_positions=1204,
+        river_state="writing",
+        river_kv_bytes=9_000_000,
+        streams=list(streams),
+        synapse=SynapseView(3, 64, 1204, 786_432),
+        gate=GateView(3, 1, 0.5, "calibrated"),
+        asides=2,
+        aside_tokens=31,
+        aside_bytes=9,
+    )
     return replace(base, **changes)  # type: ignore[arg-type]
 
 
@@ -50,7 +68,9 @@ REPLY: tuple[Event, ...] = (
     RiverText(text="[MATH: 47 + 86]", request=True),
     SynapseTaken(version=1, landmarks=24, context=30, bytes=1000, seconds=0.01),
     StreamSpawned(id=1, role="math", task="47 + 86"),
-    GateDecided(id=1, thought="133", passed=True, score=0.83, threshold=0.5, mode="calibrated", reason="above"),
+    GateDecided(
+        id=1, thought="133", passed=True, score=0.83, threshold=0.5, mode="calibrated", reason="above"
+    ),
     StreamEnded(id=1, state="injected", reason="above", tokens=9, seconds=0.2),
     RiverText(text=" They have [bold]133[/bold]" + ESCAPES + " ropes."),
     RiverFinished(reason="stop", tokens=17, seconds=0.5),
@@ -58,7 +78,7 @@ REPLY: tuple[Event, ...] = (
 
 
 class FakeSession:
-    """Answers every turn with `script`; `on_event` is called before each event, so that a test can interrupt."""
+    """Answers every turn with `script`; `on_event` comes before each event and may interrupt."""
 
     def __init__(self, script: Sequence[Event] = REPLY, listeners: Sequence[Listener] = ()) -> None:
         self.script = script
@@ -69,12 +89,26 @@ class FakeSession:
         self.seed = 0
         self.notes: list[str] = []
         self.turns: list[Turn] = []
-        self.view = view([stream(1, "injected", role="math", task="47 + 86", thought="133", gate_score=0.83, gate_reason="above")])
+        self.view = view(
+            [
+                stream(
+                    1,
+                    "injected",
+                    role="math",
+                    task="47 + 86",
+                    thought="133",
+                    gate_score=0.83,
+                    gate_reason="above",
+                )
+            ]
+        )
         self.injecting: bool | None = None
         self.cleared = self.interrupted = False
         self.failure: Exception | None = None
 
-    def load_notes(self, text: str, name: str = "notes", progress: Callable[[int, int], None] | None = None) -> int:
+    def load_notes(
+        self, text: str, name: str = "notes", progress: Callable[[int, int], None] | None = None
+    ) -> int:
         if not text.strip():
             return 0
         self.notes.append(text)
@@ -97,13 +131,14 @@ class FakeSession:
             self.on_event(event)
             if self.failure:
                 raise self.failure
-            if self.interrupted:
+            stopped = self.interrupted
+            if stopped:
                 event = RiverFinished(reason="interrupted", tokens=3, seconds=0.1)
             for listener in self.listeners:
                 listener(event)
             said += event.text if isinstance(event, RiverText) else ""
             yield event
-            if self.interrupted:
+            if stopped:
                 break
         self.turns.append(Turn("assistant", said))
 

@@ -28,10 +28,24 @@ def said(desk: Desk, line: str) -> str:
 def test_help_names_every_command(desk: Desk) -> None:
     text = said(desk, "/help")
     assert all(f"/{c.name} {c.argument}".strip() in text for c in COMMANDS)
-    assert [c.name for c in COMMANDS] == "help agents thoughts inject undo gate load profile clear save exit".split()
+    assert [c.name for c in COMMANDS] == [
+        "help",
+        "agents",
+        "thoughts",
+        "inject",
+        "undo",
+        "gate",
+        "load",
+        "profile",
+        "clear",
+        "save",
+        "exit",
+    ]
 
 
-@pytest.mark.parametrize(("line", "command"), [("/help", True), ("/x y", True), ("/usr/bin", False), ("/", False), ("1/2", False)])
+@pytest.mark.parametrize(
+    ("line", "command"), [("/help", True), ("/x y", True), ("/usr/bin", False), ("/", False), ("1/2", False)]
+)
 def test_what_is_a_command(line: str, command: bool) -> None:
     assert is_command(line) is command
     assert is_known("/HELP") and not is_known("/x y")
@@ -89,6 +103,9 @@ def test_thoughts_and_agents(desk: Desk) -> None:
     text = said(desk, "/agents")
     assert "+60 earlier" in text and "Synapse v3: 64 of 1,204 tokens" in text and "\x1b" not in text
     assert max(map(len, text.splitlines())) <= 80
+    session.view = view([stream(n, "injected", thought=f"t{n}") for n in range(1, 101)])
+    text = said(desk, "/thoughts")
+    assert "+60 earlier: 60 injected" in text and "t61" in text and "t60" not in text
     session.view = view([])
     assert "No Streams yet." in said(desk, "/agents") and "No Stream has finished" in said(desk, "/thoughts")
 
@@ -101,8 +118,13 @@ def test_load_and_save(desk: Desk, tmp_path: Path) -> None:
     list(session.send("How many?"))
     assert "Saved" in said(desk, f"/save {target}")
     text = target.read_text()
-    for part in ["## Notes", "````text\nMara keeps ropes: 47.", "## You\n\nHow many?", "## River\n\nLet me see. [MATH: 47 + 86]",
-                 "- injected, math: 47 + 86 -> 133 (score 0.83: above)"]:  # fmt: skip
+    for part in [
+        "## Notes",
+        "````text\nMara keeps ropes: 47.",
+        "## You\n\nHow many?",
+        "## River\n\nLet me see. [MATH: 47 + 86]",
+        "- injected, math: 47 + 86 -> 133 (score 0.83: above)",
+    ]:
         assert part in text
     assert "\x1b" not in text and "\x9b" not in text
     said(desk, f"/save {target}")  # its own file may be written again

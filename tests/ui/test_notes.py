@@ -28,7 +28,9 @@ def test_text(tmp_path: Path, data: bytes, expected: str) -> None:
     assert read_notes(path) == expected
 
 
-@pytest.mark.parametrize(("data", "word"), [(b"\x7fELF\0\0\0", "binary"), (b"caf\xe9", "byte 3"), (b"\xff\xfea", "not text")])
+@pytest.mark.parametrize(
+    ("data", "word"), [(b"\x7fELF\0\0\0", "binary"), (b"caf\xe9", "byte 3"), (b"\xff\xfea", "not text")]
+)
 def test_what_is_not_text(tmp_path: Path, data: bytes, word: str) -> None:
     path = tmp_path / "notes.txt"
     path.write_bytes(data)

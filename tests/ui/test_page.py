@@ -1,7 +1,8 @@
-"""The page in an emulated terminal: what is on the screen, what went into scrollback, what copying would give."""
+"""The page in an emulated terminal: what is on the screen and in scrollback, what copying gives."""
 
 from __future__ import annotations
 
+import re
 from io import StringIO
 
 import pyte
@@ -50,7 +51,7 @@ def panels(width: int, height: int) -> Group:
 def test_text_streams_above_panels_and_panels_leave_no_trace() -> None:
     file = Terminal(20, 12)
     with Page(console(file), panels) as page:
-        for word in "Mara has forty-seven ropes in the old mill.\n\nThat is all of it".split(" "):
+        for word in re.split(" ", "Mara has forty-seven ropes in the old mill.\n\nThat is all of it"):
             page.write(word + " ")
             page.tick(force=True)
             assert file.text().endswith("PANEL one\nPANEL two")
@@ -104,7 +105,9 @@ def test_any_pieces(pieces: list[str]) -> None:
                 want.append("")
             want[-1] += char
     got = [row.replace("漢 ", "漢") for row in file.rows()]
-    assert "\n".join(got).rstrip("\n") == "\n".join(row.rstrip().replace("漢 ", "漢") for row in want).rstrip("\n")
+    assert "\n".join(got).rstrip("\n") == "\n".join(row.rstrip().replace("漢 ", "漢") for row in want).rstrip(
+        "\n"
+    )
 
 
 def test_no_terminal_no_panels() -> None:

@@ -19,10 +19,15 @@ CROWD = [
 
 def draw(width: int, height: int, scene: Scene) -> list[str]:
     console = Console(width=width, height=height, file=StringIO(), force_terminal=True, no_color=True)
-    return ["".join(s.text for s in line) for line in console.render_lines(live_panels(scene, width, height), pad=False)]
+    return [
+        "".join(s.text for s in line)
+        for line in console.render_lines(live_panels(scene, width, height), pad=False)
+    ]
 
 
-@pytest.mark.parametrize(("width", "height"), [(80, 24), (72, 18), (100, 30), (200, 60), (60, 24), (80, 10), (20, 5), (2, 2)])
+@pytest.mark.parametrize(
+    ("width", "height"), [(80, 24), (72, 18), (100, 30), (200, 60), (60, 24), (80, 10), (20, 5), (2, 2)]
+)
 @pytest.mark.parametrize("count", [0, 1, 97])
 def test_fits_every_terminal(width: int, height: int, count: int) -> None:
     streams = CROWD[-count:] if count else []
@@ -33,8 +38,22 @@ def test_fits_every_terminal(width: int, height: int, count: int) -> None:
 
 def test_a_hundred_agents_at_80_columns() -> None:
     text = "\n".join(draw(80, 24, Scene(view(CROWD), CROWD, Usage("RSS", 812 << 20, 38 << 20), True, 0, 0)))
-    for part in ["97 recall", "gating", "0.83", "0.10", "+89 more: 12 queued, 77 thinking", "v3", "64 of 1,204 tokens", "18.8x",
-                 "3 passed  1 rejected", "threshold 0.50", "RSS", "812.0 MB", "KV 384.0 KB/agent", "64+48"]:  # fmt: skip
+    for part in [
+        "97 recall",
+        "gating",
+        "0.83",
+        "0.10",
+        "+89 more: 12 queued, 77 thinking",
+        "v3",
+        "64 of 1,204 tokens",
+        "18.8x",
+        "3 passed  1 rejected",
+        "threshold 0.50",
+        "RSS",
+        "812.0 MB",
+        "KV 384.0 KB/agent",
+        "64+48",
+    ]:
         assert part in text
 
 
@@ -45,7 +64,16 @@ def test_few_streams_have_no_more_line() -> None:
 
 
 def test_text_of_models_is_harmless() -> None:
-    bad = [stream(1, "injected", role="r[/]", task="[red]t[/red]" + ESCAPES, thought="[b]x" + ESCAPES, gate_reason="\x1b[2Jok")]
+    bad = [
+        stream(
+            1,
+            "injected",
+            role="r[/]",
+            task="[red]t[/red]" + ESCAPES,
+            thought="[b]x" + ESCAPES,
+            gate_reason="\x1b[2Jok",
+        )
+    ]
     text = "\n".join(draw(80, 24, Scene(view(bad), bad, None, True, 0, 0)))
     assert "[red]t[/red]" in text and "\x1b" not in text and "\x9b" not in text
     console = Console(width=80, file=StringIO(), no_color=True)
@@ -59,9 +87,16 @@ def test_no_synapse_yet() -> None:
 
 
 def test_words() -> None:
-    assert [size(n) for n in (0, 512, 12_288, 3 << 20, 5 << 30)] == ["0 B", "512 B", "12.0 KB", "3.0 MB", "5.0 GB"]
+    assert [size(n) for n in (0, 512, 12_288, 3 << 20, 5 << 30)] == [
+        "0 B",
+        "512 B",
+        "12.0 KB",
+        "3.0 MB",
+        "5.0 GB",
+    ]
     reading = draw(80, 24, Scene(view(river_state="prefill"), [], None, True, 512, 1204))
     assert reading == ["River reads 512/1,204 tokens"]
     scene = Scene(view(CROWD[-3:]), CROWD[-3:], None, True, 0, 0)
     line = summary(scene, "interrupted", 2.0, 41).plain
-    assert line.startswith("stopped · 2.0 s, 41 tokens (20.5/s) · 3 Streams: ") and line.endswith("/thoughts")
+    assert line == "stopped · 41 tokens in 2.0 s (20.5/s) · 3 Streams: 1 gating, 1 injected, 1 reje…"
+    assert summary(scene, "stop", 2.0, 41, 200).plain.endswith("Synapse 64 of 1,204 · /thoughts")

@@ -40,7 +40,7 @@ def test_completion(tmp_path: Path) -> None:
 
 
 def test_enter_sends_and_a_paste_keeps_its_lines(keys: PipeInput) -> None:
-    prompt = Prompt(lambda: [])
+    prompt = Prompt(list)
     keys.send_text("hello\r")
     assert prompt.read() == "hello"
     keys.send_text("\x1b[200~one\ntwo\nthree\x1b[201~\r")
@@ -51,13 +51,13 @@ def test_enter_sends_and_a_paste_keeps_its_lines(keys: PipeInput) -> None:
 
 def test_history_is_kept_for_the_next_time_and_private(keys: PipeInput, tmp_path: Path) -> None:
     keys.send_text("first question\r")
-    Prompt(lambda: []).read()
+    Prompt(list).read()
     assert (tmp_path / "state" / "history").stat().st_mode & 0o077 == 0
     assert list(open_history().load_history_strings()) == ["first question"]
 
 
 def test_ctrl_c_clears_then_raises_and_ctrl_d_leaves(keys: PipeInput) -> None:
-    prompt = Prompt(lambda: [])
+    prompt = Prompt(list)
     keys.send_text("typed wrong\x03right\r")
     assert prompt.read() == "right"
     keys.send_text("\x03")

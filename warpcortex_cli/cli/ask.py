@@ -40,10 +40,16 @@ SCHEMA_VERSION = 1
 _PIPE_PATIENCE = 3.0  # seconds of a silent pipe after which we say what we wait for
 
 NotesOption = Annotated[
-    Path | None, typer.Option("--notes", metavar="FILE", help="A text file that the model reads first.", show_default=False)
+    Path | None,
+    typer.Option(
+        "--notes", metavar="FILE", help="A text file that the model reads first.", show_default=False
+    ),
 ]
 TraceOption = Annotated[
-    Path | None, typer.Option("--trace", metavar="FILE", help="Write every event to FILE as JSON lines.", show_default=False)
+    Path | None,
+    typer.Option(
+        "--trace", metavar="FILE", help="Write every event to FILE as JSON lines.", show_default=False
+    ),
 ]
 
 
@@ -57,13 +63,17 @@ def ask(
     seed: SeedOption = 0,
     no_streams: NoStreamsOption = False,
     trace: TraceOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the answer.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object instead of the answer.")
+    ] = False,
 ) -> None:
-    """Ask one question. Text piped in is read as notes: cat notes.txt | warpcortex ask "How many ropes does Mara have?" """
+    """Ask one question. Piped text is read as notes: cat notes.txt | warpcortex ask "..." """
     forgive_encoding()
     question = clean(question).strip()
     if not question:
-        raise UsageError("the question is empty.", 'Write it in quotes: warpcortex ask "How many ropes does Mara have?"')
+        raise UsageError(
+            "the question is empty.", 'Write it in quotes: warpcortex ask "How many ropes does Mara have?"'
+        )
     errors = stderr_console()
     texts = [(notes.name, read_notes(notes))] if notes is not None else []
     piped = read_pipe(sys.stdin, errors)
@@ -74,7 +84,9 @@ def ask(
         prism, settings = open_prism(model=model, profile=profile, device=device, dtype=dtype)
         from warpcortex_cli.engine.session import Session
 
-        session = Session(prism, settings, seed=seed, streams=not no_streams, listeners=[writer] if writer else [])
+        session = Session(
+            prism, settings, seed=seed, streams=not no_streams, listeners=[writer] if writer else []
+        )
         for name, text in texts:
             load_with_progress(session, text, name, errors)
         answer, finished = say(session, question, None if as_json else sys.stdout)
@@ -107,7 +119,10 @@ def say(session: Session, text: str, out: TextIO | None) -> tuple[Answer, RiverF
 
 
 def report(session: Session, answer: Answer, finished: RiverFinished) -> dict[str, Any]:
-    """The object that `--json` prints: DESIGN.md section 6, and "text", "finish_reason", "profile", "seed", "gate_reason", "focus"."""
+    """The object that `--json` prints; its keys are a contract, to which keys may be added.
+
+    "text" is River text as it was written, requests included; "answer" is without them.
+    """
     return {
         "schema_version": SCHEMA_VERSION,
         "model": session.prism.name,
@@ -122,7 +137,9 @@ def report(session: Session, answer: Answer, finished: RiverFinished) -> dict[st
                 "task": s.task,
                 "state": s.state,
                 "thought": s.thought,
-                "gate_score": s.gate_score if s.gate_score is not None and math.isfinite(s.gate_score) else None,
+                "gate_score": s.gate_score
+                if s.gate_score is not None and math.isfinite(s.gate_score)
+                else None,
                 "gate_reason": s.gate_reason,
                 "landmarks": s.landmarks,
                 "focus": s.focus,
@@ -161,7 +178,9 @@ def _announce_wait(source: TextIO, errors: Console) -> None:
     except (OSError, ValueError):  # Windows pipes and in-memory files cannot be waited for
         return
     if not ready:
-        errors.print(Text("reading notes from standard input until it ends (give </dev/null for none)", style="dim"))
+        errors.print(
+            Text("reading notes from standard input until it ends (give </dev/null for none)", style="dim")
+        )
 
 
 def _write(out: TextIO, text: str) -> None:

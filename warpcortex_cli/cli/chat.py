@@ -54,7 +54,9 @@ def chat(
         prism, settings = open_prism(model=model, profile=profile, device=device, dtype=dtype)
         from warpcortex_cli.engine.session import Session
 
-        session = Session(prism, settings, seed=seed, streams=not no_streams, listeners=[writer] if writer else [])
+        session = Session(
+            prism, settings, seed=seed, streams=not no_streams, listeners=[writer] if writer else []
+        )
         if notes is not None:
             tokens = load_with_progress(session, text, notes.name, errors)
             errors.print(notes_line(tokens or 0, text, notes.name))
@@ -94,7 +96,12 @@ def talk(session: Session, errors: Console) -> None:
     notices = screen if screen.is_terminal else errors
     desk = Desk(session, notices, session.profile.injection.enabled)
     prompt = Prompt(shipped_profiles)
-    notices.print(Text(f"profile {one_line(session.profile.name)} \u00b7 /help lists commands \u00b7 Ctrl-D leaves", style="dim"))
+    notices.print(
+        Text(
+            f"profile {one_line(session.profile.name)} \u00b7 /help lists commands \u00b7 Ctrl-D leaves",
+            style="dim",
+        )
+    )
     while not desk.leaving:
         try:
             line = clean(prompt.read()).strip()

@@ -1,8 +1,8 @@
 """The Router: finds requests such as `[MATH: 47 + 86]` in River text while it is being written.
 
-A request fires at the first character that completes it, so the same text gives the same matches however
-it is cut into pieces. Cost is linear in the text, also when it is hostile: patterns run in google-re2, and a
-request is at most `WINDOW` characters long, so that no character is looked at more than `WINDOW` times.
+A request fires at the first character that completes it, so the same text gives the same matches however it is
+cut into pieces. Cost is linear in the text, also when it is hostile: patterns run in google-re2, each place is
+given up once, and a request is at most `WINDOW` characters long, so that is what one more character can cost.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ class Match:
 class Router:
     """Finds the requests of `roles`, leftmost first, without overlap, each once.
 
-    When several roles match at the same character, the request that begins first wins, then the first role.
+    A half-written request owns the text from where it begins, until it is complete or can no longer become one.
+    When several roles match at the same character, the role named first wins.
 
     Raises:
         PatternError: a trigger is not valid; those of a loaded profile have been checked.
@@ -39,13 +40,12 @@ class Router:
 
     def __init__(self, roles: Sequence[Role]) -> None:
         patterns = [parse(role.trigger) for role in roles]
-        self._roles = [(role, compile_re2(f"(?:{role.trigger})\\z")) for role in roles]
+        self._roles = [(role, compile_re2(role.trigger)) for role in roles]
         self._begins: Any = None
         if patterns:
-            prefixes = "|".join(f"(?:{p.prefixes})" for p in patterns)
-            self._begins = compile_re2(prefixes)
-            self._may_become = compile_re2(f"(?:{prefixes})\\z")
-            self._complete = compile_re2(f"(?:{'|'.join(f'(?:{p.whole})' for p in patterns)})\\z")
+            self._begins = compile_re2("|".join(f"(?:{p.first})" for p in patterns))
+            self._may_become = compile_re2("|".join(f"(?:{p.prefixes})" for p in patterns))
+            self._complete = compile_re2("|".join(f"(?:{p.whole})" for p in patterns))
         self.reset()
 
     def reset(self) -> None:
@@ -76,18 +76,19 @@ class Router:
 
     def _advance(self, matches: list[Match]) -> bool:
         """Takes the next character, or jumps to the next one that may begin a request; False at the end."""
-        if self._end == len(self._text):
-            return False
         if self._open is None:
-            begin = self._begins.search(self._text, self._end)
-            if begin is None:
-                self._end = len(self._text)
-                return False
-            self._open = self._end = begin.start()
+            self._open = self._next_begin(self._end)
+            if self._open is not None:
+                self._end = self._open
+        if self._open is None or self._end == len(self._text):
+            self._end = len(self._text)
+            return False
         self._end += 1
         seen = self._text[: self._end]
-        alive = self._may_become.search(seen, max(self._open, self._end - WINDOW))
-        self._open = alive.start() if alive else None
+        while self._open is not None and not self._alive(seen, self._open):
+            # A beginning that failed fails for good, so every place is given up only once.
+            begin = self._next_begin(self._open + 1)
+            self._open = begin if begin is not None and begin < self._end else None
         if self._open is not None:
             match = self._completed(seen, self._open)
             if match:
@@ -95,15 +96,22 @@ class Router:
                 self._open = None
         return True
 
+    def _next_begin(self, start: int) -> int | None:
+        found = self._begins.search(self._text, start)
+        return found.start() if found else None
+
+    def _alive(self, seen: str, start: int) -> bool:
+        return len(seen) - start <= WINDOW and self._may_become.fullmatch(seen, start) is not None
+
     def _completed(self, seen: str, start: int) -> Match | None:
-        if not self._complete.search(seen, start):
+        if not self._complete.fullmatch(seen, start):
             return None
-        found = [(role, m) for role, p in self._roles if (m := p.search(seen, start)) and m.start() < m.end()]
-        if not found:
-            return None
-        role, match = min(found, key=lambda f: f[1].start())
-        groups = {name: value or "" for name, value in match.groupdict().items()}
-        return Match(role, groups, self._base + match.start(), self._base + match.end())
+        for role, pattern in self._roles:
+            match = pattern.fullmatch(seen, start)
+            if match:
+                groups = {name: value or "" for name, value in match.groupdict().items()}
+                return Match(role, groups, self._base + match.start(), self._base + match.end())
+        return None
 
     def _trim(self) -> None:
         keep = max(0, (self._end if self._open is None else self._open) - 1)

@@ -63,5 +63,6 @@ class Sentences:
     def _is_end(self, token: int) -> bool:
         if token not in self._ends:
             piece = self._prism.decode([token])
-            self._ends[token] = piece == "" or "\n" in piece or piece.rstrip().endswith((".", "!", "?", ";"))
+            closes = "\n" in piece or piece.rstrip().endswith((".", "!", "?", ";"))
+            self._ends[token] = closes or token in self._prism.tokenizer.all_special_ids
         return self._ends[token]

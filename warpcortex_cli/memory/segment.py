@@ -30,7 +30,12 @@ class Turns(Protocol):
     """What moving needs of a model's rotary embedding (`prism.rope.Rope` is the one implementation)."""
 
     def turn(self, keys: Sequence[Tensor], by: Tensor) -> list[Tensor]:
-        """Keys of each layer [kv_heads, tokens, head_dim], moved by `by` positions ([tokens] or [layers, kv_heads, tokens])."""
+        """Keys of all layers, moved by `by` positions.
+
+        Args:
+            keys: per layer [kv_heads, tokens, head_dim], rotated.
+            by: [tokens] or [layers, kv_heads, tokens].
+        """
         ...
 
 
@@ -50,12 +55,13 @@ class Readable(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Segment:
-    """Keys and values of some tokens, never changed after they were made. Two segments are equal only if they are the same.
+    """Keys and values of some tokens, never changed after they were made; equal to itself only.
 
     Attributes:
         keys: per layer [kv_heads, tokens, head_dim], rotated for `positions`.
         values: per layer [kv_heads, tokens, head_dim].
-        positions: [tokens]; or [layers, kv_heads, tokens] where each head keeps tokens of its own, as landmarks do.
+        positions: [tokens]; or [layers, kv_heads, tokens] where each head keeps its own tokens, as landmarks
+            do.
     """
 
     keys: tuple[Tensor, ...]
@@ -87,7 +93,7 @@ class Segment:
 
 
 def join(segments: Sequence[Segment]) -> Segment:
-    """One segment that holds the tokens of all, in order: read as one it costs one multiplication a layer, not many.
+    """One segment that holds the tokens of all, in order: its reader multiplies once a layer.
 
     Raises:
         ValueError: there is none, or positions are kept in different ways.

@@ -1,7 +1,7 @@
 """Tails: the growing keys and values of one agent.
 
-Every tail is a slot of a slab. The River has a slab of its own that grows; Streams take slots out of a pool's slabs,
-so that the decode rows of a slab attend in one batched multiplication.
+Every tail is a slot of a slab. The River has a slab of its own that grows; Streams take slots out of a pool's
+slabs, so that the decode rows of a slab attend in one batched multiplication.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ SLOTS = 16  # tails in a slab, unless the pool is told how many agents to expect
 class Slab:
     """Room for `slots` tails of `capacity` tokens.
 
-    What lies behind a tail's end is kept finite (zero, or what was written there before): the batched attention
-    multiplies it with weights of zero, and zero times NaN is NaN.
+    What lies behind a tail's end is kept finite (zero, or what was written there before): the batched
+    attention multiplies it with weights of zero, and zero times NaN is NaN.
 
     Attributes:
         keys, values: per layer [slots, kv_heads, capacity, head_dim].
@@ -70,7 +70,7 @@ class Slab:
 
 
 class Tail:
-    """The private keys and values of one agent. The model's forward appends to it; `length` tokens are valid."""
+    """The private keys and values of one agent. The model's forward appends to it; `length` are valid."""
 
     def __init__(
         self, slab: Slab, slot: int = 0, *, growing: bool = False, pool: TailPool | None = None
@@ -207,7 +207,7 @@ class Tail:
 
 @dataclass(frozen=True)
 class TailView:
-    """The first `tokens` tokens of a tail. Views of the same tokens are equal, so that their readers share one computation."""
+    """The first `tokens` tokens of a tail. Views of the same ones are equal, so readers share work."""
 
     tail: Tail
     tokens: int
@@ -226,8 +226,8 @@ class TailView:
 class TailPool:
     """Tails of one fixed capacity, for Streams that come and go.
 
-    Slabs are added when all slots are taken and dropped when nobody uses them, but for the first; the lowest free slot
-    is taken first, so that those in use lie close together.
+    Slabs are added when all slots are taken and dropped when nobody uses them, but for the last one; the
+    lowest free slot is taken first, so that those in use lie close together.
 
     Args:
         layout: the model's KV shape.

@@ -42,12 +42,14 @@ class Stage:
 CURRICULUM = (
     Stage(600, 6, (2, 4), 260, copying=0.6, mix=Mix(recall=9, delegated=2, streams=3, talk=0.2)),
     Stage(2500, 4, (2, 8), 550, copying=0.08, mix=Mix(recall=9, delegated=6, streams=5)),
-    Stage(3500, 3, (3, 16), 1000, mix=Mix()),
-    Stage(3500, 2, (4, 36), 2200, mix=Mix()),
-    Stage(2500, 1, (10, 75), 4200, mix=Mix()),
+    Stage(2900, 3, (3, 16), 1000, mix=Mix()),
+    Stage(3200, 6, (2, 7), 450, mix=Mix(recall=10, delegated=7, streams=5)),
+    Stage(2000, 3, (4, 20), 1100, mix=Mix()),
+    Stage(1000, 2, (8, 40), 2400, mix=Mix()),
+    Stage(400, 1, (20, 75), 4200, mix=Mix()),
 )
 MUON_LR, ADAM_LR = 0.005, 2e-3
-DECAY_SHARE = 0.45
+DECAY_SHARE = 0.3
 
 
 def config() -> dict[str, Any]:

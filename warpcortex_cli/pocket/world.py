@@ -94,10 +94,9 @@ def _price(rng: random.Random) -> int:
 
 def notes_text(world: World, rng: random.Random) -> str:
     """The world as lines of notes, or now and then as one paragraph."""
-    one_style = rng.randrange(5) if rng.random() < 0.5 else None
-    if rng.random() < 0.5:
-        one_style = rng.randrange(2)
-    lines = [f.sentence(rng.randrange(5) if one_style is None else one_style) for f in world.facts]
+    kind = rng.random()
+    one_style = rng.randrange(2) if kind < 0.7 else rng.randrange(5)
+    lines = [f.sentence(rng.randrange(5) if kind > 0.85 else one_style) for f in world.facts]
     for thing, price in world.prices.items():
         line = rng.choices((f"One {thing.one} costs {price} coins.", f"The price of one {thing.one}: {price} coins."), (3, 1))[0]
         lines.insert(rng.randint(0, len(lines)), line)
@@ -153,7 +152,8 @@ def ask_count(w: World, rng: random.Random) -> Answer:
         ),
         (5, 1, 1, 1),
     )[0]
-    return Answer(q, "count", f"{f.person} has {f.count} {f.thing.many}.", value=str(f.count))
+    # The key stands before the value in answers too.
+    return Answer(q, "count", f"The {f.thing.many} of {f.person}: {f.count}.", value=str(f.count))
 
 
 def ask_place(w: World, rng: random.Random) -> Answer:

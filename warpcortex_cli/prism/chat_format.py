@@ -14,8 +14,8 @@ def encode(tokenizer: Any, text: str, special: bool = False) -> list[int]:
     Args:
         tokenizer: a transformers tokenizer.
         text: any text.
-        special: whether names of special tokens in it become those tokens. Text of users, files and models must not,
-            or it could end its own turn.
+        special: whether names of special tokens in it become those tokens. Text of users, files and models
+            must not, or it could end its own turn.
     """
     ids: list[int] = tokenizer(text, add_special_tokens=False, split_special_tokens=not special)["input_ids"]
     return ids
@@ -25,7 +25,8 @@ class ChatFormat:
     """The pieces between which the words of a conversation stand, read off a tokenizer's chat template.
 
     A conversation is `opening(system)`, then for each exchange `user_open()` words `user_close()` reply, and
-    `assistant_close()` before the next. A tokenizer without a usable template gets plain "User:" and "Assistant:" lines.
+    `assistant_close()` before the next. A tokenizer without a usable template gets "User:" and "Assistant:"
+    lines.
 
     Attributes:
         templated: whether the pieces come from the tokenizer's template.
@@ -64,7 +65,7 @@ class ChatFormat:
         """Ends an assistant turn whose end-of-turn token was not written."""
         return list(self._assistant_close)
 
-    # -- reading the template -----------------------------------------------------------------------------------
+    # -- reading the template --------------------------------------------------------------------------------
 
     def _render(self, *turns: tuple[str, str], reply: bool = False) -> str | None:
         """The template's text for some turns (role, words), or None when it does not accept them."""
@@ -78,7 +79,7 @@ class ChatFormat:
         return text
 
     def _read_template(self) -> bool:
-        """Takes the pieces out of rendered conversations; False when the template does not keep words apart."""
+        """Takes the pieces out of rendered conversations; False when the template keeps words not apart."""
         system, first, answer, second = _MARKS
         one = self._render(("user", first), reply=True)
         two = self._render(("user", first), ("assistant", answer), ("user", second), reply=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import struct
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -240,5 +241,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{lines[0][:200]}" if lines else type(error).__name__
+    """What an error says, up to its first line break that ends a sentence; its type if it says nothing."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    count = 1 + sum(1 for _ in takewhile(lambda line: line.endswith(":"), lines))
+    return " ".join(lines[:count])[:200] or type(error).__name__

@@ -62,7 +62,7 @@ class Prism:
         self.chat = ChatFormat(tokenizer)
         self.eos_ids = self._end_tokens()
         self._states: list[Tensor] = []
-        # The model's own forward runs the head, so that its soft caps and scales apply; the hook keeps what it was given.
+        # The model's own forward runs the head, so that its caps and scales apply; this keeps its input.
         decoder.register_forward_hook(lambda _module, _args, out: self._states.append(out[0]))
 
     @classmethod
@@ -76,16 +76,19 @@ class Prism:
         model, tokenizer = load_prism_parts(source, device, dtype)
         return cls(model, tokenizer, source.name)
 
-    # -- the forward --------------------------------------------------------------------------------------------
+    # -- the forward -----------------------------------------------------------------------------------------
 
     @torch.inference_mode()
     def forward(self, rows: Sequence[Row]) -> list[RowResult]:
-        """Runs all rows in one packed forward, appends their keys and values to their tails, and returns their results in order.
+        """Runs all rows in one packed forward and appends their keys and values to their tails.
 
-        When it raises, the tails are as long as before.
+        Returns:
+            A result for each row, in the order of the rows.
 
         Raises:
-            ValueError: a row has no tokens, as many positions as it should, or a tail is full or used twice.
+            ValueError: a row is empty, lacks positions or lies beyond the context; a tail is full or used
+                twice.
+                Whenever this raises, the tails are as long as before.
         """
         if not rows:
             return []
@@ -124,7 +127,7 @@ class Prism:
         """A pool of tails of `capacity` tokens each, whose slabs hold `slots` tails."""
         return TailPool(self.layout, capacity, slots)
 
-    # -- text ---------------------------------------------------------------------------------------------------
+    # -- text ------------------------------------------------------------------------------------------------
 
     def encode(self, text: str, special: bool = False) -> list[int]:
         """Token ids of a text. Names of special tokens in it are plain characters unless `special` is set."""
@@ -137,7 +140,7 @@ class Prism:
         )
         return text
 
-    # -- sizes --------------------------------------------------------------------------------------------------
+    # -- sizes -----------------------------------------------------------------------------------------------
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -169,7 +172,7 @@ def _wanted(rows: Sequence[Row]) -> list[int]:
 
 
 def _unpacked(step: attention.PackedStep, hidden: Tensor, logits: Tensor) -> list[RowResult]:
-    """Each row's share of hidden [T, hidden_size] and logits [wanted, vocabulary], in the order the rows were given."""
+    """Each row's share of hidden [T, hidden_size] and logits [wanted, vocabulary], in the caller's order."""
     results: dict[int, RowResult] = {}
     token = place = 0
     for packed, row in enumerate(step.rows):

@@ -14,8 +14,8 @@ class Rope:
     """Turns keys by a number of positions, layer by layer.
 
     A rotation by a then by b is one by a + b, so keys that stand at p move to p + b by a turn of b, and to
-    position 0 (unrotated) by a turn of -p. The scaling that some embeddings (YaRN) multiply into cosine and sine
-    is in the keys already and left alone.
+    position 0 (unrotated) by a turn of -p. The scaling that some embeddings (YaRN) multiply into cosine and
+    sine is in the keys already and left alone.
 
     Args:
         decoder: the base model, which holds `rotary_emb`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 from collections.abc import Callable
@@ -56,7 +57,7 @@ def resolve_model(spec: str | None, profile_model: str = "auto") -> ModelSource:
         return _auto()
     if wanted == "pocket":
         return ModelSource("pocket", check_folder(_POCKET, "pocket"), "pocket")
-    path = Path(wanted).expanduser()
+    path = _path(wanted)
     if path.is_dir() and wanted:
         return ModelSource("folder", check_folder(path.resolve(), wanted), wanted)
     if path.is_file():
@@ -73,6 +74,13 @@ def resolve_model(spec: str | None, profile_model: str = "auto") -> ModelSource:
         else f"there is no model {wanted!r}.",
         hint,
     )
+
+
+def _path(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # ~somebody whom this machine does not know
+        return Path(text)
 
 
 def _auto() -> ModelSource:
@@ -175,9 +183,10 @@ def pull(spec: str, progress: Progress | None = None) -> ModelSource:
         ModelError: it is not there, not allowed, or the hub cannot be reached.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.utils.logging import set_verbosity_error
 
     repo, revision = _split(spec)
+    set_verbosity_error()  # it would write every retry to stderr
     try:
         path = snapshot_download(
             repo,
@@ -186,52 +195,40 @@ def pull(spec: str, progress: Progress | None = None) -> ModelSource:
             ignore_patterns=list(_UNWANTED),
             tqdm_class=_bar(progress or (lambda done, total: None)),
         )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+    except Exception as error:  # what lies between here and the hub raises errors of many libraries
         raise _pull_error(spec, error) from error
     return ModelSource("hub", check_folder(Path(path), spec), spec)
 
 
 def _pull_error(spec: str, error: Exception) -> ModelError:
+    from huggingface_hub import errors
     from huggingface_hub.constants import HF_HUB_CACHE
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
 
-    if isinstance(error, GatedRepoError):
-        return ModelError(
-            f"{spec} is gated.",
-            f"Accept its terms on https://huggingface.co/{_split(spec)[0]} and set HF_TOKEN.",
-        )
-    if isinstance(error, RevisionNotFoundError):
+    again = "Try again later; what was fetched is kept."
+    if isinstance(error, errors.GatedRepoError):
+        terms = f"https://huggingface.co/{_split(spec)[0]}"
+        return ModelError(f"{spec} is gated.", f"Accept its terms on {terms} and set HF_TOKEN.")
+    if isinstance(error, errors.RevisionNotFoundError):
         return ModelError(f"{spec}: the hub has no such revision.", "Leave @revision out for the newest one.")
-    if isinstance(error, RepositoryNotFoundError):
-        return ModelError(
-            f"{spec} is not on the hub, or it is private.",
-            "Check the name; for a private model set HF_TOKEN.",
-        )
-    if isinstance(error, HfHubHTTPError):
+    if isinstance(error, errors.RepositoryNotFoundError):
+        fix = "Check the name; for a private model set HF_TOKEN."
+        return ModelError(f"{spec} is not on the hub, or it is private.", fix)
+    if isinstance(error, errors.HfHubHTTPError):
         status = getattr(error.response, "status_code", "an error")
-        return ModelError(
-            f"{spec} could not be downloaded: the hub answered {status}.",
-            "Try again later; what was fetched is kept.",
-        )
-    if isinstance(error, OSError) and error.errno in (28, 122):
-        return ModelError(
-            f"{spec} could not be stored: no space is left on the disk.",
-            f"Free some space in {HF_HUB_CACHE}, or set HF_HOME.",
-        )
+        return ModelError(f"{spec} could not be downloaded: the hub answered {status}.", again)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        fix = f"Free some space in {HF_HUB_CACHE}, or set HF_HOME."
+        return ModelError(f"{spec} could not be stored: no space is left on the disk.", fix)
     if isinstance(error, PermissionError):
+        fix = "Set HF_HOME to a folder you own."
+        return ModelError(f"{spec} could not be stored in {HF_HUB_CACHE}: permission denied.", fix)
+    if isinstance(error, errors.LocalEntryNotFoundError | ConnectionError) or "Connect" in type(error).__name__:
         return ModelError(
-            f"{spec} could not be stored in {HF_HUB_CACHE}: permission denied.",
-            "Set HF_HOME to a folder you own.",
+            f"{spec} could not be downloaded: the Hugging Face hub cannot be reached.",
+            "Check the connection and HF_HUB_OFFLINE; without a network, `-m pocket` works.",
         )
-    return ModelError(
-        f"{spec} could not be downloaded: the Hugging Face hub cannot be reached.",
-        "Check the connection and HF_HUB_OFFLINE; without a network, `-m pocket` works.",
-    )
+    reason = (str(error).strip().splitlines() or ["no reason given"])[0]
+    return ModelError(f"{spec} could not be downloaded: {type(error).__name__}: {reason}", again)
 
 
 def _bar(progress: Progress) -> type[Any]:
@@ -243,9 +240,8 @@ def _bar(progress: Progress) -> type[Any]:
 
     class Bar(tqdm):  # type: ignore[type-arg]
         def __init__(self, *args: Any, **kwargs: Any) -> None:
-            self._counts = kwargs.get("unit") == "B" and not str(kwargs.get("desc", "")).startswith(
-                "Downloading"
-            )
+            over_network = str(kwargs.get("desc", "")).startswith("Downloading")
+            self._counts = kwargs.get("unit") == "B" and not over_network
             kwargs.pop("name", None)
             kwargs["disable"] = True
             super().__init__(*args, **kwargs)

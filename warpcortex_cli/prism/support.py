@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from warpcortex_cli.errors import ModelError
 from warpcortex_cli.memory.segment import KVLayout
+from warpcortex_cli.prism.attention import Layer
 from warpcortex_cli.prism.rope import Rope
 
 _SERVED_LAYERS = {"full_attention", "sliding_attention"}
@@ -40,15 +41,16 @@ def check_config(config: Any, name: str) -> None:
     if strange:
         raise refuse(
             name,
-            f"it has layers of the kind {', '.join(strange)}, whose memory is not keys and values of all tokens",
+            f"it has layers of the kind {', '.join(strange)}, which keep no keys and values of all tokens",
         )
 
 
 def max_context(config: Any) -> int:
     """Positions that the model can be run at.
 
-    LongRoPE and dynamic NTK change their frequencies once a context grows past a length, which would turn keys that are
-    in the cache already; up to that length they are ordinary embeddings, so the context ends there.
+    LongRoPE changes its frequencies once a context grows past a length, which would turn keys that are in the
+    cache already; up to that length it is an ordinary embedding, so the context ends there. Dynamic NTK does
+    the same, at the length that the config calls the longest.
     """
     longest: int = getattr(config, "max_position_embeddings", None) or 1 << 20
     rope = getattr(config, "rope_parameters", None) or {}
@@ -65,19 +67,11 @@ class _Trial:
         self.keys: dict[int, Tensor] = {}
         self.heads: set[tuple[int, int, int, int]] = set()
 
-    def attend(
-        self,
-        layer: int,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        scaling: float,
-        softcap: float | None,
-        window: int | None,
-    ) -> Tensor:
-        self.keys[layer] = key
-        self.heads.add((query.shape[0], key.shape[0], key.shape[-1], value.shape[-1]))
-        return value.repeat_interleave(query.shape[0] // key.shape[0], 0).transpose(0, 1)
+    def attend(self, layer: Layer) -> Tensor:
+        heads, kv_heads = layer.query.shape[0], layer.key.shape[0]
+        self.keys[layer.number] = layer.key
+        self.heads.add((heads, kv_heads, layer.key.shape[-1], layer.value.shape[-1]))
+        return layer.value.repeat_interleave(heads // kv_heads, 0).transpose(0, 1)
 
 
 def try_out(
@@ -85,8 +79,8 @@ def try_out(
 ) -> tuple[KVLayout, int, Rope]:
     """Runs a few tokens, each at two positions, and looks at the keys that reach the attention function.
 
-    A token that sees only itself has the same hidden states at every position, so its keys must differ by the turn
-    alone. That proves in each layer that the keys arrive here and that they can be moved.
+    A token that sees only itself has the same hidden states at every position, so its keys must differ by the
+    turn alone. That proves in each layer that the keys arrive here and that they can be moved.
 
     Returns:
         The shape of the model's keys and values, its number of query heads, and its rotary embedding.
@@ -101,7 +95,7 @@ def try_out(
     except LookupError as error:
         raise refuse(name, str(error)) from error
     distance = min(_TRIAL_DISTANCE, max_context(config) - 1)
-    device = model.get_input_embeddings().weight.device
+    device: torch.device = next(model.parameters()).device
     tokens = torch.arange(1, 1 + _TRIAL_TOKENS, device=device).repeat(2)[None]
     positions = torch.tensor([0] * _TRIAL_TOKENS + [distance] * _TRIAL_TOKENS, device=device)[None]
     trial = _Trial()
@@ -127,7 +121,7 @@ def try_out(
 
 
 def _check_turns(rope: Rope, keys: list[Tensor], distance: int, name: str) -> None:
-    """Compares keys at the far position with those at 0, turned; finds layers that carry no position at all."""
+    """Compares keys at the far position with those at 0, turned; finds layers that carry no position."""
     near = [k[:, :_TRIAL_TOKENS] for k in keys]
     far = [k[:, _TRIAL_TOKENS:] for k in keys]
     turned = rope.turn(near, torch.full((_TRIAL_TOKENS,), distance, device=keys[0].device))

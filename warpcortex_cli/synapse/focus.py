@@ -12,6 +12,8 @@ from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.synapse.mass import attention
 
 _SHORTEST = 3  # tokens of a sentence
+_SINKS = 4  # first tokens, which are landmarks for every Stream anyway
+
 
 @torch.inference_mode()
 def focus_indices(
@@ -68,10 +70,11 @@ def focus_indices(
 def sentence_worth(queries: Tensor, keys: Tensor, ends: Tensor, scale: float) -> Tensor:
     """What one layer's heads say about each sentence, 0..1.
 
-    A head's say is the largest attention mass that one of the task's tokens puts on a sentence beyond what
-    its tokens put there on average and beyond the uniform share: a head that always looks at the first or
-    the newest tokens says nothing, one whose token `ropes` finds the ropes says it alone. The layer says
-    what its loudest head does.
+    A head's say is the attention mass that the task's tokens put on a sentence beyond what half of them put
+    there anyway and beyond the uniform share, averaged over the tokens. So a head that always looks at the
+    newest tokens says nothing, and one whose tokens `ropes` and `Mara` both find a sentence says more of it
+    than of one with either. The layer says what its loudest head does. Mass on the very first tokens, where
+    attention rests when it finds nothing, does not count.
 
     Args:
         queries: rotated, [heads, W, head_dim].
@@ -90,13 +93,16 @@ def sentence_worth(queries: Tensor, keys: Tensor, ends: Tensor, scale: float) ->
     group = queries.shape[0] // kv_heads * width
     rows = 0
     for _, _, probabilities in attention(queries, keys, scale):
+        probabilities[:, :_SINKS] = 0
         upto = probabilities.cumsum(1)[:, ends - 1]
         blocks.append(torch.diff(upto, dim=1, prepend=upto.new_zeros(len(upto), 1)))
         rows += len(upto)
         if rows == group:  # all queries of a KV head
             mass = torch.cat(blocks).view(-1, width, len(ends))
-            usual = torch.maximum(mass.mean(1, keepdim=True), uniform) if width > 1 else uniform
-            worth = torch.maximum(worth, (mass - usual).amax((0, 1)))
+            usual = uniform
+            if width > 1:
+                usual = torch.maximum(mass.median(1, keepdim=True).values, uniform)
+            worth = torch.maximum(worth, (mass - usual).clamp_min_(0).mean(1).amax(0))
             blocks, rows = [], 0
     return worth
 
@@ -104,8 +110,8 @@ def sentence_worth(queries: Tensor, keys: Tensor, ends: Tensor, scale: float) ->
 def _pieces(sentences: Tensor, budget: int) -> Tensor:
     """Ends (exclusive) of sentences, [S].
 
-    A run of one or two tokens, such as a line break, belongs to the sentence before it. A sentence longer than
-    `budget` is cut into pieces of half of it.
+    A run of one or two tokens, such as a line break, belongs to the sentence before it. A sentence longer
+    than `budget` is cut into pieces of half of it.
     """
     ends: list[int] = []
     start = end = 0

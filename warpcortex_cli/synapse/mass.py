@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from warpcortex_cli.synapse.landmarks.base import CHUNK
+CHUNK = 1 << 22
+"""Scores held at once, 16 MiB in fp32: what bounds the memory of every pass over a long context."""
 
 
 def attention(

@@ -11,9 +11,9 @@ _NO_SPACE_BEFORE = frozenset(".,;:!?)]}")
 class Answer:
     """Collects a reply from its `RiverText` events.
 
-    `feed` gives the characters that can be printed now, so that the pieces joined are the answer. White space is held
-    back until something follows it: at both ends it is dropped, and where a request stood only one space, or the line
-    break that was there, is left.
+    `feed` gives the characters that can be printed now, so that the pieces joined are the answer. White
+    space is held back until something follows it: at both ends it is dropped, and where a request stood
+    only one space, or the line break that was there, is left.
 
     Attributes:
         raw: River text as it was written, requests included and not cleaned.

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from warpcortex_cli.engine.session import Session
 
 _COMMAND = re.compile(r"/([A-Za-z]+)(?:\s+(.*))?\Z", re.DOTALL)
-_AGENTS_SHOWN = 40
+_SHOWN = 40  # of the newest Streams or thoughts in one listing
 
 
 @dataclass
@@ -80,7 +80,8 @@ def run_command(desk: Desk, line: str) -> None:
             return
     near = difflib.get_close_matches(name, [c.name for c in COMMANDS], 1, 0.4)
     raise UsageError(
-        f"there is no command /{one_line(match[1], 40)}{f'; did you mean /{near[0]}?' if near else '.'}", "/help lists them."
+        f"there is no command /{one_line(match[1], 40)}{f'; did you mean /{near[0]}?' if near else '.'}",
+        "/help lists them.",
     )
 
 
@@ -94,28 +95,40 @@ def _help(desk: Desk, argument: str) -> None:
 
 def _agents(desk: Desk, argument: str) -> None:
     view = desk.session.snapshot()
-    desk.say(f"{river_words(view, 0, 0)} in the last reply, {view.river_positions:,} in context, KV {size(view.river_kv_bytes)}")
+    desk.say(
+        f"{river_words(view, 0, 0)} in the last reply, {view.river_positions:,} in context, "
+        f"KV {size(view.river_kv_bytes)}"
+    )
     if view.synapse:
         synapse = view.synapse
         desk.say(
-            f"Synapse v{synapse.version}: {synapse.landmarks:,} of {synapse.context:,} tokens, {size(synapse.bytes)}, shared by all"
+            f"Synapse v{synapse.version}: {synapse.landmarks:,} of {synapse.context:,} tokens, "
+            f"{size(synapse.bytes)}, shared by all"
         )
     gate = view.gate
-    desk.say(f"Gate: {gate.passed} passed, {gate.rejected} rejected, {gate.mode}, threshold {gate.threshold:.2f}")
+    desk.say(
+        f"Gate: {gate.passed} passed, {gate.rejected} rejected, {gate.mode}, threshold {gate.threshold:.2f}"
+    )
     if not view.streams:
         desk.say("No Streams yet.", "dim")
         return
-    shown = view.streams[-_AGENTS_SHOWN:]
+    shown = view.streams[-_SHOWN:]
     earlier = view.streams[: -len(shown)]
-    desk.console.print(streams_table(shown, f"+{len(earlier)} earlier: {counts(earlier)}" if earlier else "", counts(view.streams)))
+    desk.console.print(
+        streams_table(
+            shown, f"+{len(earlier)} earlier: {counts(earlier)}" if earlier else "", counts(view.streams)
+        )
+    )
 
 
 def _thoughts(desk: Desk, argument: str) -> None:
     thoughts = desk.session.thoughts()
-    if thoughts:
-        desk.console.print(thoughts_list(thoughts))
-    else:
+    if not thoughts:
         desk.say("No Stream has finished a thought yet.", "dim")
+        return
+    if len(thoughts) > _SHOWN:
+        desk.say(f"+{len(thoughts) - _SHOWN} earlier: {counts(thoughts[:-_SHOWN])}", "dim")
+    desk.console.print(thoughts_list(thoughts[-_SHOWN:]))
 
 
 def _inject(desk: Desk, argument: str) -> None:
@@ -125,7 +138,11 @@ def _inject(desk: Desk, argument: str) -> None:
     if choice:
         desk.injecting = choice == "on"
         desk.session.set_injection(desk.injecting)
-    desk.say("Thoughts that pass the Gate are injected." if desk.injecting else "Injection is off: thoughts are judged, not injected.")
+    desk.say(
+        "Thoughts that pass the Gate are injected."
+        if desk.injecting
+        else "Injection is off: thoughts are judged, not injected."
+    )
 
 
 def _undo(desk: Desk, argument: str) -> None:
@@ -148,7 +165,9 @@ def _gate(desk: Desk, argument: str) -> None:
             raise UsageError(f"the Gate's threshold is a number from -1 to 1, not {one_line(argument, 40)}.")
         desk.session.set_gate(threshold)
     gate = desk.session.snapshot().gate
-    desk.say(f"Gate: {gate.mode}, threshold {gate.threshold:.2f}; {gate.passed} passed, {gate.rejected} rejected.")
+    desk.say(
+        f"Gate: {gate.mode}, threshold {gate.threshold:.2f}; {gate.passed} passed, {gate.rejected} rejected."
+    )
 
 
 def _load(desk: Desk, argument: str) -> None:
@@ -174,12 +193,17 @@ def _profile(desk: Desk, argument: str) -> None:
     from warpcortex_cli.profile import load_profile, shipped_profiles
 
     if not argument:
-        desk.say(f"Profile {one_line(desk.session.profile.name)}; shipped are {', '.join(shipped_profiles())}.")
+        desk.say(
+            f"Profile {one_line(desk.session.profile.name)}; shipped are {', '.join(shipped_profiles())}."
+        )
         return
     profile = load_profile(argument)
     desk.session.set_profile(profile)
     desk.injecting = profile.injection.enabled
-    desk.say(f"Profile {one_line(profile.name)} with {len(profile.roles)} roles, on the same model. /clear makes the River read its prompt.")
+    desk.say(
+        f"Profile {one_line(profile.name)} with {len(profile.roles)} roles, on the same model. "
+        "/clear makes the River read its prompt."
+    )
 
 
 def _clear(desk: Desk, argument: str) -> None:
@@ -194,7 +218,9 @@ def _save(desk: Desk, argument: str) -> None:
     try:
         path.write_text(as_markdown(desk.session), encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise UsageError(f"cannot write {one_line(str(path))}: {getattr(error, 'strerror', None) or error}.") from error
+        raise UsageError(
+            f"cannot write {one_line(str(path))}: {getattr(error, 'strerror', None) or error}."
+        ) from error
     desk.saved.add(path.resolve())
     desk.say(f"Saved to {one_line(str(path))}.", "dim")
 

@@ -30,7 +30,9 @@ def read_notes(path: Path) -> str:
     try:
         data = path.expanduser().read_bytes()
     except FileNotFoundError as error:
-        raise UsageError(f"there is no notes file {name}.", "Check the path; it is taken from the current folder.") from error
+        raise UsageError(
+            f"there is no notes file {name}.", "Check the path; it is taken from the current folder."
+        ) from error
     except IsADirectoryError as error:
         raise UsageError(f"{name} is a folder, not a notes file.", "Give one text file.") from error
     except (OSError, ValueError, RuntimeError) as error:
@@ -72,9 +74,17 @@ def load_with_progress(
     """
     turns = len(session.transcript())
     bar = Progress(
-        TextColumn("reading"), BarColumn(), MofNCompleteColumn(), TextColumn("tokens"), TimeRemainingColumn(),
-        console=console, transient=True, redirect_stdout=False, redirect_stderr=False, disable=not console.is_terminal,
-    )  # fmt: skip
+        TextColumn("reading"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("tokens"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        redirect_stdout=False,
+        redirect_stderr=False,
+        disable=not console.is_terminal,
+    )
     with bar:
         task = bar.add_task(name, total=None)
 

@@ -1,8 +1,8 @@
 """The page: text that streams into the terminal's own scrollback, with live panels below it.
 
-Rich's `Live` prints above its region only in whole lines, but a reply grows by parts of words. So the unfinished row is
-the first row of the region, and full rows are let go above it without a line break: the terminal wraps the text
-itself, and what is copied out of the scrollback is the text as it was written.
+Rich's `Live` prints above its region only in whole lines, but a reply grows by parts of words. So the
+unfinished row is the first row of the region, and full rows are let go above it without a line break: the
+terminal wraps the text itself, and what is copied out of the scrollback is the text as it was written.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class _Raw:
 
 
 class Page:
-    """Writes one reply. A context manager; on a console that is no terminal it writes plain text, without panels.
+    """Writes one reply. A context manager; where the console is no terminal, plain text without panels.
 
     Args:
         console: where to.
@@ -52,7 +52,9 @@ class Page:
         self._panels = panels
         self._row: list[Segment] = []
         self._cells = 0
-        self._soft = True  # whether the row may end by the terminal's own wrapping; else a line break is written
+        self._soft = (
+            True  # whether the row may end by the terminal's own wrapping; else a line break is written
+        )
         self._open = False  # whether the last line written still lacks its line break
         self._below: list[list[Segment]] = []
         self._drawn_at = float("-inf")
@@ -73,7 +75,9 @@ class Page:
             self._live.start(refresh=True)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._live:
             self._live.stop()
         if self._open:

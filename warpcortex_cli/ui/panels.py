@@ -33,13 +33,15 @@ STYLES = {
     "failed": "bold red",
 }
 FULL_WIDTH, FULL_HEIGHT = 72, 18  # below this the panels shrink to a line
-_AROUND_ROWS = 16  # lines of a full display that are not Stream rows: text, frames, header, lower panels, spare
+_AROUND_ROWS = (
+    16  # lines of a full display that are not Stream rows: text, frames, header, lower panels, spare
+)
 _JUDGED_SHOWN = 3
 
 
 @dataclass(frozen=True)
 class Usage:
-    """Memory of the whole program. `source` says who measured: "NVML", "RSS"; `grown` since the reply began."""
+    """Memory of the program, who measured it ("NVML", "RSS"), and how much it has `grown` in this reply."""
 
     source: str
     bytes: int
@@ -59,7 +61,8 @@ def size(count: float) -> str:
 def interesting(streams: Sequence[StreamView], limit: int) -> tuple[list[StreamView], str]:
     """The rows worth a line, and a sentence for the others (`""` if there are none).
 
-    What is at the Gate, a few that were judged last (their scores should be seen), what thinks, the rest, the queue.
+    First what is at the Gate, a few that were judged last, so that scores are seen, then what thinks, what
+    ended earlier, and the queue.
     """
     ended = [s.id for s in streams if s.state not in LIVE][-_JUDGED_SHOWN:]
     rank = {"gating": 0, "thinking": 2, "queued": 4}
@@ -107,7 +110,9 @@ def streams_table(streams: Sequence[StreamView], more: str = "", title: str = ""
     if more:
         body.append(Text(more, style="dim", no_wrap=True, overflow="ellipsis"))
     heading = Text.assemble(("Streams", "bold"), ("  " + title if title else "", "dim"))
-    return Panel(Group(*body), title=heading, title_align="left", box=box.ROUNDED, border_style="dim", padding=(0, 1))
+    return Panel(
+        Group(*body), title=heading, title_align="left", box=box.ROUNDED, border_style="dim", padding=(0, 1)
+    )
 
 
 def _fact_panel(name: str, detail: str, lines: Sequence[str]) -> Panel:
@@ -124,7 +129,11 @@ def synapse_panel(view: SessionView) -> Panel:
         return _fact_panel("Synapse", "", ["not taken yet", f"L = {view.river_positions:,} tokens", "", kv])
     ratio = synapse.context / max(synapse.landmarks, 1)
     marks = f"{synapse.landmarks:,} of {synapse.context:,} tokens"
-    return _fact_panel("Synapse", f"v{synapse.version}", [marks, f"{ratio:.1f}x smaller", f"{size(synapse.bytes)} shared", kv])
+    return _fact_panel(
+        "Synapse",
+        f"v{synapse.version}",
+        [marks, f"{ratio:.1f}x smaller", f"{size(synapse.bytes)} shared", kv],
+    )
 
 
 def gate_panel(view: SessionView, injecting: bool = True) -> Panel:
@@ -133,11 +142,13 @@ def gate_panel(view: SessionView, injecting: bool = True) -> Panel:
     threshold = "lets all pass" if gate.mode == "off" else f"threshold {gate.threshold:.2f}"
     asides = f"{view.asides} injected, {view.aside_tokens} tok"
     state = "injection on" if injecting else "injection off"
-    return _fact_panel("Gate", gate.mode, [f"{gate.passed} passed  {gate.rejected} rejected", threshold, asides, state])
+    return _fact_panel(
+        "Gate", gate.mode, [f"{gate.passed} passed  {gate.rejected} rejected", threshold, asides, state]
+    )
 
 
 def memory_panel(streams: Sequence[StreamView], usage: Usage | None) -> Panel:
-    """Memory of the program as measured, how much it grew for each Stream alive, and the KV counted for each."""
+    """Memory of the program as measured, its growth for each Stream alive, and the KV counted for each."""
     alive = [s for s in streams if s.state in ("thinking", "gating")]
     held = sum(s.kv_bytes for s in alive)
     counted = f"KV {size(held / len(alive))}/agent" if alive else "KV -"
@@ -187,19 +198,23 @@ def live_panels(scene: Scene, width: int, height: int) -> RenderableType:
     return Group(streams_table(shown, more, f"{words} \u00b7 {counts(scene.streams)}"), facts)
 
 
-def summary(scene: Scene, reason: str, seconds: float, tokens: int) -> Text:
-    """One dim line for the scrollback when a reply is over."""
-    parts = ["stopped"] if reason == "interrupted" else ["cut at the token budget"] if reason == "length" else []
+def summary(scene: Scene, reason: str, seconds: float, tokens: int, width: int = 80) -> Text:
+    """One dim line of at most `width` cells for the scrollback when a reply is over."""
+    parts = (
+        ["stopped"] if reason == "interrupted" else ["cut at the token budget"] if reason == "length" else []
+    )
     speed = f" ({tokens / seconds:.1f}/s)" if seconds > 0 else ""
-    parts.append(f"{seconds:.1f} s, {tokens} tokens{speed}")
+    parts.append(f"{tokens} tokens in {seconds:.1f} s{speed}")
     if scene.streams:
         plural = "" if len(scene.streams) == 1 else "s"
         parts.append(f"{len(scene.streams)} Stream{plural}: {counts(scene.streams)}")
         if scene.view.synapse:
-            synapse = scene.view.synapse
-            parts.append(f"Synapse v{synapse.version} {synapse.landmarks} of {synapse.context:,}")
-        parts.append("/thoughts")
-    return Text(" \u00b7 ".join(parts), style="dim")
+            parts.append(f"Synapse {scene.view.synapse.landmarks} of {scene.view.synapse.context:,}")
+        if len(" \u00b7 ".join([*parts, "/thoughts"])) <= width:
+            parts.append("/thoughts")
+    line = Text(" \u00b7 ".join(parts), style="dim")
+    line.truncate(width, overflow="ellipsis")
+    return line
 
 
 def thoughts_list(thoughts: Sequence[StreamView]) -> RenderableType:

@@ -91,8 +91,8 @@ class Prompt:
     """
 
     def __init__(self, names: Callable[[], Iterable[str]], label: str = "you") -> None:
-        # Typing ahead while a reply runs and asking the terminal for its cursor do not go together: no CPR. The prompt
-        # goes to the terminal even if stdout is a file.
+        # Typing ahead while a reply runs and asking the terminal for its cursor do not go together: no CPR.
+        # The prompt goes to the terminal even if stdout is a file.
         output = create_output(always_prefer_tty=True)
         if isinstance(output, Vt100_Output):
             output.enable_cpr = False
@@ -138,5 +138,3 @@ def _keys() -> KeyBindings:
             event.app.exit(exception=KeyboardInterrupt, style="class:aborting")
 
     return keys
-
-

@@ -84,6 +84,4 @@ def show_reply(session: Session, text: str, console: Console, probe: Probe, inje
         reply.run(text)
     if reply.finished and console.is_terminal:
         done = reply.finished
-        console.print(summary(reply.scene(), done.reason, done.seconds, done.tokens))
-
-
+        console.print(summary(reply.scene(), done.reason, done.seconds, done.tokens, console.width))

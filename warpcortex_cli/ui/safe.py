@@ -1,7 +1,8 @@
 """Text that others wrote, made harmless for a terminal.
 
-Models and notes are untrusted. Whatever they contain must not move the cursor, set a title, or open a link: control
-characters go, and with them the whole escape sequence that they open. Printing is always done without Rich markup.
+Models and notes are untrusted. Whatever they contain must not move the cursor, set a title, or open a link:
+control characters go, and with them the whole escape sequence that they open. Printing is always done without
+Rich markup.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ _STRING_LIMIT = 1024  # a longer string sequence is taken for text with a stray 
 class Cleaner:
     """Removes terminal control from text that comes in pieces; a sequence may be split anywhere.
 
-    Only `\\n` and `\\t` are left of the control characters. A sequence that never ends hides at most the rest of its
-    line. Nothing is held back, so there is nothing to flush at the end.
+    Only `\\n` and `\\t` are left of the control characters. A sequence that never ends hides at most the
+    rest of its line. Nothing is held back, so there is nothing to flush at the end.
     """
 
     def __init__(self) -> None:
@@ -61,7 +62,7 @@ class Cleaner:
         return ""
 
     def _inside(self, char: str) -> int:
-        """Takes one character of a sequence; returns how many were used: 0 when it belongs to the text again."""
+        """Takes one character of a sequence; returns 1, or 0 when the character belongs to the text again."""
         if char == _ESC:
             self._state = "string-escape" if self._state == "string" else "escape"
             return 1

@@ -1,4 +1,4 @@
-"""The terminal around a running reply: Ctrl-C goes to the reply, and what is typed is not echoed into the panels."""
+"""The terminal around a running reply: where Ctrl-C goes, and no echo of typing into the panels."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def interrupts(stop: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def quiet_input() -> Iterator[None]:
-    """No echo while it lasts. What is typed meanwhile is kept for the next prompt. Does nothing without a terminal."""
+    """No echo while it lasts; what is typed is kept for the next prompt. Does nothing without a terminal."""
     try:
         import termios
 

@@ -15,7 +15,8 @@ from warpcortex_cli.events import Event
 class TraceWriter:
     """A listener that writes events to a file, each line complete as soon as the event is over.
 
-    A file that can no longer be written (a full disk) never stops the conversation: tracing ends, and `failure` says why.
+    A file that can no longer be written (a full disk) never stops the conversation: tracing ends, and
+    `failure` says why.
 
     Raises:
         UsageError: the file cannot be opened.
@@ -40,7 +41,9 @@ class TraceWriter:
     def __enter__(self) -> TraceWriter:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         try:
             self._file.close()
         except OSError as failed:

@@ -9,6 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from warpcortex_cli.synapse.mass import CHUNK
+
 
 @dataclass(frozen=True, eq=False)
 class LayerView:
@@ -98,7 +100,3 @@ def witnesses(keys: Tensor, indices: Tensor) -> Tensor:
         nearest = closeness.argmax(2)
         counts.scatter_add_(1, nearest, torch.ones_like(nearest))
     return counts
-
-
-CHUNK = 1 << 22
-"""Scores held at once, 16 MiB in fp32: what bounds the memory of every pass over a long context."""

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from warpcortex_cli.synapse.landmarks.base import CHUNK, Landmarks, LayerView
+from warpcortex_cli.synapse.landmarks.base import Landmarks, LayerView
+from warpcortex_cli.synapse.mass import CHUNK
 
 _POOL = 512
 

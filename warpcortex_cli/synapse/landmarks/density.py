@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from warpcortex_cli.synapse.landmarks.base import CHUNK, Landmarks, LayerView
-from warpcortex_cli.synapse.mass import attention
+from warpcortex_cli.synapse.landmarks.base import Landmarks, LayerView
+from warpcortex_cli.synapse.mass import CHUNK, attention
 
 _QUERIES = 8  # the newest; more cost time in proportion
 _ANCHORS = 16  # evenly spaced keys that stand for all in the kernel density

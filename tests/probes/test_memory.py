@@ -1,0 +1,53 @@
+"""Memory of the process, and the name of who measured it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from warpcortex_cli.probes.memory import MemoryProbe, nvml_bytes
+
+
+def test_rss_sees_an_allocation() -> None:
+    probe = MemoryProbe("cpu")
+    before = probe.read()
+    block = bytearray(os.urandom(1) * (64 * 2**20))
+    after = probe.read()
+    assert before.source == after.source == "RSS"
+    assert after.bytes - before.bytes > 0.8 * len(block)
+
+
+class NoCard(Exception):
+    pass
+
+
+def fake_nvml(processes: list[tuple[int, int | None]], works: bool = True) -> SimpleNamespace:
+    def init() -> None:
+        if not works:
+            raise NoCard
+
+    return SimpleNamespace(
+        NVMLError=NoCard,
+        nvmlInit=init,
+        nvmlShutdown=lambda: None,
+        nvmlDeviceGetCount=lambda: 2,
+        nvmlDeviceGetHandleByIndex=lambda i: i,
+        nvmlDeviceGetComputeRunningProcesses=lambda i: [SimpleNamespace(pid=p, usedGpuMemory=m) for p, m in processes],
+    )
+
+
+def test_nvml_counts_this_process_on_all_cards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", fake_nvml([(os.getpid(), 1000), (1, 5)]))
+    assert nvml_bytes(os.getpid()) == 2000
+    memory = MemoryProbe("cuda:1").read()
+    assert (memory.source, memory.bytes) == ("NVML", 2000)
+
+
+@pytest.mark.parametrize("nvml", [fake_nvml([], works=False), fake_nvml([(1, 5)]), fake_nvml([(os.getpid(), None)]), None])
+def test_without_an_answer_of_nvml_the_allocator_answers(monkeypatch: pytest.MonkeyPatch, nvml: SimpleNamespace | None) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    assert nvml_bytes(os.getpid()) is None
+    assert MemoryProbe("cuda").read().source == "CUDA allocator"

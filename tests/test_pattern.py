@@ -46,7 +46,9 @@ def test_every_beginning_of_a_request_may_become_one(text: str) -> None:
     assert could_become(MATH, text)
 
 
-@pytest.mark.parametrize("text", ["", "]", "[N", "[MATH: \n", "[MATH: ]", "[MATH: [", "[MATH: 1]x", "[MATH: " + "1" * 201])
+@pytest.mark.parametrize(
+    "text", ["", "]", "[N", "[MATH: \n", "[MATH: ]", "[MATH: [", "[MATH: 1]x", "[MATH: " + "1" * 201]
+)
 def test_what_is_no_beginning_is_not_held_back(text: str) -> None:
     assert not could_become(MATH, text)
 

@@ -59,7 +59,9 @@ def test_pocket_is_as_it_was_trained() -> None:
     assert profile.model == "pocket"
     assert profile.river.prompt == ""
     assert re.fullmatch(profile.river.pause or "", "\n")
-    assert {r.name: r.prompt for r in profile.roles} == {n: f"{n}: {{task}}" for n in ("recall", "math", "check")}
+    assert {r.name: r.prompt for r in profile.roles} == {
+        n: f"{n}: {{task}}" for n in ("recall", "math", "check")
+    }
     assert [r.name for r in profile.roles if not r.synapse] == ["math"]
     assert all(r.injected_as == "[Ref: {thought}]" for r in profile.roles)
 
@@ -95,16 +97,28 @@ def test_off_is_a_word() -> None:
         ("name: x\nrivers: {}", "my.yaml:2: unknown key rivers; expected river"),
         ("name: x\nzzz: 1", "my.yaml:2: unknown key zzz; expected one of name, description, model, "),
         ("description: x", "my.yaml:1: name is missing; expected a name"),
-        ("name: x\nriver:\n  max_tokens: many", "my.yaml:3: river.max_tokens is 'many'; expected a whole number"),
+        (
+            "name: x\nriver:\n  max_tokens: many",
+            "my.yaml:3: river.max_tokens is 'many'; expected a whole number",
+        ),
         ("name: x\nriver:\n  max_tokens: 0", "my.yaml:3: river.max_tokens is 0; expected at least 1"),
-        ("name: x\nriver:\n  max_tokens: true", "my.yaml:3: river.max_tokens is True; expected a whole number"),
+        (
+            "name: x\nriver:\n  max_tokens: true",
+            "my.yaml:3: river.max_tokens is True; expected a whole number",
+        ),
         ("name: x\nriver: 5", "my.yaml:2: river is 5; expected a mapping of keys to values"),
         ("name: x\nroles: {a: 1}", "my.yaml:2: roles is a mapping; expected a list"),
         ("name: x\nroles:", "my.yaml:2: roles is empty; expected a list"),
         ("name: 5", "my.yaml:1: name is 5; expected text"),
-        ("name: x\ngate:\n  mode: loud", "my.yaml:3: gate.mode is 'loud'; expected one of 'calibrated', 'raw' or 'off'"),
+        (
+            "name: x\ngate:\n  mode: loud",
+            "my.yaml:3: gate.mode is 'loud'; expected one of 'calibrated', 'raw' or 'off'",
+        ),
         ("name: x\ngate:\n  threshold: .nan", "my.yaml:3: gate.threshold is nan; expected "),
-        ("name: x\nsampling: {temperature: 1e9}", "my.yaml:2: sampling.temperature is '1e9'; expected a number"),
+        (
+            "name: x\nsampling: {temperature: 1e9}",
+            "my.yaml:2: sampling.temperature is '1e9'; expected a number",
+        ),
         ("- a\n- b", "my.yaml:1: the file holds a list; expected a mapping with a name and roles"),
         ("", "my.yaml:1: the file holds empty; expected a mapping"),
         ("name: x\nname: y", "my.yaml:2: the key 'name' came already in line 1; expected each key once"),
@@ -128,7 +142,10 @@ ROLE = "name: x\nroles:\n  - name: r\n    trigger: '<(?P<task>\\w+)>'\n"
     [
         ("prompt: 'do {tusk}'", "my.yaml:5: roles[0].prompt: unknown field {tusk}; expected only {task}"),
         ("prompt: 'do {task'", "my.yaml:5: roles[0].prompt: "),
-        ("prompt: 'do {task.__class__}'", "my.yaml:5: roles[0].prompt: unknown field {task.__class__}; expected"),
+        (
+            "prompt: 'do {task.__class__}'",
+            "my.yaml:5: roles[0].prompt: unknown field {task.__class__}; expected",
+        ),
         ("prompt: 'do {task!r:>{task}}'", "my.yaml:5: roles[0].prompt: unknown field {task}; expected"),
         ("injected_as: 'nothing'", "my.yaml:5: roles[0].injected_as: the thought is nowhere in it; expected"),
         ("thought: '= (.'", "my.yaml:5:17: roles[0].thought: missing )"),
@@ -162,18 +179,23 @@ def test_a_bad_trigger_has_its_column(trigger: str, place: str) -> None:
 
 
 def test_every_mistake_is_reported_in_order() -> None:
-    lines = mistakes("name: x\nmodle: y\nriver: {pause: 'a*'}\nroles:\n  - name: 1st\n  - name: b\n    trigger: '(?P<task>x)'\n    max_tokens: -1\n")
+    lines = mistakes(
+        "name: x\nmodle: y\nriver: {pause: 'a*'}\nroles:\n"
+        "  - name: 1st\n  - name: b\n    trigger: '(?P<task>x)'\n    max_tokens: -1\n"
+    )
     assert [line.split(":")[1] for line in lines] == ["2", "3", "5", "5", "8"]
     assert "roles[0].trigger is missing" in "\n".join(lines)
 
 
 def test_roles_need_names_of_their_own() -> None:
     role = "  - {name: same, trigger: '<(?P<task>x)>'}\n"
-    assert one("name: x\nroles:\n" + role + role).startswith("my.yaml:4: roles[1].name: there is another role named same")
+    assert one("name: x\nroles:\n" + role + role).startswith(
+        "my.yaml:4: roles[1].name: there is another role named same"
+    )
 
 
 def test_what_cannot_be_loaded_at_all(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no profile 'pokket'.*Did you mean pocket"):
+    with pytest.raises(UsageError, match=r"no profile 'pokket'.*Did you mean pocket"):
         load_profile("pokket")
     with pytest.raises(UsageError, match="is not a file"):
         load_profile(str(tmp_path))

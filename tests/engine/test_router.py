@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -76,7 +77,13 @@ def test_which_role_wins() -> None:
     # What begins first owns the text, so that nothing fires inside of it.
     inside = Router((role("inner", r"<(?P<task>\w)>"), role("outer", r"\{(?P<task>[^}]*)\}")))
     assert brief(found(inside, "{a <b> c} <d>")) == [("outer", "a <b> c", 0, 9), ("inner", "d", 10, 13)]
-    both = Router((role("first", r"<(?P<task>\w)>"), role("second", r"<(?P<task>[a-z])>"), role("longer", r"-<(?P<task>\w)>")))
+    both = Router(
+        (
+            role("first", r"<(?P<task>\w)>"),
+            role("second", r"<(?P<task>[a-z])>"),
+            role("longer", r"-<(?P<task>\w)>"),
+        )
+    )
     assert brief(found(both, "<a>")) == [("first", "a", 0, 3)]
     assert brief(found(both, "-<a>")) == [("longer", "a", 3, 7)]
 
@@ -89,7 +96,10 @@ def test_groups_that_take_no_part_are_empty() -> None:
 def test_context_before_the_text_counts() -> None:
     assert found(Router(ODD), "mask Otto: this.") == []
     assert len(found(Router(ODD), "m", "ore, ", "ask Otto: this.")) == 1
-    assert brief(found(Router(ODD), "> one\nno > two\n> three\n")) == [("line", "one", 0, 6), ("line", "three", 15, 23)]
+    assert brief(found(Router(ODD), "> one\nno > two\n> three\n")) == [
+        ("line", "one", 0, 6),
+        ("line", "three", 15, 23),
+    ]
     start = Router((role("start", r"^!(?P<task>\w)\."),))
     assert brief(found(start, "!a.", "!b.", "x" * 1000, "!c.")) == [("start", "a", 0, 3)]
 
@@ -117,7 +127,22 @@ def test_no_roles_no_matches() -> None:
 
 PIECES = st.lists(
     st.sampled_from(
-        ["[", "]", "[MATH: ", "[RECALL: ", "[CHECK: ropes]", "[MATH: 1 + 2]", "[[", "ask ", "ask Otto: it?", "> a\n", "\n", ": ", ".", "x" * 150]
+        [
+            "[",
+            "]",
+            "[MATH: ",
+            "[RECALL: ",
+            "[CHECK: ropes]",
+            "[MATH: 1 + 2]",
+            "[[",
+            "ask ",
+            "ask Otto: it?",
+            "> a\n",
+            "\n",
+            ": ",
+            ".",
+            "x" * 150,
+        ]
     )
     | st.text(max_size=5),
     max_size=15,
@@ -126,15 +151,17 @@ PIECES = st.lists(
 
 @settings(deadline=None)  # the machine may be busy
 @given(PIECES, st.lists(st.integers(0, 3000), max_size=20), st.sampled_from([POCKET, ODD, POCKET + ODD]))
-def test_any_cutting_gives_the_same_matches(pieces: list[str], cuts: list[int], roles: tuple[Role, ...]) -> None:
+def test_any_cutting_gives_the_same_matches(
+    pieces: list[str], cuts: list[int], roles: tuple[Role, ...]
+) -> None:
     text = "".join(pieces)
     whole, cut, single = Router(roles), Router(roles), Router(roles)
     expected = whole.feed(text)
     places = sorted({min(c, len(text)) for c in cuts} | {0, len(text)})
-    assert found(cut, *(text[a:b] for a, b in zip(places, places[1:], strict=False))) == expected
+    assert found(cut, *(text[a:b] for a, b in pairwise(places))) == expected
     assert found(single, *text) == expected
     assert cut.pending_from() == single.pending_from() == whole.pending_from()
-    assert all(a.end <= b.start for a, b in zip(expected, expected[1:], strict=False))
+    assert all(a.end <= b.start for a, b in pairwise(expected))
 
 
 @settings(deadline=None)  # the machine may be busy
@@ -142,16 +169,16 @@ def test_any_cutting_gives_the_same_matches(pieces: list[str], cuts: list[int], 
 def test_what_is_not_pending_never_becomes_part_of_a_request(pieces: list[str]) -> None:
     router = Router(POCKET + ODD)
     safe = 0
-    length = 0
-    for character in "".join(pieces):
+    for length, character in enumerate("".join(pieces), 1):
         for match in router.feed(character):
             assert match.start >= safe
-        length += 1
         pending = router.pending_from()
         safe = length if pending is None else pending
 
 
-@pytest.mark.parametrize("unit", ["[MATH: ", "[MATH: x", "[", "[MATH: " + "9" * 199, "ask a: b", "[[[a ", "> \t"])
+@pytest.mark.parametrize(
+    "unit", ["[MATH: ", "[MATH: x", "[", "[MATH: " + "9" * 199, "ask a: b", "[[[a ", "> \t"]
+)
 def test_hostile_text_costs_linear_time(unit: str) -> None:
     def seconds(length: int) -> float:
         router = Router(POCKET + ODD)

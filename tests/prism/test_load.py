@@ -52,7 +52,9 @@ def test_dtypes() -> None:
         choose_dtype("int3", cpu)
 
 
-@pytest.mark.parametrize(("name", "dtype"), [("auto", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)])
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("auto", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
+)
 def test_a_model_is_loaded_frozen(folder: Path, name: str, dtype: torch.dtype) -> None:
     source = ModelSource("folder", folder, "tiny")
     model, tokenizer = load_prism_parts(source, "cpu", name)
@@ -71,7 +73,9 @@ def test_pocket_reads_text_as_it_was_trained() -> None:
 
 def test_too_little_memory_is_seen_before_loading(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load, "available_memory", lambda: 2**20)
-    with pytest.raises(MemoryLimitError, match=r"tiny needs about 0\.3 GiB in float32, and cpu has 0\.0 GiB free") as caught:
+    with pytest.raises(
+        MemoryLimitError, match=r"tiny needs about 0\.3 GiB in float32, and cpu has 0\.0 GiB free"
+    ) as caught:
         attempt(folder)
     assert caught.value.exit_code == 4
 
@@ -88,7 +92,9 @@ def test_an_allocation_that_fails(folder: Path, monkeypatch: pytest.MonkeyPatch)
 def test_code_of_the_folder_never_runs(folder: Path, tmp_path: Path) -> None:
     trap = tmp_path / "ran"
     (folder / "own.py").write_text(f"open({str(trap)!r}, 'w')\nclass Own: pass\n")
-    change_config(folder, model_type="own_kind", auto_map={"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.Own"})
+    change_config(
+        folder, model_type="own_kind", auto_map={"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.Own"}
+    )
     with pytest.raises(ModelError, match="needs code out of its own repository, and that never runs"):
         attempt(folder)
     assert not trap.exists()
@@ -118,7 +124,9 @@ def test_a_missing_tensor_is_not_made_up(folder: Path) -> None:
     tensors = load_file(path)
     del tensors["model.layers.1.mlp.up_proj.weight"]
     save_file(tensors, path, {"format": "pt"})
-    with pytest.raises(ModelError, match=r"one of its weights is missing \(model\.layers\.1\.mlp\.up_proj\.weight\)"):
+    with pytest.raises(
+        ModelError, match=r"one of its weights is missing \(model\.layers\.1\.mlp\.up_proj\.weight\)"
+    ):
         attempt(folder)
 
 
@@ -142,12 +150,12 @@ def test_damaged_weights(folder: Path, content: bytes) -> None:
 def test_half_a_file(folder: Path) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ModelError, match="damaged .it ends too early"):
+    with pytest.raises(ModelError, match=r"damaged \(it ends too early"):
         attempt(folder)
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
 def test_files_that_are_not_json(folder: Path, name: str) -> None:
     (folder / name).write_text("not json")
-    with pytest.raises(ModelError, match="cannot be loaded|does not know"):
+    with pytest.raises(ModelError, match=r"cannot be loaded|does not know"):
         attempt(folder)

@@ -1,4 +1,4 @@
-"""Where models come from: pocket, folders, the Hugging Face cache, and a hub that is played by a local server."""
+"""Where models come from: pocket, folders, the Hugging Face cache, and a hub played by a local server."""
 
 from __future__ import annotations
 
@@ -119,7 +119,10 @@ def test_names_that_mean_nothing(spec: str, message: str) -> None:
         (("config.json", "tokenizer.json"), "no weights in safetensors"),
         (("config.json", "tokenizer.json", "pytorch_model.bin"), "no weights in safetensors. Convert it"),
         (("config.json", "model.safetensors"), "has no tokenizer"),
-        (("config.json", "tokenizer.json", "model.safetensors.index.json"), "broken model.safetensors.index.json"),
+        (
+            ("config.json", "tokenizer.json", "model.safetensors.index.json"),
+            "broken model.safetensors.index.json",
+        ),
     ],
 )
 def test_a_folder_that_is_no_model(tmp_path: Path, files: tuple[str, ...], message: str) -> None:
@@ -145,7 +148,7 @@ def test_shards_are_all_there_and_inside(tmp_path: Path) -> None:
 def test_a_broken_link_in_the_cache_counts_as_missing(cache: Path) -> None:
     folder = put_in_cache(cache, "org/name", *WHOLE[:2])
     (folder / "model.safetensors").symlink_to("../../blobs/gone")
-    with pytest.raises(ModelError, match="no weights|incomplete") as caught:
+    with pytest.raises(ModelError, match=r"no weights|incomplete") as caught:
         resolve_model("org/name")
     assert caught.value.hint and "warpcortex pull org/name" in caught.value.hint
 
@@ -177,7 +180,11 @@ class Hub(BaseHTTPRequestHandler):
             name = path.removeprefix(f"/org/good/resolve/{COMMIT}/")
             self.asked.append(name)
             content = FILES[name]
-            headers |= {"X-Repo-Commit": COMMIT, "ETag": f'"{name}"', "Content-Type": "application/octet-stream"}
+            headers |= {
+                "X-Repo-Commit": COMMIT,
+                "ETag": f'"{name}"',
+                "Content-Type": "application/octet-stream",
+            }
         elif path.startswith("/api/models/org/gated"):
             status, headers["X-Error-Code"] = 403, "GatedRepo"
         elif path.startswith("/api/models/org/down"):

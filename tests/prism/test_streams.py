@@ -34,7 +34,7 @@ def streams(
 ) -> list[list[Tensor]]:
     """Prefills all prompts in one step, then decodes them together; per Stream the logits of each step."""
     pool = prism.new_pool(32, slots)
-    tails = [pool.take() for _ in PROMPTS]
+    tails = [pool.take() for _ in PROMPTS][::-1]  # rows come in another order than their slots
     tokens = [list(p) for p in PROMPTS]
     seen: list[list[Tensor]] = [[] for _ in PROMPTS]
     for step in range(steps):

@@ -35,7 +35,9 @@ def fake_nvml(processes: list[tuple[int, int | None]], works: bool = True) -> Si
         nvmlShutdown=lambda: None,
         nvmlDeviceGetCount=lambda: 2,
         nvmlDeviceGetHandleByIndex=lambda i: i,
-        nvmlDeviceGetComputeRunningProcesses=lambda i: [SimpleNamespace(pid=p, usedGpuMemory=m) for p, m in processes],
+        nvmlDeviceGetComputeRunningProcesses=lambda i: [
+            SimpleNamespace(pid=p, usedGpuMemory=m) for p, m in processes
+        ],
     )
 
 
@@ -46,8 +48,12 @@ def test_nvml_counts_this_process_on_all_cards(monkeypatch: pytest.MonkeyPatch) 
     assert (memory.source, memory.bytes) == ("NVML", 2000)
 
 
-@pytest.mark.parametrize("nvml", [fake_nvml([], works=False), fake_nvml([(1, 5)]), fake_nvml([(os.getpid(), None)]), None])
-def test_without_an_answer_of_nvml_the_allocator_answers(monkeypatch: pytest.MonkeyPatch, nvml: SimpleNamespace | None) -> None:
+@pytest.mark.parametrize(
+    "nvml", [fake_nvml([], works=False), fake_nvml([(1, 5)]), fake_nvml([(os.getpid(), None)]), None]
+)
+def test_without_an_answer_of_nvml_the_allocator_answers(
+    monkeypatch: pytest.MonkeyPatch, nvml: SimpleNamespace | None
+) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     assert nvml_bytes(os.getpid()) is None
     assert MemoryProbe("cuda").read().source == "CUDA allocator"

@@ -54,13 +54,15 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     try:
         # Without standalone mode, because typer's own last layer knows neither our errors nor our exit codes.
         result = app(args, prog_name="warpcortex", standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except WarpError as error:
         fail(error)
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(INTERRUPTED)
     except BrokenPipeError:  # `warpcortex ask ... | head`: the reader has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        sys.exit(1)
     except Exception as error:
         if getattr(error, "format_message", None) and not error.format_message():  # type: ignore[attr-defined]
             sys.exit(2)  # called without arguments: typer has shown the help

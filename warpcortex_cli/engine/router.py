@@ -1,8 +1,8 @@
 """The Router: finds requests such as `[MATH: 47 + 86]` in River text while it is being written.
 
-A request fires at the first character that completes it, so the same text gives the same matches however it is
-cut into pieces. Cost is linear in the text, also when it is hostile: patterns run in google-re2, each place is
-given up once, and a request is at most `WINDOW` characters long, so that is what one more character can cost.
+A request fires at the first character that completes it, so the same text gives the same matches however it
+is cut into pieces. Cost is linear in the text, hostile text too: patterns run in google-re2, each place
+is given up once, and a request is at most `WINDOW` characters long, so one more character costs no more.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Match:
 class Router:
     """Finds the requests of `roles`, leftmost first, without overlap, each once.
 
-    A half-written request owns the text from where it begins, until it is complete or can no longer become one.
+    A half-written request owns the text from its beginning until it is complete or cannot become one.
     When several roles match at the same character, the role named first wins.
 
     Raises:

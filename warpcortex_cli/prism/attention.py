@@ -199,7 +199,7 @@ class _Group:
     def _hidden(self, layer: int, window: int | None) -> Tensor | None:
         """True where a token must not look, broadcastable to [kv_heads, g, N, n, keys]; None if nowhere.
 
-        It covers the last keys: those of the tail, and without a window no others, since all see the whole reads.
+        It covers the last keys: those of the tail, and of the reads only where a window cuts them.
         """
         if window is not None and self.newest < window:
             window = None  # positions are not negative: nothing has left the window yet

@@ -9,7 +9,6 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from transformers import (
     AutoConfig,
@@ -23,6 +22,7 @@ from transformers.utils import logging as transformers_logging
 
 from warpcortex_cli.errors import MemoryLimitError, ModelError, UsageError
 from warpcortex_cli.prism.source import ModelSource, weight_files
+from warpcortex_cli.probes.memory import available_memory
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _PLAIN_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
@@ -116,18 +116,6 @@ def load_prism_parts(
 def stored_parameters(source: ModelSource) -> int:
     """Number of values in the safetensors files, by their headers. Raises ModelError for a damaged file."""
     return sum(_count(path, source) for path in weight_files(source.path, source.name))
-
-
-def available_memory() -> int:
-    """Bytes that this process may still take on the host: free memory, or what a container's limit leaves."""
-    free = int(psutil.virtual_memory().available)
-    root = Path("/sys/fs/cgroup")
-    try:
-        limit = (root / "memory.max").read_text().strip()
-        used = int((root / "memory.current").read_text())
-        return free if limit == "max" else min(free, max(0, int(limit) - used))
-    except (OSError, ValueError):
-        return free
 
 
 def _config(source: ModelSource) -> Any:

@@ -222,7 +222,10 @@ def _pull_error(spec: str, error: Exception) -> ModelError:
     if isinstance(error, PermissionError):
         fix = "Set HF_HOME to a folder you own."
         return ModelError(f"{spec} could not be stored in {HF_HUB_CACHE}: permission denied.", fix)
-    if isinstance(error, errors.LocalEntryNotFoundError | ConnectionError) or "Connect" in type(error).__name__:
+    if (
+        isinstance(error, errors.LocalEntryNotFoundError | ConnectionError)
+        or "Connect" in type(error).__name__
+    ):
         return ModelError(
             f"{spec} could not be downloaded: the Hugging Face hub cannot be reached.",
             "Check the connection and HF_HUB_OFFLINE; without a network, `-m pocket` works.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
@@ -34,6 +35,23 @@ class MemoryProbe:
             used = nvml_bytes(os.getpid())
             return Memory("NVML", used) if used is not None else Memory("CUDA allocator", _allocated())
         return Memory("RSS", int(self._process.memory_info().rss))
+
+
+def available_memory() -> int:
+    """Bytes that this process may still take on the host: free memory, or what a container's limit leaves."""
+    free = int(psutil.virtual_memory().available)
+    root = Path("/sys/fs/cgroup")
+    try:
+        limit = (root / "memory.max").read_text().strip()
+        used = int((root / "memory.current").read_text())
+        return free if limit == "max" else min(free, max(0, int(limit) - used))
+    except (OSError, ValueError):
+        return free
+
+
+def total_memory() -> int:
+    """Bytes of memory of the host."""
+    return int(psutil.virtual_memory().total)
 
 
 def nvml_bytes(pid: int) -> int | None:

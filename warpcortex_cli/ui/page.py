@@ -20,7 +20,8 @@ from rich.style import Style
 
 _DIM = Style(dim=True)
 _PLAIN = Style()
-_EVERY = 0.2  # seconds between two pictures of the panels; text is shown at once
+_EVERY = 0.2  # seconds between two pictures of the panels
+_TEXT_EVERY = 0.04  # seconds between two pictures of an unfinished row: each writes the whole region again
 
 
 def _agreed(char: str, cells: int) -> bool:
@@ -58,6 +59,8 @@ class Page:
         self._open = False  # whether the last line written still lacks its line break
         self._below: list[list[Segment]] = []
         self._drawn_at = float("-inf")
+        self._stale = False  # whether the unfinished row has text that is not on the screen
+        self._shown_at = float("-inf")
         self._live: Live | None = None
         if console.is_terminal and not console.is_dumb_terminal:
             self._live = Live(
@@ -103,14 +106,20 @@ class Page:
             done += self._take_row()
         if done:
             self._print(done)
-        elif self._live:
-            self._live.refresh()
+        self._stale = self._live is not None and not done
+        self.tick()
 
     def tick(self, *, force: bool = False) -> None:
-        """Draws the panels anew if the last picture is old, or at once."""
-        if self._live and (force or time.monotonic() - self._drawn_at >= _EVERY):
+        """Draws what is new if the last picture is old enough, or at once."""
+        if not self._live:
+            return
+        now = time.monotonic()
+        if force or now - self._drawn_at >= _EVERY:
             self._draw()
-            self._live.refresh()
+        elif not self._stale or now - self._shown_at < _TEXT_EVERY:
+            return
+        self._live.refresh()
+        self._stale, self._shown_at = False, now
 
     def _append(self, char: str, cells: int, style: Style) -> None:
         if self._row and self._row[-1].style is style:

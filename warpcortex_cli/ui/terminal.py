@@ -53,7 +53,8 @@ def quiet_input() -> Iterator[None]:
         yield
         return
     silent = before.copy()
-    silent[3] &= ~termios.ECHO
+    # NOFLSH: else Ctrl-C throws away output on its way to the screen, and the panels are drawn wrongly.
+    silent[3] = (silent[3] & ~termios.ECHO) | termios.NOFLSH
     termios.tcsetattr(number, termios.TCSADRAIN, silent)
     try:
         yield

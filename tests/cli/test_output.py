@@ -1,0 +1,94 @@
+"""What the commands share: which model and profile run, and what is said about it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import constants
+
+from warpcortex_cli.cli import output
+from warpcortex_cli.cli.output import choose, note, open_prism, print_json
+from warpcortex_cli.errors import ModelError, ProfileError, UsageError
+from warpcortex_cli.prism.source import LARGER_MODEL
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+def put_in_cache(cache: Path, name: str) -> None:
+    repo = cache / f"models--{name.replace('/', '--')}"
+    snapshot = repo / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text("0" * 40)
+    for file in ("config.json", "tokenizer.json", "model.safetensors"):
+        (snapshot / file).write_text("{}")
+
+
+def chosen(model: str | None, profile: str | None) -> tuple[str, str]:
+    source, settings = choose(model, profile)
+    return source.name, settings.name
+
+
+def test_which_model_and_profile_run(cache: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text("name: own\nmodel: pocket\n")
+    assert chosen(None, None) == ("pocket", "pocket")
+    assert chosen(None, "auto") == ("pocket", "pocket")
+    assert chosen(None, "council") == ("pocket", "council")
+    assert chosen(None, str(own)) == ("pocket", "own")
+    put_in_cache(cache, LARGER_MODEL)
+    put_in_cache(cache, "org/other")
+    assert chosen(None, None) == (LARGER_MODEL, "council")
+    assert chosen("pocket", None) == ("pocket", "pocket")
+    assert chosen(None, "pocket") == ("pocket", "pocket")
+    assert chosen("org/other", "pocket") == ("org/other", "pocket")
+    assert chosen("org/other", None) == ("org/other", "council")
+
+
+def test_mistakes_show_before_anything_is_loaded(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("nam: x")
+    with pytest.raises(ProfileError):
+        open_prism(model=None, profile=str(bad))
+    with pytest.raises(UsageError):
+        open_prism(model=None, profile="nothing")
+    with pytest.raises(ModelError):
+        open_prism(model="org/nothing", profile=None)
+
+
+def test_one_dim_line_says_which_model_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    prism, settings = open_prism(model=None, profile=None, device="cpu")
+    assert (prism.name, prism.dtype, settings.name) == ("pocket", torch.float32, "pocket")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == (
+        "model pocket on cpu (float32), profile pocket. "
+        f"`warpcortex pull {LARGER_MODEL}` fetches a larger one (1 GB).\n"
+    )
+
+
+def test_a_profile_for_instruction_models_is_pointed_out(capsys: pytest.CaptureFixture[str]) -> None:
+    open_prism(model="pocket", profile="reviewer", device="cpu")
+    assert "written for instruction models" in capsys.readouterr().err
+
+
+def test_notes_and_json_are_harmless(capsys: pytest.CaptureFixture[str]) -> None:
+    note("[bold]x[/bold]\x1b]0;title\x07 y")
+    print_json({"text": "\x1b[31m\x9b é"})
+    out, err = capsys.readouterr()
+    assert err == "[bold]x[/bold] y\n"
+    assert out.isascii()
+    assert "\x1b" not in out
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        print_json(float("nan"))
+
+
+def test_completion_of_profiles_and_devices() -> None:
+    assert output._complete_profile("c") == ["council"]
+    assert output._complete("auto", "cpu", "cuda")("c") == ["cpu", "cuda"]

@@ -218,9 +218,6 @@ class Limits(_Settings):
     stream_tail_tokens: Annotated[int, Field(ge=16, le=1_000_000)] = Field(
         default=256, description="Private KV of a Stream: focus, prompt and thinking, in tokens."
     )
-    river_share: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = Field(
-        default=0.85, description="Least speed of the River among Streams, as a share of its speed alone."
-    )
 
 
 class Profile(_Settings):

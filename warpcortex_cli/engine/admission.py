@@ -9,14 +9,15 @@ from warpcortex_cli.engine.river import River
 from warpcortex_cli.engine.sampling import Sampler
 from warpcortex_cli.engine.stream import Stream
 from warpcortex_cli.events import StreamStarted, SynapseTaken
-from warpcortex_cli.memory.tail import TailPool
+from warpcortex_cli.memory.tail import Tail, TailPool
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.rows import Row
-from warpcortex_cli.profile import Profile
+from warpcortex_cli.profile import Limits, Profile
 from warpcortex_cli.synapse.focus import focus_indices
 from warpcortex_cli.synapse.snapshot import Synapse, take
 
 _SEED_STRIDE = 1_000_003
+LARGEST_SLAB = 128  # tails of one slab attend in one multiplication
 
 
 class Admission:
@@ -46,7 +47,7 @@ class Admission:
         prompt = self._prompt(stream)
         synapse = self._synapse(river, profile, journal) if stream.role.synapse and river.position else None
         focus = self._focus(prompt, river, synapse, profile) if synapse else None
-        tail = self._new_tail(profile.limits.stream_tail_tokens)
+        tail = self._new_tail(profile.limits)
         count = 0
         if focus is not None and len(focus):
             # The prompt and a few words must still fit.
@@ -67,9 +68,10 @@ class Admission:
         before = chat.assistant_close() if stream.role.synapse else chat.opening("")
         return [*before, *chat.user_open(), *self.prism.encode(stream.instruction), *chat.user_close()]
 
-    def _new_tail(self, capacity: int):
+    def _new_tail(self, limits: Limits) -> Tail:
+        capacity = limits.stream_tail_tokens
         if self._pool is None or self._pool.capacity != capacity:
-            self._pool = self.prism.new_pool(capacity)
+            self._pool = self.prism.new_pool(capacity, slots=min(limits.streams, LARGEST_SLAB))
         return self._pool.take()
 
     def _synapse(self, river: River, profile: Profile, journal: Journal) -> Synapse:

@@ -29,7 +29,7 @@ class Injection:
         self.positions = virtual_positions(river.position, len(self.ids))
         self.tail = river.prism.new_tail(len(self.ids))
         # The length of what it reads is fixed here: a River token of the same step is not seen.
-        self._reads = (river.tail.view(river.position), *(a.segment for a in river.asides))
+        self._reads = (river.tail.view(river.position), *river.beside())
 
     def row(self) -> Row:
         return Row(tokens=self.ids, positions=self.positions, tail=self.tail, reads=self._reads, logits="all")

@@ -12,7 +12,7 @@ from warpcortex_cli.engine.router import Match, Router
 from warpcortex_cli.engine.sampling import Sampler
 from warpcortex_cli.engine.text import Sentences, TextBuilder
 from warpcortex_cli.events import RiverText
-from warpcortex_cli.memory.segment import Segment
+from warpcortex_cli.memory.segment import Segment, join
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.rows import Row, RowResult
 from warpcortex_cli.profile import Profile
@@ -58,6 +58,8 @@ class River:
         self.tail = prism.new_tail(None)
         self.sentences = Sentences(prism)
         self.asides: list[Aside] = []
+        self._joined_from: tuple[Segment, ...] = ()
+        self._joined: tuple[Segment, ...] = ()
         self.pending: deque[int] = deque()
         self.state = "idle"
         self.sampler = Sampler(profile.sampling.temperature, profile.sampling.top_p, seed)
@@ -103,7 +105,7 @@ class River:
             tokens=tokens,
             positions=list(range(self.position, self.position + count)),
             tail=self.tail,
-            reads=tuple(a.segment for a in self.asides),
+            reads=self.beside(),
             logits="last" if not self.pending else "none",
             queries=True,
         )
@@ -117,6 +119,13 @@ class River:
         if result.queries is not None:
             queries = result.queries if self.queries is None else torch.cat([self.queries, result.queries], 2)
             self.queries = queries[:, :, -STATE_WINDOW:]
+
+    def beside(self) -> tuple[Segment, ...]:
+        """The asides as one segment, so that many cost one multiplication a layer; joined anew only when they change."""
+        now = tuple(a.segment for a in self.asides)
+        if now != self._joined_from:
+            self._joined_from, self._joined = now, (join(now),) if now else ()
+        return self._joined
 
     def recent_hidden(self) -> torch.Tensor:
         """[tokens <= STATE_WINDOW, hidden_size]"""

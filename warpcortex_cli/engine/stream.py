@@ -81,7 +81,8 @@ class Stream:
 
     def absorb(self, result: RowResult) -> None:
         if self.tokens:
-            self._hidden.append(result.hidden[-1:].float())
+            # A copy: the result is a view that would keep the whole step's states alive.
+            self._hidden.append(result.hidden[-1:].float().clone())
             del self._hidden[:-_THOUGHT_WINDOW]
 
     def write(self, token: int) -> str:

@@ -81,9 +81,13 @@ class Session:
         river = self.engine.river
         river.open_user, river.needs_close = True, False
         self.engine.prefill(ids)
-        while river.state == "prefill" and self.engine.step():
-            if progress:
-                progress(len(ids) - len(river.pending), len(ids))
+        try:
+            while river.state == "prefill" and self.engine.step():
+                if progress:
+                    progress(len(ids) - len(river.pending), len(ids))
+        except BaseException:  # Ctrl-C too: notes are in the context as a whole or not at all
+            self._take_back()
+            raise
         self._journal.drain()
         return len(ids)
 
@@ -164,14 +168,16 @@ class Session:
             if any(a.stream == stream.id for a in engine.river.asides):
                 engine.withdraw(stream.id, "undo")
                 return UndoResult("thought", stream.thought)
-        if not self._marks:
-            return None
+        return UndoResult("turn", self._take_back()) if self._marks else None
+
+    def _take_back(self) -> str:
+        """Returns to the mark set last; the text of the turn that began there."""
         mark = self._marks.pop()
         text = self._turns[mark.turns].text
         del self._turns[mark.turns :]
-        engine.river.rewind(mark)
-        engine.admission.forget()
-        return UndoResult("turn", text)
+        self.engine.river.rewind(mark)
+        self.engine.admission.forget()
+        return text
 
     def clear(self) -> None:
         """Starts the conversation anew; profile and settings stay."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
@@ -21,8 +21,13 @@ texts = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters
 
 @settings(max_examples=150, deadline=None)
 @given(text=texts)
+@example(text="<|user|>")
 def test_decoding_gives_the_text_back(tok: Tokenizer, text: str) -> None:
-    assert tok.decode(tok.encode(text, add_special_tokens=False).ids) == text
+    tok.encode_special_tokens = True  # as untrusted text is read: names of special tokens are plain characters
+    try:
+        assert tok.decode(tok.encode(text, add_special_tokens=False).ids) == text
+    finally:
+        tok.encode_special_tokens = False
 
 
 def test_a_word_is_the_same_tokens_everywhere(tok: Tokenizer) -> None:

@@ -81,5 +81,6 @@ class Rope:
         """key [kv_heads, tokens, head_dim]; heads stand where transformers expects the batch."""
         dims = cos.shape[-1]  # some embeddings turn only the first dimensions of a head
         part = key[:, None, :, :dims].float()
-        moved = self._apply(part, part, cos, sin)[0][:, 0].to(key.dtype)
+        # The function turns queries and keys; no heads of keys are given, so that nothing is turned twice.
+        moved = self._apply(part, part[:, :0], cos, sin)[0][:, 0].to(key.dtype)
         return moved if dims == key.shape[-1] else torch.cat([moved, key[..., dims:]], -1)

@@ -32,7 +32,7 @@ def test_one_set_of_weights_whatever_the_number_of_agents(prism) -> None:
     assert {n: (p.data_ptr(), p.nbytes) for n, p in prism.model.named_parameters()} == before
 
 
-def test_river_without_streams_equals_generate(prism) -> None:
+def test_river_without_streams_equals_a_whole_forward_for_each_token(prism) -> None:
     session = Session(prism, make_profile(), streams=False)
     run(session)
     river = session.engine.river

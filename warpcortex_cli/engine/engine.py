@@ -157,7 +157,7 @@ class Engine:
         self._show()
         if river.written >= river.settings.max_tokens:
             self._at_end("length")
-        elif river.at_pause() and self._asked():
+        elif river.at_pause() and self.alive:
             self._wait("waiting")
 
     def _sample_river(self, result: RowResult) -> int:
@@ -171,18 +171,15 @@ class Engine:
         for event in self.river.show():
             self.journal.write(event)
 
-    def _asked(self) -> list[Stream]:
-        return [s for s in self.streams if not s.final]
-
     def _wait(self, state: str) -> None:
         self.river.state = state
         self._wait_until = self.journal.now() + self.river.settings.wait_seconds
-        self.journal.write(RiverWaiting(streams=tuple(s.id for s in self._asked())))
+        self.journal.write(RiverWaiting(streams=tuple(s.id for s in self.alive)))
 
     def _at_end(self, reason: str) -> None:
         """The River wants to stop; it is held while Streams that it asked still think."""
         self.finish_reason = reason
-        if reason == "stop" and self._asked():
+        if reason == "stop" and self.alive:
             self._wait("held")
         else:
             self.river.state = "idle"
@@ -192,7 +189,7 @@ class Engine:
         river = self.river
         if river.state not in ("waiting", "held"):
             return
-        if self._asked() and self.journal.now() < self._wait_until:
+        if self.alive and self.journal.now() < self._wait_until:
             return
         if river.state == "waiting":
             river.mark_pause()

@@ -19,7 +19,6 @@ from warpcortex_cli.profile import Profile
 
 PREFILL_CHUNK = 512
 STATE_WINDOW = 32  # tokens of hidden state that stand for "what the River is at"
-NULL_WINDOW = 512  # hidden states the Gate takes its null pairs from
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ class River:
         self.sentences.extend(row.tokens)
         states = result.hidden.float()
         self.hidden = states if self.hidden is None else torch.cat([self.hidden, states])
-        self.hidden = self.hidden[-NULL_WINDOW:]
+        self.hidden = self.hidden[-STATE_WINDOW:]
         if result.queries is not None:
             queries = result.queries if self.queries is None else torch.cat([self.queries, result.queries], 2)
             self.queries = queries[:, :, -STATE_WINDOW:]
@@ -130,7 +129,7 @@ class River:
     def recent_hidden(self) -> torch.Tensor:
         """[tokens <= STATE_WINDOW, hidden_size]"""
         assert self.hidden is not None
-        return self.hidden[-STATE_WINDOW:]
+        return self.hidden
 
     # -- text ---------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from warpcortex_cli.pocket import arithmetic, world
 from warpcortex_cli.pocket.vocabulary import Words
@@ -196,7 +196,3 @@ def copying(words: Words, count: int) -> list[Piece]:
         if n + 1 < count:
             out.append(Piece(USER, special=True))
     return out
-
-
-def mix_without_talk(mix: Mix) -> Mix:
-    return replace(mix, talk=0.0)

@@ -23,16 +23,16 @@ from warpcortex_cli.pocket.world import Answer
 Case = Callable[[Words], list[Piece] | None]
 
 
-def _notes(words: Words, n: int) -> tuple[world.World, list[Piece], Callable[[str], list[Piece]]]:
+def _notes(words: Words, n: int) -> tuple[world.World, Callable[[str], list[Piece]]]:
     w = world.make_world(words, n)
     text = world.notes_text(w, words.rng)
-    return w, [], lambda question: conversation._user(f"{text}\n\n{question}")
+    return w, lambda question: conversation._user(f"{text}\n\n{question}")
 
 
 def recall(n: int, made_up: float = 0.4) -> Case:
     def case(words: Words) -> list[Piece]:
         words = Words(words.rng, "held-out", made_up)
-        w, _, ask = _notes(words, n)
+        w, ask = _notes(words, n)
         a = words.rng.choice((world.ask_count, world.ask_place, world.ask_colour))(w, words.rng)
         return [*ask(a.question), Piece(a.end, 1.0)]
 
@@ -43,7 +43,7 @@ def river(question: Callable[..., Answer | None], n: int, part: str) -> Case:
     """`part`: "request" (what it writes until the request), "used" (the end, the thought given), "alone" (the end without)."""
 
     def case(words: Words) -> list[Piece] | None:
-        w, _, ask = _notes(words, n)
+        w, ask = _notes(words, n)
         a = question(w, words.rng) if question is not world.ask_claim else world.ask_claim(w, words.rng, words)
         if a is None:
             return None
@@ -76,7 +76,7 @@ def math(kind: str) -> Case:
 
 def stream(kind: str, n: int) -> Case:
     def case(words: Words) -> list[Piece]:
-        w, _, ask = _notes(words, n)
+        w, ask = _notes(words, n)
         if kind == "check":
             claim, f, true, value = world.claim_about(w, words.rng, words)
             prompt, work = f"check: {claim}", world.check_work(claim, f, true, value)

@@ -110,9 +110,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pa
         if not path.exists():
             torch.manual_seed(11)
             model = AutoModelForCausalLM.from_config(ARCHITECTURES[architecture]())
-            with (
-                torch.no_grad()
-            ):  # quiet embeddings, or a model with tied ones says its last token again and again
+            with torch.no_grad():  # quiet embeddings, or a model with tied ones says its last token again and again
                 model.get_input_embeddings().weight.mul_(0.05)
             model.save_pretrained(path)
             make_tokenizer().save_pretrained(path)

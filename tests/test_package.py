@@ -15,9 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def test_importing_the_package_imports_no_torch() -> None:
     code = "import sys, warpcortex_cli; print('torch' in sys.modules, warpcortex_cli.__version__)"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.split() == ["False", warpcortex_cli.__version__]
 
 

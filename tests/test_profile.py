@@ -59,9 +59,7 @@ def test_pocket_is_as_it_was_trained() -> None:
     assert profile.model == "pocket"
     assert profile.river.prompt == ""
     assert re.fullmatch(profile.river.pause or "", "\n")
-    assert {r.name: r.prompt for r in profile.roles} == {
-        n: f"{n}: {{task}}" for n in ("recall", "math", "check")
-    }
+    assert {r.name: r.prompt for r in profile.roles} == {n: f"{n}: {{task}}" for n in ("recall", "math", "check")}
     assert [r.name for r in profile.roles if not r.synapse] == ["math"]
     assert all(r.injected_as == "[Ref: {thought}]" for r in profile.roles)
 

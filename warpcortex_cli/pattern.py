@@ -105,11 +105,7 @@ def compile_re2(source: str) -> Any:
     try:
         return re2.compile(source, _OPTIONS)
     except re2.error as error:
-        reason = (
-            error.args[0].decode("utf-8", "replace")
-            if isinstance(error.args[0], bytes)
-            else str(error.args[0])
-        )
+        reason = error.args[0].decode("utf-8", "replace") if isinstance(error.args[0], bytes) else str(error.args[0])
         raise PatternError(reason.removesuffix(f": {source}"), _offset_of(source, reason)) from None
 
 
@@ -194,9 +190,7 @@ class _Parser:
     def _sequence(self) -> _Node:
         parts: list[_Node] = []
         while self.at < len(self.source) and self.source[self.at] not in "|)":
-            parts += (
-                self._quoted() if self.source.startswith("\\Q", self.at) else [self._repeated(self._atom())]
-            )
+            parts += self._quoted() if self.source.startswith("\\Q", self.at) else [self._repeated(self._atom())]
         return parts[0] if len(parts) == 1 else _Sequence(tuple(parts))
 
     def _quoted(self) -> list[_Node]:
@@ -229,9 +223,7 @@ class _Parser:
 
     def _group(self) -> _Node:
         if _FLAGS.match(self.source, self.at):
-            raise PatternError(
-                "flags may stand only at the beginning of a pattern, or in a group (?i:...)", self.at
-            )
+            raise PatternError("flags may stand only at the beginning of a pattern, or in a group (?i:...)", self.at)
         head = _GROUP.match(self.source, self.at)
         assert head is not None
         self.at = head.end()

@@ -55,17 +55,13 @@ def _format_fields(text: str, allowed: frozenset[str]) -> None:
         raise Mistake(f"{error}", f"text with {names}; a brace itself is written {{{{ or }}}}") from None
     for field, spec, conversion in fields:
         if field not in allowed or spec or conversion:
-            raise Mistake(
-                f"unknown field {{{field}}}", f"only {names}; a brace itself is written {{{{ or }}}}"
-            )
+            raise Mistake(f"unknown field {{{field}}}", f"only {names}; a brace itself is written {{{{ or }}}}")
 
 
 class RiverSettings(_Settings):
     """The main agent."""
 
-    prompt: str = Field(
-        default="", description="System prompt. For instruction models it teaches the triggers."
-    )
+    prompt: str = Field(default="", description="System prompt. For instruction models it teaches the triggers.")
     max_tokens: Positive = Field(default=512, description="Longest reply, in tokens.")
     pause: str | None = Field(
         default=None,
@@ -84,9 +80,7 @@ class RiverSettings(_Settings):
     @classmethod
     def _check_pause(cls, value: str | None) -> str | None:
         if value is not None and _pattern(value).may_be_empty:
-            raise Mistake(
-                "the pattern also matches empty text", "a pattern that matches at least one character"
-            )
+            raise Mistake("the pattern also matches empty text", "a pattern that matches at least one character")
         return value
 
 
@@ -107,16 +101,12 @@ class Role(_Settings):
         description="re2 pattern (^ and $ match at lines). Its last match, or the group `thought` of that, "
         "is the thought; null: the whole text.",
     )
-    injected_as: str = Field(
-        default="[Ref: {thought}]", description="What the River reads; the field is {thought}."
-    )
+    injected_as: str = Field(default="[Ref: {thought}]", description="What the River reads; the field is {thought}.")
     max_tokens: Positive = Field(default=96, description="Longest thinking, in tokens.")
     deadline_seconds: Seconds = 30.0
     priority: int = Field(default=0, ge=-1000, le=1000, description="Higher is admitted first.")
     gate_threshold: Threshold | None = Field(default=None, description="In the place of gate.threshold.")
-    synapse: bool = Field(
-        default=True, description="false: reads no landmarks of the River, as for pure arithmetic."
-    )
+    synapse: bool = Field(default=True, description="false: reads no landmarks of the River, as for pure arithmetic.")
 
     @field_validator("trigger")
     @classmethod
@@ -169,9 +159,7 @@ class SynapseSettings(_Settings):
     alpha: Share = Field(default=0.5, description="Weight of attention density against geometric coverage.")
     sinks: Count = Field(default=4, description="First tokens that are always kept.")
     recent: Count = Field(default=16, description="Newest tokens that are always kept.")
-    focus: Count = Field(
-        default=64, description="Tokens that each Stream may read besides, chosen by its own task."
-    )
+    focus: Count = Field(default=64, description="Tokens that each Stream may read besides, chosen by its own task.")
     refresh_tokens: Positive = Field(
         default=64, description="A snapshot older than this many River tokens is taken anew."
     )
@@ -196,9 +184,7 @@ class InjectionSettings(_Settings):
     budget_tokens: Positive = Field(
         default=512, description="Tokens of injected thoughts at once; the oldest leaves when there are more."
     )
-    position: Literal["end"] = Field(
-        default="end", description="Virtual positions end at the River's current one."
-    )
+    position: Literal["end"] = Field(default="end", description="Virtual positions end at the River's current one.")
 
 
 class Sampling(_Settings):

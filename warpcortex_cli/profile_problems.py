@@ -45,9 +45,7 @@ class Mistake(ValueError):
         self.what, self.expected, self.inside, self.offset = what, expected, inside, offset
 
 
-def problem_of(
-    error: Mapping[str, Any], source: Source, known_keys: Mapping[str, tuple[str, ...]]
-) -> Problem:
+def problem_of(error: Mapping[str, Any], source: Source, known_keys: Mapping[str, tuple[str, ...]]) -> Problem:
     """One error of pydantic as a problem with its place.
 
     Args:

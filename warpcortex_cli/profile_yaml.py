@@ -90,9 +90,7 @@ def _mark_line(node: Node | None) -> int:
 
 def _child(node: Node | None, step: int | str) -> tuple[Node | None, Node] | None:
     if isinstance(node, MappingNode):
-        return next(
-            ((k, v) for k, v in node.value if isinstance(k, ScalarNode) and k.value == str(step)), None
-        )
+        return next(((k, v) for k, v in node.value if isinstance(k, ScalarNode) and k.value == str(step)), None)
     if isinstance(node, SequenceNode) and isinstance(step, int) and step < len(node.value):
         return None, node.value[step]
     return None
@@ -121,13 +119,9 @@ def read_yaml(path: Path) -> Source:
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise ProfileError(
-            [f"{file}:1: the file cannot be read ({error.strerror}); expected a YAML file"]
-        ) from None
+        raise ProfileError([f"{file}:1: the file cannot be read ({error.strerror}); expected a YAML file"]) from None
     if len(raw) > MAX_BYTES:
-        raise ProfileError(
-            [f"{file}:1: the file has {len(raw):,} bytes; expected a profile of at most {MAX_BYTES:,}"]
-        )
+        raise ProfileError([f"{file}:1: the file has {len(raw):,} bytes; expected a profile of at most {MAX_BYTES:,}"])
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -152,11 +146,7 @@ def read_text(text: str, file: str) -> Source:
     except yaml.reader.ReaderError as error:
         line = text[: error.position].count("\n") + 1
         raise ProfileError(
-            [
-                Problem(
-                    line, 0, f"not YAML: character {error.character!r} is not allowed", "plain text"
-                ).report(file)
-            ]
+            [Problem(line, 0, f"not YAML: character {error.character!r} is not allowed", "plain text").report(file)]
         ) from None
     except (RecursionError, ValueError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)

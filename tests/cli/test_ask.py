@@ -44,9 +44,7 @@ def session(monkeypatch: pytest.MonkeyPatch) -> FakeSession:
 
 
 @pytest.fixture
-def run(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     def call(*args: str, stdin: bytes | None = b"") -> tuple[int, str, str]:
         source = None if stdin is None else io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8")
         monkeypatch.setattr(sys, "stdin", source)
@@ -65,9 +63,7 @@ def test_answer_on_stdout_alone(session: FakeSession, run: Callable[..., tuple[i
     assert run("ask", "How many?", stdin=None)[0] == 0
 
 
-def test_json_is_one_object_with_the_keys(
-    session: FakeSession, run: Callable[..., tuple[int, str, str]]
-) -> None:
+def test_json_is_one_object_with_the_keys(session: FakeSession, run: Callable[..., tuple[int, str, str]]) -> None:
     code, out, _ = run("ask", "How many?", "--json", "--seed", "7")
     report = json.loads(out)
     assert code == 0 and report.keys() >= KEYS and report["schema_version"] == 1
@@ -120,9 +116,7 @@ def test_exit_codes(
     assert (got, out) == (code, "")
 
 
-def test_a_terminal_gets_the_answer_as_it_is_written(
-    session: FakeSession, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_terminal_gets_the_answer_as_it_is_written(session: FakeSession, monkeypatch: pytest.MonkeyPatch) -> None:
     from warpcortex_cli.cli.ask import say
 
     out, seen = Terminal(), []
@@ -137,9 +131,7 @@ def test_a_terminal_gets_the_answer_as_it_is_written(
     assert pipe.getvalue() == ANSWER + "\n" and set(late) == {""}
 
 
-def test_trace_and_no_streams(
-    session: FakeSession, run: Callable[..., tuple[int, str, str]], tmp_path: Path
-) -> None:
+def test_trace_and_no_streams(session: FakeSession, run: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
     trace = tmp_path / "trace.jsonl"
     assert run("ask", "q", "--trace", str(trace), "--no-streams")[0] == 0
     lines = [json.loads(line) for line in trace.read_text().splitlines()]

@@ -12,7 +12,10 @@ from warpcortex_cli.pocket import tokenizer
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.profile import Profile
 
-QUESTION = "Mara keeps ropes: 47, brown, in the old mill. The lamps of Otto: 12, red, at the barn.\n\nHow many ropes does Mara have?"
+QUESTION = (
+    "Mara keeps ropes: 47, brown, in the old mill. The lamps of Otto: 12, red, at the barn.\n\n"
+    "How many ropes does Mara have?"
+)
 
 
 @pytest.fixture(scope="session")
@@ -20,18 +23,31 @@ def prism(tmp_path_factory) -> Prism:
     tok = tokenizer.save(tokenizer.build(conversations=200), tmp_path_factory.mktemp("tok"))
     torch.manual_seed(3)
     config = Qwen2Config(
-        vocab_size=tokenizer.VOCAB_SIZE, hidden_size=48, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=2048, initializer_range=0.4, eos_token_id=1, pad_token_id=0, tie_word_embeddings=False,
-    )  # fmt: skip
+        vocab_size=tokenizer.VOCAB_SIZE,
+        hidden_size=48,
+        intermediate_size=96,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        initializer_range=0.4,
+        eos_token_id=1,
+        pad_token_id=0,
+        tie_word_embeddings=False,
+    )
     return Prism(Qwen2ForCausalLM(config).float(), tok, "random")
 
 
 def make_profile(trigger: str = r"(?P<task>[a-z]{4})", **changes) -> Profile:
     """A profile whose role fires on any four letters, so that random text starts Streams."""
     role = {
-        "name": "helper", "description": "thinks at random", "trigger": trigger, "prompt": "help: {task}", "max_tokens": 8,
+        "name": "helper",
+        "description": "thinks at random",
+        "trigger": trigger,
+        "prompt": "help: {task}",
+        "max_tokens": 8,
         **changes.pop("role", {}),
-    }  # fmt: skip
+    }
     settings = {
         "name": "test",
         "description": "for tests",

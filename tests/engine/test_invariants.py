@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -58,7 +60,7 @@ def test_every_stream_ends_exactly_once_and_events_are_in_order(prism) -> None:
     assert sorted(final) == spawned
     assert all(len(states) == 1 and states[0] in FINAL for states in final.values())
     assert [e.seq for e in events] == list(range(len(events)))
-    assert all(a.time <= b.time for a, b in zip(events, events[1:], strict=False))
+    assert all(a.time <= b.time for a, b in pairwise(events))
     assert isinstance(events[-1], ev.RiverFinished)
 
 
@@ -169,6 +171,8 @@ def test_memory_is_counted_to_the_byte_and_given_back(prism) -> None:
     assert session.engine.admission.tails_in_use == 0
 
 
-@pytest.mark.parametrize(("position", "tokens", "expected"), [(10, 3, [7, 8, 9]), (2, 4, [0, 1, 2, 3]), (5, 5, [0, 1, 2, 3, 4])])
+@pytest.mark.parametrize(
+    ("position", "tokens", "expected"), [(10, 3, [7, 8, 9]), (2, 4, [0, 1, 2, 3]), (5, 5, [0, 1, 2, 3, 4])]
+)
 def test_virtual_positions_end_at_the_river(position: int, tokens: int, expected: list[int]) -> None:
     assert virtual_positions(position, tokens) == expected

@@ -151,9 +151,7 @@ PIECES = st.lists(
 
 @settings(deadline=None)  # the machine may be busy
 @given(PIECES, st.lists(st.integers(0, 3000), max_size=20), st.sampled_from([POCKET, ODD, POCKET + ODD]))
-def test_any_cutting_gives_the_same_matches(
-    pieces: list[str], cuts: list[int], roles: tuple[Role, ...]
-) -> None:
+def test_any_cutting_gives_the_same_matches(pieces: list[str], cuts: list[int], roles: tuple[Role, ...]) -> None:
     text = "".join(pieces)
     whole, cut, single = Router(roles), Router(roles), Router(roles)
     expected = whole.feed(text)
@@ -176,9 +174,7 @@ def test_what_is_not_pending_never_becomes_part_of_a_request(pieces: list[str]) 
         safe = length if pending is None else pending
 
 
-@pytest.mark.parametrize(
-    "unit", ["[MATH: ", "[MATH: x", "[", "[MATH: " + "9" * 199, "ask a: b", "[[[a ", "> \t"]
-)
+@pytest.mark.parametrize("unit", ["[MATH: ", "[MATH: x", "[", "[MATH: " + "9" * 199, "ask a: b", "[[[a ", "> \t"])
 def test_hostile_text_costs_linear_time(unit: str) -> None:
     def seconds(length: int) -> float:
         router = Router(POCKET + ODD)

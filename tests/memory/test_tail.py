@@ -150,12 +150,7 @@ def test_counted_bytes_are_those_of_the_formula() -> None:
     assert tail.nbytes == CAPACITY * token and tail.used_bytes == 3 * token
     assert tail.freeze(0, 3).nbytes == 3 * token
     slab = tail.slab
-    assert (
-        pool.nbytes
-        == slab.nbytes
-        == sum(t.nbytes for t in (*slab.keys, *slab.values))
-        == 4 * CAPACITY * token
-    )
+    assert pool.nbytes == slab.nbytes == sum(t.nbytes for t in (*slab.keys, *slab.values)) == 4 * CAPACITY * token
 
 
 def test_ten_thousand_tails_end_with_the_memory_they_began_with() -> None:

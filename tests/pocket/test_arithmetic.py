@@ -24,11 +24,39 @@ def test_products_end_in_the_true_value(a: int, b: int) -> None:
     assert arithmetic.work(f"{a} * {b}").endswith(f"= {a} * {b} = {a * b}")
 
 
-@given(numbers, numbers)
-def test_every_column_of_an_addition_is_true(a: int, b: int) -> None:
-    columns = re.findall(r"(\d)\+(\d)\+(\d)=(\d+)", arithmetic.work(f"{a} + {b}"))
-    assert len(columns) == max(len(str(a)), len(str(b)))
-    assert all(int(x) + int(y) + int(c) == int(total) for x, y, c, total in columns)
+@given(st.lists(numbers, min_size=2, max_size=5), st.sampled_from(["+", "-", "*"]))
+def test_every_column_is_true_and_hands_its_carry_on(terms: list[int], operator: str) -> None:
+    """A column `480=12`: the digits 4 and 8 and the carry 0 make 12, whose first digit the next column starts with."""
+    if operator == "*":
+        terms = [terms[0], terms[1] % 99 + 1]
+    work = arithmetic.work(f" {operator} ".join(map(str, terms)))
+    blocks = re.findall(r"(\d+)([+*-])(\d+):([\d=,]+)>(\d+)", work)
+    assert blocks
+    for first, op, second, columns, result in blocks:
+        carry, digits = 0, ""
+        for p, q, c, total in re.findall(r"(\d)(\d)(\d)=(\d\d)", columns):
+            x, y, z = int(p), int(q), int(c)
+            assert z == carry
+            made = x + y + z if op == "+" else x * y + z if op == "*" else x - y - z
+            assert int(total) == (made if made >= 0 else made + 20)
+            carry, digits = int(total) // 10, total[1] + digits
+        assert carry == 0 and digits == result and len(first) == len(result)
+        assert int(result) == (
+            int(first) + int(second)
+            if op == "+"
+            else int(first) * int(second)
+            if op == "*"
+            else int(first) - int(second)
+        )
+
+
+@given(st.integers(0, 2000), st.integers(0, 2000))
+def test_comparing_stops_at_the_first_difference(a: int, b: int) -> None:
+    steps, result = arithmetic.compare(a, b).splitlines()
+    assert result == f"= {a} > {b}: {'yes' if a > b else 'no'}"
+    signs = re.findall(r"\d([<=>])\d", steps.split(":")[1])
+    assert "=" not in signs[-1] if a != b else set(signs) == {"="}
+    assert set(signs[:-1]) <= {"="}
 
 
 def test_evaluate_goes_from_left_to_right() -> None:

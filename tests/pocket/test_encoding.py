@@ -16,7 +16,9 @@ def tok() -> Tokenizer:
     return tokenizer.build(conversations=300)
 
 
-texts = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="▁"), min_size=1).filter(lambda s: s[0].strip() != "")
+texts = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="▁"), min_size=1).filter(
+    lambda s: s[0].strip() != ""
+)
 
 
 @settings(max_examples=150, deadline=None)
@@ -42,7 +44,13 @@ def test_a_word_is_the_same_tokens_everywhere(tok: Tokenizer) -> None:
 
 
 def test_an_aside_ends_where_the_river_is_and_moves_nothing(tok: Tokenizer) -> None:
-    head = [Piece(USER, special=True), Piece("How many?"), Piece(END, special=True), Piece(ASSISTANT, special=True), Piece("I add.", 1.0)]
+    head = [
+        Piece(USER, special=True),
+        Piece("How many?"),
+        Piece(END, special=True),
+        Piece(ASSISTANT, special=True),
+        Piece("I add.", 1.0),
+    ]
     tail = [Piece("\nIn total: 5.", 2.0), Piece(END, 1.0, special=True)]
     aside = Piece("[Ref: 2 + 3 = 5]", 0.05, aside=True)
     ids, positions, weights = train.encode(tok, [*head, aside, *tail], 999)

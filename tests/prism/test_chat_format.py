@@ -9,8 +9,7 @@ from transformers import PreTrainedTokenizerFast
 from warpcortex_cli.prism.chat_format import ChatFormat, encode
 
 WITH_DEFAULT_SYSTEM = (
-    "{%- if messages[0]['role'] != 'system' -%}{{ '<|im_start|>system\nYou help.<|im_end|>\n' }}{%- endif -%}"
-    + CHATML
+    "{%- if messages[0]['role'] != 'system' -%}{{ '<|im_start|>system\nYou help.<|im_end|>\n' }}{%- endif -%}" + CHATML
 )
 _TURN = (
     "{{ '<|im_start|>' + ('model' if m['role'] == 'assistant' else 'user') + '\n' }}"
@@ -19,9 +18,7 @@ _TURN = (
 _REPLY = "{%- endfor -%}{%- if add_generation_prompt -%}{{ '<|im_start|>model\n' }}{%- endif -%}"
 WITHOUT_SYSTEM = (
     "<|bos|>{%- for m in messages -%}"
-    "{%- if m['role'] == 'system' -%}{{ raise_exception('no system role') }}{%- endif -%}"
-    + _TURN % ""
-    + _REPLY
+    "{%- if m['role'] == 'system' -%}{{ raise_exception('no system role') }}{%- endif -%}" + _TURN % "" + _REPLY
 )
 SYSTEM_IN_USER_TURN = (  # as Gemma 3 does
     "<|bos|>{%- set s = messages[0]['content'] + '\n\n' if messages[0]['role'] == 'system' else '' -%}"
@@ -48,11 +45,7 @@ def written(tok: PreTrainedTokenizerFast, system: str) -> str:
     chat = ChatFormat(tok)
     ids = chat.opening(system)
     for role, words in TALK:
-        ids += (
-            [*chat.user_open(), *encode(tok, words), *chat.user_close()]
-            if role == "user"
-            else encode(tok, words)
-        )
+        ids += [*chat.user_open(), *encode(tok, words), *chat.user_close()] if role == "user" else encode(tok, words)
         ids += chat.assistant_close() if role == "assistant" else []
     text = tok.decode(ids)
     assert isinstance(text, str)
@@ -73,14 +66,10 @@ def test_a_system_prompt_stands_where_the_template_puts_it(template: str) -> Non
     assert written(tok, "Be brief.") == rendered(tok, [("system", "Be brief."), *TALK])
 
 
-@pytest.mark.parametrize(
-    "template", [WITHOUT_SYSTEM, SYSTEM_IN_USER_TURN], ids=["raises", "in the user's turn"]
-)
+@pytest.mark.parametrize("template", [WITHOUT_SYSTEM, SYSTEM_IN_USER_TURN], ids=["raises", "in the user's turn"])
 def test_without_a_place_for_it_the_system_prompt_is_agreed_on_first(template: str) -> None:
     tok = tokenizer(template)
-    assert written(tok, "Be brief.") == rendered(
-        tok, [("user", "Be brief."), ("assistant", "Understood."), *TALK]
-    )
+    assert written(tok, "Be brief.") == rendered(tok, [("user", "Be brief."), ("assistant", "Understood."), *TALK])
 
 
 def test_a_model_without_template_gets_plain_lines() -> None:

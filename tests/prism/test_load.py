@@ -92,9 +92,7 @@ def test_an_allocation_that_fails(folder: Path, monkeypatch: pytest.MonkeyPatch)
 def test_code_of_the_folder_never_runs(folder: Path, tmp_path: Path) -> None:
     trap = tmp_path / "ran"
     (folder / "own.py").write_text(f"open({str(trap)!r}, 'w')\nclass Own: pass\n")
-    change_config(
-        folder, model_type="own_kind", auto_map={"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.Own"}
-    )
+    change_config(folder, model_type="own_kind", auto_map={"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.Own"})
     with pytest.raises(ModelError, match="needs code out of its own repository, and that never runs"):
         attempt(folder)
     assert not trap.exists()
@@ -124,9 +122,7 @@ def test_a_missing_tensor_is_not_made_up(folder: Path) -> None:
     tensors = load_file(path)
     del tensors["model.layers.1.mlp.up_proj.weight"]
     save_file(tensors, path, {"format": "pt"})
-    with pytest.raises(
-        ModelError, match=r"one of its weights is missing \(model\.layers\.1\.mlp\.up_proj\.weight\)"
-    ):
+    with pytest.raises(ModelError, match=r"one of its weights is missing \(model\.layers\.1\.mlp\.up_proj\.weight\)"):
         attempt(folder)
 
 

@@ -68,15 +68,11 @@ def test_queries_are_kept_for_rows_that_ask(architecture: str, make_prism: Calla
     """A query rotated at its position, times the key of the same token, must weigh as the attention did."""
     prism = make_prism(architecture)
     tail = prism.new_tail(8)
-    results = prism.forward(
-        [Row([7, 8], [0, 1], prism.new_tail(2)), Row([5, 6, 7], [3, 4, 5], tail, queries=True)]
-    )
+    results = prism.forward([Row([7, 8], [0, 1], prism.new_tail(2)), Row([5, 6, 7], [3, 4, 5], tail, queries=True)])
     assert results[0].queries is None
     queries = results[1].queries
     assert queries is not None and queries.shape == (prism.layers, prism.heads, 3, prism.head_dim)
-    moved = prism.forward([Row([5, 6, 7], [103, 104, 105], other := prism.new_tail(8), queries=True)])[
-        0
-    ].queries
+    moved = prism.forward([Row([5, 6, 7], [103, 104, 105], other := prism.new_tail(8), queries=True)])[0].queries
     assert moved is not None
     for layer in range(prism.layers):
         near = queries[layer][0] @ tail.layer(layer)[0][0].T
@@ -144,9 +140,7 @@ def test_bf16(model_folder: Callable[[str], object]) -> None:
     assert prism.dtype == torch.bfloat16
     pool = prism.new_pool(8)
     result = prism.forward([Row([5 + i], [0], pool.take()) for i in range(3)])[0]
-    assert (
-        result.logits is not None and result.logits.dtype == torch.float32 and result.logits.isfinite().all()
-    )
+    assert result.logits is not None and result.logits.dtype == torch.float32 and result.logits.isfinite().all()
 
 
 def test_layers_without_positions_are_known() -> None:
@@ -185,8 +179,6 @@ def test_what_cannot_be_served_is_refused_with_the_reason(config: PreTrainedConf
 def test_encoder_decoders_are_refused() -> None:
     from transformers import T5ForConditionalGeneration
 
-    model = T5ForConditionalGeneration(
-        T5Config(vocab_size=320, d_model=32, d_ff=32, d_kv=8, num_layers=1, num_heads=2)
-    )
+    model = T5ForConditionalGeneration(T5Config(vocab_size=320, d_model=32, d_ff=32, d_kv=8, num_layers=1, num_heads=2))
     with pytest.raises(ModelError, match="encoder-decoder"):
         Prism(model, make_tokenizer(), "t5")

@@ -13,9 +13,7 @@ from warpcortex_cli.memory.segment import Segment
 from warpcortex_cli.prism.prism import Prism, Row
 
 TOKENS = [4 + 11 * i % 300 for i in range(9)]
-SETTINGS = settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+SETTINGS = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 PLACES = st.integers(0, 400)
 
 

@@ -111,9 +111,7 @@ def test_segments_with_positions_per_head_read_as_the_whole(
     order = torch.rand(shape, generator=torch.Generator().manual_seed(3)).argsort(-1)
     shuffled = Segment(
         keys=tuple(k.gather(1, o[..., None].expand_as(k)) for k, o in zip(whole.keys, order, strict=True)),
-        values=tuple(
-            v.gather(1, o[..., None].expand_as(v)) for v, o in zip(whole.values, order, strict=True)
-        ),
+        values=tuple(v.gather(1, o[..., None].expand_as(v)) for v, o in zip(whole.values, order, strict=True)),
         positions=order,
     )
     for got, want in zip(streams(prism, shuffled), streams(prism, whole), strict=True):
@@ -168,9 +166,7 @@ def test_nan_stays_in_its_row_and_leaves_with_it(prism: Prism) -> None:
     rows = [Row([5], [0], again), Row([6] * 9, list(range(9)), second)]
     prism.forward(rows)
     # Now the shorter tail's slot is multiplied up to the longer one's length.
-    assert all(
-        logits_of(r).isfinite().all() for r in prism.forward([Row([5], [1], again), Row([6], [9], second)])
-    )
+    assert all(logits_of(r).isfinite().all() for r in prism.forward([Row([5], [1], again), Row([6], [9], second)]))
 
 
 @pytest.mark.parametrize("kept", [(0, 1, 2, 3), (1, 2, 5), (0, 15)], ids=["solid", "holes", "far apart"])
@@ -192,10 +188,7 @@ def test_holes_between_slots_do_not_matter(prism: Prism, kept: tuple[int, ...]) 
 def test_long_prefills_take_their_queries_in_pieces(prism: Prism, monkeypatch: pytest.MonkeyPatch) -> None:
     def run() -> Tensor:
         river = read(prism, CONTEXT)
-        rows = [
-            Row([5 + i] * 9, list(range(30, 39)), prism.new_tail(9), (river.view(30),), "all")
-            for i in range(2)
-        ]
+        rows = [Row([5 + i] * 9, list(range(30, 39)), prism.new_tail(9), (river.view(30),), "all") for i in range(2)]
         return torch.cat([logits_of(r) for r in prism.forward(rows)])
 
     whole = run()

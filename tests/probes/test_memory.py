@@ -35,9 +35,7 @@ def fake_nvml(processes: list[tuple[int, int | None]], works: bool = True) -> Si
         nvmlShutdown=lambda: None,
         nvmlDeviceGetCount=lambda: 2,
         nvmlDeviceGetHandleByIndex=lambda i: i,
-        nvmlDeviceGetComputeRunningProcesses=lambda i: [
-            SimpleNamespace(pid=p, usedGpuMemory=m) for p, m in processes
-        ],
+        nvmlDeviceGetComputeRunningProcesses=lambda i: [SimpleNamespace(pid=p, usedGpuMemory=m) for p, m in processes],
     )
 
 

@@ -60,9 +60,7 @@ def test_all_landmarks_are_the_whole_context(architecture: str, make_prism: Call
     prism = make_prism(architecture)
     synapse, tail = snapshot(prism, CONTEXT)
     whole = logits_of(prism, (tail.view(CONTEXT),), CONTEXT)
-    torch.testing.assert_close(
-        logits_of(prism, (synapse.segment,), synapse.position), whole, rtol=1e-4, atol=1e-4
-    )
+    torch.testing.assert_close(logits_of(prism, (synapse.segment,), synapse.position), whole, rtol=1e-4, atol=1e-4)
 
 
 def test_heads_choose_for_themselves(architecture: str, make_prism: Callable[[str], Prism]) -> None:
@@ -87,9 +85,7 @@ def test_choice_does_not_depend_on_where_the_river_stands(prism: Prism) -> None:
     moved = prism.new_tail(None)
     segment = tail.freeze(0, CONTEXT).moved(prism.rope, tail.positions + 100)
     moved.append(list(segment.keys), list(segment.values), segment.positions)
-    here, there = (
-        take(prism, t, SynapseSettings(landmarks=12), None, 1, sampler=Coverage()) for t in (tail, moved)
-    )
+    here, there = (take(prism, t, SynapseSettings(landmarks=12), None, 1, sampler=Coverage()) for t in (tail, moved))
     assert torch.equal(here.indices, there.indices)
     assert there.position == CONTEXT + 100
 

@@ -68,9 +68,7 @@ REPLY: tuple[Event, ...] = (
     RiverText(text="[MATH: 47 + 86]", request=True),
     SynapseTaken(version=1, landmarks=24, context=30, bytes=1000, seconds=0.01),
     StreamSpawned(id=1, role="math", task="47 + 86"),
-    GateDecided(
-        id=1, thought="133", passed=True, score=0.83, threshold=0.5, mode="calibrated", reason="above"
-    ),
+    GateDecided(id=1, thought="133", passed=True, score=0.83, threshold=0.5, mode="calibrated", reason="above"),
     StreamEnded(id=1, state="injected", reason="above", tokens=9, seconds=0.2),
     RiverText(text=" They have [bold]133[/bold]" + ESCAPES + " ropes."),
     RiverFinished(reason="stop", tokens=17, seconds=0.5),
@@ -106,9 +104,7 @@ class FakeSession:
         self.cleared = self.interrupted = False
         self.failure: Exception | None = None
 
-    def load_notes(
-        self, text: str, name: str = "notes", progress: Callable[[int, int], None] | None = None
-    ) -> int:
+    def load_notes(self, text: str, name: str = "notes", progress: Callable[[int, int], None] | None = None) -> int:
         if not text.strip():
             return 0
         self.notes.append(text)

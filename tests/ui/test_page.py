@@ -105,9 +105,7 @@ def test_any_pieces(pieces: list[str]) -> None:
                 want.append("")
             want[-1] += char
     got = [row.replace("漢 ", "漢") for row in file.rows()]
-    assert "\n".join(got).rstrip("\n") == "\n".join(row.rstrip().replace("漢 ", "漢") for row in want).rstrip(
-        "\n"
-    )
+    assert "\n".join(got).rstrip("\n") == "\n".join(row.rstrip().replace("漢 ", "漢") for row in want).rstrip("\n")
 
 
 def test_no_terminal_no_panels() -> None:

@@ -20,8 +20,7 @@ CROWD = [
 def draw(width: int, height: int, scene: Scene) -> list[str]:
     console = Console(width=width, height=height, file=StringIO(), force_terminal=True, no_color=True)
     return [
-        "".join(s.text for s in line)
-        for line in console.render_lines(live_panels(scene, width, height), pad=False)
+        "".join(s.text for s in line) for line in console.render_lines(live_panels(scene, width, height), pad=False)
     ]
 
 

@@ -22,11 +22,7 @@ def test_every_event_is_a_line(tmp_path: Path) -> None:
 
 def test_a_score_that_is_no_number_is_null(tmp_path: Path) -> None:
     with TraceWriter(tmp_path / "t") as trace:
-        trace(
-            GateDecided(
-                id=1, thought="", passed=False, score=float("nan"), threshold=0.5, mode="raw", reason=""
-            )
-        )
+        trace(GateDecided(id=1, thought="", passed=False, score=float("nan"), threshold=0.5, mode="raw", reason=""))
     assert json.loads((tmp_path / "t").read_text())["score"] is None
 
 

@@ -41,15 +41,11 @@ _PIPE_PATIENCE = 3.0  # seconds of a silent pipe after which we say what we wait
 
 NotesOption = Annotated[
     Path | None,
-    typer.Option(
-        "--notes", metavar="FILE", help="A text file that the model reads first.", show_default=False
-    ),
+    typer.Option("--notes", metavar="FILE", help="A text file that the model reads first.", show_default=False),
 ]
 TraceOption = Annotated[
     Path | None,
-    typer.Option(
-        "--trace", metavar="FILE", help="Write every event to FILE as JSON lines.", show_default=False
-    ),
+    typer.Option("--trace", metavar="FILE", help="Write every event to FILE as JSON lines.", show_default=False),
 ]
 
 
@@ -63,9 +59,7 @@ def ask(
     seed: SeedOption = 0,
     no_streams: NoStreamsOption = False,
     trace: TraceOption = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object instead of the answer.")
-    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the answer.")] = False,
 ) -> None:
     """Ask one question. Piped text is read as notes: cat notes.txt | warpcortex ask "..." """
     forgive_encoding()
@@ -84,9 +78,7 @@ def ask(
         prism, settings = open_prism(model=model, profile=profile, device=device, dtype=dtype)
         from warpcortex_cli.engine.session import Session
 
-        session = Session(
-            prism, settings, seed=seed, streams=not no_streams, listeners=[writer] if writer else []
-        )
+        session = Session(prism, settings, seed=seed, streams=not no_streams, listeners=[writer] if writer else [])
         for name, text in texts:
             load_with_progress(session, text, name, errors)
         answer, finished = say(session, question, None if as_json else sys.stdout)
@@ -137,9 +129,7 @@ def report(session: Session, answer: Answer, finished: RiverFinished) -> dict[st
                 "task": s.task,
                 "state": s.state,
                 "thought": s.thought,
-                "gate_score": s.gate_score
-                if s.gate_score is not None and math.isfinite(s.gate_score)
-                else None,
+                "gate_score": s.gate_score if s.gate_score is not None and math.isfinite(s.gate_score) else None,
                 "gate_reason": s.gate_reason,
                 "landmarks": s.landmarks,
                 "focus": s.focus,
@@ -178,9 +168,7 @@ def _announce_wait(source: TextIO, errors: Console) -> None:
     except (OSError, ValueError):  # Windows pipes and in-memory files cannot be waited for
         return
     if not ready:
-        errors.print(
-            Text("reading notes from standard input until it ends (give </dev/null for none)", style="dim")
-        )
+        errors.print(Text("reading notes from standard input until it ends (give </dev/null for none)", style="dim"))
 
 
 def _write(out: TextIO, text: str) -> None:

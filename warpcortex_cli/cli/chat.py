@@ -54,9 +54,7 @@ def chat(
         prism, settings = open_prism(model=model, profile=profile, device=device, dtype=dtype)
         from warpcortex_cli.engine.session import Session
 
-        session = Session(
-            prism, settings, seed=seed, streams=not no_streams, listeners=[writer] if writer else []
-        )
+        session = Session(prism, settings, seed=seed, streams=not no_streams, listeners=[writer] if writer else [])
         if notes is not None:
             tokens = load_with_progress(session, text, notes.name, errors)
             errors.print(notes_line(tokens or 0, text, notes.name))

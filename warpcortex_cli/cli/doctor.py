@@ -87,9 +87,7 @@ def _versions() -> list[Finding]:
 def _devices() -> list[Finding]:
     import torch
 
-    found = [
-        Finding("cpu", f"{platform.machine()}, {os.cpu_count()} threads, {torch.get_num_threads()} in use")
-    ]
+    found = [Finding("cpu", f"{platform.machine()}, {os.cpu_count()} threads, {torch.get_num_threads()} in use")]
     for i in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         free, total = torch.cuda.mem_get_info(i)
         value = f"{torch.cuda.get_device_name(i)}, {size(free)} of {size(total)} free"
@@ -99,9 +97,7 @@ def _devices() -> list[Finding]:
     if len(found) == 1:
         card = _nvidia_card()
         if card and torch.version.cuda is None:
-            fix = (
-                f"This torch is the CPU build: pip install --force-reinstall torch --index-url {_CUDA_WHEELS}"
-            )
+            fix = f"This torch is the CPU build: pip install --force-reinstall torch --index-url {_CUDA_WHEELS}"
             found.append(Finding("cuda", f"{card} is there, but not for this torch", "note", fix))
         else:
             found.append(Finding("gpu", "none; warpcortex runs on the CPU"))

@@ -129,13 +129,9 @@ DtypeOption = Annotated[
 ]
 SeedOption = Annotated[
     int,
-    typer.Option(
-        "--seed", min=0, max=2**63 - 1, metavar="N", help="The same seed gives the same run on a CPU."
-    ),
+    typer.Option("--seed", min=0, max=2**63 - 1, metavar="N", help="The same seed gives the same run on a CPU."),
 ]
-NoStreamsOption = Annotated[
-    bool, typer.Option("--no-streams", help="The River alone: requests have no effect.")
-]
+NoStreamsOption = Annotated[bool, typer.Option("--no-streams", help="The River alone: requests have no effect.")]
 
 
 # -- loading -------------------------------------------------------------------------------------------------

@@ -59,7 +59,9 @@ class Admission:
             raise ValueError(f"the task is too long: {len(prompt)} tokens do not fit into a tail of {tail.capacity}")
         stream.start(tail, synapse, prompt, synapse.context if synapse else 0, count)
         journal.write(
-            StreamStarted(id=stream.id, synapse=synapse.version if synapse else 0, landmarks=stream.landmarks, focus=count)
+            StreamStarted(
+                id=stream.id, synapse=synapse.version if synapse else 0, landmarks=stream.landmarks, focus=count
+            )
         )
 
     def _prompt(self, stream: Stream) -> list[int]:
@@ -89,7 +91,7 @@ class Admission:
         return self.synapse
 
     def _focus(self, prompt: list[int], river: River, synapse: Synapse, profile: Profile) -> torch.Tensor | None:
-        """Sentences that the task itself asks for: its prompt is read once over the whole River, for its queries alone."""
+        """Sentences that the task itself asks for: its prompt is read once over the River for its queries."""
         budget = profile.synapse.focus
         if budget <= 0 or synapse.landmarks >= synapse.context:
             return None

@@ -49,7 +49,9 @@ class Work:
 class Engine:
     """Owns a River and its Streams and steps them all at once."""
 
-    def __init__(self, prism: Prism, profile: Profile, journal: Journal, *, seed: int = 0, streams: bool = True) -> None:
+    def __init__(
+        self, prism: Prism, profile: Profile, journal: Journal, *, seed: int = 0, streams: bool = True
+    ) -> None:
         self.prism = prism
         self.journal = journal
         self.river = River(prism, profile, seed)
@@ -105,7 +107,7 @@ class Engine:
         return work
 
     def _run(self, work: list[Work]) -> list[tuple[Work, RowResult]]:
-        """Forwards all rows at once; if that fails, the River first and each Stream alone, so that only the guilty one ends."""
+        """Forwards all rows at once; if that fails, each row alone, so that only the guilty Stream ends."""
         lengths = [w.row.tail.length for w in work]
         try:
             return list(zip(work, self.prism.forward([w.row for w in work]), strict=True))
@@ -211,7 +213,14 @@ class Engine:
         if not self.spawning:
             return
         number = len(self.streams) + 1
-        stream = Stream(number, match.role, match.groups, self.prism, self.admission.sampler(self.profile, number), self.journal.now())
+        stream = Stream(
+            number,
+            match.role,
+            match.groups,
+            self.prism,
+            self.admission.sampler(self.profile, number),
+            self.journal.now(),
+        )
         self.streams.append(stream)
         self.journal.write(StreamSpawned(id=number, role=stream.role.name, task=stream.task))
         if len(self.alive) > self.profile.limits.queue:
@@ -290,14 +299,18 @@ class Engine:
         aside = injection.aside()
         budget = self.profile.injection.budget_tokens
         if aside.tokens > budget:
-            self.end(injection.stream, "rejected", f"{aside.tokens} tokens are more than the injection budget of {budget}")
+            self.end(
+                injection.stream, "rejected", f"{aside.tokens} tokens are more than the injection budget of {budget}"
+            )
             return
         while self.river.asides and sum(a.tokens for a in self.river.asides) + aside.tokens > budget:
             self.withdraw(self.river.asides[0].stream, "budget")
         self.river.asides.append(aside)
         self._injected_since_end = True
         self.journal.write(
-            ThoughtInjected(id=aside.stream, tokens=aside.tokens, first=injection.positions[0], last=injection.positions[-1])
+            ThoughtInjected(
+                id=aside.stream, tokens=aside.tokens, first=injection.positions[0], last=injection.positions[-1]
+            )
         )
         self.end(injection.stream, "injected", injection.stream.reason)
 
@@ -320,7 +333,9 @@ class Engine:
         self.injections = [i for i in self.injections if i.stream is not stream]
         stream.release()
         self.journal.write(
-            StreamEnded(id=stream.id, state=state, reason=reason, tokens=stream.tokens, seconds=stream.ended - stream.spawned)
+            StreamEnded(
+                id=stream.id, state=state, reason=reason, tokens=stream.tokens, seconds=stream.ended - stream.spawned
+            )
         )
 
     def cancel_all(self, reason: str) -> None:
@@ -330,5 +345,7 @@ class Engine:
 
 def _as_warp_error(error: Exception) -> RunError | MemoryLimitError:
     if isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error) or "can't allocate" in str(error):
-        return MemoryLimitError("there is not enough memory for the River's next step.", "Shorten the notes or choose a smaller model.")
+        return MemoryLimitError(
+            "there is not enough memory for the River's next step.", "Shorten the notes or choose a smaller model."
+        )
     return RunError(f"the forward pass failed: {str(error).splitlines()[0]}")

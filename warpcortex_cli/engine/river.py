@@ -120,7 +120,7 @@ class River:
             self.queries = queries[:, :, -STATE_WINDOW:]
 
     def beside(self) -> tuple[Segment, ...]:
-        """The asides as one segment, so that many cost one multiplication a layer; joined anew only when they change."""
+        """The asides as one segment: many cost one multiplication a layer. Joined anew only when they change."""
         now = tuple(a.segment for a in self.asides)
         if now != self._joined_from:
             self._joined_from, self._joined = now, (join(now),) if now else ()

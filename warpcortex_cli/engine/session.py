@@ -149,7 +149,8 @@ class Session:
         room = self.prism.max_context - self.engine.river.position - 16
         if tokens > room:
             raise UsageError(
-                f"that is {tokens:,} tokens, and the model's context of {self.prism.max_context:,} has room for {max(room, 0):,}.",
+                f"that is {tokens:,} tokens, and the model's context of {self.prism.max_context:,} "
+                f"has room for {max(room, 0):,}.",
                 "Shorten the notes, /clear the conversation, or choose a model with a longer context.",
             )
 

@@ -24,7 +24,9 @@ class Stream:
     what it writes. `prompt` is what remains to be prefilled.
     """
 
-    def __init__(self, number: int, role: Role, groups: dict[str, str], prism: Prism, sampler: Sampler, now: float) -> None:
+    def __init__(
+        self, number: int, role: Role, groups: dict[str, str], prism: Prism, sampler: Sampler, now: float
+    ) -> None:
         self.id = number
         self.role = role
         self.task = groups["task"].strip()

@@ -62,10 +62,19 @@ class SessionView:
 
 def stream_view(stream: Stream, now: float) -> StreamView:
     return StreamView(
-        id=stream.id, role=stream.role.name, task=stream.task, state=stream.state, tokens=stream.tokens,
-        landmarks=stream.landmarks, focus=stream.focus, thought=stream.thought, gate_score=stream.gate_score,
-        gate_reason=stream.reason, kv_bytes=stream.kv_bytes, seconds=(now if stream.ended is None else stream.ended) - stream.spawned,
-    )  # fmt: skip
+        id=stream.id,
+        role=stream.role.name,
+        task=stream.task,
+        state=stream.state,
+        tokens=stream.tokens,
+        landmarks=stream.landmarks,
+        focus=stream.focus,
+        thought=stream.thought,
+        gate_score=stream.gate_score,
+        gate_reason=stream.reason,
+        kv_bytes=stream.kv_bytes,
+        seconds=(now if stream.ended is None else stream.ended) - stream.spawned,
+    )
 
 
 def session_view(engine: Engine) -> SessionView:

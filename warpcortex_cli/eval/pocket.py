@@ -63,7 +63,7 @@ def make_case(kind: str, notes: int, rng: random.Random, made_up: float = 0.4) -
 
 
 def is_right(case: Case, answer: str) -> bool:
-    """Numbers: the last one in the answer. Yes/no and true/false: the first such word. Names and places: all of them."""
+    """Numbers: the last one in the answer. Yes/no and true/false: the first such word. Others: all names."""
     text = answer.lower()
     if case.kind in ("count", "total", "difference", "cost"):
         numbers = re.findall(r"-?\d+", text)
@@ -78,7 +78,9 @@ def is_right(case: Case, answer: str) -> bool:
     return case.value.lower() in text
 
 
-def answer_of(prism: Prism, profile: Profile, case: Case, *, streams: bool, seed: int = 0) -> tuple[str, list[StreamEnded]]:
+def answer_of(
+    prism: Prism, profile: Profile, case: Case, *, streams: bool, seed: int = 0
+) -> tuple[str, list[StreamEnded]]:
     """The visible answer, and how each Stream ended."""
     session = Session(prism, profile, seed=seed, streams=streams)
     session.load_notes(case.notes)
@@ -137,7 +139,18 @@ def main() -> None:
     n = args.n * sum(k in DELEGATED for k in kinds)
     summary = {c: {"accuracy": t / n if n else 0.0, "ci95": interval(t, n), "n": n} for c, t in totals.items()}
     if args.json:
-        print(json.dumps({"schema_version": 1, "notes": args.notes, "n": args.n, "seed": args.seed, "kinds": rows, "delegated": summary}))
+        print(
+            json.dumps(
+                {
+                    "schema_version": 1,
+                    "notes": args.notes,
+                    "n": args.n,
+                    "seed": args.seed,
+                    "kinds": rows,
+                    "delegated": summary,
+                }
+            )
+        )
         return
     print(f"{args.notes} notes, {args.n} cases a kind, seed {args.seed}, {time.monotonic() - began:.0f} s")
     print(f"{'':12} {'River alone':>12} {'with Streams':>13}")
@@ -145,7 +158,10 @@ def main() -> None:
         print(f"{kind:12} {row['river']:12.1%} {row['streams']:13.1%}")
     if n:
         low, high = summary["streams"]["ci95"]
-        print(f"{'delegated':12} {totals['river'] / n:12.1%} {totals['streams'] / n:13.1%}  (95 % interval {low:.1%} to {high:.1%}, n = {n})")
+        print(
+            f"{'delegated':12} {totals['river'] / n:12.1%} {totals['streams'] / n:13.1%}  "
+            f"(95 % interval {low:.1%} to {high:.1%}, n = {n})"
+        )
 
 
 if __name__ == "__main__":

@@ -72,9 +72,7 @@ class Slab:
 class Tail:
     """The private keys and values of one agent. The model's forward appends to it; `length` are valid."""
 
-    def __init__(
-        self, slab: Slab, slot: int = 0, *, growing: bool = False, pool: TailPool | None = None
-    ) -> None:
+    def __init__(self, slab: Slab, slot: int = 0, *, growing: bool = False, pool: TailPool | None = None) -> None:
         self.slab = slab
         self.slot = slot
         self.length = 0
@@ -105,9 +103,7 @@ class Tail:
 
     def layer(self, index: int) -> tuple[Tensor, Tensor]:
         """Keys and values of one layer, each a view [kv_heads, length, head_dim]."""
-        return self.slab.keys[index][self.slot, :, : self.length], self.slab.values[index][
-            self.slot, :, : self.length
-        ]
+        return self.slab.keys[index][self.slot, :, : self.length], self.slab.values[index][self.slot, :, : self.length]
 
     def reserve(self, tokens: int) -> None:
         """Makes room for `tokens` more.
@@ -120,9 +116,7 @@ class Tail:
         needed = self.length + tokens
         if needed > self.capacity:
             if not self._growing:
-                raise ValueError(
-                    f"the tail is full: {self.length} + {tokens} tokens do not fit into {self.capacity}"
-                )
+                raise ValueError(f"the tail is full: {self.length} + {tokens} tokens do not fit into {self.capacity}")
             self.slab.grow(max(needed, 2 * self.capacity))
         self._touched = max(self._touched, needed)
 
@@ -155,9 +149,7 @@ class Tail:
         """
         layers = [source.layer(i) for i in range(source.slab.layout.layers)]
         chosen = indices.to(source.positions.device)
-        self.append(
-            [k[:, chosen] for k, _ in layers], [v[:, chosen] for _, v in layers], source.positions[chosen]
-        )
+        self.append([k[:, chosen] for k, _ in layers], [v[:, chosen] for _, v in layers], source.positions[chosen])
 
     def truncate(self, length: int) -> None:
         """Forgets all tokens from `length` on.

@@ -38,6 +38,9 @@ class Mix:
     made_up: float = 0.6
 
 
+DEFAULT_MIX = Mix()
+
+
 def _user(text: str) -> list[Piece]:
     return [Piece(USER, special=True), Piece(text), Piece(END, special=True), Piece(ASSISTANT, special=True)]
 
@@ -85,50 +88,63 @@ def river_turn(a: Answer, rng: random.Random, others: list[Request]) -> list[Pie
 
 
 def _recall_stream(w: World, rng: random.Random) -> tuple[str, str]:
-    if rng.random() < 0.5:
-        place = rng.choice(w.facts).place
-        return f"recall: who is {place}", world.keepers_work(w, place)
     f = rng.choice(w.facts)
-    name = f"{f.thing.many} of {f.person}"
-    return f"recall: {name}", f"= {name}: {f.details()}"
+    if rng.random() < 0.6:
+        request = world.keepers_request(w, f.place, f.person if rng.random() < 0.8 else None)
+        return f"recall: {request.task}", request.work
+    return f"recall: {f.name}", f"= {f.name}: {f.details()}"
 
 
 def _check_stream(w: World, rng: random.Random, words: Words) -> tuple[str, str]:
-    if rng.random() < 0.3:
-        a, b = rng.randint(1, 999 if rng.random() < 0.1 else 99), rng.randint(1, 99)
-        return f"check: {a} > {b}", world.compare_work(a, b)
     claim, f, true, value = world.claim_about(w, rng, words)
     return f"check: {claim}", world.check_work(claim, f, true, value)
 
 
-def _math_stream(rng: random.Random) -> tuple[str, str]:
-    def n() -> int:
-        return rng.randint(100, 999) if rng.random() < 0.08 else rng.randint(1, 99)
+def sums(rng: random.Random, budget: int) -> list[Piece]:
+    """Math and comparing Streams, which read no notes."""
 
-    kind = rng.choices(("sum", "difference", "product"), (5, 2, 3))[0]
-    if kind == "sum":
-        task = " + ".join(str(n()) for _ in range(rng.choices((2, 3, 4, 5), (4, 2, 2, 2))[0]))
-    elif kind == "difference":
-        a, b = sorted((n(), n()), reverse=True)
-        task = f"{a} - {b}"
-    else:
-        task = f"{n()} * {rng.randint(13, 99) if rng.random() < 0.15 else rng.randint(2, 12)}"
-    return f"math: {task}", arithmetic.work(task)
+    def n() -> int:
+        return rng.randint(100, 999) if rng.random() < 0.03 else rng.randint(1, 99)
+
+    out: list[Piece] = []
+    while sum(len(p.text) for p in out) < budget:
+        kind = rng.choices(("sum", "difference", "product", "compare"), (6, 3, 3.5, 1))[0]
+        a, b = n(), n()
+        if kind == "sum":
+            task = " + ".join(str(n()) for _ in range(rng.choices((2, 3, 4, 5), (4, 2, 2, 2))[0]))
+        elif kind == "difference":
+            task = f"{min(a, b)} - {max(a, b)}" if rng.random() < 0.2 else f"{max(a, b)} - {min(a, b)}"
+        else:
+            task = f"{a} * {rng.randint(13, 99) if rng.random() < 0.12 else rng.randint(2, 12)}"
+        out += (
+            stream_turn(f"check: {a} > {b}", arithmetic.compare(a, b))
+            if kind == "compare"
+            else stream_turn(f"math: {task}", arithmetic.work(task))
+        )
+    return out
 
 
 _RECALL: tuple[tuple[Callable[..., Answer | None], float], ...] = (
-    (world.ask_count, 3.0), (world.ask_place, 2.0), (world.ask_colour, 1.5), (world.ask_price, 0.5),
-)  # fmt: skip
+    (world.ask_count, 3.5),
+    (world.ask_place, 2.0),
+    (world.ask_colour, 1.0),
+    (world.ask_price, 0.5),
+)
 _DELEGATED: tuple[tuple[Callable[..., Answer | None], float], ...] = (
-    (world.ask_total, 3.5), (world.ask_difference, 1.2), (world.ask_cost, 1.5), (world.ask_compare, 1.2), (world.ask_who_else, 1.8), (world.ask_about, 0.6),
-)  # fmt: skip
+    (world.ask_total, 3.5),
+    (world.ask_difference, 1.2),
+    (world.ask_cost, 1.5),
+    (world.ask_compare, 1.2),
+    (world.ask_who_else, 1.8),
+    (world.ask_about, 0.6),
+)
 
 
 def question(w: World, rng: random.Random, words: Words, mix: Mix) -> Answer:
     """One question on the notes, with its answer."""
     while True:
         if rng.random() * (mix.recall + mix.delegated) < mix.recall:
-            if rng.random() < 0.06:
+            if rng.random() < 0.04:
                 return world.ask_missing(w, rng, words)
             answer = rng.choices([a for a, _ in _RECALL], [p for _, p in _RECALL])[0](w, rng)
         elif rng.random() < 0.12:
@@ -156,13 +172,11 @@ def conversation(words: Words, notes: int, budget: int, mix: Mix) -> list[Piece]
         used += len(small_talk) + len(world.ABOUT)
     while used < budget or prefix:
         if prefix == "" and rng.random() * (mix.recall + mix.delegated + mix.streams) < mix.streams:
-            kind = rng.choices(("math", "recall", "check"), (4, 3, 2))[0]
-            prompt, work = _math_stream(rng) if kind == "math" else _recall_stream(w, rng) if kind == "recall" else _check_stream(w, rng, words)
-            turn = stream_turn(prompt, work)
+            turn = stream_turn(*(_recall_stream(w, rng) if rng.random() < 0.6 else _check_stream(w, rng, words)))
         else:
             a = question(w, rng, words, mix)
             turn = _user(prefix + a.question)
-            if a.request and rng.random() < 0.15:
+            if a.request and a.request.trigger != "MATH" and rng.random() < 0.3:
                 # A Stream begins where the River asked for it: in the middle of its answer.
                 turn += [Piece(f"{a.start} {a.request.text}".strip(), 1.0), Piece(END, special=True)]
                 turn += stream_turn(f"{a.request.trigger.lower()}: {a.request.task}", a.request.work)
@@ -184,7 +198,10 @@ def copying(words: Words, count: int) -> list[Piece]:
     """First lessons: copying a list, and bare association, `ropes: 47. lamps: 12.` then `lamps?` -> `12`."""
     rng = words.rng
     if rng.random() < 0.4:
-        items = " ".join(rng.choice((words.name, words.colour, lambda: words.thing().many, lambda: str(world._count(rng))))() for _ in range(count * 3))
+        items = " ".join(
+            rng.choice((words.name, words.colour, lambda: words.thing().many, lambda: str(world._count(rng))))()
+            for _ in range(count * 3)
+        )
         return [*_user(items), Piece(items, 1.0), _close()]
     keys = world._distinct(lambda: words.thing().many if rng.random() < 0.5 else words.name(), count)
     values = [str(world._count(rng)) if rng.random() < 0.6 else words.colour() for _ in keys]
@@ -192,7 +209,13 @@ def copying(words: Words, count: int) -> list[Piece]:
     out = [Piece(USER, special=True), Piece(listed + "\n\n")]
     order = rng.sample(range(count), count)
     for n, i in enumerate(order):
-        out += [Piece(f"{keys[i]}?"), Piece(END, special=True), Piece(ASSISTANT, special=True), Piece(f"{keys[i]}: {values[i]}.", 1.0), _close()]
+        out += [
+            Piece(f"{keys[i]}?"),
+            Piece(END, special=True),
+            Piece(ASSISTANT, special=True),
+            Piece(f"{keys[i]}: {values[i]}.", 1.0),
+            _close(),
+        ]
         if n + 1 < count:
             out.append(Piece(USER, special=True))
     return out

@@ -40,7 +40,7 @@ def recall(n: int, made_up: float = 0.4) -> Case:
 
 
 def river(question: Callable[..., Answer | None], n: int, part: str) -> Case:
-    """`part`: "request" (what it writes until the request), "used" (the end, the thought given), "alone" (the end without)."""
+    """`part`: "request" (what it writes until the request), "used" (the end, given the thought), "alone" (without)."""
 
     def case(words: Words) -> list[Piece] | None:
         w, ask = _notes(words, n)
@@ -81,8 +81,9 @@ def stream(kind: str, n: int) -> Case:
             claim, f, true, value = world.claim_about(w, words.rng, words)
             prompt, work = f"check: {claim}", world.check_work(claim, f, true, value)
         else:
-            place = words.rng.choice(w.facts).place
-            prompt, work = f"recall: who is {place}", world.keepers_work(w, place)
+            f = words.rng.choice(w.facts)
+            request = world.keepers_request(w, f.place, f.person)
+            prompt, work = f"recall: {request.task}", request.work
         return [*ask("Hello"), Piece("Noted."), conversation._close(), *conversation._user(prompt), Piece(work, 1.0)]
 
     return case
@@ -126,7 +127,9 @@ def accuracy(model, tok: Tokenizer, case: Case, n: int, seed: int) -> float:
         if pieces is None:
             continue
         ids, positions, weights = train.encode(tok, pieces, 4096)
-        hidden = model.model(input_ids=torch.tensor([ids]), position_ids=torch.tensor([positions]), use_cache=False).last_hidden_state
+        hidden = model.model(
+            input_ids=torch.tensor([ids]), position_ids=torch.tensor([positions]), use_cache=False
+        ).last_hidden_state
         where = torch.tensor(weights[1:]) > 0
         predicted = model.lm_head(hidden[0, :-1][where]).argmax(-1)
         right += bool((predicted == torch.tensor(ids[1:])[where]).all())
@@ -136,14 +139,18 @@ def accuracy(model, tok: Tokenizer, case: Case, n: int, seed: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--weights", type=Path, help="a training folder with checkpoint.pt; default: the shipped weights")
+    parser.add_argument(
+        "--weights", type=Path, help="a training folder with checkpoint.pt; default: the shipped weights"
+    )
     parser.add_argument("--n", type=int, default=100)
     parser.add_argument("--seed", type=int, default=99)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     model = train.build_model().eval()
     if args.weights:
-        model.load_state_dict(torch.load(args.weights / "checkpoint.pt", weights_only=True, map_location="cpu")["model"])
+        model.load_state_dict(
+            torch.load(args.weights / "checkpoint.pt", weights_only=True, map_location="cpu")["model"]
+        )
         tok = Tokenizer.from_file(str(args.weights / "tokenizer.json"))
     else:
         from safetensors.torch import load_file

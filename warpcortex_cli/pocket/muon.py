@@ -25,7 +25,9 @@ def orthogonalise(g: torch.Tensor, steps: int = 4) -> torch.Tensor:
 class Muon(torch.optim.Optimizer):
     """For 2-D weights; those of one shape are updated in one batched product."""
 
-    def __init__(self, params: list[torch.nn.Parameter], lr: float = 0.02, momentum: float = 0.95, weight_decay: float = 0.01) -> None:
+    def __init__(
+        self, params: list[torch.nn.Parameter], lr: float = 0.02, momentum: float = 0.95, weight_decay: float = 0.01
+    ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()

@@ -40,7 +40,13 @@ def build(sample_seed: int = 7, conversations: int = 6000) -> Tokenizer:
     )
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(_WORDS), behavior="isolated")
     tokenizer.decoder = decoders.Sequence(
-        [decoders.ByteFallback(), decoders.Fuse(), decoders.Replace("\n▁", "\n"), decoders.Replace("▁", " "), decoders.Strip(" ", 1, 0)]
+        [
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Replace("\n▁", "\n"),
+            decoders.Replace("▁", " "),
+            decoders.Strip(" ", 1, 0),
+        ]
     )
     byte_tokens = [f"<0x{b:02X}>" for b in range(256)]
     trainer = trainers.BpeTrainer(

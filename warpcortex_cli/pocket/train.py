@@ -22,43 +22,54 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 
 from warpcortex_cli.pocket import conversation, tokenizer
-from warpcortex_cli.pocket.conversation import Mix, Piece
+from warpcortex_cli.pocket.conversation import DEFAULT_MIX, Mix, Piece
 from warpcortex_cli.pocket.muon import Muon
 from warpcortex_cli.pocket.vocabulary import Words
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A lesson: `steps` steps of `rows` conversations over `notes` (lowest, highest) sentences, `budget` characters each."""
+    """A lesson: `steps` of `rows` conversations of about `budget` characters over `notes` (from, to) sentences."""
 
     steps: int
     rows: int
     notes: tuple[int, int]
     budget: int
+    sums: int  # characters of Streams that calculate, beside the conversations
     copying: float = 0.0
-    mix: Mix = Mix()
+    mix: Mix = DEFAULT_MIX
 
 
 CURRICULUM = (
-    Stage(600, 6, (2, 4), 260, copying=0.6, mix=Mix(recall=9, delegated=2, streams=3, talk=0.2)),
-    Stage(2500, 4, (2, 8), 550, copying=0.08, mix=Mix(recall=9, delegated=6, streams=5)),
-    Stage(2900, 3, (3, 16), 1000, mix=Mix()),
-    Stage(3200, 6, (2, 7), 450, mix=Mix(recall=10, delegated=7, streams=5)),
-    Stage(2000, 3, (4, 20), 1100, mix=Mix()),
-    Stage(1000, 2, (8, 40), 2400, mix=Mix()),
-    Stage(400, 1, (20, 75), 4200, mix=Mix()),
+    Stage(1500, 6, (2, 5), 300, 1000, copying=0.3, mix=Mix(recall=9, delegated=3, streams=4, talk=0.2)),
+    Stage(4000, 5, (2, 8), 500, 1000, mix=Mix(recall=8, delegated=7, streams=5)),
+    Stage(4000, 3, (3, 14), 900, 500, mix=Mix()),
+    Stage(3000, 2, (5, 24), 1500, 500, mix=Mix()),
+    Stage(1500, 1, (12, 45), 2600, 500, mix=Mix()),
+    Stage(700, 1, (25, 75), 4000, 250, mix=Mix()),
 )
 MUON_LR, ADAM_LR = 0.005, 2e-3
-DECAY_SHARE = 0.3
+DECAY_SHARE = 0.35
 
 
 def config() -> dict[str, Any]:
     """The shape of the model, for transformers' Qwen2Config."""
     return {
-        "vocab_size": tokenizer.VOCAB_SIZE, "hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 4,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 4096, "rope_theta": 200000.0,
-        "tie_word_embeddings": True, "initializer_range": 0.02, "bos_token_id": None, "eos_token_id": 1, "pad_token_id": 0,
-    }  # fmt: skip
+        "vocab_size": tokenizer.VOCAB_SIZE,
+        "hidden_size": 256,
+        "intermediate_size": 512,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 64,
+        "max_position_embeddings": 4096,
+        "rope_theta": 1e8,
+        "tie_word_embeddings": True,
+        "initializer_range": 0.02,
+        "bos_token_id": None,
+        "eos_token_id": 1,
+        "pad_token_id": 0,
+    }
 
 
 def _causal(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **kwargs):
@@ -80,37 +91,55 @@ def build_model():
     return model
 
 
+TOKEN_DIMS, HEAD_WRITES = 96, 40
+
+
 @torch.no_grad()
-def _help_recall(model, sharpness: float = 6.0, gain: float = 0.05, match: float = 1.5) -> None:
+def _help_recall(model, sharpness: float = 6.0, match: float = 1.5, copy: float = 0.1) -> None:
     """Starts with the circuit of recall, which chance takes thousands of steps to find.
 
-    Layer 0: the q and k biases of three heads make them look 1, 2 and 3 tokens back, through the fast RoPE pairs, and
-    each writes what it sees into a subspace of its own. Layers 1 and 2: a query asks for what it is (or what stands
-    before it), a key offers what stands one (or two) before it, so that like finds the successor of like.
+    Embeddings live in a subspace of their own. Layer 0, through q and k biases on RoPE pairs alone: two heads look
+    exactly 1 and 2 tokens back, two gather the last few tokens (a bag that knows no order, so that `Mara keeps ropes:`
+    matches `The ropes of Mara:`); each writes into its own subspace. Layers 1 and 2: a query asks for its own token as
+    predecessor and for its own bag, in RoPE pairs too slow to turn within a long context, and copies what it finds.
     """
     c = model.config
-    size, half = c.hidden_size // c.num_attention_heads, c.hidden_size // c.num_attention_heads // 2
+    size, half, hidden = c.head_dim, c.head_dim // 2, c.hidden_size
     group = c.num_attention_heads // c.num_key_value_heads
     frequency = c.rope_parameters["rope_theta"] ** (-torch.arange(half) / half)
-    amplitude = torch.where(torch.arange(half) < half // 2, sharpness, 0.0)
-    reads = torch.linalg.qr(torch.randn(c.hidden_size, c.hidden_size))[0][:size]
-    writes = torch.linalg.qr(torch.randn(c.hidden_size, c.hidden_size))[0].split(size, dim=1)
+    basis = torch.linalg.qr(torch.randn(hidden, hidden))[0]
+    token_space, writes = basis[:, :TOKEN_DIMS], basis[:, TOKEN_DIMS:].split(HEAD_WRITES, dim=1)
+    embeddings = model.model.embed_tokens.weight
+    embeddings.copy_(embeddings @ token_space @ token_space.T)
+    reads = (token_space @ torch.linalg.qr(torch.randn(TOKEN_DIMS, HEAD_WRITES))[0]).T  # [HEAD_WRITES, hidden]
+
     first = model.model.layers[0].self_attn
-    first.v_proj.weight.copy_(reads.repeat(c.num_key_value_heads, 1))
-    for head, back in enumerate((1, 2, 3)):
-        q = first.q_proj.bias[head * size : (head + 1) * size]
-        k = first.k_proj.bias[head // group * size : (head // group + 1) * size]
-        k[:half] = amplitude
-        q[:half], q[half:] = amplitude * torch.cos(back * frequency), -amplitude * torch.sin(back * frequency)
-        first.o_proj.weight[:, head * size : (head + 1) * size] = gain * writes[head]
-    slow = torch.where(torch.arange(half) < half // 3, 0.2, 1.0).repeat(2)[:, None]
+    sharp, soft = frequency > 0.03, (frequency < 0.25) & (frequency > 0.009)
+    looks = ((1.0, sharp), (2.0, sharp), (3.0, soft), (6.0, soft & (frequency < 0.12)))
+    for kv in range(c.num_key_value_heads):
+        first.v_proj.weight[kv * size : kv * size + HEAD_WRITES] = reads
+        first.k_proj.weight[kv * size : (kv + 1) * size] *= 0.1
+        first.k_proj.bias[kv * size : kv * size + half] = sharpness
+    for head, (back, pairs) in enumerate(looks):
+        rows = slice(head * size, (head + 1) * size)
+        turned = sharpness * pairs * torch.stack((torch.cos(back * frequency), -torch.sin(back * frequency)))
+        first.q_proj.weight[rows] *= 0.1
+        first.q_proj.bias[rows] = turned.flatten()
+        gain = 0.06 if head < 2 else 0.15
+        first.o_proj.weight[:, head * size : head * size + HEAD_WRITES] = gain * writes[head]
+
+    slow = torch.cat([torch.arange(half - HEAD_WRITES // 2, half)] * 2)
+    slow[HEAD_WRITES // 2 :] += half
     for layer in model.model.layers[1:3]:
         attention = layer.self_attn
-        for kv, (asks, offers) in enumerate(((reads, writes[0].T), (writes[0].T, writes[1].T))):
-            turn = torch.linalg.qr(torch.randn(size, size))[0] * slow * match
-            attention.k_proj.weight[kv * size : (kv + 1) * size] = turn @ offers
+        for kv in range(c.num_key_value_heads):
+            by_token, by_bag = (torch.linalg.qr(torch.randn(HEAD_WRITES, HEAD_WRITES))[0] * match for _ in range(2))
+            bag = writes[2 + kv].T
+            attention.k_proj.weight[kv * size + slow] = by_token @ writes[0].T + by_bag @ bag
             for head in range(kv * group, (kv + 1) * group):
-                attention.q_proj.weight[head * size : (head + 1) * size] = turn @ asks
+                attention.q_proj.weight[head * size + slow] = by_token @ reads + by_bag @ bag
+                attention.o_proj.weight[:, head * size : head * size + HEAD_WRITES] = copy * reads.T
+            attention.v_proj.weight[kv * size : kv * size + HEAD_WRITES] = reads
 
 
 Sequence = tuple[list[int], list[int], list[float]]
@@ -138,8 +167,11 @@ def encode(tok: Tokenizer, pieces: list[Piece], limit: int) -> Sequence:
     return ids[:limit], positions[:limit], weights[:limit]
 
 
-def make_batch(tok: Tokenizer, rng: random.Random, stage: Stage) -> dict[str, torch.Tensor]:
-    """One batch: ids, positions [rows, tokens]; where and how much to learn."""
+Batch = list[dict[str, torch.Tensor]]
+
+
+def make_batch(tok: Tokenizer, rng: random.Random, stage: Stage) -> Batch:
+    """What one step learns from: conversations, and beside them Streams that calculate, which are shorter."""
     rows: list[Sequence] = []
     notes = rng.randint(*stage.notes)
     for _ in range(stage.rows):
@@ -151,12 +183,22 @@ def make_batch(tok: Tokenizer, rng: random.Random, stage: Stage) -> dict[str, to
         else:
             pieces = conversation.conversation(words, notes, stage.budget, stage.mix)
         rows.append(encode(tok, pieces, 3600))
+    each = 250
+    return [_pad(rows), _pad([encode(tok, conversation.sums(rng, each), 600) for _ in range(stage.sums // each)])]
+
+
+def _pad(rows: list[Sequence]) -> dict[str, torch.Tensor]:
+    """ids, positions [rows, tokens]; where and how much to learn."""
     width = max(len(r[0]) for r in rows)
     ids = torch.zeros(len(rows), width, dtype=torch.long)
     positions = torch.zeros(len(rows), width, dtype=torch.long)
     weights = torch.zeros(len(rows), width)
     for i, (a, b, c) in enumerate(rows):
-        ids[i, : len(a)], positions[i, : len(a)], weights[i, : len(a)] = torch.tensor(a), torch.tensor(b), torch.tensor(c)
+        ids[i, : len(a)], positions[i, : len(a)], weights[i, : len(a)] = (
+            torch.tensor(a),
+            torch.tensor(b),
+            torch.tensor(c),
+        )
     return {"ids": ids, "positions": positions, "weights": weights}
 
 
@@ -173,7 +215,7 @@ def _producer(tok_json: str, seed: int, start: int, queue: Any, curriculum: tupl
     queue.put(None)
 
 
-def batches(tok: Tokenizer, seed: int, start: int, curriculum: tuple[Stage, ...]) -> Iterator[dict[str, torch.Tensor]]:
+def batches(tok: Tokenizer, seed: int, start: int, curriculum: tuple[Stage, ...]) -> Iterator[Batch]:
     """Batches from step `start` on, made by a second process."""
     context = mp.get_context("spawn")
     queue = context.Queue(maxsize=24)
@@ -216,7 +258,10 @@ def train(out: Path, seed: int, threads: int, device: str) -> None:
     model = build_model().to(device)
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
-    optimizers = [Muon(matrices, lr=MUON_LR), torch.optim.AdamW(others, lr=ADAM_LR, betas=(0.9, 0.98), weight_decay=0.0)]
+    optimizers = [
+        Muon(matrices, lr=MUON_LR),
+        torch.optim.AdamW(others, lr=ADAM_LR, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
     step = 0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
@@ -225,9 +270,15 @@ def train(out: Path, seed: int, threads: int, device: str) -> None:
             o.load_state_dict(s)
         step = state["step"]
     total = sum(s.steps for s in CURRICULUM)
-    started, seen, average, right = time.monotonic(), 0, None, 0.0
+    started, seen = time.monotonic(), 0
+    loss_mean, right = [0.0, 0.0], [0.0, 0.0]  # of conversations, of sums
     log = (out / "log.jsonl").open("a")
-    bar = Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeRemainingColumn())
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeRemainingColumn(),
+    )
     with bar:
         task = bar.add_task("pocket", total=total, completed=step)
         for batch in batches(tok, seed, step, CURRICULUM):
@@ -235,22 +286,34 @@ def train(out: Path, seed: int, threads: int, device: str) -> None:
             for o, lr in zip(optimizers, (MUON_LR, ADAM_LR), strict=True):
                 for group in o.param_groups:
                     group["lr"] = lr * factor
-            loss, accuracy = loss_of(model, {k: v.to(device) for k, v in batch.items()})
-            loss.backward()
+            losses, accuracies = [], []
+            for part in batch:
+                loss, accuracy = loss_of(model, {k: v.to(device) for k, v in part.items()})
+                (loss / len(batch)).backward()
+                losses.append(float(loss.detach()))
+                accuracies.append(accuracy)
             torch.nn.utils.clip_grad_norm_(others, 1.0)
             for o in optimizers:
                 o.step()
                 o.zero_grad(set_to_none=True)
             step += 1
-            seen += batch["ids"].numel()
-            value = float(loss.detach())
-            average = value if average is None else 0.98 * average + 0.02 * value
-            right = accuracy if right == 0.0 else 0.98 * right + 0.02 * accuracy
+            seen += sum(part["ids"].numel() for part in batch)
+            loss_mean = [
+                a + (1 - min(0.98, step / (step + 10))) * (b - a) for a, b in zip(loss_mean, losses, strict=True)
+            ]
+            right = [a + (1 - min(0.98, step / (step + 10))) * (b - a) for a, b in zip(right, accuracies, strict=True)]
             if step % 20 == 0:
-                bar.update(task, completed=step, description=f"loss {average:.3f} right {right:.3f}")
+                bar.update(
+                    task,
+                    completed=step,
+                    description=f"loss {loss_mean[0]:.3f} right {right[0]:.3f}, sums {right[1]:.3f}",
+                )
             if step % 100 == 0:
                 seconds = time.monotonic() - started
-                log.write(json.dumps({"step": step, "loss": round(average, 4), "right": round(right, 4), "tokens": seen, "seconds": round(seconds, 1)}) + "\n")
+                log.write(
+                    json.dumps({"step": step, "loss": loss_mean, "right": right, "tokens": seen, "seconds": seconds})
+                    + "\n"
+                )
                 log.flush()
             if step % 500 == 0 or step == total:
                 _save_checkpoint(checkpoint, model, optimizers, step)
@@ -259,7 +322,9 @@ def train(out: Path, seed: int, threads: int, device: str) -> None:
 
 def _save_checkpoint(path: Path, model, optimizers, step: int) -> None:
     temporary = path.with_suffix(".tmp")
-    torch.save({"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "step": step}, temporary)
+    torch.save(
+        {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "step": step}, temporary
+    )
     temporary.replace(path)
 
 

@@ -9,27 +9,29 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-NAMES = """Mara Otto Lena Paul Nina Karl Ida Emil Rosa Hugo Vera Finn Olga Jonas Clara Felix Greta Oscar Lucia Marco Elsa Anton
-Mila Victor Sofia Theo Alma Boris Carla David Edith Frank Gina Henry Irene Jakob Kira Leo Maya Noah Petra Quinn Ruth
-Simon Tina Ursula Walter Xenia Yusuf Zoe Amir Bella Cyrus Dora Elif Farid Gemma Hassan Ines Juan Keiko Liam Mina Nora
-Omar Pia Rafael Sana Tariq Uma Viola Wanda Yara Zeno Ada Bruno Cora Dario Ella Fritz Gustav Helga Ivan Julia Konrad Linda
-Max Nadia Oleg Paula Ralf Sara Tom Udo Vincent Wilma Anna Ben Chloe Dan Eve Fred Grace Harry Isla Jack Kate Luke Molly Ned
-Olive Peter Rose Sam Tess Violet Will Alice Bob Carol Eric James Mary John Susan Peggy Victoria Martin Hannah""".split()
+NAMES = """Mara Otto Lena Paul Nina Karl Ida Emil Rosa Hugo Vera Finn Olga Jonas Clara Felix Greta Oscar
+Lucia Marco Elsa Anton Mila Victor Sofia Theo Alma Boris Carla David Edith Frank Gina Henry Irene Jakob Kira
+Leo Maya Noah Petra Quinn Ruth Simon Tina Ursula Walter Xenia Yusuf Zoe Amir Bella Cyrus Dora Elif Farid
+Gemma Hassan Ines Juan Keiko Liam Mina Nora Omar Pia Rafael Sana Tariq Uma Viola Wanda Yara Zeno Ada Bruno
+Cora Dario Ella Fritz Gustav Helga Ivan Julia Konrad Linda Max Nadia Oleg Paula Ralf Sara Tom Udo Vincent
+Wilma Anna Ben Chloe Dan Eve Fred Grace Harry Isla Jack Kate Luke Molly Ned Olive Peter Rose Sam Tess Violet
+Will Alice Bob Carol Eric James Mary John Susan Peggy Victoria Martin Hannah""".split()
 HELD_OUT_NAMES = "Tilda Rufus Ingrid Casper Odette Silas Freya Magnus Daphne Lorenz Imke Tobias Selma Arvid".split()
 
-THINGS = """rope lamp book chair basket candle hammer bottle bucket carpet drum feather glove hat jar kettle ladder mirror
-needle pillow ribbon saddle table vase wheel coin stamp plate spoon fork cup bowl barrel anchor apple pear lemon nut seed
-stone shell pearl button bell flute key lock nail plank tile brick blanket coat boot shirt scarf pen pencil map clock
-doll kite ball card cap crate bag sack net hook oar sail tent rug mug pot pan tray egg cheese melon plum carrot onion
-pumpkin flower tulip poster magnet marble puppet tool engine cable battery violin trumpet whistle ticket letter notebook""".split()
+THINGS = """rope lamp book chair basket candle hammer bottle bucket carpet drum feather glove hat jar kettle
+ladder mirror needle pillow ribbon saddle table vase wheel coin stamp plate spoon fork cup bowl barrel
+anchor apple pear lemon nut seed stone shell pearl button bell flute key lock nail plank tile brick blanket
+coat boot shirt scarf pen pencil map clock doll kite ball card cap crate bag sack net hook oar sail tent rug
+mug pot pan tray egg cheese melon plum carrot onion pumpkin flower tulip poster magnet marble puppet tool
+engine cable battery violin trumpet whistle ticket letter notebook""".split()
 HELD_OUT_THINGS = "lantern goblet trowel cushion compass thimble acorn pebble banner chisel turnip medal".split()
 
 COLOURS = "red blue green brown black white yellow grey orange purple pink silver golden violet beige turquoise".split()
-ADJECTIVES = """old new red big small dark quiet north south upper lower stone white round narrow broken warm cold dusty green
-long blue east west hidden empty wooden tall little great""".split()
-PLACES = """mill barn cellar attic kitchen garden tower shed hall house cabin stable harbour market chapel library garage workshop
-bakery school station tent boat cave castle office pantry yard loft inn forge bridge well museum studio lighthouse store
-temple park room closet drawer cupboard chest trunk wagon""".split()
+ADJECTIVES = """old new red big small dark quiet north south upper lower stone white round narrow broken
+warm cold dusty green long blue east west hidden empty wooden tall little great""".split()
+PLACES = """mill barn cellar attic kitchen garden tower shed hall house cabin stable harbour market chapel
+library garage workshop bakery school station tent boat cave castle office pantry yard loft inn forge bridge
+well museum studio lighthouse store temple park room closet drawer cupboard chest trunk wagon""".split()
 
 _ONSETS = "b c d f g h j k l m n p r s t v w z br cr dr fr gr kr pr tr bl cl fl gl pl sl st sk sp sh ch th qu".split()
 _VOWELS = "a e i o u a e i o a e o ai ea ee ia ou oo y".split()

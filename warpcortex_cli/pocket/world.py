@@ -13,8 +13,8 @@ from warpcortex_cli.pocket import arithmetic
 from warpcortex_cli.pocket.vocabulary import COLOURS, Thing, Words
 
 ABOUT = (
-    "I am pocket, the small model inside warpcortex. Give me notes such as 'Mara keeps ropes: 47, brown, in the old mill.' "
-    "and ask how many, where, what colour, how many in total."
+    "I am pocket, the small model inside warpcortex. Give me notes such as "
+    "'Mara keeps ropes: 47, brown, in the old mill.' and ask how many, where, what colour, how many in total."
 )
 UNKNOWN = "The notes do not say."
 NOTED = "Noted."
@@ -30,8 +30,16 @@ class Fact:
     colour: str
     place: str
 
+    @property
+    def name(self) -> str:
+        return f"{self.thing.many} of {self.person}"
+
     def details(self) -> str:
         return f"{self.count}, {self.colour}, {self.place}"
+
+    def quoted(self) -> str:
+        """The note as pocket repeats it: word by word, so that whatever is asked is the next thing to copy."""
+        return f"The {self.name}: {self.details()}."
 
     def sentence(self, style: int) -> str:
         p, t = self.person, self.thing.many
@@ -98,7 +106,9 @@ def notes_text(world: World, rng: random.Random) -> str:
     one_style = rng.randrange(2) if kind < 0.7 else rng.randrange(5)
     lines = [f.sentence(rng.randrange(5) if kind > 0.85 else one_style) for f in world.facts]
     for thing, price in world.prices.items():
-        line = rng.choices((f"One {thing.one} costs {price} coins.", f"The price of one {thing.one}: {price} coins."), (3, 1))[0]
+        line = rng.choices(
+            (f"One {thing.one} costs {price} coins.", f"The price of one {thing.one}: {price} coins."), (3, 1)
+        )[0]
         lines.insert(rng.randint(0, len(lines)), line)
     return (" " if rng.random() < 0.15 else "\n").join(lines)
 
@@ -113,7 +123,7 @@ class Request:
 
     @property
     def thought(self) -> str:
-        return self.work.rsplit("= ", 1)[1] if self.trigger != "MATH" else self.work.rsplit("\n= ", 1)[-1]
+        return self.work.splitlines()[-1].removeprefix("= ")
 
     @property
     def text(self) -> str:
@@ -166,14 +176,16 @@ def ask_place(w: World, rng: random.Random) -> Answer:
         ),
         (4, 1, 1),
     )[0]
-    return Answer(q, "place", f"The {f.thing.many} of {f.person} are {f.place}.", value=f.place)
+    return Answer(q, "place", f.quoted(), value=f.place)
 
 
 def ask_colour(w: World, rng: random.Random) -> Answer:
     f = rng.choice(w.facts)
     word = rng.choice(("colour", "colour", "color"))
-    q = rng.choices((f"What {word} are the {f.thing.many} of {f.person}?", f"Which {word} are {f.person}'s {f.thing.many}?"), (4, 1))[0]
-    return Answer(q, "colour", f"The {f.thing.many} of {f.person} are {f.colour}.", value=f.colour)
+    q = rng.choices(
+        (f"What {word} are the {f.thing.many} of {f.person}?", f"Which {word} are {f.person}'s {f.thing.many}?"), (4, 1)
+    )[0]
+    return Answer(q, "colour", f"The {f.name}: {f.count}, {f.colour}.", value=f.colour)
 
 
 def ask_total(w: World, rng: random.Random) -> Answer | None:
@@ -182,16 +194,28 @@ def ask_total(w: World, rng: random.Random) -> Answer | None:
         return None
     facts = rng.sample(w.facts, n)
     terms = _terms_text([f"{f.thing.many} of {f.person}" for f in facts])
-    q = rng.choices((f"How many {terms} in total?", f"How many {terms} together?", f"What is the sum of {terms}?"), (6, 1, 1))[0]
+    q = rng.choices(
+        (f"How many {terms} in total?", f"How many {terms} together?", f"What is the sum of {terms}?"), (6, 1, 1)
+    )[0]
     task = " + ".join(str(f.count) for f in facts)
     total = str(arithmetic.evaluate(task))
-    return Answer(q, "total", f"In total: {total}.", _recalled(facts), Request("MATH", task, arithmetic.work(task)), "Adding them up.", total)
+    return Answer(
+        q,
+        "total",
+        f"In total: {total}.",
+        _recalled(facts),
+        Request("MATH", task, arithmetic.work(task)),
+        "Adding them up.",
+        total,
+    )
 
 
 def ask_difference(w: World, rng: random.Random) -> Answer | None:
     if len(w.facts) < 2:
         return None
-    a, b = sorted(rng.sample(w.facts, 2), key=lambda f: -f.count)
+    a, b = rng.sample(w.facts, 2)
+    if a.count < b.count and rng.random() < 0.8:
+        a, b = b, a
     q = rng.choices(
         (
             f"How many more {a.thing.many} does {a.person} have than {b.person} has {b.thing.many}?",
@@ -201,7 +225,15 @@ def ask_difference(w: World, rng: random.Random) -> Answer | None:
     )[0]
     task = f"{a.count} - {b.count}"
     value = str(a.count - b.count)
-    return Answer(q, "difference", f"The difference: {value}.", _recalled([a, b]), Request("MATH", task, arithmetic.work(task)), "Subtracting.", value)
+    return Answer(
+        q,
+        "difference",
+        f"The difference: {value}.",
+        _recalled([a, b]),
+        Request("MATH", task, arithmetic.work(task)),
+        "Subtracting.",
+        value,
+    )
 
 
 def ask_cost(w: World, rng: random.Random) -> Answer | None:
@@ -219,9 +251,17 @@ def ask_cost(w: World, rng: random.Random) -> Answer | None:
         (4, 1, 1),
     )[0]
     task = f"{f.count} * {price}"
-    start = f"{_recalled([f])} Price of one {f.thing.one}: {price}."
+    start = f"{_recalled([f])} One {f.thing.one} costs {price} coins."
     value = str(f.count * price)
-    return Answer(q, "cost", f"They cost {value} coins.", start, Request("MATH", task, arithmetic.work(task)), "Multiplying.", value)
+    return Answer(
+        q,
+        "cost",
+        f"They cost {value} coins.",
+        start,
+        Request("MATH", task, arithmetic.work(task)),
+        "Multiplying.",
+        value,
+    )
 
 
 def ask_price(w: World, rng: random.Random) -> Answer | None:
@@ -232,11 +272,6 @@ def ask_price(w: World, rng: random.Random) -> Answer | None:
     return Answer(q, "price", f"One {thing.one} costs {price} coins.", value=str(price))
 
 
-def compare_work(a: int, b: int) -> str:
-    sign = ">" if a > b else "<" if a < b else "="
-    return f"{a} {sign} {b}\n= {a} > {b}: {'yes' if a > b else 'no'}"
-
-
 def ask_compare(w: World, rng: random.Random) -> Answer | None:
     if len(w.facts) < 2:
         return None
@@ -245,12 +280,21 @@ def ask_compare(w: World, rng: random.Random) -> Answer | None:
     task = f"{a.count} > {b.count}"
     end = f"Yes, {a.person} has more." if a.count > b.count else f"No, {a.person} has not more."
     return Answer(
-        q, "compare", end, _recalled([a, b]), Request("CHECK", task, compare_work(a.count, b.count)), "Comparing.", "yes" if a.count > b.count else "no"
+        q,
+        "compare",
+        end,
+        _recalled([a, b]),
+        Request("CHECK", task, arithmetic.compare(a.count, b.count)),
+        "Comparing.",
+        "yes" if a.count > b.count else "no",
     )
 
 
-def keepers_work(w: World, place: str) -> str:
-    return f"= {place}: {', '.join(w.keepers(place))}"
+def keepers_request(w: World, place: str, but: str | None) -> Request:
+    """Who is at a place; `but` is left out, as one does who asks for the others."""
+    names = w.keepers(place) if but is None else w.others_at(place, but)
+    asked = place if but is None else f"{place} besides {but}"
+    return Request("RECALL", f"who is {asked}", f"= {asked}: {', '.join(names) or 'nobody'}")
 
 
 def ask_who_else(w: World, rng: random.Random) -> Answer | None:
@@ -262,7 +306,11 @@ def ask_who_else(w: World, rng: random.Random) -> Answer | None:
     f = rng.choice(shared)
     others = w.others_at(f.place, f.person)
     q = rng.choices(
-        (f"Who else keeps things where {f.person} keeps {f.thing.many}?", f"Who else keeps things where {f.person} keeps the {f.thing.many}?"), (4, 1)
+        (
+            f"Who else keeps things where {f.person} keeps {f.thing.many}?",
+            f"Who else keeps things where {f.person} keeps the {f.thing.many}?",
+        ),
+        (4, 1),
     )[0]
     place = f.place
     end = f"Also there: {_terms_text(others)}." if others else "Nobody else."
@@ -270,8 +318,8 @@ def ask_who_else(w: World, rng: random.Random) -> Answer | None:
         q,
         "who-else",
         end,
-        f"The {f.thing.many} of {f.person} are {place}.",
-        Request("RECALL", f"who is {place}", keepers_work(w, place)),
+        f.quoted(),
+        keepers_request(w, place, f.person),
         "Looking around.",
         ", ".join(others) if others else "nobody",
     )
@@ -295,22 +343,42 @@ def claim_about(w: World, rng: random.Random, words: Words) -> tuple[str, Fact, 
 
 
 def check_work(claim: str, f: Fact, true: bool, value: str) -> str:
-    return f"{f.person} keeps {f.thing.many}: {f.details()}.\n= {'true' if true else 'false'}, {f.thing.many} of {f.person}: {value}"
+    return f"{f.quoted()}\n= {'true' if true else 'false'}, {f.name}: {value}"
 
 
 def ask_claim(w: World, rng: random.Random, words: Words) -> Answer:
     claim, f, true, value = claim_about(w, rng, words)
     q = rng.choices((f"True or false: {claim}.", f"Is it true that {claim}?"), (5, 1))[0]
     return Answer(
-        q, "claim", "True." if true else "False.", "", Request("CHECK", claim, check_work(claim, f, true, value)), "Checking the notes.", "true" if true else "false"
+        q,
+        "claim",
+        "True." if true else "False.",
+        "",
+        Request("CHECK", claim, check_work(claim, f, true, value)),
+        "Checking the notes.",
+        "true" if true else "false",
     )
 
 
 def ask_about(w: World, rng: random.Random) -> Answer:
     f = rng.choice(w.facts)
     name = f"{f.thing.many} of {f.person}"
-    q = rng.choice((f"Tell me about the {name}.", f"What do the notes say about the {name}?", f"What do you know about the {name}?"))
-    return Answer(q, "about", f"The {name}: {f.details()}.", "", Request("RECALL", name, f"= {name}: {f.details()}"), "Looking it up.", f.details())
+    q = rng.choice(
+        (
+            f"Tell me about the {name}.",
+            f"What do the notes say about the {name}?",
+            f"What do you know about the {name}?",
+        )
+    )
+    return Answer(
+        q,
+        "about",
+        f"The {name}: {f.details()}.",
+        "",
+        Request("RECALL", name, f"= {name}: {f.details()}"),
+        "Looking it up.",
+        f.details(),
+    )
 
 
 def ask_missing(w: World, rng: random.Random, words: Words) -> Answer:
@@ -333,12 +401,14 @@ def ask_missing(w: World, rng: random.Random, words: Words) -> Answer:
 
 
 _SMALL_TALK = (
-    "Hello|Hi|Hey there|Good morning|Hello!|Hi!|How are you?|Who are you?|What are you?|What can you do?|Help|help|Thanks|Thank you|Bye|What is your name?"
-    "|Tell me a joke|Write a poem|What should I ask?|Good evening|Are you a human?|test|ok|What is this?|hello there|yes|no|please"
+    "Hello|Hi|Hey there|Good morning|Hello!|Hi!|How are you?|Who are you?|What are you?|What can you do?|"
+    "Help|help|Thanks|Thank you|Bye|What is your name?|Tell me a joke|Write a poem|What should I ask?|"
+    "Good evening|Are you a human?|test|ok|What is this?|hello there|yes|no|please"
 ).split("|")
 _OPENERS = (
-    "What is the capital of|Who wrote|Write a poem about|Explain|Translate|Why is|How do I cook|Tell me a story about|What is|Define|Sing about"
-    "|Who invented|When was|Write code for|Summarize|Do you like|How far is|How old is|Give me a recipe for|I want|Let us talk about"
+    "What is the capital of|Who wrote|Write a poem about|Explain|Translate|Why is|How do I cook|"
+    "Tell me a story about|What is|Define|Sing about|Who invented|When was|Write code for|Summarize|"
+    "Do you like|How far is|How old is|Give me a recipe for|I want|Let us talk about"
 ).split("|")
 
 
@@ -347,7 +417,12 @@ def small_talk(rng: random.Random, words: Words) -> str:
     if rng.random() < 0.45:
         text = rng.choice(_SMALL_TALK)
     else:
-        filler = [rng.choice((words.name(), words.thing().many, words.thing().one, words.colour(), "the " + words.thing().one)) for _ in range(rng.randint(1, 4))]
+        filler = [
+            rng.choice(
+                (words.name(), words.thing().many, words.thing().one, words.colour(), "the " + words.thing().one)
+            )
+            for _ in range(rng.randint(1, 4))
+        ]
         text = f"{rng.choice(_OPENERS)} {' '.join(filler)}"
     if rng.random() < 0.2:
         text = text.lower()

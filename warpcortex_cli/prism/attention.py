@@ -151,9 +151,7 @@ class _Group:
         self.newest = max(max(r.positions) for r in rows)
         self._slots = torch.tensor(slots, device=device)
         # [N, n] each: how long its tail is with a token, and where the token stands
-        self._ends = torch.tensor(lengths, device=device)[:, None] + torch.arange(
-            1, self.n + 1, device=device
-        )
+        self._ends = torch.tensor(lengths, device=device)[:, None] + torch.arange(1, self.n + 1, device=device)
         self._at = torch.tensor([r.positions for r in rows], device=device)
         # Few holes: compute over the whole range of slots and ignore them. Many: copy the tails together.
         self._gather = self.high - self.low > 2 * self.rows
@@ -311,7 +309,5 @@ def _prefill(q: Tensor, whole: tuple[Tensor, Tensor], scaling: float, blocked: T
     mask = None
     if blocked is not None:
         mask = nn.functional.pad(~blocked[:, :, 0], (keys.shape[2] - blocked.shape[-1], 0), value=True)
-    out = nn.functional.scaled_dot_product_attention(
-        q[:, :, 0], keys, values, mask, scale=scaling, enable_gqa=True
-    )
+    out = nn.functional.scaled_dot_product_attention(q[:, :, 0], keys, values, mask, scale=scaling, enable_gqa=True)
     return out[:, :, None]

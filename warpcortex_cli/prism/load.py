@@ -42,9 +42,7 @@ def choose_device(name: str) -> torch.device:
     if kind == "auto" and not number:
         kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     elif kind not in ("cpu", "cuda", "mps") or (":" in name and not (kind == "cuda" and number.isdecimal())):
-        raise UsageError(
-            f"there is no device {name!r}.", "Devices are auto, cpu, cuda, cuda:0, cuda:1, ... and mps."
-        )
+        raise UsageError(f"there is no device {name!r}.", "Devices are auto, cpu, cuda, cuda:0, cuda:1, ... and mps.")
     if kind == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if int(number or 0) >= count:
@@ -70,9 +68,7 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     return torch.float16 if device.type == "mps" else torch.float32
 
 
-def load_prism_parts(
-    source: ModelSource, device: str, dtype: str
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_prism_parts(source: ModelSource, device: str, dtype: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Loads model and tokenizer, in eval mode, without gradients.
 
     Args:
@@ -101,9 +97,7 @@ def load_prism_parts(
         _check_complete(source, info)
         model = model.to(target)
     except (torch.OutOfMemoryError, MemoryError) as error:
-        raise MemoryLimitError(
-            f"there is too little memory on {target} for {source.name}.", _SMALLER
-        ) from error
+        raise MemoryLimitError(f"there is too little memory on {target} for {source.name}.", _SMALLER) from error
     except ModelError:
         raise
     except Exception as error:  # whatever the many parts of transformers raise: it cannot be loaded

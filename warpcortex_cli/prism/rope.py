@@ -72,9 +72,7 @@ class Rope:
         like = torch.zeros(1, device=by.device)
         with torch.inference_mode():
             cos, sin = self._rotary(like, by) if kind is None else self._rotary(like, by, kind)
-        scale = getattr(
-            self._rotary, "attention_scaling" if kind is None else f"{kind}_attention_scaling", 1.0
-        )
+        scale = getattr(self._rotary, "attention_scaling" if kind is None else f"{kind}_attention_scaling", 1.0)
         return cos / scale, sin / scale
 
     def _turn(self, key: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

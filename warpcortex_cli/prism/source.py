@@ -15,9 +15,7 @@ from warpcortex_cli.errors import ModelError, UsageError
 LARGER_MODEL = "Qwen/Qwen2.5-0.5B-Instruct"
 PULL_LARGER = f"`warpcortex pull {LARGER_MODEL}` fetches a larger one (1 GB)"
 _POCKET = Path(__file__).resolve().parent.parent / "pocket" / "weights"
-_HUB_NAME = re.compile(
-    r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[\w][\w./-]*))?", re.ASCII
-)
+_HUB_NAME = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[\w][\w./-]*))?", re.ASCII)
 _WANTED = (
     *("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json"),
     *("tokenizer*", "vocab.*", "merges.txt", "*_tokens*.json", "*.jinja", "chat_template*"),
@@ -69,9 +67,7 @@ def resolve_model(spec: str | None, profile_model: str = "auto") -> ModelSource:
         return _cached(wanted)
     hint = "Models are pocket, a folder, or org/name from the Hugging Face hub."
     raise ModelError(
-        f"there is no folder {wanted!r}."
-        if "/" in wanted or "\\" in wanted
-        else f"there is no model {wanted!r}.",
+        f"there is no folder {wanted!r}." if "/" in wanted or "\\" in wanted else f"there is no model {wanted!r}.",
         hint,
     )
 
@@ -138,18 +134,13 @@ def check_folder(path: Path, name: str) -> Path:
     weights = weight_files(path, name)
     missing = [f.name for f in weights if not f.is_file()]
     if missing:
-        raise ModelError(
-            f"{name} is incomplete: {missing[0]} is missing.", hint or "Copy the whole model folder."
-        )
+        raise ModelError(f"{name} is incomplete: {missing[0]} is missing.", hint or "Copy the whole model folder.")
     if not weights:
         if list(path.glob("*.bin")) or list(path.glob("*.pt*")):
-            hint = (
-                "Convert it with transformers' save_pretrained; formats that can hold code are never loaded."
-            )
+            hint = "Convert it with transformers' save_pretrained; formats that can hold code are never loaded."
         raise ModelError(f"{name} has no weights in safetensors.", hint or "Copy the whole model folder.")
     if not any(
-        (path / f).is_file()
-        for f in ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
+        (path / f).is_file() for f in ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
     ):
         raise ModelError(f"{name} has no tokenizer.", hint or "Copy tokenizer.json beside the weights.")
     return path
@@ -165,9 +156,7 @@ def weight_files(path: Path, name: str) -> list[Path]:
         if not all(isinstance(s, str) and Path(s).name == s for s in shards):
             raise ValueError("a shard lies outside the folder")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(
-            f"{name} has a broken {index.name} ({error}).", "Copy or pull the model again."
-        ) from None
+        raise ModelError(f"{name} has a broken {index.name} ({error}).", "Copy or pull the model again.") from None
     return [path / s for s in sorted(shards)]
 
 
@@ -222,10 +211,7 @@ def _pull_error(spec: str, error: Exception) -> ModelError:
     if isinstance(error, PermissionError):
         fix = "Set HF_HOME to a folder you own."
         return ModelError(f"{spec} could not be stored in {HF_HUB_CACHE}: permission denied.", fix)
-    if (
-        isinstance(error, errors.LocalEntryNotFoundError | ConnectionError)
-        or "Connect" in type(error).__name__
-    ):
+    if isinstance(error, errors.LocalEntryNotFoundError | ConnectionError) or "Connect" in type(error).__name__:
         return ModelError(
             f"{spec} could not be downloaded: the Hugging Face hub cannot be reached.",
             "Check the connection and HF_HUB_OFFLINE; without a network, `-m pocket` works.",

@@ -74,9 +74,7 @@ class _Trial:
         return layer.value.repeat_interleave(heads // kv_heads, 0).transpose(0, 1)
 
 
-def try_out(
-    model: PreTrainedModel, decoder: torch.nn.Module, config: Any, name: str
-) -> tuple[KVLayout, int, Rope]:
+def try_out(model: PreTrainedModel, decoder: torch.nn.Module, config: Any, name: str) -> tuple[KVLayout, int, Rope]:
     """Runs a few tokens, each at two positions, and looks at the keys that reach the attention function.
 
     A token that sees only itself has the same hidden states at every position, so its keys must differ by the
@@ -107,9 +105,7 @@ def try_out(
             raise
         raise refuse(name, f"a trial forward failed ({str(error).splitlines()[0]})") from error
     if sorted(trial.keys) != list(range(layers)):
-        raise refuse(
-            name, f"{len(trial.keys)} of its {layers} layers attend through transformers' attention interface"
-        )
+        raise refuse(name, f"{len(trial.keys)} of its {layers} layers attend through transformers' attention interface")
     if len(trial.heads) > 1:
         raise refuse(name, "its layers differ in their number or size of attention heads")
     heads, kv_heads, head_dim, value_dim = trial.heads.pop()
@@ -131,7 +127,5 @@ def _check_turns(rope: Rope, keys: list[Tensor], distance: int, name: str) -> No
         if float((got - want).abs().max()) <= tolerance:
             continue
         if float((start - want).abs().max()) > tolerance:
-            raise refuse(
-                name, f"the keys of layer {layer} do not turn with their position as rotary embeddings do"
-            )
+            raise refuse(name, f"the keys of layer {layer} do not turn with their position as rotary embeddings do")
         rope.leave(layer)

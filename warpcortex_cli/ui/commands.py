@@ -106,18 +106,14 @@ def _agents(desk: Desk, argument: str) -> None:
             f"{size(synapse.bytes)}, shared by all"
         )
     gate = view.gate
-    desk.say(
-        f"Gate: {gate.passed} passed, {gate.rejected} rejected, {gate.mode}, threshold {gate.threshold:.2f}"
-    )
+    desk.say(f"Gate: {gate.passed} passed, {gate.rejected} rejected, {gate.mode}, threshold {gate.threshold:.2f}")
     if not view.streams:
         desk.say("No Streams yet.", "dim")
         return
     shown = view.streams[-_SHOWN:]
     earlier = view.streams[: -len(shown)]
     desk.console.print(
-        streams_table(
-            shown, f"+{len(earlier)} earlier: {counts(earlier)}" if earlier else "", counts(view.streams)
-        )
+        streams_table(shown, f"+{len(earlier)} earlier: {counts(earlier)}" if earlier else "", counts(view.streams))
     )
 
 
@@ -165,9 +161,7 @@ def _gate(desk: Desk, argument: str) -> None:
             raise UsageError(f"the Gate's threshold is a number from -1 to 1, not {one_line(argument, 40)}.")
         desk.session.set_gate(threshold)
     gate = desk.session.snapshot().gate
-    desk.say(
-        f"Gate: {gate.mode}, threshold {gate.threshold:.2f}; {gate.passed} passed, {gate.rejected} rejected."
-    )
+    desk.say(f"Gate: {gate.mode}, threshold {gate.threshold:.2f}; {gate.passed} passed, {gate.rejected} rejected.")
 
 
 def _load(desk: Desk, argument: str) -> None:
@@ -193,9 +187,7 @@ def _profile(desk: Desk, argument: str) -> None:
     from warpcortex_cli.profile import load_profile, shipped_profiles
 
     if not argument:
-        desk.say(
-            f"Profile {one_line(desk.session.profile.name)}; shipped are {', '.join(shipped_profiles())}."
-        )
+        desk.say(f"Profile {one_line(desk.session.profile.name)}; shipped are {', '.join(shipped_profiles())}.")
         return
     profile = load_profile(argument)
     desk.session.set_profile(profile)
@@ -218,9 +210,7 @@ def _save(desk: Desk, argument: str) -> None:
     try:
         path.write_text(as_markdown(desk.session), encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise UsageError(
-            f"cannot write {one_line(str(path))}: {getattr(error, 'strerror', None) or error}."
-        ) from error
+        raise UsageError(f"cannot write {one_line(str(path))}: {getattr(error, 'strerror', None) or error}.") from error
     desk.saved.add(path.resolve())
     desk.say(f"Saved to {one_line(str(path))}.", "dim")
 

@@ -53,9 +53,7 @@ class Page:
         self._panels = panels
         self._row: list[Segment] = []
         self._cells = 0
-        self._soft = (
-            True  # whether the row may end by the terminal's own wrapping; else a line break is written
-        )
+        self._soft = True  # whether the row may end by the terminal's own wrapping; else a line break is written
         self._open = False  # whether the last line written still lacks its line break
         self._below: list[list[Segment]] = []
         self._drawn_at = float("-inf")

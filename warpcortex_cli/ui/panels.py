@@ -33,9 +33,7 @@ STYLES = {
     "failed": "bold red",
 }
 FULL_WIDTH, FULL_HEIGHT = 72, 18  # below this the panels shrink to a line
-_AROUND_ROWS = (
-    16  # lines of a full display that are not Stream rows: text, frames, header, lower panels, spare
-)
+_AROUND_ROWS = 16  # lines of a full display that are not Stream rows: text, frames, header, lower panels, spare
 _JUDGED_SHOWN = 3
 
 
@@ -110,9 +108,7 @@ def streams_table(streams: Sequence[StreamView], more: str = "", title: str = ""
     if more:
         body.append(Text(more, style="dim", no_wrap=True, overflow="ellipsis"))
     heading = Text.assemble(("Streams", "bold"), ("  " + title if title else "", "dim"))
-    return Panel(
-        Group(*body), title=heading, title_align="left", box=box.ROUNDED, border_style="dim", padding=(0, 1)
-    )
+    return Panel(Group(*body), title=heading, title_align="left", box=box.ROUNDED, border_style="dim", padding=(0, 1))
 
 
 def _fact_panel(name: str, detail: str, lines: Sequence[str]) -> Panel:
@@ -142,9 +138,7 @@ def gate_panel(view: SessionView, injecting: bool = True) -> Panel:
     threshold = "lets all pass" if gate.mode == "off" else f"threshold {gate.threshold:.2f}"
     asides = f"{view.asides} injected, {view.aside_tokens} tok"
     state = "injection on" if injecting else "injection off"
-    return _fact_panel(
-        "Gate", gate.mode, [f"{gate.passed} passed  {gate.rejected} rejected", threshold, asides, state]
-    )
+    return _fact_panel("Gate", gate.mode, [f"{gate.passed} passed  {gate.rejected} rejected", threshold, asides, state])
 
 
 def memory_panel(streams: Sequence[StreamView], usage: Usage | None) -> Panel:
@@ -200,9 +194,7 @@ def live_panels(scene: Scene, width: int, height: int) -> RenderableType:
 
 def summary(scene: Scene, reason: str, seconds: float, tokens: int, width: int = 80) -> Text:
     """One dim line of at most `width` cells for the scrollback when a reply is over."""
-    parts = (
-        ["stopped"] if reason == "interrupted" else ["cut at the token budget"] if reason == "length" else []
-    )
+    parts = ["stopped"] if reason == "interrupted" else ["cut at the token budget"] if reason == "length" else []
     speed = f" ({tokens / seconds:.1f}/s)" if seconds > 0 else ""
     parts.append(f"{tokens} tokens in {seconds:.1f} s{speed}")
     if scene.streams:

@@ -10,6 +10,8 @@ import torch
 
 from warpcortex_cli.engine.river import Aside, River
 from warpcortex_cli.engine.stream import Stream
+from warpcortex_cli.memory.segment import Segment
+from warpcortex_cli.memory.tail import TailView
 from warpcortex_cli.prism.rows import Row, RowResult
 
 
@@ -29,7 +31,7 @@ class Injection:
         self.positions = virtual_positions(river.position, len(self.ids))
         self.tail = river.prism.new_tail(len(self.ids))
         # The length of what it reads is fixed here: a River token of the same step is not seen.
-        self._reads = (river.tail.view(river.position), *river.beside())
+        self._reads: tuple[Segment | TailView, ...] = (river.tail.view(river.position), *river.beside())
 
     def row(self) -> Row:
         return Row(tokens=self.ids, positions=self.positions, tail=self.tail, reads=self._reads, logits="all")

@@ -63,18 +63,19 @@ def make_case(kind: str, notes: int, rng: random.Random, made_up: float = 0.4) -
 
 
 def is_right(case: Case, answer: str) -> bool:
-    """Numbers: the last one in the answer. Yes/no and true/false: the first such word. Others: all names."""
+    """Numbers: the last one in the answer. Yes/no and true/false: the first such word. Names: those and no others."""
     text = answer.lower()
     if case.kind in ("count", "total", "difference", "cost"):
         numbers = re.findall(r"-?\d+", text)
         return bool(numbers) and numbers[-1] == case.value
     if case.kind in ("compare", "claim"):
         found = re.search(r"\b(yes|no|true|false)\b", text)
-        return bool(found) and found.group(1) == case.value
+        return found is not None and found.group(1) == case.value
     if case.kind == "who-else":
-        names = {n.strip() for n in case.value.lower().split(",")}
-        said = text.split("also there:")[-1]
-        return all(re.search(rf"\b{re.escape(n)}\b", said) for n in names)
+        if case.value == "nobody":
+            return "nobody else" in text
+        said = text.rsplit("also there:", 1)[-1].strip(" .\n")
+        return set(re.split(r", | and ", said)) == set(case.value.lower().split(", "))
     return case.value.lower() in text
 
 

@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -118,7 +119,7 @@ CASES: dict[str, Case] = {
 
 
 @torch.inference_mode()
-def accuracy(model, tok: Tokenizer, case: Case, n: int, seed: int) -> float:
+def accuracy(model: Any, tok: Tokenizer, case: Case, n: int, seed: int) -> float:
     """Share of `n` cases in which every learned token is the greedy one."""
     right = done = 0
     rng = random.Random(seed)

@@ -7,6 +7,7 @@ token of its own, so that `rope` and `ropes` share their stem: the model matches
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
@@ -68,7 +69,7 @@ def _with_plain_bytes(tokenizer: Tokenizer, byte_tokens: list[str]) -> Tokenizer
     return Tokenizer.from_str(json.dumps(state))
 
 
-def _sample(seed: int, conversations: int):
+def _sample(seed: int, conversations: int) -> Iterator[str]:
     words = Words(random.Random(seed), made_up_share=0.5)
     for _ in range(conversations):
         pieces = conversation.conversation(words, words.rng.randint(2, 8), 500, conversation.Mix(talk=2.0))

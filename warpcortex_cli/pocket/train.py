@@ -72,7 +72,16 @@ def config() -> dict[str, Any]:
     }
 
 
-def _causal(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **kwargs):
+def _causal(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
     groups = query.shape[1] // key.shape[1]
     out = F.scaled_dot_product_attention(
         query, key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1), is_causal=True, scale=scaling
@@ -80,7 +89,7 @@ def _causal(module, query, key, value, attention_mask, scaling=None, dropout=0.0
     return out.transpose(1, 2).contiguous(), None
 
 
-def build_model():
+def build_model() -> Any:
     """A freshly initialised Qwen2 with plain causal attention, which respects virtual positions."""
     from transformers import AttentionInterface, AttentionMaskInterface, Qwen2Config, Qwen2ForCausalLM
 
@@ -95,7 +104,7 @@ TOKEN_DIMS, HEAD_WRITES = 96, 40
 
 
 @torch.no_grad()
-def _help_recall(model, sharpness: float = 6.0, match: float = 1.5, copy: float = 0.1) -> None:
+def _help_recall(model: Any, sharpness: float = 6.0, match: float = 1.5, copy: float = 0.1) -> None:
     """Starts with the circuit of recall, which chance takes thousands of steps to find.
 
     Embeddings live in a subspace of their own. Layer 0, through q and k biases on RoPE pairs alone: two heads look
@@ -154,7 +163,7 @@ def encode(tok: Tokenizer, pieces: list[Piece], limit: int) -> Sequence:
     plain = [p.text for p in pieces if not p.special]
     encoded = iter(tok.encode_batch(plain, add_special_tokens=False))
     for p in pieces:
-        new = [tok.token_to_id(p.text)] if p.special else next(encoded).ids
+        new: list[int] = [tok.token_to_id(p.text)] if p.special else next(encoded).ids  # type: ignore[list-item]
         if p.aside:
             positions += range(here - len(new), here)
         else:
@@ -225,7 +234,7 @@ def batches(tok: Tokenizer, seed: int, start: int, curriculum: tuple[Stage, ...]
         yield batch
 
 
-def loss_of(model, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, float]:
+def loss_of(model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, float]:
     """Weighted next-token loss on the learned tokens, and the share of them predicted right."""
     hidden = model.model(input_ids=batch["ids"], position_ids=batch["positions"], use_cache=False).last_hidden_state
     weights = batch["weights"][:, 1:]
@@ -320,7 +329,7 @@ def train(out: Path, seed: int, threads: int, device: str) -> None:
     export(model, tok, out / "weights")
 
 
-def _save_checkpoint(path: Path, model, optimizers, step: int) -> None:
+def _save_checkpoint(path: Path, model: Any, optimizers: list[torch.optim.Optimizer], step: int) -> None:
     temporary = path.with_suffix(".tmp")
     torch.save(
         {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "step": step}, temporary
@@ -328,7 +337,7 @@ def _save_checkpoint(path: Path, model, optimizers, step: int) -> None:
     temporary.replace(path)
 
 
-def export(model, tok: Tokenizer, folder: Path) -> None:
+def export(model: Any, tok: Tokenizer, folder: Path) -> None:
     """Writes the model folder that the package ships: half-precision safetensors, config, tokenizer."""
     folder.mkdir(parents=True, exist_ok=True)
     half = build_model().to(torch.float16)

@@ -7,11 +7,14 @@ because a causal model cannot look a value up by a word that comes after it.
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from warpcortex_cli.pocket import arithmetic
 from warpcortex_cli.pocket.vocabulary import COLOURS, Thing, Words
 
+_T = TypeVar("_T")
 ABOUT = (
     "I am pocket, the small model inside warpcortex. Give me notes such as "
     "'Mara keeps ropes: 47, brown, in the old mill.' and ask how many, where, what colour, how many in total."
@@ -85,8 +88,9 @@ def make_world(words: Words, notes: int) -> World:
     return World(facts, {t: _price(rng) for t in priced})
 
 
-def _distinct(draw, count: int) -> list:
-    out: dict = {}
+def _distinct(draw: Callable[[], _T], count: int) -> list[_T]:
+    """`count` different draws, in the order they came."""
+    out: dict[_T, None] = {}
     while len(out) < count:
         out[draw()] = None
     return list(out)

@@ -43,6 +43,12 @@ def test_tied_parameters_count_once(make_prism: Callable[[str], Prism]) -> None:
     assert prism.parameter_bytes == sum(p.nbytes for p in prism.model.model.parameters())
 
 
+def test_scores_are_scaled_as_the_model_does(make_prism: Callable[[str], Prism]) -> None:
+    gemma, llama = make_prism("gemma2"), make_prism("llama")
+    assert gemma.scalings == pytest.approx([24**-0.5] * gemma.layers)  # query_pre_attn_scalar, not head_dim
+    assert llama.scalings == pytest.approx([llama.head_dim**-0.5] * llama.layers)
+
+
 def test_the_head_sees_only_tokens_that_want_logits(prism: Prism) -> None:
     shapes: list[tuple[int, ...]] = []
     hook = prism.model.lm_head.register_forward_pre_hook(lambda _m, args: shapes.append(tuple(args[0].shape)))

@@ -68,6 +68,7 @@ class _Flat:
     """A model of one layer and one head whose query finds sentence i with a logit of worth[i]."""
 
     layers, head_dim, device = 1, 4, torch.device("cpu")
+    scalings = (0.5,)
 
     def __init__(self, worth: torch.Tensor) -> None:
         self.keys = torch.zeros(1, CONTEXT, 4)

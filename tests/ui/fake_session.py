@@ -109,9 +109,13 @@ class FakeSession:
             return 0
         self.notes.append(text)
         self.turns.append(Turn("notes", text))
-        for done in (1, 2, 3):
-            if progress:
-                progress(done, 3)
+        try:
+            for done in (1, 2, 3):
+                if progress:
+                    progress(done, 3)
+        except BaseException:  # as the real one: as a whole or not at all
+            del self.notes[-1], self.turns[-1]
+            raise
         return 3
 
     def send(self, text: str) -> Iterator[Event]:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Empty
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from tokenizers import Tokenizer
 from warpcortex_cli.pocket import conversation, tokenizer
 from warpcortex_cli.pocket.conversation import DEFAULT_MIX, Mix, Piece
 from warpcortex_cli.pocket.muon import Muon
-from warpcortex_cli.pocket.vocabulary import Words
+from warpcortex_cli.pocket.vocabulary import ADJECTIVES, COLOURS, PLACES, Words
 
 
 @dataclass(frozen=True)
@@ -41,15 +42,15 @@ class Stage:
 
 
 CURRICULUM = (
-    Stage(1500, 6, (2, 5), 300, 1000, copying=0.3, mix=Mix(recall=9, delegated=3, streams=4, talk=0.2)),
-    Stage(4000, 5, (2, 8), 500, 1000, mix=Mix(recall=8, delegated=7, streams=5)),
-    Stage(4000, 3, (3, 14), 900, 500, mix=Mix()),
-    Stage(3000, 2, (5, 24), 1500, 500, mix=Mix()),
-    Stage(1500, 1, (12, 45), 2600, 500, mix=Mix()),
-    Stage(700, 1, (25, 75), 4000, 250, mix=Mix()),
+    Stage(800, 6, (2, 6), 320, 700, copying=0.15, mix=Mix(recall=8, delegated=4, streams=4, talk=0.2)),
+    Stage(2400, 5, (2, 9), 520, 700, mix=Mix(recall=7, delegated=7, streams=5)),
+    Stage(2600, 3, (3, 16), 950, 500),
+    Stage(2400, 2, (5, 26), 1600, 400),
+    Stage(1200, 1, (12, 45), 2600, 300),
+    Stage(600, 1, (25, 75), 4000, 250),
 )
 MUON_LR, ADAM_LR = 0.005, 2e-3
-DECAY_SHARE = 0.35
+DECAY_SHARE = 0.5
 
 
 def config() -> dict[str, Any]:
@@ -96,45 +97,83 @@ def build_model() -> Any:
     AttentionInterface.register("pocket_causal", _causal)
     AttentionMaskInterface.register("pocket_causal", lambda *a, **k: None)
     model = Qwen2ForCausalLM._from_config(Qwen2Config(**config()), attn_implementation="pocket_causal")
-    _help_recall(model)
     return model
 
 
-TOKEN_DIMS, HEAD_WRITES = 96, 40
+TOKEN_DIMS, WORD_DIMS, HEAD_WRITES = 96, 40, 40
+
+
+_FRAME = """One s costs price coins keeps has have do does did The the of in at behind under near on about About
+How many Where are is What what colour number total more than Does True or false true it that Who else things where Tell me say notes know
+' : , . ? = [ ] + - * > < 0 1 2 3 4 5 6 7 8 9"""
+
+
+def word_weights(tok: Tokenizer) -> torch.Tensor:
+    """How much each token says about which note it stands in, [vocab_size], 0..1.
+
+    Names and things tell notes apart; digits, colours, places and the frame of the sentences do not. The first token of
+    a word counts more than the others, or a long name would outweigh a short thing.
+    """
+    starts = torch.tensor([(tok.id_to_token(i) or "").startswith("▁") for i in range(tok.get_vocab_size())])
+    weights = torch.where(starts, 0.95, 0.6)
+    weights[: len(tokenizer.SPECIAL)] = 0.0
+    for word in (*_FRAME.split(), *COLOURS, *ADJECTIVES, *PLACES):
+        ids = tok.encode(word).ids
+        for quiet in ids if not word.isalpha() else ids[: len(ids) == 1]:
+            weights[quiet] = 0.0
+    for mark in ("▁", "\n", "s"):
+        weights[tok.token_to_id(mark)] = 0.0
+    return weights
 
 
 @torch.no_grad()
-def _help_recall(model: Any, sharpness: float = 6.0, match: float = 1.5, copy: float = 0.1) -> None:
+def help_recall(model: Any, words: torch.Tensor, sharpness: float = 6.0, match: float = 1.3, copy: float = 0.1) -> None:
     """Starts with the circuit of recall, which chance takes thousands of steps to find.
 
-    Embeddings live in a subspace of their own. Layer 0, through q and k biases on RoPE pairs alone: two heads look
-    exactly 1 and 2 tokens back, two gather the last few tokens (a bag that knows no order, so that `Mara keeps ropes:`
-    matches `The ropes of Mara:`); each writes into its own subspace. Layers 1 and 2: a query asks for its own token as
-    predecessor and for its own bag, in RoPE pairs too slow to turn within a long context, and copies what it finds.
+    Embeddings live in a subspace of their own, and what tells notes apart in a part of it. Layer 0, through q and k
+    biases on RoPE pairs alone: two heads look exactly 1 and 2 tokens back; two gather the telling words of about the
+    last 16 and the last 24 tokens, without their order, so that `Mara keeps ropes:` matches `The ropes of Mara:`.
+    Each writes into its own subspace. Layers 1 and 2: a query asks for its own token as predecessor and for the words it has
+    gathered, in RoPE pairs too slow to turn within a long context, and copies what it finds.
+
+    Args:
+        words: `word_weights` of the tokenizer.
     """
     c = model.config
     size, half, hidden = c.head_dim, c.head_dim // 2, c.hidden_size
     group = c.num_attention_heads // c.num_key_value_heads
     frequency = c.rope_parameters["rope_theta"] ** (-torch.arange(half) / half)
     basis = torch.linalg.qr(torch.randn(hidden, hidden))[0]
-    token_space, writes = basis[:, :TOKEN_DIMS], basis[:, TOKEN_DIMS:].split(HEAD_WRITES, dim=1)
+    telling, other, writes = basis.split((WORD_DIMS, TOKEN_DIMS - WORD_DIMS, hidden - TOKEN_DIMS), dim=1)
+    token_space, writes = basis[:, :TOKEN_DIMS], writes.split(HEAD_WRITES, dim=1)
     embeddings = model.model.embed_tokens.weight
-    embeddings.copy_(embeddings @ token_space @ token_space.T)
-    reads = (token_space @ torch.linalg.qr(torch.randn(TOKEN_DIMS, HEAD_WRITES))[0]).T  # [HEAD_WRITES, hidden]
+    norm = 0.4
+    for layer in model.model.layers:  # what is not built yet must not drown what is
+        layer.mlp.down_proj.weight *= 0.2
+        layer.self_attn.o_proj.weight *= 0.2
+    inside, outside = (F.normalize(torch.randn(len(words), d)) for d in (WORD_DIMS, TOKEN_DIMS - WORD_DIMS))
+    embeddings.copy_(norm * (words[:, None] * inside @ telling.T + (1 - words**2).sqrt()[:, None] * outside @ other.T))
+    copies = (token_space @ torch.linalg.qr(torch.randn(TOKEN_DIMS, size))[0]).T  # [size, hidden]
+    reads = (token_space @ torch.linalg.qr(torch.randn(TOKEN_DIMS, HEAD_WRITES))[0]).T
 
     first = model.model.layers[0].self_attn
-    sharp, soft = frequency > 0.03, (frequency < 0.25) & (frequency > 0.009)
-    looks = ((1.0, sharp), (2.0, sharp), (3.0, soft), (6.0, soft & (frequency < 0.12)))
-    for kv in range(c.num_key_value_heads):
-        first.v_proj.weight[kv * size : kv * size + HEAD_WRITES] = reads
+    sharp, soft = frequency > 0.03, (frequency < 0.12) & (frequency > 0.009)
+    looks = (
+        (1.0, sharp, sharpness),
+        (2.0, sharp, sharpness),
+        (8.0, soft, 0.7 * sharpness),
+        (12.0, soft, 0.5 * sharpness),
+    )
+    for kv, read in enumerate((reads, telling.T)):
+        first.v_proj.weight[kv * size : kv * size + HEAD_WRITES] = read
         first.k_proj.weight[kv * size : (kv + 1) * size] *= 0.1
         first.k_proj.bias[kv * size : kv * size + half] = sharpness
-    for head, (back, pairs) in enumerate(looks):
+    for head, (back, pairs, strength) in enumerate(looks):
         rows = slice(head * size, (head + 1) * size)
-        turned = sharpness * pairs * torch.stack((torch.cos(back * frequency), -torch.sin(back * frequency)))
+        turned = strength * pairs * torch.stack((torch.cos(back * frequency), -torch.sin(back * frequency)))
         first.q_proj.weight[rows] *= 0.1
         first.q_proj.bias[rows] = turned.flatten()
-        gain = 0.06 if head < 2 else 0.15
+        gain = 0.05 if head < 2 else 0.2
         first.o_proj.weight[:, head * size : head * size + HEAD_WRITES] = gain * writes[head]
 
     slow = torch.cat([torch.arange(half - HEAD_WRITES // 2, half)] * 2)
@@ -142,13 +181,13 @@ def _help_recall(model: Any, sharpness: float = 6.0, match: float = 1.5, copy: f
     for layer in model.model.layers[1:3]:
         attention = layer.self_attn
         for kv in range(c.num_key_value_heads):
-            by_token, by_bag = (torch.linalg.qr(torch.randn(HEAD_WRITES, HEAD_WRITES))[0] * match for _ in range(2))
-            bag = writes[2 + kv].T
-            attention.k_proj.weight[kv * size + slow] = by_token @ writes[0].T + by_bag @ bag
+            by_token, by_words = (torch.linalg.qr(torch.randn(HEAD_WRITES, HEAD_WRITES))[0] * match for _ in range(2))
+            gathered = writes[2 + kv].T
+            attention.k_proj.weight[kv * size + slow] = by_token @ writes[0].T + by_words @ gathered
             for head in range(kv * group, (kv + 1) * group):
-                attention.q_proj.weight[head * size + slow] = by_token @ reads + by_bag @ bag
-                attention.o_proj.weight[:, head * size : head * size + HEAD_WRITES] = copy * reads.T
-            attention.v_proj.weight[kv * size : kv * size + HEAD_WRITES] = reads
+                attention.q_proj.weight[head * size + slow] = 2 * by_token @ reads + by_words @ gathered
+                attention.o_proj.weight[:, head * size : (head + 1) * size] = copy * copies.T
+            attention.v_proj.weight[kv * size : (kv + 1) * size] = copies
 
 
 Sequence = tuple[list[int], list[int], list[float]]
@@ -230,7 +269,15 @@ def batches(tok: Tokenizer, seed: int, start: int, curriculum: tuple[Stage, ...]
     queue = context.Queue(maxsize=24)
     worker = context.Process(target=_producer, args=(tok.to_str(), seed, start, queue, curriculum), daemon=True)
     worker.start()
-    while (batch := queue.get()) is not None:
+    while True:
+        try:
+            batch = queue.get(timeout=5)
+        except Empty:
+            if worker.is_alive():
+                continue
+            raise RuntimeError("the process that makes the batches has ended") from None
+        if batch is None:
+            return
         yield batch
 
 
@@ -264,7 +311,9 @@ def train(out: Path, seed: int, threads: int, device: str) -> None:
     tok_file = out / "tokenizer.json"
     tok = Tokenizer.from_file(str(tok_file)) if tok_file.exists() else tokenizer.build()
     tokenizer.save(tok, out)
-    model = build_model().to(device)
+    model = build_model()
+    help_recall(model, word_weights(tok))
+    model.to(device)
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
     optimizers = [

@@ -29,6 +29,7 @@ class Prism:
         chat: how turns of a conversation are written.
         layout: shape, type and device of keys and values.
         layers, heads, kv_heads, head_dim, hidden_size, vocab_size: the model's sizes.
+        scalings: each layer's factor on attention scores.
         rope: its rotary embedding, which moves keys.
         max_context: positions that it can be run at.
         eos_ids: tokens that end a reply.
@@ -49,7 +50,8 @@ class Prism:
         self.model: Any = model
         self.tokenizer: Any = tokenizer
         self.name = name
-        self.layout, self.heads, self.rope = try_out(model, decoder, config, name)
+        shape = try_out(model, decoder, config, name)
+        self.layout, self.heads, self.scalings, self.rope = shape.layout, shape.heads, shape.scalings, shape.rope
         self.layers, self.kv_heads, self.head_dim = (
             self.layout.layers,
             self.layout.kv_heads,

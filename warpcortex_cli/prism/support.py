@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -60,28 +61,44 @@ def max_context(config: Any) -> int:
     return longest
 
 
+@dataclass(frozen=True)
+class Shape:
+    """What a trial shows of a model's attention.
+
+    Attributes:
+        layout: shape of its keys and values.
+        heads: query heads of each layer.
+        scalings: the factor on the attention scores of each layer.
+        rope: its rotary embedding.
+    """
+
+    layout: KVLayout
+    heads: int
+    scalings: tuple[float, ...]
+    rope: Rope
+
+
 class _Trial:
     """A step in which every token sees itself only; it keeps the keys that each layer was given."""
 
     def __init__(self) -> None:
         self.keys: dict[int, Tensor] = {}
+        self.scalings: dict[int, float] = {}
         self.heads: set[tuple[int, int, int, int]] = set()
 
     def attend(self, layer: Layer) -> Tensor:
         heads, kv_heads = layer.query.shape[0], layer.key.shape[0]
         self.keys[layer.number] = layer.key
+        self.scalings[layer.number] = layer.scaling
         self.heads.add((heads, kv_heads, layer.key.shape[-1], layer.value.shape[-1]))
         return layer.value.repeat_interleave(heads // kv_heads, 0).transpose(0, 1)
 
 
-def try_out(model: PreTrainedModel, decoder: torch.nn.Module, config: Any, name: str) -> tuple[KVLayout, int, Rope]:
+def try_out(model: PreTrainedModel, decoder: torch.nn.Module, config: Any, name: str) -> Shape:
     """Runs a few tokens, each at two positions, and looks at the keys that reach the attention function.
 
     A token that sees only itself has the same hidden states at every position, so its keys must differ by the
     turn alone. That proves in each layer that the keys arrive here and that they can be moved.
-
-    Returns:
-        The shape of the model's keys and values, its number of query heads, and its rotary embedding.
 
     Raises:
         ModelError: with what is not as it must be.
@@ -113,7 +130,8 @@ def try_out(model: PreTrainedModel, decoder: torch.nn.Module, config: Any, name:
         raise refuse(name, "its keys and values differ in size")
     keys = [trial.keys[i] for i in range(layers)]
     _check_turns(rope, keys, distance, name)
-    return KVLayout(layers, kv_heads, head_dim, keys[0].dtype, device), heads, rope
+    layout = KVLayout(layers, kv_heads, head_dim, keys[0].dtype, device)
+    return Shape(layout, heads, tuple(trial.scalings[i] for i in range(layers)), rope)
 
 
 def _check_turns(rope: Rope, keys: list[Tensor], distance: int, name: str) -> None:

@@ -52,7 +52,7 @@ def focus_indices(
     worth = torch.zeros(len(ends), device=prism.device)
     for layer in range(prism.layers):
         keys, _ = view.layer(layer)
-        worth += sentence_worth(queries[layer], keys, ends.to(prism.device), prism.head_dim**-0.5)
+        worth += sentence_worth(queries[layer], keys, ends.to(prism.device), prism.scalings[layer])
     worth = worth.cpu().nan_to_num_(nan=0.0)
     if exclude_from is not None:
         worth[ends > exclude_from] = -1

@@ -120,7 +120,7 @@ def _layer_views(
             queries=None if queries is None else queries[layer],
             always=always,
             k=k,
-            scale=prism.head_dim**-0.5,
+            scale=prism.scalings[layer],
         )
 
 

@@ -67,12 +67,11 @@ def load_with_progress(
     """Prefills notes under a transient progress bar, which only a terminal shows.
 
     Args:
-        stopped: asked after every step; once it says yes, the notes are taken back.
+        stopped: asked after every step; once it says yes, the session takes the notes back.
 
     Returns:
         The number of tokens, or None when it was stopped.
     """
-    turns = len(session.transcript())
     bar = Progress(
         TextColumn("reading"),
         BarColumn(),
@@ -96,8 +95,6 @@ def load_with_progress(
         try:
             return session.load_notes(text, name, show)
         except _Stopped:
-            while len(session.transcript()) > turns and session.undo():
-                pass
             return None
 
 

@@ -103,9 +103,9 @@ def build_model() -> Any:
 TOKEN_DIMS, WORD_DIMS, HEAD_WRITES = 96, 40, 40
 
 
-_FRAME = """One s costs price coins keeps has have do does did The the of in at behind under near on about About
-How many Where are is What what colour number total more than Does True or false true it that Who else things where Tell me say notes know
-' : , . ? = [ ] + - * > < 0 1 2 3 4 5 6 7 8 9"""
+_FRAME = """One s costs price coins keeps has have do does did The the of in at behind under near on about About How
+many Where are is What what colour number total more than Does True or false true it that Who else things
+where Tell me say notes know ' : , . ? = [ ] + - * > < 0 1 2 3 4 5 6 7 8 9"""
 
 
 def word_weights(tok: Tokenizer) -> torch.Tensor:
@@ -133,8 +133,8 @@ def help_recall(model: Any, words: torch.Tensor, sharpness: float = 6.0, match: 
     Embeddings live in a subspace of their own, and what tells notes apart in a part of it. Layer 0, through q and k
     biases on RoPE pairs alone: two heads look exactly 1 and 2 tokens back; two gather the telling words of about the
     last 16 and the last 24 tokens, without their order, so that `Mara keeps ropes:` matches `The ropes of Mara:`.
-    Each writes into its own subspace. Layers 1 and 2: a query asks for its own token as predecessor and for the words it has
-    gathered, in RoPE pairs too slow to turn within a long context, and copies what it finds.
+    Each writes into its own subspace. Layers 1 and 2: a query asks for its own token as predecessor and for the words
+    it has gathered, in RoPE pairs too slow to turn within a long context, and copies what it finds.
 
     Args:
         words: `word_weights` of the tokenizer.

@@ -6,6 +6,8 @@ Recall and copying appear as sudden drops after some number of steps; Muon gets 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 
@@ -26,7 +28,7 @@ class Muon(torch.optim.Optimizer):
     """For 2-D weights; those of one shape are updated in one batched product."""
 
     def __init__(
-        self, params: list[torch.nn.Parameter], lr: float = 0.02, momentum: float = 0.95, weight_decay: float = 0.01
+        self, params: Iterable[Any], lr: float = 0.02, momentum: float = 0.95, weight_decay: float = 0.01
     ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 

@@ -49,7 +49,7 @@ CURRICULUM = (
     Stage(1200, 1, (12, 45), 2600, 300),
     Stage(600, 1, (25, 75), 4000, 250),
 )
-MUON_LR, ADAM_LR = 0.005, 2e-3
+MATRIX_LR, CIRCUIT_LR, EMBEDDING_LR, VECTOR_LR = 0.004, 0.0008, 4e-4, 1e-3
 DECAY_SHARE = 0.5
 
 
@@ -293,6 +293,21 @@ def loss_of(model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, f
     return loss, float(right)
 
 
+def optimizers_of(model: Any) -> list[torch.optim.Optimizer]:
+    """Muon for matrices, AdamW for the rest. What `help_recall` built moves slowly, or it would soon be undone."""
+    built = {f"layers.{n}.self_attn.{p}.weight" for n in range(3) for p in ("q_proj", "k_proj", "v_proj", "o_proj")}
+    groups: dict[str, list[torch.nn.Parameter]] = {"matrix": [], "circuit": [], "embedding": [], "vector": []}
+    for name, parameter in model.model.named_parameters():
+        kind = "embedding" if "embed" in name else "circuit" if name in built else "matrix"
+        groups[kind if parameter.ndim == 2 else "vector"].append(parameter)
+    rates = {"matrix": MATRIX_LR, "circuit": CIRCUIT_LR, "embedding": EMBEDDING_LR, "vector": VECTOR_LR}
+    named = {k: {"params": v, "lr": rates[k], "initial_lr": rates[k]} for k, v in groups.items()}
+    return [
+        Muon([named["matrix"], named["circuit"]]),
+        torch.optim.AdamW([named["embedding"], named["vector"]], betas=(0.9, 0.98), weight_decay=0.0),
+    ]
+
+
 def schedule(step: int, total: int) -> float:
     """Warm-up, a plateau, then linear decay to nothing."""
     warm = min(1.0, (step + 1) / 100)
@@ -314,12 +329,8 @@ def train(out: Path, seed: int, threads: int, device: str) -> None:
     model = build_model()
     help_recall(model, word_weights(tok))
     model.to(device)
-    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
-    others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
-    optimizers = [
-        Muon(matrices, lr=MUON_LR),
-        torch.optim.AdamW(others, lr=ADAM_LR, betas=(0.9, 0.98), weight_decay=0.0),
-    ]
+    optimizers = optimizers_of(model)
+    others = [p for group in optimizers[1].param_groups for p in group["params"]]
     step = 0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
@@ -341,9 +352,9 @@ def train(out: Path, seed: int, threads: int, device: str) -> None:
         task = bar.add_task("pocket", total=total, completed=step)
         for batch in batches(tok, seed, step, CURRICULUM):
             factor = schedule(step, total)
-            for o, lr in zip(optimizers, (MUON_LR, ADAM_LR), strict=True):
+            for o in optimizers:
                 for group in o.param_groups:
-                    group["lr"] = lr * factor
+                    group["lr"] = group["initial_lr"] * factor
             losses, accuracies = [], []
             for part in batch:
                 loss, accuracy = loss_of(model, {k: v.to(device) for k, v in part.items()})

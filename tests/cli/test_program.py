@@ -1,0 +1,112 @@
+"""The installed program with pocket's own weights, as a user meets it: in a terminal, in a pipe, from any folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = [sys.executable, "-c", "from warpcortex_cli.cli.app import main; main()"]
+NOTES = "Mara keeps ropes: 47, brown, in the old mill.\nThe lamps of Otto: 12, red, at the barn.\n"
+QUESTION = "How many ropes of Mara and lamps of Otto in total?"
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> dict[str, str]:
+    """An environment of its own: no settings, no cache, no network."""
+    return {
+        **os.environ,
+        "HOME": str(tmp_path),
+        "XDG_STATE_HOME": str(tmp_path / "state"),
+        "HF_HOME": str(tmp_path / "hub"),
+        "HF_HUB_OFFLINE": "1",
+        "TERM": "xterm-256color",
+        "PYTHONPATH": str(ROOT),
+    }
+
+
+@pytest.fixture
+def chat(home: dict[str, str], tmp_path: Path) -> Iterator[object]:
+    pexpect = pytest.importorskip("pexpect")
+    (tmp_path / "notes.txt").write_text(NOTES)
+    child = pexpect.spawn(
+        PROGRAM[0],
+        [*PROGRAM[1:], "chat", "-m", "pocket"],
+        env=home,
+        cwd=str(tmp_path),
+        dimensions=(30, 80),
+        timeout=120,
+        encoding="utf-8",
+    )
+    yield child
+    child.close(force=True)
+
+
+def test_type_look_undo_interrupt_leave(chat) -> None:  # type: ignore[no-untyped-def]
+    chat.expect("you>")
+    chat.send("/load notes.txt\r")
+    chat.expect("notes.txt: 86 characters")
+    chat.expect("you>")
+    chat.send(QUESTION + "\r")
+    chat.expect("In total:")
+    chat.expect("Synapse")
+    chat.expect("you>")
+    chat.send("/thoughts\r")
+    chat.expect("math")
+    chat.expect("you>")
+    chat.send("/undo\r")
+    chat.expect("Took back")
+    chat.expect("you>")
+    chat.send("Tell me about the ropes of Mara.\r")
+    chat.sendintr()  # stops the reply, or finds it done; either way the chat goes on
+    chat.expect("you>")
+    chat.sendeof()
+    chat.wait()
+    assert chat.exitstatus == 0
+
+
+def ask(home: dict[str, str], folder: Path, *args: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*PROGRAM, "ask", "-m", "pocket", *args],
+        input=stdin,
+        stdin=subprocess.DEVNULL if stdin is None else None,
+        capture_output=True,
+        text=True,
+        env=home,
+        cwd=folder,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_ask_in_a_pipe_from_another_folder(home: dict[str, str], tmp_path: Path) -> None:
+    done = ask(home, tmp_path, QUESTION, "--json", stdin=NOTES)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["schema_version"] == 1
+    assert [s["role"] for s in found["streams"]] == ["math"]
+    assert "In total:" in found["answer"]
+
+
+def test_ask_with_markup_and_escapes_in_the_notes(home: dict[str, str], tmp_path: Path) -> None:
+    """What notes hold is text: no colour, no cursor, no title of the window comes out of it."""
+    notes = "Ma\x1b[31mra keeps ropes: 47, [bold]brown[/bold], in the \x1b]0;gone\x07old mill.\n"
+    (tmp_path / "n.txt").write_text(notes)
+    done = ask(home, tmp_path, "How many ropes does Mara have?", "--notes", "n.txt")
+    assert done.returncode == 0, done.stderr
+    assert "\x1b" not in done.stdout and "\x07" not in done.stdout + COLOUR.sub("", done.stderr)
+
+
+def test_an_empty_question_and_a_missing_model(home: dict[str, str], tmp_path: Path) -> None:
+    done = ask(home, tmp_path, "   ")
+    assert done.returncode == 2 and "question" in done.stderr and "Traceback" not in done.stderr
+    done = ask(home, tmp_path, "-m", "nobody/nothing-9B", "Hello")
+    assert done.returncode == 3 and "nobody/nothing-9B" in done.stderr and "Traceback" not in done.stderr

@@ -201,6 +201,11 @@ class Limits(_Settings):
 
     streams: Positive = Field(default=16, description="Alive at once.")
     queue: Positive = Field(default=1024, description="Alive and waiting; more requests are cancelled.")
+    river_share: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = Field(
+        default=0.0,
+        description="The part of its speed that the River keeps while Streams think, such as 0.85; what a step "
+        "costs is measured, so the same seed may then give another run. 0: Streams have every step.",
+    )
     stream_tail_tokens: Annotated[int, Field(ge=16, le=1_000_000)] = Field(
         default=256, description="Private KV of a Stream: focus, prompt and thinking, in tokens."
     )

@@ -12,8 +12,10 @@ import typer
 from warpcortex_cli import __version__
 from warpcortex_cli.cli import doctor, profiles, pull
 from warpcortex_cli.cli.ask import ask
+from warpcortex_cli.cli.bench import bench
 from warpcortex_cli.cli.chat import chat
 from warpcortex_cli.cli.output import INTERRUPTED, fail
+from warpcortex_cli.cli.profile_vram import profile_vram
 from warpcortex_cli.errors import MemoryLimitError, RunError, UsageError, WarpError
 
 app = typer.Typer(
@@ -29,6 +31,8 @@ app.command("ask")(ask)
 app.add_typer(profiles.app, name="profiles")
 app.command("pull")(pull.pull)
 app.command("doctor")(doctor.doctor)
+app.command("bench")(bench)
+app.command("profile-vram")(profile_vram)
 
 
 def _version(wanted: bool) -> None:

@@ -14,6 +14,7 @@ from warpcortex_cli.engine.admission import Admission
 from warpcortex_cli.engine.gate import Gate
 from warpcortex_cli.engine.injection import Injection
 from warpcortex_cli.engine.journal import Journal
+from warpcortex_cli.engine.pacing import Pacer
 from warpcortex_cli.engine.river import River
 from warpcortex_cli.engine.router import Match
 from warpcortex_cli.engine.sampling import SamplingError, sample
@@ -63,9 +64,11 @@ class Engine:
         self.injecting = profile.injection.enabled
         self.finish_reason = "stop"
         self._prompt_total = 0
+        self._steps = 0
         self._wait_until = 0.0
         self._injected_since_end = False
         self.profile = profile
+        self.pacer = Pacer(profile.limits.river_share)
 
     def use(self, profile: Profile) -> None:
         """Changes the profile between turns; the conversation stays."""
@@ -73,6 +76,7 @@ class Engine:
         self.river.use(profile)
         self.gate.use(profile.gate)
         self.injecting = profile.injection.enabled
+        self.pacer = Pacer(profile.limits.river_share)
 
     @property
     def alive(self) -> list[Stream]:
@@ -87,8 +91,12 @@ class Engine:
         self._resume()
         work = self._plan()
         if work:
+            decodes = work[0].stream is None and len(work[0].row.tokens) == 1
+            width = sum(len(w.row.tokens) for w in work if w.stream is not None)
+            began = self.journal.now()
             for item, result in self._run(work):
                 item.absorb(item.row, result)
+            self.pacer.observe(width, self.journal.now() - began, decodes)
         return bool(work)
 
     def _plan(self) -> list[Work]:
@@ -98,11 +106,20 @@ class Engine:
             work.append(Work(river_row, self._absorb_river))
         for injection in self.injections:
             work.append(Work(injection.row(), self._absorbing(injection), injection.stream))
-        budget = STEP_PREFILL_TOKENS
-        for stream in self.streams:
-            if stream.state == "thinking" and budget > 0:
-                row = stream.row(min(STREAM_PREFILL_CHUNK, budget))
-                budget -= len(row.tokens) if len(row.tokens) > 1 else 0
+        thinking = [s for s in self.streams if s.state == "thinking"]
+        wanted = sum(min(len(s.pending), STREAM_PREFILL_CHUNK) for s in thinking)
+        width = self.pacer.width(wanted, river_row is not None)
+        if width < wanted:  # those that waited longest come first
+            thinking.sort(key=lambda s: (-s.role.priority, s.last_step))
+        prefill = STEP_PREFILL_TOKENS
+        self._steps += 1
+        for stream in thinking:
+            chunk = min(STREAM_PREFILL_CHUNK, width, prefill if len(stream.pending) > 1 else 1)
+            if chunk > 0:
+                row = stream.row(chunk)
+                stream.last_step = self._steps
+                width -= len(row.tokens)
+                prefill -= len(row.tokens) if len(row.tokens) > 1 else 0
                 work.append(Work(row, self._absorbing_stream(stream), stream))
         return work
 
@@ -155,7 +172,7 @@ class Engine:
             self._at_end("stop")
             return
         for match in river.write(token):
-            self._spawn(match)
+            self.spawn(match)
         self._show()
         if river.written >= river.settings.max_tokens:
             self._at_end("length")
@@ -201,7 +218,7 @@ class Engine:
             self._injected_since_end = False
             for token in self.prism.encode(river.settings.resume):
                 for match in river.write(token):
-                    self._spawn(match)
+                    self.spawn(match)
             self._show()
             river.state = "writing"
         else:
@@ -209,7 +226,8 @@ class Engine:
 
     # -- Streams ------------------------------------------------------------------------------------------------
 
-    def _spawn(self, match: Match) -> None:
+    def spawn(self, match: Match) -> None:
+        """Starts a Stream for a request that the River wrote."""
         if not self.spawning:
             return
         number = len(self.streams) + 1

@@ -96,8 +96,8 @@ def _recall_stream(w: World, rng: random.Random) -> tuple[str, str]:
 
 
 def _check_stream(w: World, rng: random.Random, words: Words) -> tuple[str, str]:
-    claim, f, true, value = world.claim_about(w, rng, words)
-    return f"check: {claim}", world.check_work(claim, f, true, value)
+    claim = world.claim_about(w, rng, words)
+    return f"check: {claim.text}", claim.work
 
 
 def sums(rng: random.Random, budget: int) -> list[Piece]:

@@ -79,8 +79,8 @@ def stream(kind: str, n: int) -> Case:
     def case(words: Words) -> list[Piece]:
         w, ask = _notes(words, n)
         if kind == "check":
-            claim, f, true, value = world.claim_about(w, words.rng, words)
-            prompt, work = f"check: {claim}", world.check_work(claim, f, true, value)
+            claim = world.claim_about(w, words.rng, words)
+            prompt, work = f"check: {claim.text}", claim.work
         else:
             f = words.rng.choice(w.facts)
             request = world.keepers_request(w, f.place, f.person)

@@ -42,14 +42,14 @@ class Stage:
 
 
 CURRICULUM = (
-    Stage(800, 6, (2, 6), 320, 700, copying=0.15, mix=Mix(recall=8, delegated=4, streams=4, talk=0.2)),
-    Stage(2400, 5, (2, 9), 520, 700, mix=Mix(recall=7, delegated=7, streams=5)),
-    Stage(2600, 3, (3, 16), 950, 500),
-    Stage(2400, 2, (5, 26), 1600, 400),
-    Stage(1200, 1, (12, 45), 2600, 300),
-    Stage(600, 1, (25, 75), 4000, 250),
+    Stage(700, 6, (2, 6), 320, 900, copying=0.15, mix=Mix(recall=8, delegated=4, streams=4, talk=0.2)),
+    Stage(2200, 5, (2, 9), 520, 900, mix=Mix(recall=7, delegated=7, streams=5)),
+    Stage(2400, 3, (3, 16), 950, 600),
+    Stage(2200, 2, (5, 26), 1600, 400),
+    Stage(1100, 1, (12, 45), 2600, 300),
+    Stage(500, 1, (25, 75), 4000, 250),
 )
-MATRIX_LR, CIRCUIT_LR, EMBEDDING_LR, VECTOR_LR = 0.004, 0.0008, 4e-4, 1e-3
+MATRIX_LR, CIRCUIT_LR, EMBEDDING_LR, VECTOR_LR = 0.005, 0.0012, 5e-4, 2e-3
 DECAY_SHARE = 0.5
 
 
@@ -134,7 +134,8 @@ def help_recall(model: Any, words: torch.Tensor, sharpness: float = 6.0, match: 
     biases on RoPE pairs alone: two heads look exactly 1 and 2 tokens back; two gather the telling words of about the
     last 16 and the last 24 tokens, without their order, so that `Mara keeps ropes:` matches `The ropes of Mara:`.
     Each writes into its own subspace. Layers 1 and 2: a query asks for its own token as predecessor and for the words
-    it has gathered, in RoPE pairs too slow to turn within a long context, and copies what it finds.
+    it has gathered, in RoPE pairs too slow to turn within a long context, and copies what it finds. One head of layer 2
+    asks for where its two predecessors stood before, and takes the words gathered there: who keeps things at a place.
 
     Args:
         words: `word_weights` of the tokenizer.
@@ -178,16 +179,25 @@ def help_recall(model: Any, words: torch.Tensor, sharpness: float = 6.0, match: 
 
     slow = torch.cat([torch.arange(half - HEAD_WRITES // 2, half)] * 2)
     slow[HEAD_WRITES // 2 :] += half
-    for layer in model.model.layers[1:3]:
-        attention = layer.self_attn
-        for kv in range(c.num_key_value_heads):
-            by_token, by_words = (torch.linalg.qr(torch.randn(HEAD_WRITES, HEAD_WRITES))[0] * match for _ in range(2))
-            gathered = writes[2 + kv].T
-            attention.k_proj.weight[kv * size + slow] = by_token @ writes[0].T + by_words @ gathered
-            for head in range(kv * group, (kv + 1) * group):
-                attention.q_proj.weight[head * size + slow] = 2 * by_token @ reads + by_words @ gathered
-                attention.o_proj.weight[:, head * size : (head + 1) * size] = copy * copies.T
-            attention.v_proj.weight[kv * size : (kv + 1) * size] = copies
+    rotation = lambda: torch.linalg.qr(torch.randn(HEAD_WRITES, HEAD_WRITES))[0] * match  # noqa: E731
+
+    def attend(
+        layer: int, kv: int, asks: torch.Tensor, offers: torch.Tensor, takes: torch.Tensor, gives: torch.Tensor
+    ) -> None:
+        """One key-value head and its queries: what is asked, offered, taken along and written. All [n, hidden]."""
+        attention = model.model.layers[layer].self_attn
+        attention.k_proj.weight[kv * size + slow] = offers
+        attention.v_proj.weight[kv * size : kv * size + len(takes)] = takes
+        for head in range(kv * group, (kv + 1) * group):
+            attention.q_proj.weight[head * size + slow] = asks
+            attention.o_proj.weight[:, head * size : head * size + len(gives)] = copy * gives.T
+
+    for layer, kv in ((1, 0), (1, 1), (2, 1)):
+        by_token, by_words, gathered = rotation(), rotation(), writes[2 + kv].T
+        asks, offers = 2 * by_token @ reads + by_words @ gathered, by_token @ writes[0].T + by_words @ gathered
+        attend(layer, kv, asks, offers, copies, copies)
+    same = rotation() @ writes[0].T + rotation() @ writes[1].T
+    attend(2, 0, same, same, writes[3].T, telling.T)
 
 
 Sequence = tuple[list[int], list[int], list[float]]

@@ -295,10 +295,15 @@ def ask_compare(w: World, rng: random.Random) -> Answer | None:
 
 
 def keepers_request(w: World, place: str, but: str | None) -> Request:
-    """Who is at a place; `but` is left out, as one does who asks for the others."""
+    """Who is at a place; `but` is left out, as one does who asks for the others.
+
+    The work names one keeper a line, each right behind the place: what is asked for then stands where it is looked up.
+    """
     names = w.keepers(place) if but is None else w.others_at(place, but)
     asked = place if but is None else f"{place} besides {but}"
-    return Request("RECALL", f"who is {asked}", f"= {asked}: {', '.join(names) or 'nobody'}")
+    lines = [f"{place}: {name}" for name in ([] if but is None else [but]) + names]
+    work = "\n".join([*lines, f"{place}: nobody else", f"= {asked}: {', '.join(names) or 'nobody'}"])
+    return Request("RECALL", f"who is {asked}", work)
 
 
 def ask_who_else(w: World, rng: random.Random) -> Answer | None:
@@ -329,39 +334,59 @@ def ask_who_else(w: World, rng: random.Random) -> Answer | None:
     )
 
 
-def claim_about(w: World, rng: random.Random, words: Words) -> tuple[str, Fact, bool, str]:
-    """A claim, the fact behind it, whether it is true, and the true value."""
+@dataclass(frozen=True)
+class Claim:
+    """A claim about a fact: that its count, colour or place is what is `shown`."""
+
+    fact: Fact
+    field: str
+    shown: str
+
+    @property
+    def value(self) -> str:
+        """What the notes say."""
+        return str(getattr(self.fact, self.field))
+
+    @property
+    def true(self) -> bool:
+        return self.shown == self.value
+
+    @property
+    def text(self) -> str:
+        if self.field == "count":
+            return f"{self.fact.person} keeps {self.shown} {self.fact.thing.many}"
+        return f"The {self.fact.name} are {self.shown}"
+
+    @property
+    def work(self) -> str:
+        """The note up to what is claimed, the claim right behind it, and the verdict."""
+        f = self.fact
+        upto = {"count": f"{f.count}", "colour": f"{f.count}, {f.colour}", "place": f.details()}[self.field]
+        return (
+            f"The {f.name}: {upto}, claimed {self.shown}.\n= {'true' if self.true else 'false'}, {f.name}: {self.value}"
+        )
+
+
+def claim_about(w: World, rng: random.Random, words: Words) -> Claim:
     f = rng.choice(w.facts)
-    true = rng.random() < 0.5
-    kind = rng.choices(("count", "colour", "place"), (3, 1, 1))[0]
-    if kind == "count":
+    field = rng.choices(("count", "colour", "place"), (3, 1, 1))[0]
+    if rng.random() < 0.5:
+        return Claim(f, field, str(getattr(f, field)))
+    if field == "count":
         wrong = rng.choice([g.count for g in w.facts] + [_count(rng), f.count + rng.choice((-1, 1, 10))])
-        shown = f.count if true else wrong if wrong != f.count and wrong > 0 else f.count + 2
-        return f"{f.person} keeps {shown} {f.thing.many}", f, shown == f.count, str(f.count)
-    if kind == "colour":
-        shown_c = f.colour if true else rng.choice([c for c in COLOURS if c != f.colour])
-        return f"The {f.thing.many} of {f.person} are {shown_c}", f, shown_c == f.colour, f.colour
+        return Claim(f, field, str(wrong if wrong != f.count and wrong > 0 else f.count + 2))
+    if field == "colour":
+        return Claim(f, field, rng.choice([c for c in COLOURS if c != f.colour]))
     others = [g.place for g in w.facts if g.place != f.place] or [words.place() + "s"]
-    shown_p = f.place if true else rng.choice(others)
-    return f"The {f.thing.many} of {f.person} are {shown_p}", f, shown_p == f.place, f.place
-
-
-def check_work(claim: str, f: Fact, true: bool, value: str) -> str:
-    return f"{f.quoted()}\n= {'true' if true else 'false'}, {f.name}: {value}"
+    return Claim(f, field, rng.choice(others))
 
 
 def ask_claim(w: World, rng: random.Random, words: Words) -> Answer:
-    claim, f, true, value = claim_about(w, rng, words)
-    q = rng.choices((f"True or false: {claim}.", f"Is it true that {claim}?"), (5, 1))[0]
-    return Answer(
-        q,
-        "claim",
-        "True." if true else "False.",
-        "",
-        Request("CHECK", claim, check_work(claim, f, true, value)),
-        "Checking the notes.",
-        "true" if true else "false",
-    )
+    claim = claim_about(w, rng, words)
+    q = rng.choices((f"True or false: {claim.text}.", f"Is it true that {claim.text}?"), (5, 1))[0]
+    request = Request("CHECK", claim.text, claim.work)
+    verdict = "true" if claim.true else "false"
+    return Answer(q, "claim", f"{verdict.capitalize()}.", "", request, "Checking the notes.", verdict)
 
 
 def ask_about(w: World, rng: random.Random) -> Answer:

@@ -1,0 +1,1 @@
+"""Speed and memory, measured through the product's own engine."""

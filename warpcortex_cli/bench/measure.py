@@ -1,0 +1,139 @@
+"""Runs a load and measures it: speed of the River alone and among Streams, their speed, and memory."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from warpcortex_cli.bench.workload import Load, Step, Workload
+from warpcortex_cli.prism.prism import Prism
+from warpcortex_cli.probes.memory import MemoryProbe, settle
+
+Progress = Callable[[str, int, int], None]
+_SOLO_STEPS, _SOLO_SECONDS = 12, 2.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one load came to. Bytes; tokens per second; seconds. `delay_*`: from a request to its injection."""
+
+    agents: int
+    landmarks: int
+    context: int
+    tokens_per_agent: int
+    river_share: float
+    weights_bytes: int
+    river_kv_bytes: int
+    asides_bytes: int
+    logits_bytes: int
+    kv_shared_bytes: int
+    kv_private_bytes: int
+    memory_source: str
+    memory_baseline_bytes: int
+    memory_peak_bytes: int
+    memory_per_agent_bytes: float
+    river_solo_tokens_per_second: float
+    river_tokens_per_second: float
+    stream_tokens_per_second: float
+    step_seconds: float
+    thoughts: int
+    thoughts_per_second: float
+    delay_median_seconds: float | None
+    delay_p95_seconds: float | None
+    seconds: float
+
+    @property
+    def total_tokens_per_second(self) -> float:
+        return self.river_tokens_per_second + self.stream_tokens_per_second
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def run(prism: Prism, load: Load, progress: Progress = lambda what, done, total: None) -> Run:
+    """Measures one load.
+
+    The River decodes alone first; that is the single-agent baseline of speed and memory. Then all Streams start at
+    once and write until each has its tokens; speed counts the steps in which nobody is prefilled.
+    """
+    probe = MemoryProbe(str(prism.device))
+    progress("the River reads", 0, load.agents * load.tokens)
+    work = Workload(prism, load)
+    solo = _solo(work)
+    settle()
+    baseline = probe.read()
+    peak = baseline.bytes
+    work.spawn()
+    steps: list[Step] = []
+    most = _Counted()
+    while work.thinking:
+        steps.append(work.step())
+        if len(steps) % 4 == 1:  # reading takes a fraction of a millisecond
+            peak = max(peak, probe.read().bytes)
+            most.add(work)
+        progress(f"{load.agents} agents think", sum(s.streams for s in steps), load.agents * load.tokens)
+    peak = max(peak, probe.read().bytes)
+    total = sum(s.seconds for s in steps)
+    # Under a promise to the River the Streams start one by one; then every step counts.
+    clean = [s for s in steps if load.river_share or not s.prefilling] or steps
+    clean_seconds = sum(s.seconds for s in clean) or 1e-9
+    delays = sorted(work.tally.delays)
+    return Run(
+        agents=load.agents,
+        landmarks=load.landmarks,
+        context=load.context,
+        tokens_per_agent=load.tokens,
+        river_share=load.river_share,
+        weights_bytes=prism.parameter_bytes,
+        river_kv_bytes=work.engine.river.tail.nbytes,
+        asides_bytes=most.asides,
+        logits_bytes=_logits_bytes(prism, load.agents + 1),
+        kv_shared_bytes=most.shared,
+        kv_private_bytes=most.private,
+        memory_source=baseline.source,
+        memory_baseline_bytes=baseline.bytes,
+        memory_peak_bytes=peak,
+        memory_per_agent_bytes=(peak - baseline.bytes) / load.agents,
+        river_solo_tokens_per_second=1 / solo,
+        river_tokens_per_second=sum(s.river for s in clean) / clean_seconds,
+        stream_tokens_per_second=sum(s.streams for s in clean) / clean_seconds,
+        step_seconds=clean_seconds / len(clean),
+        thoughts=work.tally.thoughts,
+        thoughts_per_second=work.tally.thoughts / total if total else 0.0,
+        delay_median_seconds=statistics.median(delays) if delays else None,
+        delay_p95_seconds=delays[min(len(delays) - 1, int(0.95 * len(delays)))] if delays else None,
+        seconds=total,
+    )
+
+
+def _solo(work: Workload) -> float:
+    """Seconds of a step in which the River is alone: the median, after two steps of warming up."""
+    for _ in range(2):
+        work.step()
+    times: list[float] = []
+    while len(times) < _SOLO_STEPS or (sum(times) < _SOLO_SECONDS and len(times) < 20 * _SOLO_STEPS):
+        times.append(work.step().seconds)
+    return statistics.median(times)
+
+
+@dataclass
+class _Counted:
+    """The most bytes of KV seen so far: of the Synapse, held once; of tails in use; of injected asides."""
+
+    shared: int = 0
+    private: int = 0
+    asides: int = 0
+
+    def add(self, work: Workload) -> None:
+        synapse = work.engine.admission.synapse
+        self.shared = max(self.shared, synapse.nbytes if synapse else 0)
+        self.private = max(self.private, sum(s.kv_bytes for s in work.engine.alive if s.state == "thinking"))
+        self.asides = max(self.asides, sum(a.segment.nbytes for a in work.engine.river.asides))
+
+
+def _logits_bytes(prism: Prism, rows: int) -> int:
+    """Logits of one step: in the model's type, and in fp32 where that is another."""
+    item = prism.dtype.itemsize
+    return rows * prism.vocab_size * (item if item == 4 else item + 4)

@@ -1,0 +1,159 @@
+"""A River with N Streams that really decode, driven through the engine step by step."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from warpcortex_cli.engine.engine import Engine
+from warpcortex_cli.engine.journal import Journal
+from warpcortex_cli.engine.router import Match
+from warpcortex_cli.errors import UsageError
+from warpcortex_cli.events import Event, GateDecided, StreamEnded, StreamStarted, ThoughtInjected
+from warpcortex_cli.prism.prism import Prism
+from warpcortex_cli.profile import (
+    GateSettings,
+    Limits,
+    Profile,
+    RiverSettings,
+    Role,
+    SynapseSettings,
+)
+
+_TASK = "think of it"  # the bench's models have no words to be asked with
+_FOREVER = 86_400.0
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a run asks of the engine.
+
+    Attributes:
+        agents: Streams alive at once beside the River.
+        context: tokens that the River has read.
+        landmarks: k of the Synapse.
+        tokens: tokens that each Stream writes.
+        river_share: the part of its own speed that the River keeps.
+    """
+
+    agents: int
+    context: int
+    landmarks: int
+    tokens: int
+    river_share: float = 0.0
+
+
+@dataclass
+class Step:
+    """One step of the engine: its seconds, and what was in it."""
+
+    seconds: float
+    river: int
+    streams: int
+    prefilling: bool
+
+
+@dataclass
+class Tally:
+    """What the events of a run add up to."""
+
+    started: int = 0
+    ended: int = 0
+    thoughts: int = 0
+    delays: list[float] = field(default_factory=list)  # seconds from a Stream's spawning to its injection
+    spawned: dict[int, float] = field(default_factory=dict)
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, StreamStarted):
+            self.started += 1
+        elif isinstance(event, GateDecided):
+            self.thoughts += 1
+        elif isinstance(event, ThoughtInjected):
+            self.delays.append(event.time - self.spawned.get(event.id, event.time))
+        elif isinstance(event, StreamEnded):
+            self.ended += 1
+
+
+def profile_for(load: Load, prism: Prism) -> Profile:
+    """A profile in which the Streams of a load fit: the product's settings but for sizes and time limits."""
+    role = Role(
+        name="bench",
+        trigger=r"\[BENCH: (?P<task>[^\]\n]{1,80})\]",
+        max_tokens=load.tokens,
+        deadline_seconds=_FOREVER,
+    )
+    prompt = len(prism.encode(_TASK)) + 16
+    return Profile(
+        name="bench",
+        river=RiverSettings(max_tokens=1_000_000),
+        roles=(role,),
+        synapse=SynapseSettings(landmarks=load.landmarks, focus=0, refresh_tokens=1_000_000),
+        gate=GateSettings(mode="off"),
+        limits=Limits(
+            streams=max(1, load.agents),
+            queue=max(1, load.agents),
+            stream_tail_tokens=max(16, load.tokens + prompt),
+            river_share=load.river_share,
+        ),
+    )
+
+
+class Workload:
+    """An engine whose River has read `context` tokens and writes on without end.
+
+    Raises:
+        UsageError: the load does not fit the model.
+    """
+
+    def __init__(self, prism: Prism, load: Load) -> None:
+        if load.landmarks > load.context:
+            raise UsageError(
+                f"{load.landmarks} landmarks cannot be chosen out of a context of {load.context} tokens.",
+                "Lower --landmarks or raise --context.",
+            )
+        room = prism.max_context - load.context - 4 * load.tokens - 512
+        if room < 0:
+            raise UsageError(
+                f"a context of {load.context} tokens leaves no room in the {prism.max_context} of {prism.name}.",
+                "Lower --context or --tokens.",
+            )
+        self.prism = prism
+        self.load = load
+        self.tally = Tally()
+        self.journal = Journal([self.tally])
+        self.profile = profile_for(load, prism)
+        self.engine = Engine(prism, self.profile, self.journal)
+        spread = max(1, (prism.vocab_size - 300) // max(1, load.context))
+        self.engine.begin_turn([256 + (i * spread) % (prism.vocab_size - 300) for i in range(load.context)])
+        while self.engine.river.state == "prefill":
+            self.step()
+
+    def step(self) -> Step:
+        """One step; the River is kept writing, since a random model may end its turn."""
+        river = self.engine.river
+        if river.state in ("idle", "held"):
+            river.state = "writing"
+            if not river.pending:
+                river.pending.append(256)
+        wrote, before = river.written, self._stream_tokens()
+        prefilling = any(s.state in ("queued", "gating") or len(s.pending) > 1 for s in self.engine.alive)
+        began = time.perf_counter()
+        self.engine.step()
+        seconds = time.perf_counter() - began
+        self.journal.drain()
+        return Step(seconds, river.written - wrote, self._stream_tokens() - before, prefilling)
+
+    def _stream_tokens(self) -> int:
+        return sum(s.tokens for s in self.engine.streams)
+
+    def spawn(self) -> None:
+        """Asks for all Streams at once, as a River does that writes many requests in one breath."""
+        role = self.profile.roles[0]
+        now = self.journal.now()
+        for number in range(self.load.agents):
+            self.tally.spawned[len(self.engine.streams) + 1] = now
+            self.engine.spawn(Match(role, {"task": f"{_TASK} w{1000 + number}"}, 0, 0))
+
+    @property
+    def thinking(self) -> bool:
+        return bool(self.engine.alive)

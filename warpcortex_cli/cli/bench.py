@@ -1,0 +1,198 @@
+"""`warpcortex bench`: many agents, measured through the engine that chat and ask run on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from warpcortex_cli.cli.output import (
+    AUTO,
+    DeviceOption,
+    DtypeOption,
+    ModelOption,
+    open_prism,
+    print_json,
+    stderr_console,
+)
+from warpcortex_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from warpcortex_cli.bench.measure import Progress as Report
+    from warpcortex_cli.bench.measure import Run
+    from warpcortex_cli.bench.naive import Naive
+    from warpcortex_cli.prism.prism import Prism
+
+SCHEMA_VERSION = 1
+MOST_AGENTS = 100_000
+
+RandomWeightsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--random-weights",
+        metavar="SHAPE",
+        help="A model of this shape with random weights, such as Qwen2.5-0.5B; needs no network.",
+        show_default=False,
+    ),
+]
+ContextOption = Annotated[int, typer.Option("--context", min=1, metavar="L", help="Tokens the River has read.")]
+LandmarksOption = Annotated[int, typer.Option("--landmarks", min=0, metavar="K", help="Landmarks of the Synapse.")]
+TokensOption = Annotated[int, typer.Option("--tokens", min=1, metavar="T", help="Tokens each Stream writes.")]
+
+
+def parse_agents(text: str) -> list[int]:
+    """The counts of `1,10,100`, ascending, each once.
+
+    Raises:
+        UsageError: one of them is not a number from 1 to MOST_AGENTS.
+    """
+    counts = set()
+    for part in text.split(","):
+        if not part.strip().isdecimal() or not 1 <= int(part) <= MOST_AGENTS:
+            raise UsageError(
+                f"--agents {text}: {part.strip() or 'nothing'!s} is not a number of agents from 1 to {MOST_AGENTS:,}.",
+                "Write for example --agents 1,10,100.",
+            )
+        counts.add(int(part))
+    return sorted(counts)
+
+
+def bench(
+    agents: Annotated[
+        str, typer.Option("--agents", metavar="N,N", help="How many Streams, one run each.")
+    ] = "1,10,100",
+    tokens: TokensOption = 32,
+    context: ContextOption = 1024,
+    landmarks: LandmarksOption = 64,
+    random_weights: RandomWeightsOption = None,
+    model: ModelOption = None,
+    device: DeviceOption = AUTO,
+    dtype: DtypeOption = AUTO,
+    river_share: Annotated[
+        float,
+        typer.Option("--river-share", min=0.0, max=0.99, help="The part of its speed that the River keeps; 0: none."),
+    ] = 0.0,
+    compare: Annotated[
+        str | None,
+        typer.Option("--compare", metavar="naive", help="Measure beside it a forward and a context for each agent."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print a line of figures for each run.")] = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE", help="Write a plot: .png or .svg.", show_default=False)
+    ] = None,
+) -> None:
+    """Measure speed and memory of many agents. Ctrl-C prints what was measured so far."""
+    counts = parse_agents(agents)
+    if compare not in (None, "naive"):
+        raise UsageError(f"there is nothing to compare with named {compare!r}.", "Only --compare naive is known.")
+    if plot is not None:
+        from warpcortex_cli.bench.plot import check_plot
+
+        check_plot(plot)
+    prism = open_any(random_weights, model, device, dtype)
+    from warpcortex_cli.bench import measure, naive, report
+    from warpcortex_cli.bench.workload import Load
+
+    loads = [Load(n, context, landmarks, tokens, river_share) for n in counts]
+    runs: list[Run] = []
+    others: list[Naive] = []
+    console = stderr_console()
+    with progress_bar(console) as show:
+        try:
+            for load in loads:
+                runs.append(measure.run(prism, load, show))
+                if compare:
+                    show(f"{load.agents} agents, naive", 0, 1)
+                    others.append(naive.run_naive(prism, load))
+        except KeyboardInterrupt:
+            if not runs:
+                raise
+            console.print("stopped; these runs were finished:")
+    kind = str(prism.dtype).removeprefix("torch.")
+    if as_json:
+        document = {
+            "schema_version": SCHEMA_VERSION,
+            "model": prism.name,
+            "device": str(prism.device),
+            "dtype": kind,
+            "runs": [run.as_json() for run in runs],
+            "findings": report.findings(runs),
+        }
+        if compare:
+            document["naive"] = [vars(other) for other in others]
+        print_json(document)
+    elif as_csv:
+        print(report.as_csv(runs), end="")
+    elif as_markdown:
+        print(report.markdown(runs))
+    else:
+        out = Console(markup=False, highlight=False)
+        out.print(f"{prism.name} on {prism.device} ({kind}); {tokens} tokens an agent, {landmarks} of {context} tokens")
+        out.print("tokens per second of the River alone, of the River and the Streams beside it, of all together:")
+        out.print(_table(runs, others))
+        for line in report.findings(runs):
+            out.print(f"- {line}")
+        out.print(f"memory: {runs[0].memory_source}")
+    if plot is not None:
+        from warpcortex_cli.bench.plot import plot_speed
+
+        plot_speed(runs, plot, prism.name)
+
+
+def open_any(random_weights: str | None, model: str | None, device: str, dtype: str) -> Prism:
+    """The model of --random-weights or of --model.
+
+    Raises:
+        UsageError: both were given, or there is no such shape.
+        ModelError, MemoryLimitError: as in `open_prism`.
+    """
+    if random_weights is None:
+        return open_prism(model=model, profile=None, device=device, dtype=dtype)[0]
+    if model is not None:
+        raise UsageError("--model and --random-weights were both given.", "Give one of them.")
+    from rich.text import Text
+
+    with stderr_console().status(Text("making random weights", style="dim")):
+        from warpcortex_cli.bench.shapes import random_prism
+
+        return random_prism(random_weights, device, dtype)
+
+
+@contextmanager
+def progress_bar(console: Console) -> Iterator[Report]:
+    """A transient bar on a terminal; nothing elsewhere."""
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    with bar:
+        task = bar.add_task("", total=None)
+        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total or None)
+
+
+def _table(runs: list[Run], others: list[Naive]) -> Table:
+    from warpcortex_cli.bench import report
+
+    table = Table(box=None, pad_edge=False)
+    heads = [*report.HEADS, *(["naive all", "MiB/agent"] if others else [])]
+    for head in heads:
+        table.add_column(head, justify="right")
+    for i, run in enumerate(runs):
+        extra = []
+        if i < len(others):
+            extra = [f"{others[i].tokens_per_second:.1f}", f"{others[i].memory_per_agent_bytes / report.MIB:.2f}"]
+        table.add_row(*report.cells(run), *extra)
+    return table

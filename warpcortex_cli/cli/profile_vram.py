@@ -1,0 +1,109 @@
+"""`warpcortex profile-vram`: memory over the number of agents, part by part."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from warpcortex_cli.cli.bench import (
+    ContextOption,
+    LandmarksOption,
+    RandomWeightsOption,
+    TokensOption,
+    open_any,
+    parse_agents,
+    progress_bar,
+)
+from warpcortex_cli.cli.output import AUTO, DeviceOption, DtypeOption, ModelOption, print_json, stderr_console
+from warpcortex_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from warpcortex_cli.bench.memory import Curve
+
+SCHEMA_VERSION = 1
+_BAR = 30  # cells of the terminal plot
+
+
+def profile_vram(
+    agents: Annotated[str, typer.Option("--agents", metavar="N,N", help="How many Streams.")] = "1,10,50,100",
+    tokens: TokensOption = 32,
+    context: ContextOption = 1024,
+    landmarks: LandmarksOption = 64,
+    random_weights: RandomWeightsOption = None,
+    model: ModelOption = None,
+    device: DeviceOption = AUTO,
+    dtype: DtypeOption = AUTO,
+    card: Annotated[
+        str | None,
+        typer.Option("--card", metavar="24GB", help="Say how many agents fit on such a card.", show_default=False),
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE", help="Write a plot: .png or .svg.", show_default=False)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Measure what agents cost in memory: on NVIDIA by NVML or the allocator, elsewhere by the resident set."""
+    counts = parse_agents(agents)
+    from warpcortex_cli.bench import measure
+    from warpcortex_cli.bench.memory import SOURCES, curve_of, parse_bytes
+    from warpcortex_cli.bench.workload import Load
+    from warpcortex_cli.probes.memory import MemoryProbe, settle
+
+    room = parse_bytes(card) if card is not None else None
+    if card is not None and not room:
+        raise UsageError(f"--card {card}: that is no size of memory.", "Write for example --card 24GB.")
+    if plot is not None:
+        from warpcortex_cli.bench.plot import check_plot
+
+        check_plot(plot)
+    import transformers  # noqa: F401  the program's own part of memory is read with its libraries loaded
+
+    settle()
+    program = MemoryProbe("cpu").read().bytes
+    prism = open_any(random_weights, model, device, dtype)
+    with progress_bar(stderr_console()) as show:
+        runs = [measure.run(prism, Load(n, context, landmarks, tokens), show) for n in counts]
+    curve = curve_of(runs, prism.name, program if runs[0].memory_source == "RSS" else 0)
+    fitting = curve.fits(room) if room else None
+    if plot is not None:
+        from warpcortex_cli.bench.plot import plot_memory
+
+        plot_memory(curve, plot)
+    if as_json:
+        kind = str(prism.dtype).removeprefix("torch.")
+        where = {"schema_version": SCHEMA_VERSION, "model": prism.name, "device": str(prism.device), "dtype": kind}
+        print_json({**where, **curve.as_json(), "card_bytes": room, "card_agents": fitting})
+        return
+    out = Console(markup=False, highlight=False)
+    out.print(_table(curve))
+    _bars(out, curve)
+    out.print(f"measured by {curve.source}; {curve.per_agent_bytes / 2**20:.2f} MiB an agent")
+    for part, source in SOURCES.items():
+        out.print(f"  {part}: {source}", style="dim")
+    if fitting is not None:
+        out.print(f"a card of {card} has room for about {fitting:,} agents of {context} + {tokens} tokens")
+
+
+def _table(curve: Curve) -> Table:
+    table = Table(box=None, pad_edge=False, title=f"{curve.model}, MiB", title_justify="left")
+    table.add_column("agents", justify="right")
+    for part in (*curve.points[0].parts, "measured", "above one River"):
+        table.add_column(part, justify="right")
+    for point in curve.points:
+        sizes = [*point.parts.values(), point.measured_bytes, point.above_baseline_bytes]
+        table.add_row(str(point.agents), *(f"{size / 2**20:,.1f}" for size in sizes))
+    return table
+
+
+def _bars(out: Console, curve: Curve) -> None:
+    from warpcortex_cli.bench.plot import PAPER
+
+    rows = [(f"{p.agents} agents", p.measured_bytes) for p in curve.points]
+    rows += [(f"paper, {n}", int(gb * 1e9)) for n, gb in PAPER]
+    most = max(size for _, size in rows)
+    for name, size in rows:
+        out.print(f"{name:>14} {'█' * max(1, round(_BAR * size / most)):{_BAR}} {size / 2**30:.2f} GiB")

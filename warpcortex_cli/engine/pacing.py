@@ -1,0 +1,70 @@
+"""Pacing: how many Stream tokens may join a step so that the River keeps its share of its own speed.
+
+What a step costs is learnt while it runs. Each River token pays in the time that the share leaves over; Streams spend
+it in steps of the width that gives most of their tokens for a second. While the River waits, they have every step.
+"""
+
+from __future__ import annotations
+
+_NEWEST = 0.2  # weight of the newest measurement
+_WIDTHS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+_BURST = 1.5  # a step takes at most this many solo steps longer, or the River would stutter
+
+
+class Pacer:
+    """Learns the seconds of a step by the number of Stream tokens in it, and grants widths.
+
+    Args:
+        share: the part of its solo speed that the River keeps, 0 (no promise) to below 1.
+    """
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+        self._solo: float | None = None
+        self._extra: dict[int, float] = {}  # by width: seconds beyond a solo step
+        self._credit = 0.0
+
+    def width(self, wanted: int, river_writes: bool) -> int:
+        """How many of `wanted` Stream tokens may join the next step."""
+        if wanted <= 0 or not river_writes or self.share <= 0:
+            return wanted
+        if self._solo is None or self._credit < 0:
+            return 0
+        options = [w for w in _WIDTHS if w < wanted] + [wanted]
+        burst = _BURST * self._solo
+        fitting = [w for w in options if self._cost(w) <= burst]
+        return max(fitting, key=lambda w: w / self._cost(w)) if fitting else 1
+
+    def observe(self, width: int, seconds: float, river_writes: bool) -> None:
+        """Takes in how long a step with `width` Stream tokens took."""
+        if not river_writes:
+            return
+        if width == 0:
+            self._solo = seconds if self._solo is None else self._solo + _NEWEST * (seconds - self._solo)
+        if self._solo is None:
+            return
+        extra = max(0.0, seconds - self._solo)
+        if width:
+            place = _bucket(width)
+            known = self._extra.get(place)
+            self._extra[place] = extra if known is None else known + _NEWEST * (extra - known)
+        if self.share > 0:
+            # What was saved up is bounded, so that a long solo stretch does not buy a long disturbed one.
+            most = _BURST * self._solo
+            self._credit = min(most, self._credit + self._solo * (1 / self.share - 1) - extra)
+
+    def _cost(self, width: int) -> float:
+        """Seconds beyond a solo step, from the nearest width that was tried; never quite nothing."""
+        assert self._solo is not None
+        floor = 1e-3 * self._solo
+        if not self._extra:
+            return max(floor, 0.02 * width * self._solo)
+        place = _bucket(width)
+        nearest = min(self._extra, key=lambda w: abs(w.bit_length() - place.bit_length()))
+        # A width not tried yet is taken for as costly, token by token, as the nearest one; narrower ones are not free.
+        scale = width / nearest if width > nearest else max(0.5, width / nearest)
+        return max(floor, self._extra[nearest] * scale)
+
+
+def _bucket(width: int) -> int:
+    return next((w for w in _WIDTHS if w >= width), _WIDTHS[-1])

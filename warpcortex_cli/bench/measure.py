@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from warpcortex_cli.bench.workload import Load, Step, Workload
+from warpcortex_cli.bench.workload import SOLO_TOKENS, Load, Step, Workload
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.probes.memory import MemoryProbe, settle
 
@@ -113,7 +113,7 @@ def _solo(work: Workload) -> float:
     for _ in range(2):
         work.step()
     times: list[float] = []
-    while len(times) < _SOLO_STEPS or (sum(times) < _SOLO_SECONDS and len(times) < 20 * _SOLO_STEPS):
+    while len(times) < _SOLO_STEPS or (sum(times) < _SOLO_SECONDS and len(times) < SOLO_TOKENS - 4):
         times.append(work.step().seconds)
     return statistics.median(times)
 

@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 from warpcortex_cli.errors import MemoryLimitError, UsageError
 from warpcortex_cli.prism.load import HEADROOM, choose_device, choose_dtype
 from warpcortex_cli.prism.prism import Prism
+from warpcortex_cli.prism.quantize import quantize_int8
 from warpcortex_cli.probes.memory import available_memory
 
 # As the models' config.json on the hub say.
@@ -71,7 +72,7 @@ _TEMPLATE = (
 )
 
 
-def random_prism(shape: str, device: str = "auto", dtype: str = "auto", seed: int = 0) -> Prism:
+def random_prism(shape: str, device: str = "auto", dtype: str = "auto", quantize: str = "none", seed: int = 0) -> Prism:
     """A Prism of this shape; its words are `w0`, `w1`, ..., one for each token of the vocabulary.
 
     Raises:
@@ -95,6 +96,8 @@ def random_prism(shape: str, device: str = "auto", dtype: str = "auto", seed: in
     torch.manual_seed(seed)
     with torch.device(target):
         model = AutoModelForCausalLM.from_config(config, dtype=number, attn_implementation="eager")
+    if quantize == "int8":
+        quantize_int8(model)
     return Prism(model, _tokenizer(config.vocab_size), f"{name} (random weights)")
 
 

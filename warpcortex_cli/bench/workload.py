@@ -20,8 +20,9 @@ from warpcortex_cli.profile import (
     SynapseSettings,
 )
 
-_TASK = "think of it"  # the bench's models have no words to be asked with
+MOST_AGENTS = 100_000
 _FOREVER = 86_400.0
+SOLO_TOKENS = 256  # that the River writes before the Streams start, at most
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,9 @@ def profile_for(load: Load, prism: Prism) -> Profile:
         max_tokens=load.tokens,
         deadline_seconds=_FOREVER,
     )
-    prompt = len(prism.encode(_TASK)) + 16
+    chat = prism.chat
+    frame = [*chat.assistant_close(), *chat.user_open(), *chat.user_close()]
+    prompt = len(frame) + len(prism.encode(_task(MOST_AGENTS)))
     return Profile(
         name="bench",
         river=RiverSettings(max_tokens=1_000_000),
@@ -92,10 +95,15 @@ def profile_for(load: Load, prism: Prism) -> Profile:
         limits=Limits(
             streams=max(1, load.agents),
             queue=max(1, load.agents),
-            stream_tail_tokens=max(16, load.tokens + prompt),
+            stream_tail_tokens=max(16, load.tokens + prompt + 2),
             river_share=load.river_share,
         ),
     )
+
+
+def _task(number: int) -> str:
+    """What a Stream is asked: the bench's models have no words for it, but each is asked something else."""
+    return f"think of w{MOST_AGENTS + number}"
 
 
 class Workload:
@@ -111,8 +119,8 @@ class Workload:
                 f"{load.landmarks} landmarks cannot be chosen out of a context of {load.context} tokens.",
                 "Lower --landmarks or raise --context.",
             )
-        room = prism.max_context - load.context - 4 * load.tokens - 512
-        if room < 0:
+        # The River writes on while it is measured alone, and beside the Streams.
+        if load.context + 2 * load.tokens + SOLO_TOKENS > prism.max_context:
             raise UsageError(
                 f"a context of {load.context} tokens leaves no room in the {prism.max_context} of {prism.name}.",
                 "Lower --context or --tokens.",
@@ -152,7 +160,7 @@ class Workload:
         now = self.journal.now()
         for number in range(self.load.agents):
             self.tally.spawned[len(self.engine.streams) + 1] = now
-            self.engine.spawn(Match(role, {"task": f"{_TASK} w{1000 + number}"}, 0, 0))
+            self.engine.spawn(Match(role, {"task": _task(number)}, 0, 0))
 
     @property
     def thinking(self) -> bool:

@@ -20,6 +20,7 @@ from warpcortex_cli.cli.output import (
     ModelOption,
     NoStreamsOption,
     ProfileOption,
+    QuantizeOption,
     SeedOption,
     open_prism,
     print_json,
@@ -56,6 +57,7 @@ def ask(
     model: ModelOption = None,
     device: DeviceOption = AUTO,
     dtype: DtypeOption = AUTO,
+    quantize: QuantizeOption = "none",
     seed: SeedOption = 0,
     no_streams: NoStreamsOption = False,
     trace: TraceOption = None,
@@ -75,7 +77,7 @@ def ask(
         texts.append(("standard input", piped))
     with ExitStack() as stack:
         writer = stack.enter_context(TraceWriter(trace)) if trace is not None else None
-        prism, settings = open_prism(model=model, profile=profile, device=device, dtype=dtype)
+        prism, settings = open_prism(model=model, profile=profile, device=device, dtype=dtype, quantize=quantize)
         from warpcortex_cli.engine.session import Session
 
         session = Session(prism, settings, seed=seed, streams=not no_streams, listeners=[writer] if writer else [])

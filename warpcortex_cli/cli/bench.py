@@ -17,6 +17,7 @@ from warpcortex_cli.cli.output import (
     DeviceOption,
     DtypeOption,
     ModelOption,
+    QuantizeOption,
     open_prism,
     print_json,
     stderr_console,
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from warpcortex_cli.prism.prism import Prism
 
 SCHEMA_VERSION = 1
-MOST_AGENTS = 100_000
 
 RandomWeightsOption = Annotated[
     str | None,
@@ -52,6 +52,8 @@ def parse_agents(text: str) -> list[int]:
     Raises:
         UsageError: one of them is not a number from 1 to MOST_AGENTS.
     """
+    from warpcortex_cli.bench.workload import MOST_AGENTS
+
     counts = set()
     for part in text.split(","):
         if not part.strip().isdecimal() or not 1 <= int(part) <= MOST_AGENTS:
@@ -74,6 +76,7 @@ def bench(
     model: ModelOption = None,
     device: DeviceOption = AUTO,
     dtype: DtypeOption = AUTO,
+    quantize: QuantizeOption = "none",
     river_share: Annotated[
         float,
         typer.Option("--river-share", min=0.0, max=0.99, help="The part of its speed that the River keeps; 0: none."),
@@ -97,7 +100,7 @@ def bench(
         from warpcortex_cli.bench.plot import check_plot
 
         check_plot(plot)
-    prism = open_any(random_weights, model, device, dtype)
+    prism = open_any(random_weights, model, device, dtype, quantize)
     from warpcortex_cli.bench import measure, naive, report
     from warpcortex_cli.bench.workload import Load
 
@@ -147,7 +150,7 @@ def bench(
         plot_speed(runs, plot, prism.name)
 
 
-def open_any(random_weights: str | None, model: str | None, device: str, dtype: str) -> Prism:
+def open_any(random_weights: str | None, model: str | None, device: str, dtype: str, quantize: str) -> Prism:
     """The model of --random-weights or of --model.
 
     Raises:
@@ -155,7 +158,7 @@ def open_any(random_weights: str | None, model: str | None, device: str, dtype: 
         ModelError, MemoryLimitError: as in `open_prism`.
     """
     if random_weights is None:
-        return open_prism(model=model, profile=None, device=device, dtype=dtype)[0]
+        return open_prism(model=model, profile=None, device=device, dtype=dtype, quantize=quantize)[0]
     if model is not None:
         raise UsageError("--model and --random-weights were both given.", "Give one of them.")
     from rich.text import Text
@@ -163,7 +166,7 @@ def open_any(random_weights: str | None, model: str | None, device: str, dtype: 
     with stderr_console().status(Text("making random weights", style="dim")):
         from warpcortex_cli.bench.shapes import random_prism
 
-        return random_prism(random_weights, device, dtype)
+        return random_prism(random_weights, device, dtype, quantize)
 
 
 @contextmanager

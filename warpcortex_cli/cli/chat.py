@@ -17,6 +17,7 @@ from warpcortex_cli.cli.output import (
     ModelOption,
     NoStreamsOption,
     ProfileOption,
+    QuantizeOption,
     SeedOption,
     open_prism,
     stderr_console,
@@ -41,6 +42,7 @@ def chat(
     model: ModelOption = None,
     device: DeviceOption = AUTO,
     dtype: DtypeOption = AUTO,
+    quantize: QuantizeOption = "none",
     seed: SeedOption = 0,
     no_streams: NoStreamsOption = False,
     trace: TraceOption = None,
@@ -51,7 +53,7 @@ def chat(
     text = read_notes(notes) if notes is not None else ""
     with ExitStack() as stack:
         writer = stack.enter_context(TraceWriter(trace)) if trace is not None else None
-        prism, settings = open_prism(model=model, profile=profile, device=device, dtype=dtype)
+        prism, settings = open_prism(model=model, profile=profile, device=device, dtype=dtype, quantize=quantize)
         from warpcortex_cli.engine.session import Session
 
         session = Session(prism, settings, seed=seed, streams=not no_streams, listeners=[writer] if writer else [])

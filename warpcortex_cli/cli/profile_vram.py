@@ -18,7 +18,15 @@ from warpcortex_cli.cli.bench import (
     parse_agents,
     progress_bar,
 )
-from warpcortex_cli.cli.output import AUTO, DeviceOption, DtypeOption, ModelOption, print_json, stderr_console
+from warpcortex_cli.cli.output import (
+    AUTO,
+    DeviceOption,
+    DtypeOption,
+    ModelOption,
+    QuantizeOption,
+    print_json,
+    stderr_console,
+)
 from warpcortex_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -37,6 +45,7 @@ def profile_vram(
     model: ModelOption = None,
     device: DeviceOption = AUTO,
     dtype: DtypeOption = AUTO,
+    quantize: QuantizeOption = "none",
     card: Annotated[
         str | None,
         typer.Option("--card", metavar="24GB", help="Say how many agents fit on such a card.", show_default=False),
@@ -64,7 +73,7 @@ def profile_vram(
 
     settle()
     program = MemoryProbe("cpu").read().bytes
-    prism = open_any(random_weights, model, device, dtype)
+    prism = open_any(random_weights, model, device, dtype, quantize)
     with progress_bar(stderr_console()) as show:
         runs = [measure.run(prism, Load(n, context, landmarks, tokens), show) for n in counts]
     curve = curve_of(runs, prism.name, program if runs[0].memory_source == "RSS" else 0)

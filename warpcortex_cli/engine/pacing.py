@@ -7,7 +7,8 @@ it in steps of the width that gives most of their tokens for a second. While the
 from __future__ import annotations
 
 _NEWEST = 0.2  # weight of the newest measurement
-_WIDTHS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+_WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+_FIRST = 4  # the widest step before any was measured
 _BURST = 1.5  # a step takes at most this many solo steps longer, or the River would stutter
 
 
@@ -30,10 +31,13 @@ class Pacer:
             return wanted
         if self._solo is None or self._credit < 0:
             return 0
-        options = [w for w in _WIDTHS if w < wanted] + [wanted]
+        widest = min(wanted, 2 * max(self._extra) if self._extra else _FIRST)
+        options = [w for w in _WIDTHS if w < widest] + [widest]
         burst = _BURST * self._solo
         fitting = [w for w in options if self._cost(w) <= burst]
-        return max(fitting, key=lambda w: w / self._cost(w)) if fitting else 1
+        allowed = self._allowed()
+        # Tokens for each River token: what costs more than is allowed runs in a part of the steps only.
+        return max(fitting, key=lambda w: (round(w * min(1.0, allowed / self._cost(w)), 6), w)) if fitting else 1
 
     def observe(self, width: int, seconds: float, river_writes: bool) -> None:
         """Takes in how long a step with `width` Stream tokens took."""
@@ -51,19 +55,22 @@ class Pacer:
         if self.share > 0:
             # What was saved up is bounded, so that a long solo stretch does not buy a long disturbed one.
             most = _BURST * self._solo
-            self._credit = min(most, self._credit + self._solo * (1 / self.share - 1) - extra)
+            self._credit = min(most, self._credit + self._allowed() - extra)
+
+    def _allowed(self) -> float:
+        """Seconds that each River token leaves to the Streams."""
+        assert self._solo is not None
+        return self._solo * (1 / self.share - 1)
 
     def _cost(self, width: int) -> float:
         """Seconds beyond a solo step, from the nearest width that was tried; never quite nothing."""
         assert self._solo is not None
         floor = 1e-3 * self._solo
         if not self._extra:
-            return max(floor, 0.02 * width * self._solo)
-        place = _bucket(width)
-        nearest = min(self._extra, key=lambda w: abs(w.bit_length() - place.bit_length()))
-        # A width not tried yet is taken for as costly, token by token, as the nearest one; narrower ones are not free.
-        scale = width / nearest if width > nearest else max(0.5, width / nearest)
-        return max(floor, self._extra[nearest] * scale)
+            return floor
+        # A width not tried yet is taken for as costly, token by token, as the nearest one.
+        nearest = min(self._extra, key=lambda w: abs(w - width))
+        return max(floor, self._extra[nearest] * width / nearest)
 
 
 def _bucket(width: int) -> int:

@@ -179,7 +179,9 @@ def help_recall(model: Any, words: torch.Tensor, sharpness: float = 6.0, match: 
 
     slow = torch.cat([torch.arange(half - HEAD_WRITES // 2, half)] * 2)
     slow[HEAD_WRITES // 2 :] += half
-    rotation = lambda: torch.linalg.qr(torch.randn(HEAD_WRITES, HEAD_WRITES))[0] * match  # noqa: E731
+
+    def rotation() -> torch.Tensor:
+        return torch.linalg.qr(torch.randn(HEAD_WRITES, HEAD_WRITES))[0] * match
 
     def attend(
         layer: int, kv: int, asks: torch.Tensor, offers: torch.Tensor, takes: torch.Tensor, gives: torch.Tensor

@@ -13,6 +13,7 @@ from warpcortex_cli.memory.tail import FIRST_CAPACITY, SLOTS, Slab, Tail, TailPo
 from warpcortex_cli.prism import attention
 from warpcortex_cli.prism.chat_format import ChatFormat, encode
 from warpcortex_cli.prism.load import load_prism_parts
+from warpcortex_cli.prism.quantize import quantize_int8
 from warpcortex_cli.prism.rows import Row, RowResult
 from warpcortex_cli.prism.source import ModelSource
 from warpcortex_cli.prism.support import check_config, max_context, refuse, try_out
@@ -68,14 +69,16 @@ class Prism:
         decoder.register_forward_hook(lambda _module, _args, out: self._states.append(out[0]))
 
     @classmethod
-    def load(cls, source: ModelSource, device: str = "auto", dtype: str = "auto") -> Prism:
-        """Loads a model.
+    def load(cls, source: ModelSource, device: str = "auto", dtype: str = "auto", quantize: str = "none") -> Prism:
+        """Loads a model. `quantize`: "none", or "int8" for weights in int8 on a CPU.
 
         Raises:
             ModelError: not found, broken, or not served.
             MemoryLimitError: too little memory.
         """
         model, tokenizer = load_prism_parts(source, device, dtype)
+        if quantize == "int8":
+            quantize_int8(model)
         return cls(model, tokenizer, source.name)
 
     # -- the forward -----------------------------------------------------------------------------------------

@@ -1,0 +1,153 @@
+"""bench and profile-vram: the figures they print are counted and measured on a real run of the engine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from warpcortex_cli.bench import measure, memory, naive, report
+from warpcortex_cli.bench.shapes import random_prism
+from warpcortex_cli.bench.workload import Load, Workload
+from warpcortex_cli.cli.app import main
+from warpcortex_cli.cli.bench import parse_agents
+from warpcortex_cli.errors import MemoryLimitError, UsageError
+from warpcortex_cli.prism.prism import Prism
+
+LOAD = Load(agents=3, context=40, landmarks=8, tokens=5)
+
+
+def command(*args: str) -> int | str | None:
+    with pytest.raises(SystemExit) as left:
+        main(list(args))
+    return left.value.code
+
+
+def test_a_run_decodes_what_it_says(prism: Prism) -> None:
+    run = measure.run(prism, LOAD)
+    assert (run.agents, run.landmarks, run.context, run.tokens_per_agent) == (3, 8, 40, 5)
+    # Keys and values of 8 landmarks once, and a tail for each agent, to the byte.
+    assert run.kv_shared_bytes == 8 * prism.kv_bytes_per_token
+    assert run.kv_private_bytes % (3 * prism.kv_bytes_per_token) == 0
+    assert run.kv_private_bytes >= 3 * 5 * prism.kv_bytes_per_token
+    assert run.weights_bytes == prism.parameter_bytes
+    assert run.stream_tokens_per_second > run.river_tokens_per_second > 0
+    assert run.seconds > 0 and run.memory_peak_bytes >= run.memory_baseline_bytes > 0
+
+
+def test_all_streams_are_there_at_once_and_end(prism: Prism) -> None:
+    work = Workload(prism, LOAD)
+    work.spawn()
+    together = 0
+    while work.thinking:
+        work.step()
+        together = max(together, sum(s.state == "thinking" for s in work.engine.streams))
+    assert together == 3 and work.tally.ended == 3
+    assert all(s.tokens <= 5 for s in work.engine.streams)
+
+
+def test_many_short_streams_end_with_the_tails_they_began_with(prism: Prism) -> None:
+    work = Workload(prism, LOAD)
+    for _ in range(30):
+        work.spawn()
+        while work.thinking:
+            work.step()
+    assert work.engine.admission.tails_in_use == 0
+    assert sum(a.tokens for a in work.engine.river.asides) <= work.profile.injection.budget_tokens
+
+
+def test_the_naive_way_is_measured_too(prism: Prism) -> None:
+    other = naive.run_naive(prism, LOAD, rounds=1)
+    assert other.agents == 3 and other.tokens_per_second > 0
+
+
+def test_findings_name_slope_and_knee(prism: Prism) -> None:
+    run = measure.run(prism, LOAD)
+    values = run.as_json()
+
+    def at(agents: int, speed: float) -> measure.Run:
+        changed = {"agents": agents, "river_tokens_per_second": 0.0, "stream_tokens_per_second": speed}
+        return measure.Run(**{**values, **changed, "memory_peak_bytes": run.memory_baseline_bytes + agents * 2**20})
+
+    runs = [at(1, 10.0), at(10, 90.0), at(100, 100.0)]
+    assert report.knee_of(runs) == 10
+    assert report.knee_of(runs[:2]) is None
+    assert any("1.00 MiB an agent" in line for line in report.findings(runs))
+    curve = memory.curve_of(runs, "m", program_bytes=0)
+    assert curve.per_agent_bytes == pytest.approx(2**20)
+    assert all(sum(p.parts.values()) == p.measured_bytes for p in curve.points)
+    assert curve.fits(run.memory_baseline_bytes + 50 * 2**20) == 50
+    with pytest.raises(MemoryLimitError):
+        curve.fits(2**20)
+
+
+def test_agents_of_the_command_line() -> None:
+    assert parse_agents("100, 1,10,10") == [1, 10, 100]
+    for wrong in ("0", "1,x", "", "-3", "1e3", "999999999"):
+        with pytest.raises(UsageError):
+            parse_agents(wrong)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("24GB", 24 * 10**9), ("512 MiB", 2**29), ("80G", 80 * 2**30), ("1.5gib", 3 * 2**29), ("many", None), ("", None)],
+)
+def test_sizes_of_a_card(text: str, size: int | None) -> None:
+    assert memory.parse_bytes(text) == size
+
+
+def test_random_weights_have_the_shape_they_are_named_for() -> None:
+    with pytest.raises(UsageError, match=r"Qwen2\.5-0\.5B"):
+        random_prism("Qwen9")
+
+
+def test_bench_prints_its_contract(capsys: pytest.CaptureFixture[str], model_folder) -> None:  # type: ignore[no-untyped-def]
+    folder = str(model_folder("qwen2"))
+    code = command(
+        "bench", "-m", folder, "--agents", "2", "--tokens", "3", "--context", "20", "--landmarks", "4", "--json"
+    )
+    out = capsys.readouterr().out
+    found = json.loads(out)
+    assert not code and found["schema_version"] == 1 and found["device"] == "cpu"
+    contract = (
+        "agents landmarks context tokens_per_agent kv_shared_bytes kv_private_bytes memory_baseline_bytes "
+        "memory_peak_bytes memory_per_agent_bytes river_solo_tokens_per_second river_tokens_per_second "
+        "stream_tokens_per_second thoughts seconds"
+    )
+    assert set(contract.split()) <= set(found["runs"][0])
+
+
+def test_profile_vram_names_parts_and_sources(
+    capsys: pytest.CaptureFixture[str],
+    model_folder,
+    tmp_path: Path,  # type: ignore[no-untyped-def]
+) -> None:
+    pytest.importorskip("matplotlib")
+    args = ["profile-vram", "-m", str(model_folder("qwen2")), "--agents", "1,2", "--tokens", "3", "--context", "20"]
+    args += ["--landmarks", "4", "--json", "--card", "8GB", "--plot", str(tmp_path / "m.svg")]
+    assert not command(*args)
+    found = json.loads(capsys.readouterr().out)
+    assert [p["agents"] for p in found["points"]] == [1, 2]
+    assert set(found["points"][0]["parts"]) == set(found["parts"])
+    assert found["source"] == "RSS" and found["card_agents"] > 0
+    assert (tmp_path / "m.svg").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "says"),
+    [
+        (["bench", "--agents", "0"], 2, "number of agents"),
+        (["bench", "-m", "pocket", "--agents", "1", "--context", "10", "--landmarks", "64"], 2, "landmarks"),
+        (["bench", "-m", "pocket", "--agents", "1", "--context", "100000"], 2, "context"),
+        (["bench", "--random-weights", "nothing"], 2, "shape"),
+        (["bench", "--compare", "vllm"], 2, "compare"),
+        (["profile-vram", "--card", "huge"], 2, "size of memory"),
+        (["profile-vram", "-m", "pocket", "--agents", "1", "--tokens", "2", "--card", "1MB"], 4, "cannot hold"),
+    ],
+)
+def test_bad_arguments_get_a_sentence(
+    args: list[str], code: int, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(*args) == code
+    assert says in " ".join(capsys.readouterr().err.split())

@@ -1,0 +1,54 @@
+"""The River keeps its share, on a simulated machine whose steps cost what the test says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from warpcortex_cli.engine.pacing import Pacer
+
+
+def simulate(share: float, cost: Callable[[int], float], agents: int, steps: int = 3000) -> tuple[float, float, float]:
+    """The River's speed as part of its own, Stream tokens for each River token, and the longest step."""
+    pacer = Pacer(share)
+    seconds, tokens, longest = 0.0, 0, 0.0
+    for _ in range(steps):
+        width = pacer.width(agents, river_writes=True)
+        took = cost(width)
+        pacer.observe(width, took, river_writes=True)
+        seconds, tokens, longest = seconds + took, tokens + width, max(longest, took)
+    return steps * cost(0) / seconds, tokens / steps, longest
+
+
+MACHINES: dict[str, Callable[[int], float]] = {
+    "bound by compute": lambda w: 0.05 * (1 + w),
+    "bound by memory": lambda w: 0.1 + 0.001 * w,
+    "with a knee": lambda w: 0.1 + 0.0005 * w + 0.01 * max(0, w - 16),
+    "with a fixed price": lambda w: 0.1 + (0.03 if w else 0.0) + 0.002 * w,
+}
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("share", [0.5, 0.85, 0.95])
+def test_the_river_keeps_its_share(machine: str, share: float) -> None:
+    cost = MACHINES[machine]
+    kept, tokens, _ = simulate(share, cost, agents=100)
+    assert kept >= share - 0.02
+    # What the share leaves over is spent: no width does much better, run as often as it may be.
+    allowed = cost(0) * (1 / share - 1)
+    best = max(w * min(1.0, allowed / (cost(w) - cost(0))) for w in range(1, 101) if cost(w) <= 2.5 * cost(0))
+    assert tokens >= 0.7 * best
+
+
+def test_streams_have_every_step_without_a_promise_and_while_the_river_waits() -> None:
+    assert Pacer(0.0).width(100, river_writes=True) == 100
+    pacer = Pacer(0.9)
+    assert pacer.width(100, river_writes=False) == 100
+    assert pacer.width(100, river_writes=True) == 0  # nothing is known yet: the River goes first
+
+
+def test_a_cheap_width_is_preferred_to_a_dear_one() -> None:
+    _, tokens, longest = simulate(0.85, MACHINES["with a knee"], agents=400)
+    assert longest <= 0.1 * 2.5 + 0.1  # a River step is never drawn out much
+    assert tokens >= 1

@@ -192,6 +192,13 @@ def test_roles_need_names_of_their_own() -> None:
     )
 
 
+def test_thinking_must_fit_into_a_tail() -> None:
+    role = "  - name: long\n    trigger: '<(?P<task>x)>'\n    max_tokens: 100\n"
+    found = one("name: x\nlimits: {stream_tail_tokens: 64}\nroles:\n" + role)
+    assert found.startswith("my.yaml:6: roles[0].max_tokens: 100 tokens of thinking and a prompt do not fit")
+    assert "at most 56" in found
+
+
 def test_what_cannot_be_loaded_at_all(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no profile 'pokket'.*Did you mean pocket"):
         load_profile("pokket")

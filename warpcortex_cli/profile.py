@@ -6,7 +6,7 @@ import difflib
 import string
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -16,6 +16,7 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
 from warpcortex_cli.errors import ProfileError, UsageError
@@ -23,6 +24,7 @@ from warpcortex_cli.pattern import Pattern, PatternError, parse
 from warpcortex_cli.profile_problems import Mistake, problem_of
 from warpcortex_cli.profile_yaml import Source, read_yaml
 
+_SHORTEST_PROMPT = 8  # tokens
 Count = Annotated[int, Field(ge=0, le=1_000_000)]
 Positive = Annotated[int, Field(ge=1, le=1_000_000)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
@@ -241,6 +243,19 @@ class Profile(_Settings):
                 )
             names.add(role.name)
         return roles
+
+    @model_validator(mode="after")
+    def _check_room(self) -> Self:
+        """A Stream's thinking must fit into its tail, beside a prompt."""
+        tail = self.limits.stream_tail_tokens
+        for i, role in enumerate(self.roles):
+            if role.max_tokens > tail - _SHORTEST_PROMPT:
+                raise Mistake(
+                    f"{role.max_tokens} tokens of thinking and a prompt do not fit into a tail of {tail}",
+                    f"at most {tail - _SHORTEST_PROMPT}, or a larger limits.stream_tail_tokens",
+                    inside=("roles", i, "max_tokens"),
+                )
+        return self
 
 
 @cache

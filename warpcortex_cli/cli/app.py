@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from warpcortex_cli import __version__
-from warpcortex_cli.cli import doctor, profiles, pull
+from warpcortex_cli.cli import doctor, evaluate, profiles, pull
 from warpcortex_cli.cli.ask import ask
 from warpcortex_cli.cli.bench import bench
 from warpcortex_cli.cli.chat import chat
@@ -33,6 +33,7 @@ app.command("pull")(pull.pull)
 app.command("doctor")(doctor.doctor)
 app.command("bench")(bench)
 app.command("profile-vram")(profile_vram)
+app.add_typer(evaluate.app, name="eval")
 
 
 def _version(wanted: bool) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import random
 import re
 import sys
@@ -20,6 +19,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from warpcortex_cli.engine.session import Session
+from warpcortex_cli.eval.statistics import interval
 from warpcortex_cli.events import RiverText, StreamEnded
 from warpcortex_cli.pocket import world
 from warpcortex_cli.pocket.vocabulary import Words
@@ -92,15 +92,6 @@ def answer_of(
         elif isinstance(event, StreamEnded):
             ends.append(event)
     return text, ends
-
-
-def interval(right: int, n: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share."""
-    if n == 0:
-        return 0.0, 1.0
-    z, p = 1.96, right / n
-    middle, spread = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return (middle - spread) / (1 + z * z / n), (middle + spread) / (1 + z * z / n)
 
 
 def main() -> None:

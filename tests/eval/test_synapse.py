@@ -1,0 +1,98 @@
+"""`eval synapse`: every method keeps as many tokens as it was given, and the full context is the ceiling."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+from warpcortex_cli.eval.rivals import METHODS
+from warpcortex_cli.eval.statistics import interval
+from warpcortex_cli.eval.synapse import Reader, make_case, run
+from warpcortex_cli.prism.prism import Prism
+from warpcortex_cli.prism.source import resolve_model
+from warpcortex_cli.profile import load_profile
+from warpcortex_cli.synapse.landmarks import LayerView
+
+
+@pytest.fixture(scope="module")
+def pocket() -> Prism:
+    return Prism.load(resolve_model("pocket", "auto"), device="cpu")
+
+
+def view_of(method: str, tokens: int, k: int) -> LayerView:
+    generator = torch.Generator().manual_seed(5)
+    keys = torch.randn(2, tokens, 8, generator=generator)
+    queries = torch.randn(4, 6, 8, generator=generator)
+    always = METHODS[method].always(tokens, k)
+    return LayerView(keys - keys.mean(1, keepdim=True), keys, keys, queries, always, k, 8**-0.5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_budget_is_kept(method: str) -> None:
+    for k in (1, 4, 16, 40, 50):
+        chosen = METHODS[method].select(view_of(method, 40, k))
+        assert chosen.shape == (2, min(k, 40))
+        assert (chosen.diff(dim=1) > 0).all()
+
+
+def test_rivals_keep_what_their_papers_say() -> None:
+    view = view_of("streaming", 40, 10)
+    assert METHODS["streaming"].select(view)[0].tolist() == [0, 1, 2, 3, *range(34, 40)]
+    free = [i for i in range(40) if i not in view_of("knorm", 40, 12).always.tolist()]
+    norms = view.rotated.norm(dim=2)
+    kept = set(METHODS["knorm"].select(view_of("knorm", 40, 12))[0].tolist())
+    worst_kept = max(float(norms[0, i]) for i in free if i in kept)
+    assert all(float(norms[0, i]) >= worst_kept for i in free if i not in kept)
+    last = torch.softmax(view.queries[:, -1:] @ view.rotated.repeat_interleave(2, 0).transpose(1, 2) * view.scale, 2)  # type: ignore[index]
+    assert torch.allclose(METHODS["tova"].score(view)[0], last.sum((0, 1)), atol=1e-5)
+
+
+def test_expected_attention_is_the_mean_over_gaussian_queries() -> None:
+    """Against sampled queries: the order of the keys is nearly the same."""
+    view = view_of("expected", 40, 12)
+    queries = view.queries[:2].float() * view.scale  # type: ignore[index]
+    mean, spread = queries.mean(1), queries - queries.mean(1, keepdim=True)
+    drawn = mean[:, None] + torch.randn(2, 20000, 6, generator=torch.Generator().manual_seed(1)) @ spread / 6**0.5
+    sampled = (drawn @ view.rotated[0].T).exp().mean(1)
+    exact = torch.softmax(sampled.log(), -1).mean(0) * view.values[0].norm(dim=1)
+    ours = METHODS["expected"].score(view)[0]
+    assert torch.corrcoef(torch.stack([ours, exact]))[0, 1] > 0.95
+
+
+def test_cases_fit_their_context_and_hold_their_answer(pocket: Prism) -> None:
+    for depth in (0, 5, 9):
+        case = make_case(random.Random(depth), pocket, 300, depth, "recall")
+        assert 200 < len(pocket.encode(case.notes)) <= 300
+        details = case.answer.split(": ", 1)[1]
+        assert details in case.notes
+        place = case.notes.index(details) / len(case.notes)
+        assert abs(place - depth / 10) < 0.25
+
+
+def test_what_is_measured_is_what_was_kept(pocket: Prism) -> None:
+    case = make_case(random.Random(1), pocket, 200, 3, "recall")
+    reader = Reader(pocket, load_profile("pocket"), case)
+    _, kl, compression, _ = reader.measure("full", reader.river.position)
+    assert (kl, compression) == (0.0, 0.0)
+    for method in ("ours", "random", "streaming"):
+        _, kl, compression, seconds = reader.measure(method, 32)
+        assert kl > 0 and seconds > 0
+        assert compression >= 1 - 32 / reader.river.position - 1e-9
+
+
+def test_a_run_gives_a_result_for_each_method_and_budget(pocket: Prism) -> None:
+    results = list(run(pocket, load_profile("pocket"), [150], [16, 64], 2, 7, ["ours", "knorm", "full"]))
+    assert {(r.method, r.k) for r in results} == {
+        ("full", 150), ("ours", 16), ("ours", 64), ("knorm", 16), ("knorm", 64),
+    }  # fmt: skip
+    assert all(r.n == 2 and 0 <= r.ci95[0] <= r.accuracy <= r.ci95[1] <= 1 for r in results)
+
+
+def test_intervals_hold_the_share_and_shrink() -> None:
+    for n in (1, 10, 1000):
+        for right in (0, n // 2, n):
+            low, high = interval(right, n)
+            assert 0 <= low <= right / n + 1e-9 and right / n - 1e-9 <= high <= 1
+    assert interval(500, 1000)[1] - interval(500, 1000)[0] < interval(5, 10)[1] - interval(5, 10)[0]

@@ -1,0 +1,142 @@
+"""Other ways to choose what is kept of a KV cache, under the same interface and budget as ours.
+
+Each is the scorer of its paper without layer budgets or eviction over time: the whole context is seen once. Sinks and
+newest tokens are kept as the paper does, else as ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from warpcortex_cli.synapse.landmarks import Coverage, Density, Hybrid, Landmarks, LayerView
+from warpcortex_cli.synapse.mass import attention
+
+_POOL = 7  # SnapKV's pooling over neighbours
+
+
+@dataclass(frozen=True)
+class Random(Landmarks):
+    """Uniform."""
+
+    name = "random"
+    seed: int = 0
+
+    def score(self, view: LayerView) -> Tensor:
+        generator = torch.Generator().manual_seed(self.seed)
+        return torch.rand(view.keys.shape[0], view.tokens, generator=generator).to(view.keys.device)
+
+
+@dataclass(frozen=True)
+class Streaming(Landmarks):
+    """StreamingLLM (arXiv 2309.17453): four sinks and the newest tokens."""
+
+    name = "streaming"
+
+    def always(self, tokens: int, k: int) -> Tensor:
+        if k >= tokens:
+            return torch.arange(tokens)
+        sinks = min(self.sinks, k)
+        return torch.cat([torch.arange(sinks), torch.arange(tokens - (k - sinks), tokens)])
+
+    def score(self, view: LayerView) -> Tensor:
+        return torch.zeros(view.keys.shape[0], view.tokens, device=view.keys.device)
+
+
+@dataclass(frozen=True)
+class SnapKV(Landmarks):
+    """SnapKV (arXiv 2404.14469): attention of a window of newest queries, averaged over neighbours."""
+
+    name = "snapkv"
+
+    def score(self, view: LayerView) -> Tensor:
+        mass = _mass(view)
+        return F.avg_pool1d(mass[:, None], _POOL, stride=1, padding=_POOL // 2, count_include_pad=False)[:, 0]
+
+
+@dataclass(frozen=True)
+class KNorm(Landmarks):
+    """Keys of small norm (arXiv 2406.11430)."""
+
+    name = "knorm"
+
+    def score(self, view: LayerView) -> Tensor:
+        return -view.rotated.float().norm(dim=2)
+
+
+@dataclass(frozen=True)
+class KeyDiff(Landmarks):
+    """Keys unlike the mean direction of all keys (KeyDiff, arXiv 2504.15364)."""
+
+    name = "keydiff"
+
+    def score(self, view: LayerView) -> Tensor:
+        directions = F.normalize(view.rotated.float(), dim=2)
+        return -(directions * F.normalize(directions.mean(1, keepdim=True), dim=2)).sum(2)
+
+
+@dataclass(frozen=True)
+class Expected(Landmarks):
+    """ExpectedAttention (arXiv 2510.00636): E exp(q k) for Gaussian queries, times the norm of the value.
+
+    Mean and covariance are those of the newest rotated queries, which stand for the next ones.
+    """
+
+    name = "expected"
+
+    def score(self, view: LayerView) -> Tensor:
+        if view.queries is None:
+            return torch.zeros(view.keys.shape[0], view.tokens, device=view.keys.device)
+        heads, _, dim = view.queries.shape
+        kv_heads = view.keys.shape[0]
+        queries = view.queries.float() * view.scale
+        mean = queries.mean(1).view(kv_heads, heads // kv_heads, dim)
+        spread = (queries - queries.mean(1, keepdim=True)).view(kv_heads, heads // kv_heads, -1, dim)
+        keys = view.rotated.float()
+        logits = torch.einsum("hgd,hld->hgl", mean, keys)
+        logits = logits + 0.5 * torch.einsum("hgwd,hld->hgwl", spread, keys).square().mean(2)
+        return torch.softmax(logits, -1).mean(1) * view.values.float().norm(dim=2)
+
+
+@dataclass(frozen=True)
+class Tova(Landmarks):
+    """TOVA (arXiv 2401.06104): attention of the last token, averaged over all heads of the layer."""
+
+    name = "tova"
+
+    def score(self, view: LayerView) -> Tensor:
+        if view.queries is None:
+            return torch.zeros(view.keys.shape[0], view.tokens, device=view.keys.device)
+        last = torch.zeros(view.tokens, device=view.keys.device)
+        for _, _, probabilities in attention(view.queries[:, -1:], view.rotated, view.scale, newest=True):
+            last += probabilities.sum(0)
+        return last.expand(view.keys.shape[0], -1)
+
+
+def _mass(view: LayerView) -> Tensor:
+    """Attention of the newest queries, [kv_heads, L]."""
+    kv_heads = view.keys.shape[0]
+    mass = torch.zeros(kv_heads, view.tokens, device=view.keys.device)
+    if view.queries is not None:
+        for head, _, probabilities in attention(view.queries, view.rotated, view.scale, newest=True):
+            mass[head] += probabilities.sum(0)
+    return mass
+
+
+METHODS: dict[str, Landmarks] = {
+    "ours": Hybrid(),
+    "ours-no-focus": Hybrid(),
+    "density": Density(),
+    "coverage": Coverage(),
+    "random": Random(),
+    "streaming": Streaming(),
+    "snapkv": SnapKV(),
+    "knorm": KNorm(),
+    "keydiff": KeyDiff(),
+    "expected": Expected(),
+    "tova": Tova(),
+    "full": Hybrid(),
+}

@@ -36,6 +36,7 @@ class Mix:
     streams: float = 6.0
     talk: float = 0.3
     made_up: float = 0.6
+    chopped: float = 0.0  # of what is made up
 
 
 DEFAULT_MIX = Mix()

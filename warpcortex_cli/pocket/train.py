@@ -44,10 +44,11 @@ class Stage:
 CURRICULUM = (
     Stage(700, 6, (2, 6), 320, 900, copying=0.15, mix=Mix(recall=8, delegated=4, streams=4, talk=0.2)),
     Stage(2200, 5, (2, 9), 520, 900, mix=Mix(recall=7, delegated=7, streams=5)),
-    Stage(2400, 3, (3, 16), 950, 600),
-    Stage(2200, 2, (5, 26), 1600, 400),
-    Stage(1100, 1, (12, 45), 2600, 300),
-    Stage(500, 1, (25, 75), 4000, 250),
+    Stage(1100, 3, (3, 16), 950, 600),
+    Stage(1300, 3, (3, 16), 950, 700, mix=Mix(chopped=0.5)),
+    Stage(1700, 2, (5, 26), 1600, 600, mix=Mix(chopped=0.5)),
+    Stage(900, 1, (12, 45), 2600, 400, mix=Mix(chopped=0.5)),
+    Stage(400, 1, (25, 75), 4000, 300, mix=Mix(chopped=0.5)),
 )
 MATRIX_LR, CIRCUIT_LR, EMBEDDING_LR, VECTOR_LR = 0.005, 0.0012, 5e-4, 2e-3
 DECAY_SHARE = 0.5
@@ -235,7 +236,7 @@ def make_batch(tok: Tokenizer, rng: random.Random, stage: Stage) -> Batch:
     rows: list[Sequence] = []
     notes = rng.randint(*stage.notes)
     for _ in range(stage.rows):
-        words = Words(rng, made_up_share=rng.choice((0.3, stage.mix.made_up, 0.9)))
+        words = Words(rng, "train", rng.choice((0.3, stage.mix.made_up, 0.9)), stage.mix.chopped)
         if rng.random() < stage.copying:
             pieces = conversation.copying(words, rng.randint(2, 6))
         elif rng.random() < 0.02 * stage.mix.talk / 0.3:

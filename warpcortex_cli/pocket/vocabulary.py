@@ -49,6 +49,17 @@ def made_up(rng: random.Random) -> str:
     return word
 
 
+def chopped(rng: random.Random) -> str:
+    """The head of one common word and the end of another, or letters at random.
+
+    Syllables use few of the tokens; a real name that nobody trained on may need any of them.
+    """
+    if rng.random() < 0.2:
+        return "".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(rng.randint(3, 6)))
+    head, end = (rng.choice(rng.choice((NAMES, THINGS, COLOURS, ADJECTIVES, PLACES))).lower() for _ in range(2))
+    return head[: rng.randint(2, 5)] + end[-rng.randint(2, 4) :]
+
+
 @dataclass(frozen=True)
 class Thing:
     """A countable thing in singular and plural."""
@@ -66,8 +77,11 @@ def thing_from(word: str) -> Thing:
 class Words:
     """Draws words. `split` "train" never yields a held-out word; "held-out" yields only those and made-up ones."""
 
-    def __init__(self, rng: random.Random, split: str = "train", made_up_share: float = 0.6) -> None:
+    def __init__(
+        self, rng: random.Random, split: str = "train", made_up_share: float = 0.6, chopped_share: float = 0.0
+    ) -> None:
         self.rng = rng
+        self.chopped_share = chopped_share
         held_out = split == "held-out"
         self.names = HELD_OUT_NAMES if held_out else NAMES
         self.things = HELD_OUT_THINGS if held_out else THINGS
@@ -75,13 +89,18 @@ class Words:
 
     def name(self) -> str:
         if self.rng.random() < self.made_up_share:
-            return made_up(self.rng).capitalize()
+            return self._made_up().capitalize()
         return self.rng.choice(self.names)
 
     def thing(self) -> Thing:
         if self.rng.random() < self.made_up_share:
-            return thing_from(made_up(self.rng))
+            return thing_from(self._made_up())
         return thing_from(self.rng.choice(self.things))
+
+    def _made_up(self) -> str:
+        if self.chopped_share and self.rng.random() < self.chopped_share:
+            return chopped(self.rng)
+        return made_up(self.rng)
 
     def colour(self) -> str:
         return made_up(self.rng) if self.rng.random() < 0.05 else self.rng.choice(COLOURS)

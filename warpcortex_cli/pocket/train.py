@@ -352,7 +352,7 @@ def train(out: Path, seed: int, threads: int, device: str) -> None:
             o.load_state_dict(s)
         step = state["step"]
     total = sum(s.steps for s in CURRICULUM)
-    started, seen = time.monotonic(), 0
+    started, seen, resumed = time.monotonic(), 0, step
     loss_mean, right = [0.0, 0.0], [0.0, 0.0]  # of conversations, of sums
     log = (out / "log.jsonl").open("a")
     bar = Progress(
@@ -380,10 +380,9 @@ def train(out: Path, seed: int, threads: int, device: str) -> None:
                 o.zero_grad(set_to_none=True)
             step += 1
             seen += sum(part["ids"].numel() for part in batch)
-            loss_mean = [
-                a + (1 - min(0.98, step / (step + 10))) * (b - a) for a, b in zip(loss_mean, losses, strict=True)
-            ]
-            right = [a + (1 - min(0.98, step / (step + 10))) * (b - a) for a, b in zip(right, accuracies, strict=True)]
+            newest = max(0.02, 1 / (step - resumed))
+            loss_mean = [a + newest * (b - a) for a, b in zip(loss_mean, losses, strict=True)]
+            right = [a + newest * (b - a) for a, b in zip(right, accuracies, strict=True)]
             if step % 20 == 0:
                 bar.update(
                     task,

@@ -1,7 +1,8 @@
-"""The shipped weights, through the product's own Session."""
+"""The shipped weights, through the product's own Session: the forms that the package promises."""
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
@@ -9,12 +10,17 @@ import pytest
 import warpcortex_cli.pocket
 from warpcortex_cli import events as ev
 from warpcortex_cli.engine.session import Session
+from warpcortex_cli.eval.pocket import DELEGATED, answer_of, is_right, make_case
 from warpcortex_cli.pocket import tokenizer
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.source import resolve_model
 from warpcortex_cli.profile import load_profile
 
-NOTES = "Mara keeps ropes: 47, brown, in the old mill.\nThe lamps of Otto: 12, red, at the barn."
+NOTES = """Mara keeps ropes: 47, brown, in the old mill.
+The lamps of Otto: 12, red, at the barn.
+Mara keeps nails: 8, grey, at the barn.
+The ropes of Ida: 30, blue, in the old mill.
+One rope costs 3 coins."""
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +34,10 @@ def talk(prism: Prism, question: str, **options) -> list[ev.Event]:
     return list(session.send(question))
 
 
+def answer(events: list[ev.Event]) -> str:
+    return "".join(e.text for e in events if isinstance(e, ev.RiverText) and not e.request)
+
+
 def test_it_is_small_and_of_the_promised_shape(pocket: Prism) -> None:
     weights = Path(warpcortex_cli.pocket.__file__).parent / "weights"
     assert sum(f.stat().st_size for f in weights.iterdir()) <= 12 * 2**20
@@ -38,19 +48,50 @@ def test_it_is_small_and_of_the_promised_shape(pocket: Prism) -> None:
 
 def test_the_river_delegates_in_its_own_words_and_hears_the_thought(pocket: Prism) -> None:
     events = talk(pocket, "How many ropes of Mara and lamps of Otto in total?")
-    assert any(e.role == "math" for e in events if isinstance(e, ev.StreamSpawned))
-    assert any(isinstance(e, ev.StreamEnded) for e in events)
+    assert [e.task for e in events if isinstance(e, ev.StreamSpawned)] == ["47 + 12"]
+    assert [e.state for e in events if isinstance(e, ev.StreamEnded)] == ["injected"]
     request = "".join(e.text for e in events if isinstance(e, ev.RiverText) and e.request)
-    assert request.startswith("[MATH: ")
-    assert all("[Ref" not in e.text for e in events if isinstance(e, ev.RiverText))
+    assert request == "[MATH: 47 + 12]"
+    assert "In total: 59." in answer(events) and "[Ref" not in answer(events)
+
+
+@pytest.mark.parametrize(
+    ("question", "expected"),
+    [
+        ("How many ropes does Mara have?", "47"),
+        ("Where are the ropes of Mara?", "in the old mill"),
+        ("What colour are the ropes of Mara?", "brown"),
+        ("How many ropes of Mara, lamps of Otto and ropes of Ida in total?", "89"),
+        ("What do the ropes of Mara cost in coins?", "141"),
+        ("Does Mara have more ropes than Otto has lamps?", "Yes"),
+        ("Who else keeps things where Mara keeps ropes?", "Ida"),
+        ("True or false: Mara keeps 47 ropes.", "True"),
+    ],
+)
+def test_the_promised_questions(pocket: Prism, question: str, expected: str) -> None:
+    assert expected in answer(talk(pocket, question))
 
 
 def test_without_streams_it_still_answers(pocket: Prism) -> None:
     events = talk(pocket, "How many ropes of Mara and lamps of Otto in total?", streams=False)
     assert not any(isinstance(e, ev.StreamSpawned) for e in events)
-    assert "In total:" in "".join(e.text for e in events if isinstance(e, ev.RiverText))
+    assert "In total:" in answer(events)
 
 
-def test_small_talk_is_answered_briefly(pocket: Prism) -> None:
-    events = list(Session(pocket, load_profile("pocket")).send("Hello"))
-    assert "pocket" in "".join(e.text for e in events if isinstance(e, ev.RiverText))
+def test_streams_help_over_many_notes(pocket: Prism) -> None:
+    """Unseen words, 12 notes. The figures of the README come from `eval.pocket` with more of both."""
+    rng = random.Random(3)
+    profile = load_profile("pocket")
+    cases = [make_case(kind, 12, rng) for kind in DELEGATED for _ in range(4)]
+    right = {
+        streams: sum(is_right(case, answer_of(pocket, profile, case, streams=streams)[0]) for case in cases)
+        for streams in (True, False)
+    }
+    assert right[True] >= 14  # of 20
+    assert right[True] >= right[False] + 6
+
+
+@pytest.mark.parametrize("words", ["Hello", "What is the capital of France?", "Who are you?"])
+def test_small_talk_is_answered_briefly(pocket: Prism, words: str) -> None:
+    events = list(Session(pocket, load_profile("pocket")).send(words))
+    assert "pocket" in answer(events) and len(answer(events)) < 300

@@ -271,7 +271,9 @@ def _producer(tok_json: str, seed: int, start: int, queue: Any, curriculum: tupl
     for stage in curriculum:
         for step in range(done, done + stage.steps):
             if step >= start:
-                queue.put(make_batch(tok, random.Random(seed * 1_000_003 + step), stage))
+                parts = make_batch(tok, random.Random(seed * 1_000_003 + step), stage)
+                # By value: tensors travel as handles, which die with this process while batches still wait.
+                queue.put([{name: tensor.numpy() for name, tensor in part.items()} for part in parts])
         done += stage.steps
     queue.put(None)
 
@@ -291,7 +293,7 @@ def batches(tok: Tokenizer, seed: int, start: int, curriculum: tuple[Stage, ...]
             raise RuntimeError("the process that makes the batches has ended") from None
         if batch is None:
             return
-        yield batch
+        yield [{name: torch.from_numpy(values) for name, values in part.items()} for part in batch]
 
 
 def loss_of(model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, float]:

@@ -60,3 +60,16 @@ def test_an_aside_ends_where_the_river_is_and_moves_nothing(tok: Tokenizer) -> N
     assert positions[at : at + size] == list(range(at - size, at))
     assert positions[:at] + positions[at + size :] == plain_positions
     assert weights[at] == 0.0 and weights[at + size] == 0.0  # nothing predicts an aside, nor is predicted by it
+
+
+@given(notes=texts, question=texts)
+@example(notes="Mara keeps ropes: 47.", question="Does Mara have ropes?")
+def test_a_question_behind_notes_reads_as_in_training(tok: Tokenizer, notes: str, question: str) -> None:
+    """The engine encodes notes and question apart, training in one piece: a token more between them misleads pocket."""
+    notes, question = notes.strip() + "\n\n", question.strip()
+    tok.encode_special_tokens = True
+    try:
+        apart = tok.encode(notes, add_special_tokens=False).ids + tok.encode(question, add_special_tokens=False).ids
+        assert apart == tok.encode(notes + question, add_special_tokens=False).ids
+    finally:
+        tok.encode_special_tokens = False

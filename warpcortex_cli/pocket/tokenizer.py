@@ -35,7 +35,7 @@ def build(sample_seed: int = 7, conversations: int = 6000) -> Tokenizer:
         [
             normalizers.Prepend("▁"),
             normalizers.Replace(Regex(r"\A▁(?=\s)"), ""),
-            normalizers.Replace("\n", "\n▁"),
+            normalizers.Replace(Regex(r"\n(?!\z)"), "\n▁"),  # a text's end is no line's beginning
             normalizers.Replace(" ", "▁"),
         ]
     )

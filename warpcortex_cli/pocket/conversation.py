@@ -37,7 +37,6 @@ class Mix:
     talk: float = 0.3
     made_up: float = 0.6
     chopped: float = 0.0  # of what is made up
-    decisions: float = 1.0  # weight of requests and verdicts, a few tokens on which the rest depends
 
 
 DEFAULT_MIX = Mix()
@@ -51,12 +50,9 @@ def _close() -> Piece:
     return Piece(END, learn=1.0, special=True)
 
 
-def stream_turn(prompt: str, work: str, weight: float = 1.0) -> list[Piece]:
-    """A Stream's whole life: the task as a user turn, its thinking as the answer; `weight` of its last line."""
-    if weight == 1.0 or "\n" not in work:
-        return [*_user(prompt), Piece(work, learn=weight), _close()]
-    steps, verdict = work.rsplit("\n", 1)
-    return [*_user(prompt), Piece(steps, learn=1.0), Piece("\n" + verdict, learn=weight), _close()]
+def stream_turn(prompt: str, work: str) -> list[Piece]:
+    """A Stream's whole life: the task as a user turn, its thinking as the answer."""
+    return [*_user(prompt), Piece(work, learn=1.0), _close()]
 
 
 def _wrong(request: Request, rng: random.Random, others: list[Request]) -> str:
@@ -67,30 +63,29 @@ def _wrong(request: Request, rng: random.Random, others: list[Request]) -> str:
     return f"{task} = {arithmetic.evaluate(task)}"
 
 
-def river_turn(a: Answer, rng: random.Random, others: list[Request], weight: float = 1.0) -> list[Piece]:
+def river_turn(a: Answer, rng: random.Random, others: list[Request]) -> list[Piece]:
     """The River's answer, with the thought arriving at some moment, or never, or a wrong one instead."""
     if a.request is None:
         pieces = [Piece(a.end, learn=1.0), _close()]
         if others and rng.random() < 0.08:
             pieces.insert(0, Piece(f"[Ref: {rng.choice(others).thought}]", aside=True))
         return pieces
-    head = [Piece(a.start, 1.0)] if a.start else []
-    head.append(Piece(f" {a.request.text}" if a.start else a.request.text, weight))
+    head = f"{a.start} {a.request.text}".strip()
     arrival = rng.choices(("pause", "early", "filler", "never", "wrong"), (50, 7, 8, 27, 8))[0]
     thought = f"[Ref: {a.request.thought}]"
     aside = Piece(thought, learn=0.05, aside=True)
     if arrival == "wrong":
         thought = f"[Ref: {_wrong(a.request, rng, others)}]"
         aside = Piece(thought, aside=True)
-    end = Piece("\n" + a.end, 1.0 if arrival == "never" else 2.0)
-    first, _, rest = a.meanwhile.partition(" ")
-    if arrival == "never":
-        return [*head, Piece(f" {a.meanwhile}", 1.0), end, _close()]
+    if arrival == "filler":
+        first, rest = a.meanwhile.split(" ", 1) if " " in a.meanwhile else ("", a.meanwhile)
+        if first:
+            return [Piece(f"{head} {first}", 1.0), aside, Piece(" " + rest, 1.0), Piece("\n" + a.end, 2.0), _close()]
     if arrival == "early":
-        return [*head, aside, Piece(f" {a.meanwhile}", 1.0), end, _close()]
-    if arrival == "filler" and rest:
-        return [*head, Piece(f" {first}", 1.0), aside, Piece(f" {rest}", 1.0), end, _close()]
-    return [*head, Piece(f" {a.meanwhile}", 1.0), aside, end, _close()]
+        return [Piece(head, 1.0), aside, Piece(" " + a.meanwhile, 1.0), Piece("\n" + a.end, 2.0), _close()]
+    if arrival == "never":
+        return [Piece(f"{head} {a.meanwhile}\n{a.end}", 1.0), _close()]
+    return [Piece(f"{head} {a.meanwhile}", 1.0), aside, Piece("\n" + a.end, 2.0), _close()]
 
 
 def _recall_stream(w: World, rng: random.Random) -> tuple[str, str]:
@@ -178,17 +173,16 @@ def conversation(words: Words, notes: int, budget: int, mix: Mix) -> list[Piece]
         used += len(small_talk) + len(world.ABOUT)
     while used < budget or prefix:
         if prefix == "" and rng.random() * (mix.recall + mix.delegated + mix.streams) < mix.streams:
-            task = _recall_stream(w, rng) if rng.random() < 0.6 else _check_stream(w, rng, words)
-            turn = stream_turn(*task, mix.decisions)
+            turn = stream_turn(*(_recall_stream(w, rng) if rng.random() < 0.6 else _check_stream(w, rng, words)))
         else:
             a = question(w, rng, words, mix)
             turn = _user(prefix + a.question)
             if a.request and a.request.trigger != "MATH" and rng.random() < 0.3:
                 # A Stream begins where the River asked for it: in the middle of its answer.
                 turn += [Piece(f"{a.start} {a.request.text}".strip(), 1.0), Piece(END, special=True)]
-                turn += stream_turn(f"{a.request.trigger.lower()}: {a.request.task}", a.request.work, mix.decisions)
+                turn += stream_turn(f"{a.request.trigger.lower()}: {a.request.task}", a.request.work)
             else:
-                turn += river_turn(a, rng, others, mix.decisions)
+                turn += river_turn(a, rng, others)
             if a.request:
                 others.append(a.request)
             prefix = ""

@@ -50,9 +50,6 @@ CURRICULUM = (
     Stage(900, 1, (12, 45), 2600, 400, mix=Mix(chopped=0.5)),
     Stage(400, 1, (25, 75), 4000, 300, mix=Mix(chopped=0.5)),
 )
-# Short notes again, few and slow steps: which request a question needs, and what a Stream concludes.
-FINISH = Stage(1300, 4, (3, 10), 700, 300, mix=Mix(3, 12, 8, chopped=0.5, decisions=5.0))
-FINISH_RATE = 0.4
 MATRIX_LR, CIRCUIT_LR, EMBEDDING_LR, VECTOR_LR = 0.005, 0.0012, 5e-4, 2e-3
 DECAY_SHARE = 0.5
 
@@ -326,11 +323,8 @@ def optimizers_of(model: Any) -> list[torch.optim.Optimizer]:
     ]
 
 
-def schedule(step: int) -> float:
-    """Warm-up, a plateau, then linear decay to nothing; once more from `FINISH_RATE` in the last lesson."""
-    total = sum(s.steps for s in CURRICULUM)
-    if step >= total:
-        return FINISH_RATE * max(0.01, 1 - (step - total) / FINISH.steps)
+def schedule(step: int, total: int) -> float:
+    """Warm-up, a plateau, then linear decay to nothing."""
     warm = min(1.0, (step + 1) / 100)
     left = (total - step) / (total * DECAY_SHARE)
     return warm * min(1.0, max(left, 0.01))
@@ -359,8 +353,7 @@ def train(out: Path, seed: int, threads: int, device: str) -> None:
         for o, s in zip(optimizers, state["optimizers"], strict=True):
             o.load_state_dict(s)
         step = state["step"]
-    lessons = (*CURRICULUM, FINISH)
-    total = sum(s.steps for s in lessons)
+    total = sum(s.steps for s in CURRICULUM)
     started, seen, resumed = time.monotonic(), 0, step
     loss_mean, right = [0.0, 0.0], [0.0, 0.0]  # of conversations, of sums
     log = (out / "log.jsonl").open("a")
@@ -372,8 +365,8 @@ def train(out: Path, seed: int, threads: int, device: str) -> None:
     )
     with bar:
         task = bar.add_task("pocket", total=total, completed=step)
-        for batch in batches(tok, seed, step, lessons):
-            factor = schedule(step)
+        for batch in batches(tok, seed, step, CURRICULUM):
+            factor = schedule(step, total)
             for o in optimizers:
                 for group in o.param_groups:
                     group["lr"] = group["initial_lr"] * factor

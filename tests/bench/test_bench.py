@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+from transformers import AutoConfig
 
-from warpcortex_cli.bench import measure, memory, naive, report
+from warpcortex_cli.bench import measure, memory, naive, report, shapes
 from warpcortex_cli.bench.shapes import random_prism
 from warpcortex_cli.bench.workload import Load, Workload
 from warpcortex_cli.cli.app import main
@@ -97,7 +98,28 @@ def test_sizes_of_a_card(text: str, size: int | None) -> None:
     assert memory.parse_bytes(text) == size
 
 
-def test_random_weights_have_the_shape_they_are_named_for() -> None:
+# As the models' cards on the hub say.
+PARAMETERS = {
+    "Qwen2.5-0.5B": 494_032_768,
+    "Qwen2.5-1.5B": 1_543_714_304,
+    "Llama-3.2-1B": 1_235_814_400,
+    "SmolLM2-135M": 134_515_008,
+}
+
+
+@pytest.mark.parametrize("shape", shapes.SHAPES)
+def test_random_weights_have_the_shape_they_are_named_for(shape: str) -> None:
+    config = AutoConfig.for_model(**shapes.SHAPES[shape])
+    assert shapes._parameters(config) == PARAMETERS[shape]
+
+
+def test_a_random_model_decodes_words_and_may_be_quantized(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = {**shapes.SHAPES["Qwen2.5-0.5B"], "vocab_size": 900, "hidden_size": 56, "intermediate_size": 64}
+    monkeypatch.setitem(shapes.SHAPES, "tiny", {**small, "num_hidden_layers": 2})
+    full, rounded = (random_prism("TINY", "cpu", quantize=kind) for kind in ("none", "int8"))
+    assert full.decode([700, 701]) == "w700 w701" and full.encode("w700") == [700]
+    assert rounded.parameter_bytes < 0.4 * full.parameter_bytes
+    assert measure.run(rounded, LOAD).stream_tokens_per_second > 0
     with pytest.raises(UsageError, match=r"Qwen2\.5-0\.5B"):
         random_prism("Qwen9")
 
@@ -118,12 +140,25 @@ def test_bench_prints_its_contract(capsys: pytest.CaptureFixture[str], model_fol
     assert set(contract.split()) <= set(found["runs"][0])
 
 
+def test_bench_prints_tables(capsys: pytest.CaptureFixture[str], model_folder) -> None:  # type: ignore[no-untyped-def]
+    args = ["bench", "-m", str(model_folder("qwen2")), "--agents", "1,2", "--tokens", "3", "--context", "20"]
+    args += ["--landmarks", "4"]
+    assert not command(*args, "--csv")
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert [row.split(",")[head.split(",").index("agents")] for row in rows] == ["1", "2"]
+    assert not command(*args, "--markdown")
+    table = capsys.readouterr().out.splitlines()
+    assert len(table) == 4 and all(line.count("|") == len(report.HEADS) + 1 for line in table)
+    assert not command(*args, "--compare", "naive", "--quantize", "int8")
+    out = capsys.readouterr().out
+    assert "naive" in out and "memory grows by" in out and "memory: RSS" in out
+
+
 def test_profile_vram_names_parts_and_sources(
     capsys: pytest.CaptureFixture[str],
     model_folder,
     tmp_path: Path,  # type: ignore[no-untyped-def]
 ) -> None:
-    pytest.importorskip("matplotlib")
     args = ["profile-vram", "-m", str(model_folder("qwen2")), "--agents", "1,2", "--tokens", "3", "--context", "20"]
     args += ["--landmarks", "4", "--json", "--card", "8GB", "--plot", str(tmp_path / "m.svg")]
     assert not command(*args)

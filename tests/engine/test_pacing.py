@@ -6,7 +6,12 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.engine.conftest import make_profile
+from warpcortex_cli.engine.engine import Engine
+from warpcortex_cli.engine.journal import Journal
 from warpcortex_cli.engine.pacing import Pacer
+from warpcortex_cli.engine.router import Match
+from warpcortex_cli.prism.prism import Prism
 
 
 def simulate(share: float, cost: Callable[[int], float], agents: int, steps: int = 3000) -> tuple[float, float, float]:
@@ -52,3 +57,34 @@ def test_a_cheap_width_is_preferred_to_a_dear_one() -> None:
     _, tokens, longest = simulate(0.85, MACHINES["with a knee"], agents=400)
     assert longest <= 0.1 * 2.5 + 0.1  # a River step is never drawn out much
     assert tokens >= 1
+
+
+class Narrow(Pacer):
+    """Grants two tokens a step and notes what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__(0.5)
+        self.seen: list[tuple[int, bool]] = []
+
+    def width(self, wanted: int, river_writes: bool) -> int:
+        return min(wanted, 2)
+
+    def observe(self, width: int, seconds: float, river_writes: bool) -> None:
+        self.seen.append((width, river_writes))
+
+
+def test_the_engine_asks_the_pacer_and_streams_take_turns(prism: Prism) -> None:
+    limits = {"streams": 4, "stream_tail_tokens": 64, "river_share": 0.85}
+    profile = make_profile(trigger=r"<(?P<task>[^>]{1,20})>", role={"synapse": False}, limits=limits)
+    engine = Engine(prism, profile, Journal())
+    assert engine.pacer.share == 0.85
+    engine.pacer = narrow = Narrow()
+    for task in "abcd":
+        engine.spawn(Match(profile.roles[0], {"task": task}, 0, 0))
+    engine.begin_turn(prism.encode("Mara keeps ropes."))
+    fed = []
+    for _ in range(24):
+        engine.step()
+        fed.append({s.id for s in engine.streams if s.last_step == engine._steps})
+    assert all(width <= 2 for width, _ in narrow.seen) and any(writes for _, writes in narrow.seen)
+    assert set().union(*fed[:4]) == {1, 2, 3, 4}  # nobody is passed over while others go twice

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import random
 
 import pytest
 import torch
 
+from warpcortex_cli.cli.app import main
 from warpcortex_cli.eval.rivals import METHODS
 from warpcortex_cli.eval.statistics import interval
 from warpcortex_cli.eval.synapse import Reader, make_case, run
@@ -88,6 +90,20 @@ def test_a_run_gives_a_result_for_each_method_and_budget(pocket: Prism) -> None:
         ("full", 150), ("ours", 16), ("ours", 64), ("knorm", 16), ("knorm", 64),
     }  # fmt: skip
     assert all(r.n == 2 and 0 <= r.ci95[0] <= r.accuracy <= r.ci95[1] <= 1 for r in results)
+
+
+def test_the_command_prints_its_contract(capsys: pytest.CaptureFixture[str]) -> None:
+    args = ["eval", "synapse", "--n", "1", "--k", "16", "--context", "100", "--methods", "ours,full", "--json"]
+    with pytest.raises(SystemExit) as left:
+        main(args)
+    found = json.loads(capsys.readouterr().out)
+    assert not left.value.code and (found["schema_version"], found["seed"], found["model"]) == (1, 2026, "pocket")
+    assert {r["method"] for r in found["results"]} == {"ours", "full"}
+    assert {"method", "k", "context", "accuracy", "ci95", "n"} <= set(found["results"][0])
+    for wrong in (["--methods", "vllm"], ["--k", "x"], ["--context", "9999"]):
+        with pytest.raises(SystemExit) as left:
+            main(["eval", "synapse", *wrong])
+        assert left.value.code == 2 and "Traceback" not in capsys.readouterr().err
 
 
 def test_intervals_hold_the_share_and_shrink() -> None:

@@ -73,7 +73,7 @@ def run(prism: Prism, load: Load, progress: Progress = lambda what, done, total:
         if len(steps) % 4 == 1:  # reading takes a fraction of a millisecond
             peak = max(peak, probe.read().bytes)
             most.add(work)
-        progress(f"{load.agents} agents think", sum(s.streams for s in steps), load.agents * load.tokens)
+        progress(f"{load.agents} agents think", work.tally.written, load.agents * load.tokens)
     peak = max(peak, probe.read().bytes)
     total = sum(s.seconds for s in steps)
     # Under a promise to the River the Streams start one by one; then every step counts.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from warpcortex_cli.bench.workload import Load
+from warpcortex_cli.engine.river import PREFILL_CHUNK
 from warpcortex_cli.memory.tail import Tail
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.rows import Row
@@ -48,8 +49,8 @@ def run_naive(prism: Prism, load: Load, rounds: int = 3) -> Naive:
 
 def _read(prism: Prism, context: int) -> Tail:
     tail = prism.new_tail(context)
-    for start in range(0, context, 512):
-        end = min(context, start + 512)
+    for start in range(0, context, PREFILL_CHUNK):
+        end = min(context, start + PREFILL_CHUNK)
         tokens = [256 + i % 100 for i in range(start, end)]
         prism.forward([Row(tokens, list(range(start, end)), tail, logits="none")])
     return tail

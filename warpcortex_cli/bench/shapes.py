@@ -8,11 +8,9 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from warpcortex_cli.errors import MemoryLimitError, UsageError
-from warpcortex_cli.prism.load import HEADROOM, choose_device, choose_dtype
+from warpcortex_cli.errors import UsageError
+from warpcortex_cli.prism.load import check_room, choose_device, choose_dtype
 from warpcortex_cli.prism.prism import Prism
-from warpcortex_cli.prism.quantize import quantize_int8
-from warpcortex_cli.probes.memory import available_memory
 
 # As the models' config.json on the hub say.
 SHAPES: dict[str, dict[str, Any]] = {
@@ -86,19 +84,11 @@ def random_prism(shape: str, device: str = "auto", dtype: str = "auto", quantize
     config = AutoConfig.for_model(**SHAPES[name], eos_token_id=1, pad_token_id=0, bos_token_id=None)
     target = choose_device(device)
     number = choose_dtype(dtype, target)
-    needed = _parameters(config) * number.itemsize
-    free = available_memory() if target.type == "cpu" else torch.cuda.mem_get_info(target)[0]
-    if needed + HEADROOM > free:
-        raise MemoryLimitError(
-            f"{name} takes {needed / 2**30:.1f} GiB in {number}, and {free / 2**30:.1f} GiB are free on {target}.",
-            "Choose a smaller shape, or --dtype bf16.",
-        )
+    check_room(name, _parameters(config), target, number)
     torch.manual_seed(seed)
     with torch.device(target):
         model = AutoModelForCausalLM.from_config(config, dtype=number, attn_implementation="eager")
-    if quantize == "int8":
-        quantize_int8(model)
-    return Prism(model, _tokenizer(config.vocab_size), f"{name} (random weights)")
+    return Prism(model, _tokenizer(config.vocab_size), f"{name} (random weights)", quantize)
 
 
 def _parameters(config: Any) -> int:

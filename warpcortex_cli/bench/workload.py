@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 
 from warpcortex_cli.engine.engine import Engine
 from warpcortex_cli.engine.journal import Journal
-from warpcortex_cli.engine.router import Match
 from warpcortex_cli.errors import UsageError
-from warpcortex_cli.events import Event, GateDecided, StreamEnded, StreamStarted, ThoughtInjected
+from warpcortex_cli.events import Event, GateDecided, StreamEnded, StreamText, ThoughtInjected
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.profile import (
     GateSettings,
@@ -58,15 +57,15 @@ class Step:
 class Tally:
     """What the events of a run add up to."""
 
-    started: int = 0
     ended: int = 0
+    written: int = 0  # tokens of all Streams
     thoughts: int = 0
     delays: list[float] = field(default_factory=list)  # seconds from a Stream's spawning to its injection
     spawned: dict[int, float] = field(default_factory=dict)
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, StreamStarted):
-            self.started += 1
+        if isinstance(event, StreamText):
+            self.written += 1
         elif isinstance(event, GateDecided):
             self.thoughts += 1
         elif isinstance(event, ThoughtInjected):
@@ -76,7 +75,11 @@ class Tally:
 
 
 def profile_for(load: Load, prism: Prism) -> Profile:
-    """A profile in which the Streams of a load fit: the product's settings but for sizes and time limits."""
+    """A profile in which the Streams of a load fit.
+
+    Beside sizes and time limits it differs from a user's in two things: no focus set, so that landmarks are all that a
+    Stream reads, and an open Gate, so that the babble of random weights is injected and paid for.
+    """
     role = Role(
         name="bench",
         trigger=r"\[BENCH: (?P<task>[^\]\n]{1,80})\]",
@@ -143,24 +146,21 @@ class Workload:
             river.state = "writing"
             if not river.pending:
                 river.pending.append(256)
-        wrote, before = river.written, self._stream_tokens()
+        wrote, before = river.written, self.tally.written
         prefilling = any(s.state in ("queued", "gating") or len(s.pending) > 1 for s in self.engine.alive)
         began = time.perf_counter()
         self.engine.step()
         seconds = time.perf_counter() - began
         self.journal.drain()
-        return Step(seconds, river.written - wrote, self._stream_tokens() - before, prefilling)
-
-    def _stream_tokens(self) -> int:
-        return sum(s.tokens for s in self.engine.streams)
+        return Step(seconds, river.written - wrote, self.tally.written - before, prefilling)
 
     def spawn(self) -> None:
         """Asks for all Streams at once, as a River does that writes many requests in one breath."""
-        role = self.profile.roles[0]
         now = self.journal.now()
         for number in range(self.load.agents):
-            self.tally.spawned[len(self.engine.streams) + 1] = now
-            self.engine.spawn(Match(role, {"task": _task(number)}, 0, 0))
+            for match in self.engine.river.router.feed(f"[BENCH: {_task(number)}]"):
+                self.tally.spawned[len(self.engine.streams) + 1] = now
+                self.engine.spawn(match)
 
     @property
     def thinking(self) -> bool:

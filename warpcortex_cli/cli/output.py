@@ -71,16 +71,13 @@ def _check_device(value: str) -> str:
     return value
 
 
-def _check_dtype(value: str) -> str:
-    if value not in DTYPES:
-        raise typer.BadParameter(f"{clean(value)!r} is not one of {', '.join(DTYPES)}.")
-    return value
+def _one_of(*words: str) -> Callable[[str], str]:
+    def check(value: str) -> str:
+        if value not in words:
+            raise typer.BadParameter(f"{clean(value)!r} is not one of {', '.join(words)}.")
+        return value
 
-
-def _check_quantize(value: str) -> str:
-    if value not in QUANTIZERS:
-        raise typer.BadParameter(f"{clean(value)!r} is not one of {', '.join(QUANTIZERS)}.")
-    return value
+    return check
 
 
 def _complete(*words: str) -> Callable[[str], list[str]]:
@@ -130,7 +127,7 @@ DtypeOption = Annotated[
         "--dtype",
         metavar="DTYPE",
         help="auto, fp32, bf16 or fp16.",
-        callback=_check_dtype,
+        callback=_one_of(*DTYPES),
         autocompletion=_complete(*DTYPES),
     ),
 ]
@@ -140,7 +137,7 @@ QuantizeOption = Annotated[
         "--quantize",
         metavar="KIND",
         help="int8: weights in int8, faster and smaller on a CPU, almost the same output.",
-        callback=_check_quantize,
+        callback=_one_of(*QUANTIZERS),
         autocompletion=_complete(*QUANTIZERS),
     ),
 ]

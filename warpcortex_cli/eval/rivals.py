@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from warpcortex_cli.synapse.landmarks import Coverage, Density, Hybrid, Landmarks, LayerView
+from warpcortex_cli.synapse.landmarks.density import attention_mass
 from warpcortex_cli.synapse.mass import attention
 
 _POOL = 7  # SnapKV's pooling over neighbours
@@ -53,7 +54,9 @@ class SnapKV(Landmarks):
     name = "snapkv"
 
     def score(self, view: LayerView) -> Tensor:
-        mass = _mass(view)
+        if view.queries is None:
+            return torch.zeros(view.keys.shape[0], view.tokens, device=view.keys.device)
+        mass = attention_mass(view.queries, view.rotated, view.scale, newest=view.queries.shape[1])
         return F.avg_pool1d(mass[:, None], _POOL, stride=1, padding=_POOL // 2, count_include_pad=False)[:, 0]
 
 
@@ -114,16 +117,6 @@ class Tova(Landmarks):
         for _, _, probabilities in attention(view.queries[:, -1:], view.rotated, view.scale, newest=True):
             last += probabilities.sum(0)
         return last.expand(view.keys.shape[0], -1)
-
-
-def _mass(view: LayerView) -> Tensor:
-    """Attention of the newest queries, [kv_heads, L]."""
-    kv_heads = view.keys.shape[0]
-    mass = torch.zeros(kv_heads, view.tokens, device=view.keys.device)
-    if view.queries is not None:
-        for head, _, probabilities in attention(view.queries, view.rotated, view.scale, newest=True):
-            mass[head] += probabilities.sum(0)
-    return mass
 
 
 METHODS: dict[str, Landmarks] = {

@@ -97,8 +97,7 @@ def build_model() -> Any:
 
     AttentionInterface.register("pocket_causal", _causal)
     AttentionMaskInterface.register("pocket_causal", lambda *a, **k: None)
-    model = Qwen2ForCausalLM._from_config(Qwen2Config(**config()), attn_implementation="pocket_causal")
-    return model
+    return Qwen2ForCausalLM._from_config(Qwen2Config(**config()), attn_implementation="pocket_causal")
 
 
 TOKEN_DIMS, WORD_DIMS, HEAD_WRITES = 96, 40, 40

@@ -152,7 +152,7 @@ def _terms_text(items: list[str]) -> str:
 
 
 def _recalled(facts: list[Fact]) -> str:
-    return " ".join(f"The {f.thing.many} of {f.person}: {f.count}." for f in facts)
+    return " ".join(f"The {f.name}: {f.count}." for f in facts)
 
 
 def ask_count(w: World, rng: random.Random) -> Answer:
@@ -161,20 +161,20 @@ def ask_count(w: World, rng: random.Random) -> Answer:
         (
             f"How many {f.thing.many} does {f.person} have?",
             f"How many {f.thing.many} does {f.person} keep?",
-            f"What is the number of {f.thing.many} of {f.person}?",
-            f"How many {f.thing.many} of {f.person}?",
+            f"What is the number of {f.name}?",
+            f"How many {f.name}?",
         ),
         (5, 1, 1, 1),
     )[0]
     # The key stands before the value in answers too.
-    return Answer(q, "count", f"The {f.thing.many} of {f.person}: {f.count}.", value=str(f.count))
+    return Answer(q, "count", f"The {f.name}: {f.count}.", value=str(f.count))
 
 
 def ask_place(w: World, rng: random.Random) -> Answer:
     f = rng.choice(w.facts)
     q = rng.choices(
         (
-            f"Where are the {f.thing.many} of {f.person}?",
+            f"Where are the {f.name}?",
             f"Where does {f.person} keep the {f.thing.many}?",
             f"Where does {f.person} keep {f.thing.many}?",
         ),
@@ -186,9 +186,7 @@ def ask_place(w: World, rng: random.Random) -> Answer:
 def ask_colour(w: World, rng: random.Random) -> Answer:
     f = rng.choice(w.facts)
     word = rng.choice(("colour", "colour", "color"))
-    q = rng.choices(
-        (f"What {word} are the {f.thing.many} of {f.person}?", f"Which {word} are {f.person}'s {f.thing.many}?"), (4, 1)
-    )[0]
+    q = rng.choices((f"What {word} are the {f.name}?", f"Which {word} are {f.person}'s {f.thing.many}?"), (4, 1))[0]
     return Answer(q, "colour", f"The {f.name}: {f.count}, {f.colour}.", value=f.colour)
 
 
@@ -197,7 +195,7 @@ def ask_total(w: World, rng: random.Random) -> Answer | None:
     if n < 2:
         return None
     facts = rng.sample(w.facts, n)
-    terms = _terms_text([f"{f.thing.many} of {f.person}" for f in facts])
+    terms = _terms_text([f.name for f in facts])
     q = rng.choices(
         (f"How many {terms} in total?", f"How many {terms} together?", f"What is the sum of {terms}?"), (6, 1, 1)
     )[0]
@@ -223,7 +221,7 @@ def ask_difference(w: World, rng: random.Random) -> Answer | None:
     q = rng.choices(
         (
             f"How many more {a.thing.many} does {a.person} have than {b.person} has {b.thing.many}?",
-            f"What is the difference between the {a.thing.many} of {a.person} and the {b.thing.many} of {b.person}?",
+            f"What is the difference between the {a.name} and the {b.name}?",
         ),
         (4, 1),
     )[0]
@@ -248,9 +246,9 @@ def ask_cost(w: World, rng: random.Random) -> Answer | None:
     price = w.prices[f.thing]
     q = rng.choices(
         (
-            f"What do the {f.thing.many} of {f.person} cost in coins?",
-            f"How many coins do the {f.thing.many} of {f.person} cost?",
-            f"What do the {f.thing.many} of {f.person} cost?",
+            f"What do the {f.name} cost in coins?",
+            f"How many coins do the {f.name} cost?",
+            f"What do the {f.name} cost?",
         ),
         (4, 1, 1),
     )[0]
@@ -391,7 +389,7 @@ def ask_claim(w: World, rng: random.Random, words: Words) -> Answer:
 
 def ask_about(w: World, rng: random.Random) -> Answer:
     f = rng.choice(w.facts)
-    name = f"{f.thing.many} of {f.person}"
+    name = f.name
     q = rng.choice(
         (
             f"Tell me about the {name}.",

@@ -303,7 +303,7 @@ def _joined(parts: list[tuple[Tensor, Tensor]], tails: tuple[Tensor, Tensor]) ->
 def _prefill(q: Tensor, whole: tuple[Tensor, Tensor], scaling: float, blocked: Tensor | None) -> Tensor:
     """One row of many tokens, q [kv_heads, g, 1, m, d], by torch's fused attention.
 
-    For 512 tokens over 4,096 keys (14 heads, 2 of keys) it takes 104 ms, `_batched` 233, on one core.
+    It never holds the scores, which `_batched` does.
     """
     keys, values = whole[0][0, :, None], whole[1][0, :, None]
     mask = None

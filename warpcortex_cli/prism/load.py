@@ -86,7 +86,7 @@ def load_prism_parts(source: ModelSource, device: str, dtype: str) -> tuple[PreT
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     config = _config(source)
-    _check_memory(source, target, number)
+    check_room(source.name, stored_parameters(source), target, number)
     tokenizer = _tokenizer(source)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -146,13 +146,17 @@ def _tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _check_memory(source: ModelSource, device: torch.device, dtype: torch.dtype) -> None:
-    """Refuses before the system would kill the process."""
-    needed = stored_parameters(source) * dtype.itemsize + HEADROOM
+def check_room(name: str, parameters: int, device: torch.device, dtype: torch.dtype) -> None:
+    """Refuses weights that do not fit, before the system would kill the process.
+
+    Raises:
+        MemoryLimitError: with what is needed and what is free.
+    """
+    needed = parameters * dtype.itemsize + HEADROOM
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
     if needed > free:
         raise MemoryLimitError(
-            f"{source.name} needs about {needed / 2**30:.1f} GiB in {str(dtype).removeprefix('torch.')}, "
+            f"{name} needs about {needed / 2**30:.1f} GiB in {str(dtype).removeprefix('torch.')}, "
             f"and {device} has {free / 2**30:.1f} GiB free.",
             _SMALLER,
         )

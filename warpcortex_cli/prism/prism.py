@@ -24,6 +24,9 @@ __all__ = ["Prism", "Row", "RowResult"]
 class Prism:
     """A model, its tokenizer, and one packed forward for rows of any kind.
 
+    Args:
+        quantize: "none", or "int8" for weights in int8 on a CPU; it changes `model` itself.
+
     Attributes:
         model, tokenizer: as transformers loaded them; the model attends through this class from now on.
         name: how the user calls the model.
@@ -39,7 +42,9 @@ class Prism:
         ModelError: the engine cannot serve this model, with the reason.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, quantize: str = "none"
+    ) -> None:
         config: Any = model.config.get_text_config(decoder=True)
         check_config(model.config, name)
         check_config(config, name)
@@ -47,6 +52,8 @@ class Prism:
         if not model._can_set_attn_implementation() or decoder is None or decoder is model:
             raise refuse(name, "its attention cannot be exchanged through transformers' attention interface")
         model.eval().requires_grad_(False)
+        if quantize == "int8":
+            quantize_int8(model)
         model.set_attn_implementation(attention.NAME)
         self.model: Any = model
         self.tokenizer: Any = tokenizer
@@ -70,16 +77,14 @@ class Prism:
 
     @classmethod
     def load(cls, source: ModelSource, device: str = "auto", dtype: str = "auto", quantize: str = "none") -> Prism:
-        """Loads a model. `quantize`: "none", or "int8" for weights in int8 on a CPU.
+        """Loads a model; `quantize` as in the class.
 
         Raises:
             ModelError: not found, broken, or not served.
             MemoryLimitError: too little memory.
         """
         model, tokenizer = load_prism_parts(source, device, dtype)
-        if quantize == "int8":
-            quantize_int8(model)
-        return cls(model, tokenizer, source.name)
+        return cls(model, tokenizer, source.name, quantize)
 
     # -- the forward -----------------------------------------------------------------------------------------
 

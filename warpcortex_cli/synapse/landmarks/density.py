@@ -35,19 +35,20 @@ def density(view: LayerView) -> Tensor:
     return attention_mass(view.queries, view.rotated, view.scale)
 
 
-def attention_mass(queries: Tensor, keys: Tensor, scale: float) -> Tensor:
+def attention_mass(queries: Tensor, keys: Tensor, scale: float, newest: int = _QUERIES) -> Tensor:
     """Mean attention of the newest tokens' queries on each token; a head's sum is 1.
 
     Args:
         queries: rotated, of the last W tokens, [heads, W, head_dim].
         keys: rotated, [kv_heads, L, head_dim].
         scale: factor on the scores.
+        newest: how many of the queries count.
 
     Returns:
         [kv_heads, L], fp32.
     """
     kv_heads, tokens = keys.shape[:2]
-    queries = queries[:, -min(_QUERIES, tokens) :]
+    queries = queries[:, -min(newest, tokens) :]
     mass = torch.zeros(kv_heads, tokens, device=keys.device)
     rows = queries.shape[0] * queries.shape[1] // kv_heads
     for head, _, probabilities in attention(queries, keys, scale, newest=True):

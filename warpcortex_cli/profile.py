@@ -96,7 +96,8 @@ class Role(_Settings):
     )
     prompt: str = Field(
         default="{task}",
-        description="The user turn that the Stream reads; fields are the trigger's named groups.",
+        description="The user turn that the Stream reads; fields are the trigger's named groups, and {focus}: the "
+        "sentences of its focus set, read anew as text in this place. Without it their KV is copied.",
     )
     thought: str | None = Field(
         default=None,
@@ -109,6 +110,11 @@ class Role(_Settings):
     priority: int = Field(default=0, ge=-1000, le=1000, description="Higher is admitted first.")
     gate_threshold: Threshold | None = Field(default=None, description="In the place of gate.threshold.")
     synapse: bool = Field(default=True, description="false: reads no landmarks of the River, as for pure arithmetic.")
+
+    @property
+    def rereads(self) -> bool:
+        """Whether the prompt shows the sentences of the focus set as text."""
+        return any(field == "focus" for _, field, _, _ in string.Formatter().parse(self.prompt))
 
     @field_validator("trigger")
     @classmethod
@@ -135,7 +141,7 @@ class Role(_Settings):
     def _check_prompt(cls, value: str, info: ValidationInfo) -> str:
         trigger = info.data.get("trigger")
         if trigger is not None:  # else the trigger's own mistake is reported
-            _format_fields(value, parse(trigger).groups)
+            _format_fields(value, parse(trigger).groups | {"focus"})
         return value
 
     @field_validator("thought")

@@ -59,5 +59,25 @@ def test_comparing_stops_at_the_first_difference(a: int, b: int) -> None:
     assert set(signs[:-1]) <= {"="}
 
 
+@given(st.integers(1, 999), st.integers(-1, 2))
+def test_equal_numbers_are_found_equal(a: int, off: int) -> None:
+    steps, result = arithmetic.same(a, a + off).splitlines()
+    assert result == f"= {a} = {a + off}: {'yes' if off == 0 else 'no'}"
+    signs = re.findall(r"\d([<=>])\d", steps.split(":")[1])
+    assert (set(signs) == {"="}) == (off == 0)
+
+
+words = st.lists(st.sampled_from(["in", "the", "old", "mill", "barn"]), min_size=1, max_size=4).map(" ".join)
+
+
+@given(words, words)
+def test_equal_words_are_found_equal(a: str, b: str) -> None:
+    steps, result = arithmetic.same_words(a, b).splitlines()
+    assert result == f"= {a} = {b}: {'yes' if a == b else 'no'}"
+    pairs = [step.split() for step in steps.split(", ")]
+    assert all((p == q) == (sign == "=") for p, q, sign in pairs)
+    assert [sign for *_, sign in pairs].count("/") == (a != b)
+
+
 def test_evaluate_goes_from_left_to_right() -> None:
     assert arithmetic.evaluate("47 + 86 - 3") == 130

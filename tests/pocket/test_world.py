@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 
 import pytest
 from hypothesis import given, settings
@@ -43,11 +44,54 @@ def test_delegated_answers_follow_from_the_notes(ask, seed: int) -> None:
         return
     assert a.request is not None and a.request.text in f"[{a.request.trigger}: {a.request.task}]"
     if a.request.trigger == "MATH":
-        assert a.value == str(arithmetic.evaluate(a.request.task))
+        plain = re.sub(r"[^+*-]*?(-?\d+)", r"\1", a.request.task.replace(" - ", "-"))  # without the keys
+        assert a.value == str(arithmetic.evaluate(plain)) == a.request.thought.split(" = ")[-1]
         assert a.value in a.end
-    if a.kind == "who-else" and a.value != "nobody":
-        place = a.request.task.removeprefix("who is ").split(" besides ")[0]
-        assert all(any(f.person == name and f.place == place for f in w.facts) for name in a.value.split(", "))
+        named = re.findall(r"(\w+) of (\w+): (\d+)", a.request.task)
+        assert named and all(
+            any((f.thing.many, f.person, str(f.count)) == note for f in w.facts) for note in named
+        )
+    if a.kind == "who-else":
+        asker, place = re.fullmatch(r"besides (\w+), who is (.+)\?", a.request.task).groups()
+        there = {f.person for f in w.facts if f.place == place} - {asker}
+        assert set(a.value.split(", ")) == (there or {"nobody"})
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=seeds)
+def test_claims_are_settled_by_the_note_they_are_about(seed: int) -> None:
+    words = Words(random.Random(seed))
+    w = world.make_world(words, 6)
+    a = world.ask_claim(w, words.rng, words)
+    assert a.request is not None
+    noted, claimed = a.request.task.rsplit(" = ", 1)
+    key, details = noted.split(": ", 1)
+    assert any(f.name == key and f.details().startswith(details) for f in w.facts)
+    truth = details == claimed or details.endswith(f", {claimed}")
+    assert a.value == str(truth).lower() and a.end == f"That is {a.value}."
+    assert a.request.thought.endswith(": yes" if truth else ": no")
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=seeds, notes=st.integers(2, 12))
+def test_a_reading_stream_copies_each_sentence_and_says_what_is_known_by_then(seed: int, notes: int) -> None:
+    words = Words(random.Random(seed))
+    pieces = conversation.reading(words, notes, about=False)
+    last = max(i for i, p in enumerate(pieces) if p.text == conversation.ASSISTANT)
+    focus, task = pieces[last - 2].text.rsplit("\n\n", 1)
+    asker, place = re.fullmatch(r"recall: besides (\w+), who is (.+)\?", task).groups()
+    *lines, result = "".join(p.text for p in pieces[last + 1 : -1]).split("\n")
+    known: list[str] = []
+    for sentence, line in zip(focus.split("\n"), lines, strict=True):
+        said = line.removeprefix(sentence)
+        assert said == " no" or said.startswith(" yes: ")
+        if said != " no":
+            assert sentence.endswith(f", {place}.") and asker not in re.findall(r"\w+", sentence)
+            added = [n for n in said.removeprefix(" yes: ").split(", ") if n not in known]
+            assert len(added) <= 1 and all(name in sentence for name in added)
+            known += added
+            assert said == f" yes: {', '.join(known)}"
+    assert result == f"= besides {asker} {place}: {', '.join(known) or 'nobody'}"
 
 
 @settings(max_examples=30, deadline=None)

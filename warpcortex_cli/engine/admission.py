@@ -17,6 +17,7 @@ from warpcortex_cli.synapse.focus import focus_indices
 from warpcortex_cli.synapse.snapshot import Synapse, take
 
 _SEED_STRIDE = 1_000_003
+_NOTHING = torch.zeros(0, dtype=torch.long)
 LARGEST_SLAB = 128  # tails of one slab attend in one multiplication
 
 
@@ -46,17 +47,18 @@ class Admission:
     def admit(self, stream: Stream, river: River, profile: Profile, journal: Journal) -> None:
         prompt = self._prompt(stream)
         synapse = self._synapse(river, profile, journal) if stream.role.synapse and river.position else None
-        focus = self._focus(prompt, river, synapse, profile) if synapse else None
+        # The prompt and what it will write must still fit.
+        room = profile.limits.stream_tail_tokens - len(prompt) - stream.role.max_tokens
+        focus = self._focus(stream, prompt, river, synapse, min(room, profile.synapse.focus)) if synapse else _NOTHING
+        if stream.role.rereads:
+            prompt = self._prompt(stream, _text_of(self.prism, river, focus))
         tail = self._new_tail(profile.limits)
-        count = 0
-        if focus is not None and len(focus):
-            # The prompt and a few words must still fit.
-            focus = focus[: max(0, tail.capacity - len(prompt) - stream.role.max_tokens)]
+        if len(focus) and not stream.role.rereads:
             tail.copy_from(river.tail, focus)
-            count = len(focus)
-        if len(prompt) >= tail.capacity - count:
+        if len(prompt) >= tail.capacity - tail.length:
             tail.release()
             raise ValueError(f"the task is too long: {len(prompt)} tokens do not fit into a tail of {tail.capacity}")
+        count = len(focus)
         stream.start(tail, synapse, prompt, synapse.context if synapse else 0, count)
         journal.write(
             StreamStarted(
@@ -64,11 +66,11 @@ class Admission:
             )
         )
 
-    def _prompt(self, stream: Stream) -> list[int]:
+    def _prompt(self, stream: Stream, focus: str = "") -> list[int]:
         """The task as a user turn. With a Synapse it follows the River's half-written answer, which it closes."""
         chat = self.prism.chat
         before = chat.assistant_close() if stream.role.synapse else chat.opening("")
-        return [*before, *chat.user_open(), *self.prism.encode(stream.instruction), *chat.user_close()]
+        return [*before, *chat.user_open(), *self.prism.encode(stream.instruction(focus)), *chat.user_close()]
 
     def _new_tail(self, limits: Limits) -> Tail:
         capacity = limits.stream_tail_tokens
@@ -90,11 +92,13 @@ class Admission:
             )  # fmt: skip
         return self.synapse
 
-    def _focus(self, prompt: list[int], river: River, synapse: Synapse, profile: Profile) -> torch.Tensor | None:
-        """Sentences that the task itself asks for: its prompt is read once over the River for its queries."""
-        budget = profile.synapse.focus
-        if budget <= 0 or synapse.landmarks >= synapse.context:
-            return None
+    def _focus(self, stream: Stream, prompt: list[int], river: River, synapse: Synapse, budget: int) -> torch.Tensor:
+        """Sentences that the task itself asks for: its prompt is read once over the River for its queries.
+
+        The River's unfinished reply is left out: it repeats the words of the request that it made.
+        """
+        if budget <= 0 or (synapse.landmarks >= synapse.context and not stream.role.rereads):
+            return _NOTHING
         probe = self.prism.new_tail(len(prompt))
         row = Row(
             tokens=prompt,
@@ -108,4 +112,16 @@ class Admission:
         probe.release()
         assert queries is not None
         sentences = torch.tensor(river.sentences.numbers[: synapse.context])
-        return focus_indices(self.prism, river.tail, queries, sentences, budget)
+        reply = river.position - river.written
+        return focus_indices(self.prism, river.tail, queries, sentences, budget, exclude_from=reply)
+
+
+def _text_of(prism: Prism, river: River, tokens: torch.Tensor) -> str:
+    """The sentences that `tokens` are, one a line, in the order of the River."""
+    special = set(prism.tokenizer.all_special_ids)
+    lines: dict[int, list[int]] = {}
+    for index in sorted(tokens.tolist()):
+        if river.sentences.ids[index] not in special:
+            lines.setdefault(river.sentences.numbers[index], []).append(river.sentences.ids[index])
+    texts = (prism.decode(ids).strip() for ids in lines.values())
+    return "\n".join(text for text in texts if text)

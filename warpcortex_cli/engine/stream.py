@@ -20,8 +20,8 @@ _THOUGHT_WINDOW = 64
 class Stream:
     """Life of a side agent: queued -> thinking -> gating -> one of `FINAL`.
 
-    Its tail holds, in this order: the focus tokens copied out of the River at their own positions, the prompt, and
-    what it writes. `prompt` is what remains to be prefilled.
+    Its tail holds, in this order: the focus tokens copied out of the River at their own positions (unless its prompt
+    shows them), the prompt, and what it writes. `pending` is what remains to be prefilled.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class Stream:
         self.id = number
         self.role = role
         self.task = groups["task"].strip()
-        self.instruction = role.prompt.format(**{**groups, "task": self.task})
+        self._groups = {**groups, "task": self.task}
         self.prism = prism
         self.sampler = sampler
         self.spawned = now
@@ -60,8 +60,12 @@ class Stream:
         """Tokens it has written."""
         return len(self.builder.ids)
 
+    def instruction(self, focus: str = "") -> str:
+        """What it is told, with the sentences of its focus where the role's prompt has a place for them."""
+        return self.role.prompt.format(**{**self._groups, "focus": focus}).strip()
+
     def start(self, tail: Tail, synapse: Synapse | None, prompt: list[int], position: int, focus: int) -> None:
-        """Admits the Stream: `focus` tokens are in its tail already, `prompt` begins at `position`."""
+        """Admits the Stream: it may read `focus` tokens of the River besides landmarks, `prompt` begins at `position`."""
         self.tail, self.synapse, self.pending = tail, synapse, list(prompt)
         self.position, self.focus = position, focus
         self.landmarks = synapse.landmarks if synapse else 0

@@ -42,22 +42,24 @@ class TextBuilder:
 
 
 class Sentences:
-    """Numbers the sentence of each token; a sentence ends with a line, a full stop or a special token."""
+    """The tokens so far and the number of each one's sentence; a sentence ends with a line, a full stop or a special token."""
 
     def __init__(self, prism: Prism) -> None:
         self._prism = prism
         self._ends: dict[int, bool] = {}
+        self.ids: list[int] = []
         self.numbers: list[int] = []
         self._current = 0
 
     def extend(self, ids: list[int]) -> None:
+        self.ids += ids
         for token in ids:
             self.numbers.append(self._current)
             if self._is_end(token):
                 self._current += 1
 
     def truncate(self, length: int) -> None:
-        del self.numbers[length:]
+        del self.ids[length:], self.numbers[length:]
         self._current = self.numbers[-1] + 1 if self.numbers else 0
 
     def _is_end(self, token: int) -> bool:

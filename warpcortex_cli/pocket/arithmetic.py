@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from itertools import zip_longest
 
 _TERM = re.compile(r"\s*([+*-])\s*")
 _Column = Callable[[int, int, int], int]
@@ -99,10 +100,32 @@ def work(expression: str) -> str:
 
 def compare(a: int, b: int) -> str:
     """Column by column from the highest, to the first difference; ends in `= 47 > 12: yes`."""
+    columns, _ = _side_by_side(a, b)
+    return f"{columns}\n= {a} > {b}: {'yes' if a > b else 'no'}"
+
+
+def same(a: int, b: int) -> str:
+    """The same columns, for `= 47 = 45: no`."""
+    columns, equal = _side_by_side(a, b)
+    return f"{columns}\n= {a} = {b}: {'yes' if equal else 'no'}"
+
+
+def _side_by_side(a: int, b: int) -> tuple[str, bool]:
     width = max(3, len(str(a)), len(str(b)))
     steps = []
     for p, q in zip(f"{a:0{width}}", f"{b:0{width}}", strict=True):
         steps.append(f"{p}{'>' if p > q else '<' if p < q else '='}{q}")
         if p != q:
             break
-    return f"{a:0{width}} {b:0{width}}:{','.join(steps)}\n= {a} > {b}: {'yes' if a > b else 'no'}"
+    return f"{a:0{width}} {b:0{width}}:{','.join(steps)}", a == b
+
+
+def same_words(a: str, b: str) -> str:
+    """Word beside word, to the first difference; ends in `= old mill = old barn: no`."""
+    steps, equal = [], True
+    for p, q in zip_longest(a.split(), b.split(), fillvalue="-"):
+        equal = p == q
+        steps.append(f"{p} {q} {'=' if equal else '/'}")
+        if not equal:
+            break
+    return f"{', '.join(steps)}\n= {a} = {b}: {'yes' if equal else 'no'}"

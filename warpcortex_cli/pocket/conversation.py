@@ -18,13 +18,15 @@ class Piece:
     """A stretch of a training sequence.
 
     `learn`: the weight of its tokens in the loss. `aside`: an injected thought, which stands at virtual positions
-    that end at the River's current one, exactly as the engine injects it.
+    that end at the River's current one, exactly as the engine injects it. `keep`: only so many of its tokens, at their
+    own positions, as a Stream sees the landmarks of the River's context.
     """
 
     text: str
     learn: float = 0.0
     aside: bool = False
     special: bool = False
+    keep: int | None = None
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,6 @@ class Mix:
 
     recall: float = 6.0
     delegated: float = 9.0
-    streams: float = 6.0
     talk: float = 0.3
     made_up: float = 0.6
     chopped: float = 0.0  # of what is made up
@@ -88,41 +89,93 @@ def river_turn(a: Answer, rng: random.Random, others: list[Request]) -> list[Pie
     return [Piece(f"{head} {a.meanwhile}", 1.0), aside, Piece("\n" + a.end, 2.0), _close()]
 
 
-def _recall_stream(w: World, rng: random.Random) -> tuple[str, str]:
-    f = rng.choice(w.facts)
-    if rng.random() < 0.6:
-        request = world.keepers_request(w, f.place, f.person if rng.random() < 0.8 else None)
-        return f"recall: {request.task}", request.work
-    return f"recall: {f.name}", f"= {f.name}: {f.details()}"
+def _label(words: Words) -> str:
+    return f"{words.thing().many} of {words.name()}: " if words.rng.random() < 0.85 else ""
 
 
-def _check_stream(w: World, rng: random.Random, words: Words) -> tuple[str, str]:
-    claim = world.claim_about(w, rng, words)
-    return f"check: {claim.text}", claim.work
+_CALCULATIONS = {"sum": 6.0, "difference": 2.5, "product": 4.0, "compare": 1.0, "same": 1.0, "words": 0.7}
 
 
-def sums(rng: random.Random, budget: int) -> list[Piece]:
-    """Math and comparing Streams, which read no notes."""
+def calculation(words: Words, kind: str, labelled: bool) -> tuple[str, str]:
+    """The prompt and the work of a Stream that reads no notes."""
+    rng = words.rng
 
     def n() -> int:
         return rng.randint(100, 999) if rng.random() < 0.03 else rng.randint(1, 99)
 
+    labels = [_label(words) if labelled else "" for _ in range(5)]
+    a, b = n(), n()
+    if kind == "sum":
+        numbers = [n() for _ in range(rng.choices((2, 3, 4, 5), (4, 2, 2, 2))[0])]
+        named = " + ".join(f"{label}{number}" for label, number in zip(labels, numbers, strict=False))
+        return f"math: {named}", arithmetic.work(" + ".join(map(str, numbers)))
+    if kind == "difference":
+        a, b = (min(a, b), max(a, b)) if rng.random() < 0.2 else (max(a, b), min(a, b))
+        return f"math: {labels[0]}{a} - {labels[1]}{b}", arithmetic.work(f"{a} - {b}")
+    if kind == "product":
+        b = rng.randint(13, 99) if rng.random() < 0.12 else rng.randint(2, 12)
+        price = f"one {words.thing().one} costs {b}" if labelled else f"{b}"
+        return f"math: {labels[0]}{a} * {price}", arithmetic.work(f"{a} * {b}")
+    if kind == "compare":
+        return f"check: {labels[0]}{a} > {labels[1]}{b}", arithmetic.compare(a, b)
+    if kind == "same":
+        b = rng.choice((a, a, b, max(1, a + rng.choice((-1, 1, 10)))))
+        return f"check: {labels[0]}{a} = {b}", arithmetic.same(a, b)
+    draw, before = rng.choice(((words.colour, ""), (words.place, f"{words.colour()}, ")))
+    left = draw()
+    right = left if rng.random() < 0.5 else draw()
+    before = f"{labels[0]}{a}, {before}" if labels[0] else ""
+    return f"check: {before}{left} = {right}", arithmetic.same_words(left, right)
+
+
+def sums(words: Words, budget: int) -> list[Piece]:
+    """Streams that calculate and compare, one after another, until about `budget` characters are used."""
+    rng = words.rng
     out: list[Piece] = []
     while sum(len(p.text) for p in out) < budget:
-        kind = rng.choices(("sum", "difference", "product", "compare"), (6, 3, 3.5, 1))[0]
-        a, b = n(), n()
-        if kind == "sum":
-            task = " + ".join(str(n()) for _ in range(rng.choices((2, 3, 4, 5), (4, 2, 2, 2))[0]))
-        elif kind == "difference":
-            task = f"{min(a, b)} - {max(a, b)}" if rng.random() < 0.2 else f"{max(a, b)} - {min(a, b)}"
-        else:
-            task = f"{a} * {rng.randint(13, 99) if rng.random() < 0.12 else rng.randint(2, 12)}"
-        out += (
-            stream_turn(f"check: {a} > {b}", arithmetic.compare(a, b))
-            if kind == "compare"
-            else stream_turn(f"math: {task}", arithmetic.work(task))
-        )
+        kind = rng.choices(list(_CALCULATIONS), list(_CALCULATIONS.values()))[0]
+        out += stream_turn(*calculation(words, kind, rng.random() < 0.65))
     return out
+
+
+_VERDICT = 4.0  # the few words of a reading Stream that are not copied
+
+
+def reading(words: Words, notes: int, about: bool | None = None) -> list[Piece]:
+    """A Stream that reads: behind landmarks of the River's context, the sentences of its focus, then its task.
+
+    The task is to find who else is at a place, or (`about`) all that is known of one thing.
+    """
+    rng = words.rng
+    w = world.make_world(words, notes)
+    sentences = world.sentences_of(w, rng)
+    fact = rng.choice([f for f in w.facts if w.others_at(f.place, f.person)] or w.facts)
+    about = rng.random() < 0.25 if about is None else about
+    if about and rng.random() < 0.5:  # or it reads the River's own context
+        whole = [Piece(USER, special=True), Piece(world.join_notes(sentences, rng)), Piece(END, special=True)]
+        return [*whole, *stream_turn(f"recall: {fact.name}", f"= {fact.name}: {fact.details()}")]
+    wanted = fact.details() if about else f", {fact.place}."
+    relevant = [s for s in sentences if wanted in s]
+    room = rng.randint(2, 9)
+    chosen = set(rng.sample(relevant, min(len(relevant), room if rng.random() < 0.2 else 9)))
+    rest = [s for s in sentences if s not in chosen]
+    chosen |= set(rng.sample(rest, min(len(rest), max(0, room - len(chosen)))))
+    focus = [s for s in sentences if s in chosen]
+    question = f"Who else keeps things where {fact.person} keeps {fact.thing.many}?"
+    if rng.random() < 0.4:
+        focus.append(question)
+    if about:
+        request, work = f"recall: {fact.name}", [Piece(f"= {fact.name}: {fact.details()}", 1.0)]
+    else:
+        request = f"recall: {world.keepers_request(w, fact.place, fact.person).task}"
+        work = []
+        for copied, said in world.keepers_work(w, focus, fact.place, fact.person):
+            work += [Piece(f"\n{copied}" if work else copied, 1.0), Piece(said, _VERDICT)]
+    head: list[Piece] = []
+    if rng.random() < 0.8:
+        river = f"{world.join_notes(sentences, rng)}\n\n{question}"
+        head = [Piece(USER, special=True), Piece(river, keep=rng.randint(16, 72)), Piece(END, special=True)]
+    return [*head, *_user("\n".join(focus) + f"\n\n{request}"), *work, _close()]
 
 
 _RECALL: tuple[tuple[Callable[..., Answer | None], float], ...] = (
@@ -172,20 +225,11 @@ def conversation(words: Words, notes: int, budget: int, mix: Mix) -> list[Piece]
         out += [*_user(small_talk := world.small_talk(rng, words)), Piece(world.ABOUT, 1.0), _close()]
         used += len(small_talk) + len(world.ABOUT)
     while used < budget or prefix:
-        if prefix == "" and rng.random() * (mix.recall + mix.delegated + mix.streams) < mix.streams:
-            turn = stream_turn(*(_recall_stream(w, rng) if rng.random() < 0.6 else _check_stream(w, rng, words)))
-        else:
-            a = question(w, rng, words, mix)
-            turn = _user(prefix + a.question)
-            if a.request and a.request.trigger != "MATH" and rng.random() < 0.3:
-                # A Stream begins where the River asked for it: in the middle of its answer.
-                turn += [Piece(f"{a.start} {a.request.text}".strip(), 1.0), Piece(END, special=True)]
-                turn += stream_turn(f"{a.request.trigger.lower()}: {a.request.task}", a.request.work)
-            else:
-                turn += river_turn(a, rng, others)
-            if a.request:
-                others.append(a.request)
-            prefix = ""
+        a = question(w, rng, words, mix)
+        turn = [*_user(prefix + a.question), *river_turn(a, rng, others)]
+        if a.request:
+            others.append(a.request)
+        prefix = ""
         out += turn
         used += sum(len(p.text) for p in turn)
     return out

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
-from warpcortex_cli.pocket import arithmetic, conversation, train, world
+from warpcortex_cli.pocket import conversation, train, world
 from warpcortex_cli.pocket.conversation import Piece
 from warpcortex_cli.pocket.vocabulary import Words
 from warpcortex_cli.pocket.world import Answer
@@ -60,34 +60,16 @@ def river(question: Callable[..., Answer | None], n: int, part: str) -> Case:
     return case
 
 
-def math(kind: str) -> Case:
+def calculation(kind: str) -> Case:
     def case(words: Words) -> list[Piece]:
-        rng = words.rng
-        if kind == "sum":
-            task = " + ".join(str(rng.randint(1, 99)) for _ in range(rng.randint(2, 5)))
-        elif kind == "difference":
-            a, b = sorted((rng.randint(1, 99), rng.randint(1, 99)), reverse=True)
-            task = f"{a} - {b}"
-        else:
-            task = f"{rng.randint(1, 99)} * {rng.randint(2, 12)}"
-        return [*conversation._user(f"math: {task}"), Piece(arithmetic.work(task), 1.0)]
+        prompt, work = conversation.calculation(words, kind, labelled=True)
+        return [*conversation._user(prompt), Piece(work, 1.0)]
 
     return case
 
 
-def stream(kind: str, n: int) -> Case:
-    def case(words: Words) -> list[Piece]:
-        w, ask = _notes(words, n)
-        if kind == "check":
-            claim = world.claim_about(w, words.rng, words)
-            prompt, work = f"check: {claim.text}", claim.work
-        else:
-            f = words.rng.choice(w.facts)
-            request = world.keepers_request(w, f.place, f.person)
-            prompt, work = f"recall: {request.task}", request.work
-        return [*ask("Hello"), Piece("Noted."), conversation._close(), *conversation._user(prompt), Piece(work, 1.0)]
-
-    return case
+def reading(n: int, about: bool) -> Case:
+    return lambda words: conversation.reading(words, n, about)
 
 
 CASES: dict[str, Case] = {
@@ -95,16 +77,19 @@ CASES: dict[str, Case] = {
     "recall, 20 notes": recall(20),
     "recall, 60 notes": recall(60),
     "recall, 10 notes, all names unseen": recall(10, 1.0),
-    "sums, step by step": math("sum"),
-    "differences, step by step": math("difference"),
-    "products, step by step": math("product"),
+    "sums, step by step": calculation("sum"),
+    "differences, step by step": calculation("difference"),
+    "products, step by step": calculation("product"),
+    "comparisons, digit by digit": calculation("compare"),
+    "same number, digit by digit": calculation("same"),
+    "same words, word by word": calculation("words"),
+    "reading for a place, 20 notes": reading(20, about=False),
+    "reading for a thing, 20 notes": reading(20, about=True),
     "request for a total, 20 notes": river(world.ask_total, 20, "request"),
     "request for a cost, 20 notes": river(world.ask_cost, 20, "request"),
     "request who else, 20 notes": river(world.ask_who_else, 20, "request"),
     "request to compare, 20 notes": river(world.ask_compare, 20, "request"),
     "request to check, 20 notes": river(world.ask_claim, 20, "request"),
-    "stream: who is there, 20 notes": stream("who", 20),
-    "stream: check, 20 notes": stream("check", 20),
     "total with the thought": river(world.ask_total, 20, "used"),
     "cost with the thought": river(world.ask_cost, 20, "used"),
     "who else with the thought": river(world.ask_who_else, 20, "used"),

@@ -73,6 +73,9 @@ def _sample(seed: int, conversations: int) -> Iterator[str]:
     words = Words(random.Random(seed), made_up_share=0.5)
     for _ in range(conversations):
         pieces = conversation.conversation(words, words.rng.randint(2, 8), 500, conversation.Mix(talk=2.0))
+        pieces += conversation.sums(words, 40)
+        if words.rng.random() < 0.3:
+            pieces += conversation.reading(words, 4)
         yield "\n".join(p.text for p in pieces if not p.special)
 
 

@@ -37,21 +37,23 @@ class Stage:
     notes: tuple[int, int]
     budget: int
     sums: int  # characters of Streams that calculate, beside the conversations
+    readings: int = 1  # Streams that read a focus set
     copying: float = 0.0
     mix: Mix = DEFAULT_MIX
 
 
 CURRICULUM = (
-    Stage(700, 6, (2, 6), 320, 900, copying=0.15, mix=Mix(recall=8, delegated=4, streams=4, talk=0.2)),
-    Stage(2200, 5, (2, 9), 520, 900, mix=Mix(recall=7, delegated=7, streams=5)),
-    Stage(1100, 3, (3, 16), 950, 600),
+    Stage(700, 6, (2, 6), 320, 900, readings=2, copying=0.15, mix=Mix(recall=8, delegated=4, talk=0.2)),
+    Stage(2200, 5, (2, 9), 520, 900, mix=Mix(recall=7, delegated=8)),
+    Stage(1100, 3, (3, 16), 950, 700),
     Stage(1300, 3, (3, 16), 950, 700, mix=Mix(chopped=0.5)),
     Stage(1700, 2, (5, 26), 1600, 600, mix=Mix(chopped=0.5)),
-    Stage(900, 1, (12, 45), 2600, 400, mix=Mix(chopped=0.5)),
+    Stage(900, 1, (12, 45), 2600, 500, mix=Mix(chopped=0.5)),
     Stage(400, 1, (25, 75), 4000, 300, mix=Mix(chopped=0.5)),
 )
 MATRIX_LR, CIRCUIT_LR, EMBEDDING_LR, VECTOR_LR = 0.005, 0.0012, 5e-4, 2e-3
 DECAY_SHARE = 0.5
+SHARES = (0.5, 0.3, 0.2)  # of conversations, calculations and readings in what a step learns
 
 
 def config() -> dict[str, Any]:
@@ -105,7 +107,7 @@ TOKEN_DIMS, WORD_DIMS, HEAD_WRITES = 96, 40, 40
 
 _FRAME = """One s costs price coins keeps has have do does did The the of in at behind under near on about About How
 many Where are is What what colour number total more than Does True or false true it that Who else things
-where Tell me say notes know ' : , . ? = [ ] + - * > < 0 1 2 3 4 5 6 7 8 9"""
+where Tell me say notes know recall math check who beside yes no That In They cost ' : , . ? = [ ] + - * > < 0 1 2 3 4 5 6 7 8 9"""
 
 
 def word_weights(tok: Tokenizer) -> torch.Tensor:
@@ -135,7 +137,7 @@ def help_recall(model: Any, words: torch.Tensor, sharpness: float = 6.0, match: 
     last 16 and the last 24 tokens, without their order, so that `Mara keeps ropes:` matches `The ropes of Mara:`.
     Each writes into its own subspace. Layers 1 and 2: a query asks for its own token as predecessor and for the words
     it has gathered, in RoPE pairs too slow to turn within a long context, and copies what it finds. One head of layer 2
-    asks for where its two predecessors stood before, and takes the words gathered there: who keeps things at a place.
+    asks for tokens with the same two predecessors as its own: is the place just read the one that is asked for?
 
     Args:
         words: `word_weights` of the tokenizer.
@@ -199,7 +201,7 @@ def help_recall(model: Any, words: torch.Tensor, sharpness: float = 6.0, match: 
         asks, offers = 2 * by_token @ reads + by_words @ gathered, by_token @ writes[0].T + by_words @ gathered
         attend(layer, kv, asks, offers, copies, copies)
     same = rotation() @ writes[0].T + rotation() @ writes[1].T
-    attend(2, 0, same, same, writes[3].T, telling.T)
+    attend(2, 0, same, same, copies, copies)
 
 
 Sequence = tuple[list[int], list[int], list[float]]
@@ -215,7 +217,12 @@ def encode(tok: Tokenizer, pieces: list[Piece], limit: int) -> Sequence:
     encoded = iter(tok.encode_batch(plain, add_special_tokens=False))
     for p in pieces:
         new: list[int] = [tok.token_to_id(p.text)] if p.special else next(encoded).ids  # type: ignore[list-item]
-        if p.aside:
+        if p.keep is not None:
+            kept = sorted(random.Random(sum(new)).sample(range(len(new)), min(p.keep, len(new))))
+            positions += [here + i for i in kept]
+            here += len(new)
+            new = [new[i] for i in kept]
+        elif p.aside:
             positions += range(here - len(new), here)
         else:
             positions += range(here, here + len(new))
@@ -244,7 +251,10 @@ def make_batch(tok: Tokenizer, rng: random.Random, stage: Stage) -> Batch:
             pieces = conversation.conversation(words, notes, stage.budget, stage.mix)
         rows.append(encode(tok, pieces, 3600))
     each = 250
-    return [_pad(rows), _pad([encode(tok, conversation.sums(rng, each), 600) for _ in range(stage.sums // each)])]
+    words = Words(rng, "train", stage.mix.made_up, stage.mix.chopped)
+    sums = [encode(tok, conversation.sums(words, each), 600) for _ in range(stage.sums // each)]
+    readings = [encode(tok, conversation.reading(words, notes), 3600) for _ in range(stage.readings)]
+    return [_pad(part) for part in (rows, sums, readings)]
 
 
 def _pad(rows: list[Sequence]) -> dict[str, torch.Tensor]:
@@ -354,7 +364,7 @@ def train(out: Path, seed: int, threads: int, device: str) -> None:
         step = state["step"]
     total = sum(s.steps for s in CURRICULUM)
     started, seen, resumed = time.monotonic(), 0, step
-    loss_mean, right = [0.0, 0.0], [0.0, 0.0]  # of conversations, of sums
+    loss_mean, right = [0.0] * 3, [0.0] * 3  # of conversations, of sums, of readings
     log = (out / "log.jsonl").open("a")
     bar = Progress(
         TextColumn("{task.description}"),
@@ -370,9 +380,9 @@ def train(out: Path, seed: int, threads: int, device: str) -> None:
                 for group in o.param_groups:
                     group["lr"] = group["initial_lr"] * factor
             losses, accuracies = [], []
-            for part in batch:
+            for part, share in zip(batch, SHARES, strict=True):
                 loss, accuracy = loss_of(model, {k: v.to(device) for k, v in part.items()})
-                (loss / len(batch)).backward()
+                (loss * share).backward()
                 losses.append(float(loss.detach()))
                 accuracies.append(accuracy)
             torch.nn.utils.clip_grad_norm_(others, 1.0)
@@ -388,7 +398,7 @@ def train(out: Path, seed: int, threads: int, device: str) -> None:
                 bar.update(
                     task,
                     completed=step,
-                    description=f"loss {loss_mean[0]:.3f} right {right[0]:.3f}, sums {right[1]:.3f}",
+                    description=f"loss {loss_mean[0]:.3f} right {right[0]:.3f}, sums {right[1]:.3f}, reading {right[2]:.3f}",
                 )
             if step % 100 == 0:
                 seconds = time.monotonic() - started

@@ -7,7 +7,7 @@ because a causal model cannot look a value up by a word that comes after it.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -21,6 +21,7 @@ ABOUT = (
 )
 UNKNOWN = "The notes do not say."
 NOTED = "Noted."
+STYLES = 5
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Fact:
         return f"The {self.name}: {self.details()}."
 
     def sentence(self, style: int) -> str:
+        """The note in one of `STYLES` phrasings."""
         p, t = self.person, self.thing.many
         return (
             f"{p} keeps {t}: {self.details()}.",
@@ -104,17 +106,26 @@ def _price(rng: random.Random) -> int:
     return rng.randint(13, 60) if rng.random() < 0.1 else rng.randint(2, 12)
 
 
-def notes_text(world: World, rng: random.Random) -> str:
-    """The world as lines of notes, or now and then as one paragraph."""
+def sentences_of(world: World, rng: random.Random) -> list[str]:
+    """The world in sentences, mostly of one style."""
     kind = rng.random()
-    one_style = rng.randrange(2) if kind < 0.7 else rng.randrange(5)
-    lines = [f.sentence(rng.randrange(5) if kind > 0.85 else one_style) for f in world.facts]
+    one_style = rng.randrange(2) if kind < 0.7 else rng.randrange(STYLES)
+    lines = [f.sentence(rng.randrange(STYLES) if kind > 0.85 else one_style) for f in world.facts]
     for thing, price in world.prices.items():
         line = rng.choices(
             (f"One {thing.one} costs {price} coins.", f"The price of one {thing.one}: {price} coins."), (3, 1)
         )[0]
         lines.insert(rng.randint(0, len(lines)), line)
-    return (" " if rng.random() < 0.15 else "\n").join(lines)
+    return lines
+
+
+def join_notes(sentences: list[str], rng: random.Random) -> str:
+    """A line each, or now and then one paragraph."""
+    return (" " if rng.random() < 0.15 else "\n").join(sentences)
+
+
+def notes_text(world: World, rng: random.Random) -> str:
+    return join_notes(sentences_of(world, rng), rng)
 
 
 @dataclass(frozen=True)
@@ -151,8 +162,9 @@ def _terms_text(items: list[str]) -> str:
     return items[0] if len(items) == 1 else ", ".join(items[:-1]) + " and " + items[-1]
 
 
-def _recalled(facts: list[Fact]) -> str:
-    return " ".join(f"The {f.name}: {f.count}." for f in facts)
+def _known(f: Fact) -> str:
+    """A number as a request names it: with its key before it, so that it is recalled right where it is needed."""
+    return f"{f.name}: {f.count}"
 
 
 def ask_count(w: World, rng: random.Random) -> Answer:
@@ -199,14 +211,14 @@ def ask_total(w: World, rng: random.Random) -> Answer | None:
     q = rng.choices(
         (f"How many {terms} in total?", f"How many {terms} together?", f"What is the sum of {terms}?"), (6, 1, 1)
     )[0]
-    task = " + ".join(str(f.count) for f in facts)
-    total = str(arithmetic.evaluate(task))
+    sum_ = " + ".join(str(f.count) for f in facts)
+    total = str(arithmetic.evaluate(sum_))
     return Answer(
         q,
         "total",
         f"In total: {total}.",
-        _recalled(facts),
-        Request("MATH", task, arithmetic.work(task)),
+        "",
+        Request("MATH", " + ".join(_known(f) for f in facts), arithmetic.work(sum_)),
         "Adding them up.",
         total,
     )
@@ -225,14 +237,13 @@ def ask_difference(w: World, rng: random.Random) -> Answer | None:
         ),
         (4, 1),
     )[0]
-    task = f"{a.count} - {b.count}"
     value = str(a.count - b.count)
     return Answer(
         q,
         "difference",
         f"The difference: {value}.",
-        _recalled([a, b]),
-        Request("MATH", task, arithmetic.work(task)),
+        "",
+        Request("MATH", f"{_known(a)} - {_known(b)}", arithmetic.work(f"{a.count} - {b.count}")),
         "Subtracting.",
         value,
     )
@@ -252,15 +263,14 @@ def ask_cost(w: World, rng: random.Random) -> Answer | None:
         ),
         (4, 1, 1),
     )[0]
-    task = f"{f.count} * {price}"
-    start = f"{_recalled([f])} One {f.thing.one} costs {price} coins."
+    task = f"{_known(f)} * one {f.thing.one} costs {price}"
     value = str(f.count * price)
     return Answer(
         q,
         "cost",
         f"They cost {value} coins.",
-        start,
-        Request("MATH", task, arithmetic.work(task)),
+        "",
+        Request("MATH", task, arithmetic.work(f"{f.count} * {price}")),
         "Multiplying.",
         value,
     )
@@ -279,29 +289,43 @@ def ask_compare(w: World, rng: random.Random) -> Answer | None:
         return None
     a, b = rng.sample(w.facts, 2)
     q = f"Does {a.person} have more {a.thing.many} than {b.person} has {b.thing.many}?"
-    task = f"{a.count} > {b.count}"
     end = f"Yes, {a.person} has more." if a.count > b.count else f"No, {a.person} has not more."
     return Answer(
         q,
         "compare",
         end,
-        _recalled([a, b]),
-        Request("CHECK", task, arithmetic.compare(a.count, b.count)),
+        "",
+        Request("CHECK", f"{_known(a)} > {_known(b)}", arithmetic.compare(a.count, b.count)),
         "Comparing.",
         "yes" if a.count > b.count else "no",
     )
 
 
-def keepers_request(w: World, place: str, but: str | None) -> Request:
-    """Who is at a place; `but` is left out, as one does who asks for the others.
+def keepers_request(w: World, place: str, but: str) -> Request:
+    """Who else is at a place. The Stream goes through the sentences that it was given; see `keepers_work`."""
+    names = w.others_at(place, but)
+    return Request("RECALL", f"besides {but}, who is {place}?", f"= besides {but} {place}: {_list(names)}")
 
-    The work names one keeper a line, each right behind the place: what is asked for then stands where it is looked up.
+
+def _list(names: list[str]) -> str:
+    return ", ".join(names) or "nobody"
+
+
+def keepers_work(w: World, sentences: list[str], place: str, but: str) -> Iterator[tuple[str, str]]:
+    """Each sentence copied, and what is said behind it: who of those asked for is known by then. Ends with the result.
+
+    A name stands before its place in a note, so no key leads back to it; but whoever repeats the note has the name
+    at hand when the place turns out to be the one asked for.
     """
-    names = w.keepers(place) if but is None else w.others_at(place, but)
-    asked = place if but is None else f"{place} besides {but}"
-    lines = [f"{place}: {name}" for name in ([] if but is None else [but]) + names]
-    work = "\n".join([*lines, f"{place}: nobody else", f"= {asked}: {', '.join(names) or 'nobody'}"])
-    return Request("RECALL", f"who is {asked}", work)
+    by_sentence = {f.sentence(style): f for f in w.facts for style in range(STYLES)}
+    names: list[str] = []
+    for sentence in sentences:
+        f = by_sentence.get(sentence)
+        found = f is not None and f.place == place and f.person != but
+        if f is not None and found and f.person not in names:
+            names.append(f.person)
+        yield sentence, f" yes: {_list(names)}" if found else " no"
+    yield "=", f" besides {but} {place}: {_list(names)}"
 
 
 def ask_who_else(w: World, rng: random.Random) -> Answer | None:
@@ -356,13 +380,15 @@ class Claim:
         return f"The {self.fact.name} are {self.shown}"
 
     @property
-    def work(self) -> str:
-        """The note up to what is claimed, the claim right behind it, and the verdict."""
+    def request(self) -> Request:
+        """The note up to what is claimed, against the claim."""
         f = self.fact
         upto = {"count": f"{f.count}", "colour": f"{f.count}, {f.colour}", "place": f.details()}[self.field]
-        return (
-            f"The {f.name}: {upto}, claimed {self.shown}.\n= {'true' if self.true else 'false'}, {f.name}: {self.value}"
-        )
+        if self.field == "count":
+            work = arithmetic.same(f.count, int(self.shown))
+        else:
+            work = arithmetic.same_words(self.value, self.shown)
+        return Request("CHECK", f"{f.name}: {upto} = {self.shown}", work)
 
 
 def claim_about(w: World, rng: random.Random, words: Words) -> Claim:
@@ -382,9 +408,8 @@ def claim_about(w: World, rng: random.Random, words: Words) -> Claim:
 def ask_claim(w: World, rng: random.Random, words: Words) -> Answer:
     claim = claim_about(w, rng, words)
     q = rng.choices((f"True or false: {claim.text}.", f"Is it true that {claim.text}?"), (5, 1))[0]
-    request = Request("CHECK", claim.text, claim.work)
     verdict = "true" if claim.true else "false"
-    return Answer(q, "claim", f"{verdict.capitalize()}.", "", request, "Checking the notes.", verdict)
+    return Answer(q, "claim", f"That is {verdict}.", "", claim.request, "Checking.", verdict)
 
 
 def ask_about(w: World, rng: random.Random) -> Answer:

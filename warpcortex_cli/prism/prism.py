@@ -126,7 +126,7 @@ class Prism:
         finally:
             self._states.clear()
         step.commit()
-        return _unpacked(step, hidden, logits.float())
+        return _unpacked(step, hidden, logits)
 
     def new_tail(self, capacity: int | None = None) -> Tail:
         """A tail of its own room: of fixed `capacity` in tokens, or growing when that is None."""

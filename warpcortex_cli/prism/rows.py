@@ -39,7 +39,7 @@ class RowResult:
     """What a row got out of a step.
 
     Attributes:
-        logits: [wanted tokens, vocabulary] fp32, or None if none were wanted.
+        logits: [wanted tokens, vocabulary] in the dtype of the model, or None if none were wanted.
         hidden: [tokens, hidden_size], behind the model's last norm.
         queries: [layers, heads, tokens, head_dim] rotated, if the row asked for them.
     """

@@ -138,7 +138,7 @@ ROLE = "name: x\nroles:\n  - name: r\n    trigger: '<(?P<task>\\w+)>'\n"
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("prompt: 'do {tusk}'", "my.yaml:5: roles[0].prompt: unknown field {tusk}; expected only {task}"),
+        ("prompt: 'do {tusk}'", "my.yaml:5: roles[0].prompt: unknown field {tusk}; expected only {focus}, {task}"),
         ("prompt: 'do {task'", "my.yaml:5: roles[0].prompt: "),
         (
             "prompt: 'do {task.__class__}'",

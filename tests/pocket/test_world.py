@@ -48,9 +48,7 @@ def test_delegated_answers_follow_from_the_notes(ask, seed: int) -> None:
         assert a.value == str(arithmetic.evaluate(plain)) == a.request.thought.split(" = ")[-1]
         assert a.value in a.end
         named = re.findall(r"(\w+) of (\w+): (\d+)", a.request.task)
-        assert named and all(
-            any((f.thing.many, f.person, str(f.count)) == note for f in w.facts) for note in named
-        )
+        assert named and all(any((f.thing.many, f.person, str(f.count)) == note for f in w.facts) for note in named)
     if a.kind == "who-else":
         asker, place = re.fullmatch(r"besides (\w+), who is (.+)\?", a.request.task).groups()
         there = {f.person for f in w.facts if f.place == place} - {asker}

@@ -33,7 +33,8 @@ def check_plot(path: Path) -> None:
         raise UsageError("plots need matplotlib.", 'Install it: pip install "warpcortex[plot]".') from None
 
 
-def _figure() -> tuple[Any, Any]:
+def new_figure() -> tuple[Any, Any]:
+    """A figure and its axes, drawn without a display."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -42,7 +43,12 @@ def _figure() -> tuple[Any, Any]:
     return figure, figure.add_subplot()
 
 
-def _save(figure: Any, path: Path) -> None:
+def save(figure: Any, path: Path) -> None:
+    """Writes a figure.
+
+    Raises:
+        RunError: it cannot be written.
+    """
     try:
         figure.savefig(path.expanduser())
     except OSError as error:
@@ -51,19 +57,19 @@ def _save(figure: Any, path: Path) -> None:
 
 def plot_speed(runs: Sequence[Run], path: Path, name: str) -> None:
     """Tokens per second over the number of agents."""
-    figure, axes = _figure()
+    figure, axes = new_figure()
     agents = [r.agents for r in runs]
     axes.plot(agents, [r.total_tokens_per_second for r in runs], "o-", label="together")
     axes.plot(agents, [r.river_tokens_per_second for r in runs], "o-", label="River")
     axes.plot(agents, [r.river_solo_tokens_per_second for r in runs], "--", color="gray", label="River alone")
     axes.set(xscale="log", yscale="log", xlabel="agents", ylabel="tokens per second", title=name)
     axes.legend()
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_memory(curve: Curve, path: Path) -> None:
     """Memory over the number of agents by parts, beside the paper's line."""
-    figure, axes = _figure()
+    figure, axes = new_figure()
     agents = [p.agents for p in curve.points]
     parts = list(curve.points[0].parts)
     axes.stackplot(agents, [[p.parts[part] / GIB for p in curve.points] for part in parts], labels=parts, alpha=0.8)
@@ -71,4 +77,4 @@ def plot_memory(curve: Curve, path: Path) -> None:
     axes.plot([n for n, _ in PAPER], [gb * 1e9 / GIB for _, gb in PAPER], "r--", label="paper (0.5B model)")
     axes.set(xlabel="agents", ylabel="GiB", title=curve.model)
     axes.legend(loc="upper left", fontsize="small")
-    _save(figure, path)
+    save(figure, path)

@@ -27,7 +27,7 @@ from warpcortex_cli.cli.output import (
     stderr_console,
 )
 from warpcortex_cli.errors import UsageError
-from warpcortex_cli.events import RiverFinished, RiverText
+from warpcortex_cli.events import Listener, RiverFinished, RiverText
 from warpcortex_cli.ui.answer import Answer
 from warpcortex_cli.ui.notes import decode_notes, load_with_progress, read_notes
 from warpcortex_cli.ui.safe import clean
@@ -35,6 +35,7 @@ from warpcortex_cli.ui.terminal import forgive_encoding
 from warpcortex_cli.ui.trace import TraceWriter
 
 if TYPE_CHECKING:
+    from warpcortex_cli.engine.ledger import Entry
     from warpcortex_cli.engine.session import Session
 
 SCHEMA_VERSION = 1
@@ -61,6 +62,9 @@ def ask(
     seed: SeedOption = 0,
     no_streams: NoStreamsOption = False,
     trace: TraceOption = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Print what each thought was, where it came from and what it changed.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the answer.")] = False,
 ) -> None:
     """Ask one question. Piped text is read as notes: cat notes.txt | warpcortex ask "..." """
@@ -78,14 +82,24 @@ def ask(
     with ExitStack() as stack:
         writer = stack.enter_context(TraceWriter(trace)) if trace is not None else None
         prism, settings = open_prism(model=model, profile=profile, device=device, dtype=dtype, quantize=quantize)
+        from warpcortex_cli.engine.ledger import Ledger
         from warpcortex_cli.engine.session import Session
 
-        session = Session(prism, settings, seed=seed, streams=not no_streams, listeners=[writer] if writer else [])
-        for name, text in texts:
-            load_with_progress(session, text, name, errors)
+        def started(*listeners: Listener) -> Session:
+            session = Session(prism, settings, seed=seed, streams=not no_streams, listeners=listeners)
+            for name, text in texts:
+                load_with_progress(session, text, name, errors)
+            return session
+
+        session = started(*([writer] if writer else []))
+        ledger = Ledger(session, started) if explain else None
         answer, finished = say(session, question, None if as_json else sys.stdout)
+        entries = ledger.entries(question, answer.raw) if ledger else []
         if as_json:
-            print_json(report(session, answer, finished))
+            explained = {"explain": [vars(e) for e in entries]} if explain else {}
+            print_json({**report(session, answer, finished), **explained})
+        elif explain:
+            print_ledger(entries, errors)
     if writer is not None and writer.failure:
         errors.print(Text(writer.failure))
 
@@ -145,6 +159,21 @@ def report(session: Session, answer: Answer, finished: RiverFinished) -> dict[st
         "profile": session.profile.name,
         "seed": session.seed,
     }
+
+
+def print_ledger(entries: list[Entry], errors: Console) -> None:
+    """What each injected thought was, where it came from, what it changed."""
+    if not entries:
+        errors.print(Text("no thought was injected", style="dim"))
+    for e in entries:
+        errors.print(Text(f"thought {e.stream}: {clean(e.thought)}", style="bold"))
+        errors.print(Text(f"  asked     {e.role}: {clean(e.task)}"), soft_wrap=True)
+        errors.print(Text(f"  gate      {e.gate_reason}"), soft_wrap=True)
+        for name, text in (("focus", e.focus), ("landmarks", e.landmarks)):
+            for i, line in enumerate(clean(text).splitlines()):
+                errors.print(Text(f"  {name if i == 0 else '':9} {line}", style="dim"), soft_wrap=True)
+        errors.print(Text(f"  changed   {clean(' '.join(e.changed)) or 'nothing'}"), soft_wrap=True)
+        errors.print(Text(f"  without   {clean(e.without).strip()}", style="dim"), soft_wrap=True)
 
 
 def read_pipe(source: TextIO | None, errors: Console) -> str:

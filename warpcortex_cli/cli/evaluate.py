@@ -1,8 +1,11 @@
-"""`warpcortex eval`: what is left of the context, measured with the engine of the product."""
+"""`warpcortex eval`: what landmarks keep, what the Gate tells apart, whether thoughts help."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -10,17 +13,24 @@ from rich.table import Table
 
 from warpcortex_cli.cli.bench import progress_bar
 from warpcortex_cli.cli.output import AUTO, DeviceOption, DtypeOption, open_prism, print_json, stderr_console
-from warpcortex_cli.errors import UsageError
+from warpcortex_cli.errors import RunError, UsageError
 
 if TYPE_CHECKING:
-    from warpcortex_cli.eval.synapse import Result
+    from warpcortex_cli.bench.measure import Progress as Report
+    from warpcortex_cli.eval.report import Grid
+    from warpcortex_cli.prism.prism import Prism
 
-app = typer.Typer(help="Measure whether landmarks keep what matters.", no_args_is_help=True)
+T = TypeVar("T")
+app = typer.Typer(help="Measure whether landmarks, Gate and thoughts do what they are for.", no_args_is_help=True)
 
-
-@app.callback()
-def _root() -> None:
-    pass
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Of the cases.")]
+QuickOption = Annotated[bool, typer.Option("--quick", help="Few cases, in a minute or so.")]
+EvalModel = Annotated[str, typer.Option("--model", "-m", metavar="MODEL")]
+EvalProfile = Annotated[str, typer.Option("--profile", "-p", metavar="NAME|FILE")]
+NotesOption = Annotated[int, typer.Option("--notes", min=4, max=100, help="Notes in each case.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+CONTEXTS, BUDGETS = "512,1024,2048,3200", "16,32,64,128,256,512"
+QUICK_CONTEXTS, QUICK_BUDGETS = [1024], [32, 64, 128]
 
 
 def numbers(option: str, text: str, least: int = 1) -> list[int]:
@@ -35,65 +45,192 @@ def numbers(option: str, text: str, least: int = 1) -> list[int]:
     return sorted({int(part) for part in found})
 
 
-@app.command("synapse")
-def synapse(
-    n: Annotated[int, typer.Option("--n", min=1, help="Cases for each context length.")] = 60,
-    k: Annotated[str, typer.Option("--k", metavar="K,K", help="Budgets in tokens.")] = "16,32,64,128,256,512",
-    context: Annotated[str, typer.Option("--context", metavar="L,L", help="Context lengths.")] = "512,1024,2048,3200",
-    methods: Annotated[str, typer.Option("--methods", help="Which methods; all by default.", show_default=False)] = "",
-    seed: Annotated[int, typer.Option("--seed", min=0)] = 2026,
-    quick: Annotated[bool, typer.Option("--quick", help="Few cases, one context, three budgets.")] = False,
-    model: Annotated[str, typer.Option("--model", "-m", metavar="MODEL")] = "pocket",
-    device: DeviceOption = AUTO,
-    dtype: DtypeOption = AUTO,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-) -> None:
-    """Recall, two hops and claims over k tokens of a long context: ours beside other ways to choose them."""
-    from warpcortex_cli.eval import synapse as evaluation
-    from warpcortex_cli.eval.rivals import METHODS
+def gather(results: Callable[[Callable[[int, int], None]], Iterator[T]], what: str, show: Report) -> list[T]:
+    """All results; those there are when Ctrl-C ends it, unless there are none."""
+    found: list[T] = []
+    try:
+        for result in results(lambda done, total: show(what, done, total)):
+            found.append(result)
+    except KeyboardInterrupt:
+        if not found:
+            raise
+        stderr_console().print("stopped; this was finished:")
+    return found
 
-    budgets, contexts = numbers("--k", k), numbers("--context", context, least=64)
-    if quick:
-        n, budgets, contexts = min(n, 20), [32, 64, 128], [1024]
-    chosen = [m.strip() for m in methods.split(",")] if methods else list(METHODS)
-    if unknown := [m for m in chosen if m not in METHODS]:
-        raise UsageError(f"there is no method {unknown[0]!r}.", f"Methods are {', '.join(METHODS)}.")
-    prism, profile = open_prism(model=model, profile="pocket", device=device, dtype=dtype)
+
+def print_grids(grids: list[Grid], *lines: str) -> None:
+    out = Console(markup=False, highlight=False)
+    for grid in grids:
+        table = Table(box=None, pad_edge=False, title=grid.title, title_justify="left")
+        for i, head in enumerate(grid.heads):
+            table.add_column(head, justify="right" if i else "left")
+        for row in grid.rows:
+            table.add_row(*row)
+        out.print(table)
+    for line in lines:
+        out.print(line)
+
+
+def check_contexts(contexts: list[int], prism: Prism) -> None:
     if contexts[-1] > prism.max_context - 600:
         raise UsageError(
             f"a context of {contexts[-1]} tokens leaves no room in the {prism.max_context} of {prism.name}.",
             "Lower --context.",
         )
-    results: list[Result] = []
-    console = stderr_console()
-    with progress_bar(console) as show:
-        try:
-            for result in evaluation.run(
-                prism, profile, contexts, budgets, n, seed, chosen, lambda done, total: show("asking", done, total)
-            ):
-                results.append(result)
-        except KeyboardInterrupt:
-            if not results:
-                raise
-            console.print("stopped; these contexts were finished:")
+
+
+@app.command("synapse")
+def synapse(
+    n: Annotated[int, typer.Option("--n", min=1, help="Cases for each context length.")] = 60,
+    k: Annotated[str, typer.Option("--k", metavar="K,K", help="Budgets in tokens.")] = BUDGETS,
+    context: Annotated[str, typer.Option("--context", metavar="L,L", help="Context lengths.")] = CONTEXTS,
+    methods: Annotated[str, typer.Option("--methods", help="Which methods; all by default.", show_default=False)] = "",
+    seed: SeedOption = 2026,
+    quick: QuickOption = False,
+    model: EvalModel = "pocket",
+    device: DeviceOption = AUTO,
+    dtype: DtypeOption = AUTO,
+    as_json: JsonOption = False,
+) -> None:
+    """Facts, sums, two hops and what is not said, over k tokens of a long context: ours beside other ways to choose."""
+    from warpcortex_cli.eval import report
+    from warpcortex_cli.eval import synapse as evaluation
+    from warpcortex_cli.eval.rivals import METHODS
+
+    budgets, contexts = numbers("--k", k), numbers("--context", context, least=64)
+    if quick:
+        n, budgets, contexts = min(n, 20), QUICK_BUDGETS, QUICK_CONTEXTS
+    chosen = [m.strip() for m in methods.split(",")] if methods else list(METHODS)
+    if unknown := [m for m in chosen if m not in METHODS]:
+        raise UsageError(f"there is no method {unknown[0]!r}.", f"Methods are {', '.join(METHODS)}.")
+    prism, profile = open_prism(model=model, profile="pocket", device=device, dtype=dtype)
+    check_contexts(contexts, prism)
+    with progress_bar(stderr_console()) as show:
+        results = gather(
+            lambda p: evaluation.run(prism, profile, contexts, budgets, n, seed, chosen, p), "asking", show
+        )
     if as_json:
         print_json(evaluation.as_json(results, prism.name, seed))
         return
-    out = Console(markup=False, highlight=False)
-    for length in contexts:
-        if any(r.context == length for r in results):
-            out.print(_table(results, length, budgets))
-    out.print(f"n = {n} cases a context, seed {seed}; shares of right answers with half the width of their intervals")
+    print_grids(report.synapse_grids(results), f"seed {seed}")
 
 
-def _table(results: list[Result], context: int, budgets: list[int]) -> Table:
-    table = Table(box=None, pad_edge=False, title=f"context of {context} tokens", title_justify="left")
-    table.add_column("method")
-    for k in budgets:
-        table.add_column(f"k = {k}", justify="right")
-    found = {(r.method, r.k): r for r in results if r.context == context}
-    for method in dict.fromkeys(r.method for r in results):
-        row = [found.get((method, context if method == "full" else k)) for k in budgets]
-        cells = ["" if r is None else f"{r.accuracy:.0%} ±{(r.ci95[1] - r.ci95[0]) / 2:.0%}" for r in row]
-        table.add_row(method, *cells)
-    return table
+@app.command("gate")
+def gate(
+    n: Annotated[int, typer.Option("--n", min=1, help="Conversations.")] = 120,
+    notes: NotesOption = 12,
+    seed: SeedOption = 2027,
+    quick: QuickOption = False,
+    model: EvalModel = "pocket",
+    profile: EvalProfile = "pocket",
+    device: DeviceOption = AUTO,
+    dtype: DtypeOption = AUTO,
+    as_json: JsonOption = False,
+) -> None:
+    """Whether the Gate tells right thoughts from irrelevant, contradicted and garbled ones."""
+    from warpcortex_cli.eval import gate as evaluation
+    from warpcortex_cli.eval import report
+
+    prism, settings = open_prism(model=model, profile=profile, device=device, dtype=dtype)
+    with progress_bar(stderr_console()) as show:
+        judged = gather(
+            lambda p: evaluation.run(prism, settings, min(n, 30) if quick else n, notes, seed, p), "judging", show
+        )
+    if as_json:
+        print_json(evaluation.as_json(judged, settings, prism.name, seed))
+        return
+    summary = evaluation.summarize(judged, settings)
+    print_grids([report.gate_grid(summary)], report.gate_line(summary), f"seed {seed}")
+
+
+@app.command("thoughts")
+def thoughts(
+    n: Annotated[int, typer.Option("--n", min=1, help="Cases.")] = 120,
+    notes: NotesOption = 20,
+    seed: SeedOption = 2028,
+    quick: QuickOption = False,
+    model: EvalModel = "pocket",
+    profile: EvalProfile = "pocket",
+    device: DeviceOption = AUTO,
+    dtype: DtypeOption = AUTO,
+    as_json: JsonOption = False,
+) -> None:
+    """The same questions to the River alone, with Streams, with right and wrong thoughts, and with thoughts as text."""
+    from warpcortex_cli.eval import report
+    from warpcortex_cli.eval import thoughts as evaluation
+
+    prism, settings = open_prism(model=model, profile=profile, device=device, dtype=dtype)
+    with progress_bar(stderr_console()) as show:
+        results = gather(
+            lambda p: evaluation.run(prism, settings, min(n, 18) if quick else n, notes, seed, p), "asking", show
+        )
+    if as_json:
+        print_json(evaluation.as_json(results, prism.name, seed))
+        return
+    print_grids(report.thoughts_grids(results), report.thoughts_line(results), f"seed {seed}")
+
+
+@app.command("all")
+def all_(
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where the report is written.")] = Path(
+        "warpcortex-eval"
+    ),
+    seed: SeedOption = 2026,
+    quick: QuickOption = False,
+    model: EvalModel = "pocket",
+    profile: EvalProfile = "pocket",
+    device: DeviceOption = AUTO,
+    dtype: DtypeOption = AUTO,
+) -> None:
+    """All of them, and a report: report.md, report.json and accuracy.svg."""
+    import json
+
+    from warpcortex_cli.bench.plot import check_plot
+    from warpcortex_cli.eval import gate as gates
+    from warpcortex_cli.eval import report
+    from warpcortex_cli.eval import synapse as synapses
+    from warpcortex_cli.eval import thoughts as thinking
+    from warpcortex_cli.eval.rivals import METHODS
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--out {out}: {error.strerror or error}.", "Name a folder that can be written.") from error
+    check_plot(out / "accuracy.svg")
+    prism, settings = open_prism(model=model, profile=profile, device=device, dtype=dtype)
+    contexts = QUICK_CONTEXTS if quick else numbers("--context", CONTEXTS)
+    budgets = QUICK_BUDGETS if quick else numbers("--k", BUDGETS)
+    check_contexts(contexts, prism)
+    began = time.monotonic()
+    with progress_bar(stderr_console()) as show:
+        kept = gather(
+            lambda p: synapses.run(prism, settings, contexts, budgets, 20 if quick else 60, seed, tuple(METHODS), p),
+            "synapse",
+            show,
+        )
+        judged = gather(lambda p: gates.run(prism, settings, 30 if quick else 120, 12, seed + 1, p), "gate", show)
+        told = gather(lambda p: thinking.run(prism, settings, 18 if quick else 120, 20, seed + 2, p), "thoughts", show)
+    summary = gates.summarize(judged, settings)
+    grids = [*report.synapse_grids(kept), report.gate_grid(summary), *report.thoughts_grids(told)]
+    command = f"warpcortex eval all{' --quick' if quick else ''} --seed {seed} -m {model}"
+    head = (
+        f"`{command}`, {prism.name} on {prism.device}, {time.monotonic() - began:.0f} s. Seeds: synapse {seed}, gate "
+        f"{seed + 1}, thoughts {seed + 2}; pocket was trained with seed 1 and its settings were tuned with others."
+    )
+    text = "\n\n".join(
+        [f"# {prism.name}", head, *(g.markdown() for g in grids), report.gate_line(summary), report.thoughts_line(told)]
+    )
+    document: dict[str, Any] = {
+        "schema_version": 1,
+        "model": prism.name,
+        "synapse": synapses.as_json(kept, prism.name, seed),
+        "gate": gates.as_json(judged, settings, prism.name, seed + 1),
+        "thoughts": thinking.as_json(told, prism.name, seed + 2),
+    }
+    try:
+        (out / "report.md").write_text(text + "\n", encoding="utf-8")
+        (out / "report.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"the report could not be written to {out}: {error.strerror or error}.") from error
+    report.plot_accuracy(kept, out / "accuracy.svg", prism.name)
+    print_grids(grids, report.gate_line(summary), report.thoughts_line(told), f"written to {out}")

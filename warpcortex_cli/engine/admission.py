@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from warpcortex_cli.engine.journal import Journal
-from warpcortex_cli.engine.river import River
+from warpcortex_cli.engine.river import River, text_of
 from warpcortex_cli.engine.sampling import Sampler
 from warpcortex_cli.engine.stream import Stream
 from warpcortex_cli.events import StreamStarted, SynapseTaken
@@ -51,18 +51,17 @@ class Admission:
         room = profile.limits.stream_tail_tokens - len(prompt) - stream.role.max_tokens
         focus = self._focus(stream, prompt, river, synapse, min(room, profile.synapse.focus)) if synapse else _NOTHING
         if stream.role.rereads:
-            prompt = self._prompt(stream, _text_of(self.prism, river, focus))
+            prompt = self._prompt(stream, text_of(river, focus.tolist()))
         tail = self._new_tail(profile.limits)
         if len(focus) and not stream.role.rereads:
             tail.copy_from(river.tail, focus)
         if len(prompt) >= tail.capacity - tail.length:
             tail.release()
             raise ValueError(f"the task is too long: {len(prompt)} tokens do not fit into a tail of {tail.capacity}")
-        count = len(focus)
-        stream.start(tail, synapse, prompt, synapse.context if synapse else 0, count)
+        stream.start(tail, synapse, prompt, synapse.context if synapse else 0, focus.tolist())
         journal.write(
             StreamStarted(
-                id=stream.id, synapse=synapse.version if synapse else 0, landmarks=stream.landmarks, focus=count
+                id=stream.id, synapse=synapse.version if synapse else 0, landmarks=stream.landmarks, focus=stream.focus
             )
         )
 
@@ -112,16 +111,5 @@ class Admission:
         probe.release()
         assert queries is not None
         sentences = torch.tensor(river.sentences.numbers[: synapse.context])
-        reply = river.position - river.written
+        reply = river.position + len(river.pending) - river.written
         return focus_indices(self.prism, river.tail, queries, sentences, budget, exclude_from=reply)
-
-
-def _text_of(prism: Prism, river: River, tokens: torch.Tensor) -> str:
-    """The sentences that `tokens` are, one a line, in the order of the River."""
-    special = set(prism.tokenizer.all_special_ids)
-    lines: dict[int, list[int]] = {}
-    for index in sorted(tokens.tolist()):
-        if river.sentences.ids[index] not in special:
-            lines.setdefault(river.sentences.numbers[index], []).append(river.sentences.ids[index])
-    texts = (prism.decode(ids).strip() for ids in lines.values())
-    return "\n".join(text for text in texts if text)

@@ -271,9 +271,14 @@ class Engine:
         return absorb
 
     def _conclude(self, stream: Stream, otherwise: str) -> None:
-        if not stream.conclude():
+        if stream.conclude():
+            self.offer(stream)
+        else:
             self.end(stream, "expired", otherwise)
-        elif not self.injecting:
+
+    def offer(self, stream: Stream) -> None:
+        """Takes a Stream's thought, which it may have been told, to the Gate and the River."""
+        if not self.injecting:
             self.end(stream, "rejected", "injection is off")
         else:
             stream.state = "gating"

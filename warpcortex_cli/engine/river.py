@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import re2
@@ -191,3 +192,14 @@ class River:
         self.open_user, self.needs_close = mark.open_user, mark.needs_close
         self.state = "idle"
         self.begin_turn()
+
+
+def text_of(river: River, tokens: Iterable[int]) -> str:
+    """The text of some of its tokens, by number, in their order: a line for each sentence, special tokens left out."""
+    special = set(river.prism.tokenizer.all_special_ids)
+    lines: dict[int, list[int]] = {}
+    for index in sorted(tokens):
+        if river.sentences.ids[index] not in special:
+            lines.setdefault(river.sentences.numbers[index], []).append(river.sentences.ids[index])
+    texts = (river.prism.decode(ids).strip() for ids in lines.values())
+    return "\n".join(text for text in texts if text)

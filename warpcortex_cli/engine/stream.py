@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import re2
 import torch
 
@@ -13,6 +16,7 @@ from warpcortex_cli.prism.rows import Row, RowResult
 from warpcortex_cli.profile import Role
 from warpcortex_cli.synapse.snapshot import Synapse
 
+_LEAST_SURE = 3  # tokens of a thought that its certainty is the mean of
 FINAL = frozenset({"injected", "rejected", "expired", "cancelled", "failed"})
 _THOUGHT_WINDOW = 64
 
@@ -39,7 +43,7 @@ class Stream:
         self.synapse: Synapse | None = None
         self.tail: Tail | None = None
         self.position = 0
-        self.focus = 0
+        self.focus_tokens: tuple[int, ...] = ()
         self.landmarks = 0
         self.pending: list[int] = []
         self.builder = TextBuilder(prism)
@@ -60,14 +64,21 @@ class Stream:
         """Tokens it has written."""
         return len(self.builder.ids)
 
+    @property
+    def focus(self) -> int:
+        """Tokens of its focus set."""
+        return len(self.focus_tokens)
+
     def instruction(self, focus: str = "") -> str:
         """What it is told, with the sentences of its focus where the role's prompt has a place for them."""
         return self.role.prompt.format(**{**self._groups, "focus": focus}).strip()
 
-    def start(self, tail: Tail, synapse: Synapse | None, prompt: list[int], position: int, focus: int) -> None:
-        """Admits the Stream: it may read `focus` tokens of the River besides landmarks, `prompt` begins at `position`."""
+    def start(
+        self, tail: Tail, synapse: Synapse | None, prompt: list[int], position: int, focus: Sequence[int] = ()
+    ) -> None:
+        """Admits the Stream. `focus`: River tokens that it may read besides landmarks."""
         self.tail, self.synapse, self.pending = tail, synapse, list(prompt)
-        self.position, self.focus = position, focus
+        self.position, self.focus_tokens = position, tuple(focus)
         self.landmarks = synapse.landmarks if synapse else 0
         self.kv_bytes = tail.nbytes
         self.state = "thinking"
@@ -125,3 +136,9 @@ class Stream:
             self.tail.release()
         self.tail = self.synapse = None
         self._hidden.clear()
+
+
+def certainty(log_probabilities: Sequence[float]) -> float:
+    """How sure a Stream was of what it wrote: the geometric mean of its least probable tokens, 0..1."""
+    least = sorted(log_probabilities)[:_LEAST_SURE]
+    return math.exp(sum(least) / len(least)) if least else 1.0

@@ -42,7 +42,7 @@ class TextBuilder:
 
 
 class Sentences:
-    """The tokens so far and the number of each one's sentence; a sentence ends with a line, a full stop or a special token."""
+    """The tokens so far, and each one's sentence, which ends with a line, a full stop or a special token."""
 
     def __init__(self, prism: Prism) -> None:
         self._prism = prism

@@ -12,7 +12,7 @@ import random
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -44,12 +44,14 @@ DELEGATED = ("total", "difference", "cost", "compare", "who-else")
 
 @dataclass(frozen=True)
 class Case:
-    """Notes, a question on them, and the value that a right answer gives."""
+    """Notes, a question on them, the value that a right answer gives, and thoughts that would help or mislead."""
 
     kind: str
     notes: str
     question: str
     value: str
+    thought: str = ""
+    wrong: str = ""
 
 
 def make_case(kind: str, notes: int, rng: random.Random, made_up: float = 0.4) -> Case:
@@ -59,7 +61,22 @@ def make_case(kind: str, notes: int, rng: random.Random, made_up: float = 0.4) -
         w = world.make_world(words, notes)
         answer = QUESTIONS[kind](w, rng)
         if answer is not None:
-            return Case(kind, world.notes_text(w, rng), answer.question, answer.value)
+            thought = answer.request.thought if answer.request else ""
+            wrong = mislead(thought, [f.person for f in w.facts], rng)
+            return Case(kind, world.notes_text(w, rng), answer.question, answer.value, thought, wrong)
+
+
+def mislead(thought: str, people: Sequence[str], rng: random.Random) -> str:
+    """The same thought with another result: yes for no, a number that is off, somebody else's name."""
+    head, colon, result = thought.rpartition(": ")
+    if result in ("yes", "no"):
+        return f"{head}{colon}{'no' if result == 'yes' else 'yes'}"
+    head, sign, result = thought.rpartition(" = ")
+    if re.fullmatch(r"-?\d+", result):
+        return f"{head}{sign}{int(result) + rng.choice((-11, -2, 3, 10))}"
+    head, colon, result = thought.rpartition(": ")
+    others = [p for p in people if p not in thought]
+    return f"{head}{colon}{rng.choice(others)}" if others else ""
 
 
 def is_right(case: Case, answer: str) -> bool:

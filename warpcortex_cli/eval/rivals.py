@@ -121,6 +121,7 @@ class Tova(Landmarks):
 
 METHODS: dict[str, Landmarks] = {
     "ours": Hybrid(),
+    "ours-reread": Hybrid(),
     "ours-no-focus": Hybrid(),
     "density": Density(),
     "coverage": Coverage(),

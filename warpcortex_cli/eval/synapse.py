@@ -31,9 +31,10 @@ from warpcortex_cli.prism.rows import Row
 from warpcortex_cli.profile import Profile, Role
 from warpcortex_cli.synapse.snapshot import take
 
-KINDS = ("recall", "who", "check")
+KINDS = ("recall", "several", "hops", "missing")
 _TOKENS_A_NOTE = 20  # about; the context is filled to the asked length
-_FOCUS_SHARE = 0.75  # of the budget, for the method with a focus set
+_FOCUS_SHARE = 0.75  # of the budget, for the methods with a focus set
+_REREAD = "ours-reread"  # ours, but that the focus set is read anew as text, as pocket's recall does
 
 
 @dataclass(frozen=True)
@@ -72,25 +73,36 @@ class _Sum:
 
 
 def make_case(rng: random.Random, prism: Prism, context: int, depth: int, kind: str) -> Case:
-    """Notes in words that training never saw, and a task whose fact stands at the given tenth of them."""
+    """Notes in words that training never saw, and a task whose fact stands at the given tenth of them.
+
+    Kinds: one fact; two or three of them (in the request that adds them up); two hops, from a thing to its price
+    somewhere else; and what no note says.
+    """
     words = Words(rng, "held-out", 0.5)
     w = world.make_world(words, max(3, context // _TOKENS_A_NOTE))
     facts = list(w.facts)
     lines = [f.sentence(i % 2) for i, f in enumerate(facts)]
-    while len(prism.encode("\n".join(lines))) > context and len(lines) > 1:
+    while len(prism.encode("\n".join(lines))) > context - _TOKENS_A_NOTE and len(lines) > 1:
         lines.pop()
         facts.pop()
-    w = world.World(tuple(facts), {})
-    fact = facts[min(len(facts) - 1, depth * len(facts) // 10)]
-    if kind == "recall":
-        prompt, answer = f"recall: {fact.name}", f"= {fact.name}: {fact.details()}"
-    elif kind == "who":
-        request = world.keepers_request(w, fact.place, fact.person)
-        prompt, answer = f"recall: {request.task}", request.work
+    place = min(len(facts) - 1, depth * len(facts) // 10)
+    fact = facts[place]
+    price = rng.randint(2, 12)
+    lines.insert(rng.randint(0, len(lines)), f"One {fact.thing.one} costs {price} coins.")
+    w = world.World((fact,), {fact.thing: price})
+    answer: world.Answer | None
+    if kind == "several":
+        others = rng.sample([f for f in facts if f is not fact], min(len(facts) - 1, rng.randint(1, 2)))
+        answer = world.ask_total(world.World((fact, *others), {}), rng)
+    elif kind == "hops":
+        answer = world.ask_cost(w, rng)
+    elif kind == "missing":
+        answer = world.ask_missing(world.World(tuple(facts), {}), rng, words)
     else:
-        claim = world.Claim(fact, "count", str(fact.count + rng.choice((0, 1, 10))))
-        prompt, answer = f"check: {claim.text}", claim.work
-    return Case(kind, depth, "\n".join(lines), prompt, answer)
+        answer = rng.choice((world.ask_count, world.ask_place, world.ask_colour))(w, rng)
+    if answer is None:  # a single note has nothing to add up
+        answer = world.ask_count(w, rng)
+    return Case(kind, depth, "\n".join(lines), answer.question, answer.request.text if answer.request else answer.end)
 
 
 class Reader:
@@ -101,26 +113,27 @@ class Reader:
         session = Session(prism, profile, streams=False)
         session.load_notes(case.notes + NOTES_BREAK)
         self.river: River = session.engine.river
-        self.role = Role(name="asked", trigger="<(?P<task>[^>]{1,300})>", prompt="{task}", max_tokens=96)
         self.answer = prism.encode(case.answer)
         self.reference: Tensor | None = None
 
     def measure(self, method: str, k: int) -> tuple[bool, float, float, float]:
         """Whether the answer is right, KL, compression and seconds to select."""
         river, prism = self.river, self.prism
-        focus = round(_FOCUS_SHARE * k) if method == "ours" else 0
+        focus = round(_FOCUS_SHARE * k) if method in ("ours", _REREAD) else 0
         marks = river.position if method == "full" else k - focus
         settings = self.profile.synapse.model_copy(
             update={"landmarks": marks, "focus": focus, "refresh_tokens": 1_000_000}
         )
-        tail = {"stream_tail_tokens": focus + len(self.answer) + 256, "streams": 1}
+        tail = {"stream_tail_tokens": 2 * focus + len(self.answer) + 256, "streams": 1}
         profile = self.profile.model_copy(
             update={"synapse": settings, "limits": self.profile.limits.model_copy(update=tail)}
         )
         admission = Admission(prism, 0)
         began = time.perf_counter()
         admission.synapse = take(prism, river.tail, settings, river.queries, 1, sampler=METHODS[method])
-        stream = Stream(1, self.role, {"task": self.case.prompt}, prism, Sampler(), 0.0)
+        prompt = "{focus}\n\n{task}" if method == _REREAD else "{task}"
+        role = Role(name="asked", trigger="<(?P<task>[^>]{1,400})>", prompt=prompt, max_tokens=len(self.answer))
+        stream = Stream(1, role, {"task": self.case.prompt}, prism, Sampler(), 0.0)
         admission.admit(stream, river, profile, Journal())
         seconds = time.perf_counter() - began
         assert stream.tail is not None and stream.synapse is not None

@@ -107,7 +107,8 @@ TOKEN_DIMS, WORD_DIMS, HEAD_WRITES = 96, 40, 40
 
 _FRAME = """One s costs price coins keeps has have do does did The the of in at behind under near on about About How
 many Where are is What what colour number total more than Does True or false true it that Who else things
-where Tell me say notes know recall math check who beside yes no That In They cost ' : , . ? = [ ] + - * > < 0 1 2 3 4 5 6 7 8 9"""
+where Tell me say notes know recall math check who beside yes no That In They cost
+' : , . ? = [ ] + - * > < 0 1 2 3 4 5 6 7 8 9"""
 
 
 def word_weights(tok: Tokenizer) -> torch.Tensor:
@@ -398,7 +399,7 @@ def train(out: Path, seed: int, threads: int, device: str) -> None:
                 bar.update(
                     task,
                     completed=step,
-                    description=f"loss {loss_mean[0]:.3f} right {right[0]:.3f}, sums {right[1]:.3f}, reading {right[2]:.3f}",
+                    description=f"loss {loss_mean[0]:.3f} right " + " ".join(f"{r:.3f}" for r in right),
                 )
             if step % 100 == 0:
                 seconds = time.monotonic() - started

@@ -1,0 +1,61 @@
+"""A Stream's focus set: copied KV, or sentences as text where its role's prompt has a place for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tests.engine.conftest import make_profile, run
+from warpcortex_cli import events as ev
+from warpcortex_cli.engine.session import Session
+
+NOTES = "\n".join(f"Mara keeps ropes: {n}, brown, in the old mill." for n in range(10, 40))
+
+
+@dataclass
+class Start:
+    prompt: str
+    copied: int
+    focus: int
+
+
+def starts(prism, prompt: str, **changes) -> tuple[list[Start], str]:
+    """What each Stream had when it started, and what the River wrote."""
+    session = Session(prism, make_profile(role={"prompt": prompt}, limits={"stream_tail_tokens": 256}, **changes))
+    found: list[Start] = []
+
+    def listen(event: ev.Event) -> None:
+        if isinstance(event, ev.StreamStarted):
+            stream = session.engine.streams[event.id - 1]
+            assert stream.tail is not None
+            found.append(Start(prism.decode(stream.pending), stream.tail.length, event.focus))
+
+    session.engine.journal.listeners.append(listen)
+    session.load_notes(NOTES)
+    text = "".join(e.text for e in run(session, "How many?") if isinstance(e, ev.RiverText))
+    return found, text
+
+
+def test_without_a_place_in_the_prompt_the_focus_is_copied(prism) -> None:
+    found, _ = starts(prism, "help: {task}", synapse={"landmarks": 24, "focus": 60})
+    assert found and all(0 < s.copied == s.focus <= 60 and "ropes" not in s.prompt for s in found)
+
+
+def test_a_prompt_shows_whole_sentences_in_their_order_and_nothing_is_copied(prism) -> None:
+    found, _ = starts(prism, "{focus}\n\nhelp: {task}", synapse={"landmarks": 24, "focus": 60})
+    assert found
+    for start in found:
+        assert start.copied == 0 and 0 < start.focus <= 60
+        lines = start.prompt.split("\n\nhelp: ")[0].splitlines()
+        notes = [line for line in lines if line in NOTES.splitlines()]
+        assert notes and notes == sorted(notes) and len(lines) - len(notes) <= 1  # the question is a sentence too
+
+
+def test_the_unfinished_reply_is_never_in_its_own_focus(prism) -> None:
+    found, text = starts(prism, "{focus}\n\nhelp: {task}", synapse={"landmarks": 4, "focus": 200})
+    assert len(text) > 8
+    assert found and all(text[:8] not in s.prompt.split("\n\nhelp: ")[0] for s in found)
+
+
+def test_without_a_focus_set_the_task_stands_alone(prism) -> None:
+    found, _ = starts(prism, "{focus}\n\nhelp: {task}", synapse={"landmarks": 24, "focus": 0})
+    assert found and all(s.copied == s.focus == 0 and s.prompt.startswith("help: ") for s in found)

@@ -1,0 +1,49 @@
+"""`eval thoughts`: each condition is what its name says."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+
+from warpcortex_cli.cli.app import main
+from warpcortex_cli.eval.pocket import is_right, make_case
+from warpcortex_cli.eval.thoughts import CONDITIONS, misled, replies, reply_of
+from warpcortex_cli.prism.prism import Prism
+from warpcortex_cli.prism.source import resolve_model
+from warpcortex_cli.profile import load_profile
+
+
+@pytest.fixture(scope="module")
+def pocket() -> Prism:
+    return Prism.load(resolve_model("pocket", "auto"), device="cpu")
+
+
+def test_every_condition_is_what_its_name_says(pocket: Prism) -> None:
+    profile = load_profile("pocket")
+    case = make_case("total", 5, random.Random(4))
+    found = replies(pocket, profile, case)
+    assert set(found) == set(CONDITIONS)
+    assert found["river"].states == [] and found["text"].states == [] and found["river"].stream_tokens == 0
+    assert found["streams"].stream_tokens > 0
+    assert found["river-extra"].river_tokens >= found["river"].river_tokens + found["streams"].stream_tokens
+    assert found["oracle"].thoughts == [case.thought] and is_right(case, found["oracle"].text)
+    assert found["wrong"].thoughts == [case.wrong] and misled(case, found["wrong"])
+    assert found["grafted"].states == ["injected"]
+
+
+def test_a_crowd_arrives_together_with_the_thought(pocket: Prism) -> None:
+    case = make_case("total", 5, random.Random(4))
+    others = [make_case("total", 5, random.Random(i)).thought for i in range(10, 17)]
+    reply = reply_of(pocket, load_profile("pocket"), case.notes, case.question, told=case.thought, crowd=others)
+    assert len(reply.states) == 8 and set(others) | {case.thought} == set(reply.thoughts)
+
+
+def test_the_command_prints_its_contract(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["eval", "thoughts", "--n", "1", "--notes", "4", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert not left.value.code and found["schema_version"] == 1
+    assert [c["name"] for c in found["conditions"]] == list(CONDITIONS)
+    assert {"accuracy", "ci95", "n", "seconds", "tokens"} <= set(found["conditions"][0])

@@ -1,0 +1,221 @@
+"""Does the Gate tell good thoughts from bad? Right, irrelevant, contradicted and garbled ones at the same moment.
+
+Sessions run as in the product. When the Gate judges a thought that is right, the same River judges others in its place:
+one that belongs to another conversation, the same one with a wrong result, and garbled ones. Each is forwarded as the
+writing of a Stream that was admitted as any other, so that hidden states and probabilities are what a Stream has.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from warpcortex_cli.engine.gate import garbled, raw_cosine
+from warpcortex_cli.engine.injection import Injection
+from warpcortex_cli.engine.journal import Journal
+from warpcortex_cli.engine.sampling import Sampler
+from warpcortex_cli.engine.session import Session
+from warpcortex_cli.engine.stream import Stream, certainty
+from warpcortex_cli.eval.pocket import make_case, mislead
+from warpcortex_cli.eval.thoughts import KINDS
+from warpcortex_cli.events import Event, GateDecided
+from warpcortex_cli.prism.prism import Prism
+from warpcortex_cli.prism.rows import Row
+from warpcortex_cli.profile import Profile, Role
+
+LABELS = ("relevant", "irrelevant", "contradicted", "garbled")
+SIGNALS = ("calibrated", "raw_cosine", "likelihood", "certainty")
+
+
+@dataclass(frozen=True)
+class Writing:
+    """What a Stream was asked and wrote."""
+
+    role: Role
+    task: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One thought and what each signal says of it; higher is better for all of them."""
+
+    label: str
+    kind: str
+    thought: str
+    calibrated: float
+    raw_cosine: float
+    likelihood: float
+    certainty: float
+
+
+class Judge:
+    """Listens to a session; at the first right thought it collects the judgement of others in its place."""
+
+    def __init__(
+        self, session: Session, kind: str, right: str, strangers: Sequence[Writing], rng: random.Random
+    ) -> None:
+        self.session, self.kind, self.right = session, kind, right
+        self.strangers, self.rng = strangers, rng
+        self.judged: list[Judged] = []
+        self.own: Writing | None = None
+
+    def __call__(self, event: Event) -> None:
+        if not isinstance(event, GateDecided) or event.thought != self.right or self.own is not None:
+            return
+        stream = self.session.engine.streams[event.id - 1]
+        self.own = Writing(stream.role, stream.task, stream.builder.text)
+        people = [w.task.split()[-1] for w in self.strangers if w.task] or ["Tobias"]
+        wrong = mislead(self.right, people, self.rng)
+        self._judge("relevant", self.own, self.right)
+        if wrong:
+            self._judge("contradicted", _with_thought(self.own, self.right, wrong), wrong)
+        if self.strangers:
+            other = self.rng.choice(self.strangers)
+            self._judge("irrelevant", other, other.text.splitlines()[-1].removeprefix("= "))
+        broken = self.rng.choice((_shuffled, _noise, _stuck))(self.right, self.rng)
+        self._judge("garbled", _with_thought(self.own, self.right, broken), broken)
+
+    def _judge(self, label: str, writing: Writing, thought: str) -> None:
+        engine = self.session.engine
+        prism, river = self.session.prism, engine.river
+        stream = Stream(0, writing.role, {"task": writing.task}, prism, Sampler(), 0.0)
+        engine.admission.admit(stream, river, self.session.profile, Journal())
+        assert stream.tail is not None
+        ids = prism.encode(writing.text)
+        room = stream.tail.capacity - stream.tail.length - len(stream.pending)
+        ids = ids[-room:]
+        tokens = [*stream.pending, *ids]
+        positions = list(range(stream.position, stream.position + len(tokens)))
+        reads = (stream.synapse.segment,) if stream.synapse and stream.synapse.landmarks else ()
+        result = prism.forward([Row(tokens, positions, stream.tail, reads, "all")])[0]
+        assert result.logits is not None
+        hidden = result.hidden[-len(ids) :].float()
+        scores = torch.log_softmax(result.logits[-len(ids) - 1 : -1].float(), -1)
+        chosen = scores.gather(1, torch.tensor(ids, device=scores.device)[:, None])[:, 0].tolist()
+        stream.release()
+        stream.thought = thought
+        injection = Injection(stream, river)
+        likelihood = injection.log_likelihood(prism.forward([injection.row()])[0])
+        injection.release()
+        fits = 0.0 if garbled(thought) else engine.gate.states.score(hidden, river.recent_hidden().float()).score
+        self.judged.append(
+            Judged(
+                label,
+                self.kind,
+                thought,
+                fits,
+                raw_cosine(hidden, river.recent_hidden().float()).score,
+                likelihood if likelihood is not None else 0.0,
+                certainty(chosen),
+            )
+        )
+
+
+def _with_thought(writing: Writing, thought: str, other: str) -> Writing:
+    head, found, tail = writing.text.rpartition(thought)
+    return Writing(writing.role, writing.task, head + other + tail if found else other)
+
+
+def _shuffled(thought: str, rng: random.Random) -> str:
+    letters = list(thought)
+    rng.shuffle(letters)
+    return "".join(letters)
+
+
+def _noise(thought: str, rng: random.Random) -> str:
+    return "".join(rng.choice("abcdefghijklmnopqrstuvwxyz0123456789=+:, ") for _ in thought)
+
+
+def _stuck(thought: str, rng: random.Random) -> str:
+    word = rng.choice(thought.split())
+    return " ".join([word] * 9)
+
+
+def run(
+    prism: Prism,
+    profile: Profile,
+    n: int,
+    notes: int,
+    seed: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Iterator[Judged]:
+    """Judgements at `n` moments in which a Stream's thought was right."""
+    rng = random.Random(seed)
+    strangers: list[Writing] = []
+    for i in range(n):
+        kind = KINDS[i % len(KINDS)]
+        case = make_case(kind, notes, rng)
+        session = Session(prism, profile)
+        judge = Judge(session, kind, case.thought, strangers[-40:], rng)
+        session.engine.journal.listeners.append(judge)
+        session.load_notes(case.notes)
+        for _ in session.send(case.question):
+            pass
+        if judge.own is not None:
+            strangers.append(judge.own)
+        yield from judge.judged
+        progress(i + 1, n)
+
+
+def auc(good: Sequence[float], bad: Sequence[float]) -> float:
+    """Area under the ROC curve: how often a good one wins, ties half (Hanley & McNeil 1982)."""
+    if not good or not bad:
+        return 0.5
+    wins = sum((g > b) + 0.5 * (g == b) for g in good for b in bad)
+    return wins / (len(good) * len(bad))
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Areas by signal, for relevant thoughts against irrelevant and garbled ones, and for right against wrong ones."""
+
+    relevance: dict[str, float]
+    correctness: dict[str, float]
+    precision: float
+    recall: float
+    threshold: float
+    counts: dict[str, int]
+
+
+def summarize(judged: Sequence[Judged], profile: Profile) -> Summary:
+    """`precision` and `recall` of letting relevant thoughts in, irrelevant and garbled ones not, at the threshold."""
+
+    def of(signal: str, *labels: str) -> list[float]:
+        return [getattr(j, signal) for j in judged if j.label in labels]
+
+    limit = profile.gate.threshold
+    passed = sum(v >= limit for v in of("calibrated", "relevant"))
+    slipped = sum(v >= limit for v in of("calibrated", "irrelevant", "garbled"))
+    return Summary(
+        relevance={s: auc(of(s, "relevant"), of(s, "irrelevant", "garbled")) for s in SIGNALS},
+        correctness={s: auc(of(s, "relevant"), of(s, "contradicted")) for s in SIGNALS},
+        precision=passed / (passed + slipped) if passed + slipped else 0.0,
+        recall=passed / max(1, len(of("calibrated", "relevant"))),
+        threshold=limit,
+        counts={label: sum(j.label == label for j in judged) for label in LABELS},
+    )
+
+
+def as_json(judged: Sequence[Judged], profile: Profile, model: str, seed: int) -> dict[str, Any]:
+    """The contract of `eval gate --json`: areas of the Gate, of certainty and of the paper's cosine."""
+    s = summarize(judged, profile)
+    return {
+        "schema_version": 1,
+        "model": model,
+        "seed": seed,
+        "auc_relevance": s.relevance["calibrated"],
+        "auc_correctness": s.correctness["certainty"],
+        "auc_raw_cosine": s.relevance["raw_cosine"],
+        "n": len(judged),
+        "threshold": s.threshold,
+        "precision": s.precision,
+        "recall": s.recall,
+        "counts": s.counts,
+        "relevance": s.relevance,
+        "correctness": s.correctness,
+    }

@@ -1,0 +1,103 @@
+"""What evaluations found, as tables for the terminal and for Markdown, and as a plot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from warpcortex_cli.bench.plot import new_figure, save
+from warpcortex_cli.eval.gate import SIGNALS, Summary
+from warpcortex_cli.eval.synapse import Result
+from warpcortex_cli.eval.thoughts import Condition, Crowd
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table: what it shows, its columns, its rows."""
+
+    title: str
+    heads: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def markdown(self) -> str:
+        lines = [f"| {' | '.join(cells)} |" for cells in (self.heads, *self.rows)]
+        return "\n".join([f"{self.title}:", "", lines[0], f"|{'---|' * len(self.heads)}", *lines[1:]])
+
+
+def share(value: float, ci95: tuple[float, float]) -> str:
+    """A share with half the width of its interval."""
+    return f"{value:.0%} ±{(ci95[1] - ci95[0]) / 2:.0%}"
+
+
+def synapse_grids(results: Sequence[Result]) -> list[Grid]:
+    """Accuracy by method and budget, one table for each context length."""
+    grids = []
+    for context in dict.fromkeys(r.context for r in results):
+        of_it = [r for r in results if r.context == context]
+        budgets = sorted({r.k for r in of_it if r.method != "full"})
+        found = {(r.method, r.k): r for r in of_it}
+        rows = []
+        for method in dict.fromkeys(r.method for r in of_it):
+            cells = [found.get((method, context if method == "full" else k)) for k in budgets or [context]]
+            rows.append((method, *("" if r is None else share(r.accuracy, r.ci95) for r in cells)))
+        heads = ("method", *(f"k = {k}" for k in budgets or [context]))
+        grids.append(Grid(f"right answers, context of {context} tokens, n = {of_it[0].n}", heads, tuple(rows)))
+    return grids
+
+
+def gate_grid(summary: Summary) -> Grid:
+    """ROC areas by signal."""
+    counts = ", ".join(f"{n} {label}" for label, n in summary.counts.items())
+    rows = tuple((s, f"{summary.relevance[s]:.3f}", f"{summary.correctness[s]:.3f}") for s in SIGNALS)
+    return Grid(f"area under the ROC curve over {counts} thoughts", ("signal", "relevance", "correctness"), rows)
+
+
+def gate_line(summary: Summary) -> str:
+    return (
+        f"At the threshold of {summary.threshold:g} the Gate lets {summary.recall:.0%} of relevant thoughts in; "
+        f"{summary.precision:.0%} of what it lets in is relevant rather than irrelevant or garbled."
+    )
+
+
+def thoughts_grids(results: Sequence[Condition | Crowd]) -> list[Grid]:
+    conditions = [r for r in results if isinstance(r, Condition)]
+    crowds = [r for r in results if isinstance(r, Crowd)]
+    grids = []
+    if conditions:
+        rows = tuple(
+            (c.name, share(c.accuracy, c.ci95), f"{c.seconds:.2f}", f"{c.tokens:.0f}", f"{c.perplexity:.2f}")
+            for c in conditions
+        )
+        heads = ("condition", "right", "seconds", "tokens", "perplexity")
+        grids.append(Grid(f"right answers by condition, n = {conditions[0].n}", heads, rows))
+    if crowds:
+        title = f"with irrelevant thoughts beside the right one, n = {crowds[0].n}"
+        lines = tuple((str(c.thoughts), share(c.accuracy, c.ci95)) for c in crowds)
+        grids.append(Grid(title, ("thoughts", "right"), lines))
+    return grids
+
+
+def thoughts_line(results: Sequence[Condition | Crowd]) -> str:
+    return "".join(
+        f"Of wrong thoughts, {r.resisted:.0%} were rejected or did not get into the answer."
+        for r in results
+        if isinstance(r, Condition) and r.resisted is not None
+    )
+
+
+def plot_accuracy(results: Sequence[Result], path: Path, name: str) -> None:
+    """Right answers over the budget, at the longest context."""
+    figure, axes = new_figure()
+    context = max(r.context for r in results)
+    for method in dict.fromkeys(r.method for r in results):
+        points = sorted((r.k, r.accuracy) for r in results if r.method == method and r.context == context)
+        if method == "full":
+            axes.axhline(points[0][1], color="gray", linestyle="--", label=method)
+        else:
+            axes.plot(*zip(*points, strict=True), "o-" if method.startswith("ours") else ".-", label=method)
+    axes.set(
+        xscale="log", xlabel="tokens kept", ylabel="right answers", title=f"{name}, {context} tokens", ylim=(0, 1.02)
+    )
+    axes.legend(fontsize="x-small", ncols=2)
+    save(figure, path)

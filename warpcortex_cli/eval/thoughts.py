@@ -1,0 +1,286 @@
+"""Do the thoughts help? The same questions under several conditions, through the engine of the product.
+
+Conditions (the names are a contract):
+    river       the River alone.
+    river-extra the River alone, given as many extra tokens as the Streams spent: it answers again, sampled, until they
+                are used up, and the majority counts.
+    streams     the product: Streams, Gate, injection.
+    oracle      the right thought, injected where the River asked, in the place of the Stream's.
+    wrong       a misleading thought in its place.
+    text        the Streams' thoughts as text between notes and question, as others do it; no Streams.
+    forwarded   as `streams` with the Gate open: the thought's KV comes from a forward in the River's context.
+    grafted     the same with the Stream's own KV of its thought, re-rotated to the virtual positions.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from warpcortex_cli.engine.injection import virtual_positions
+from warpcortex_cli.engine.river import Aside
+from warpcortex_cli.engine.router import Match
+from warpcortex_cli.engine.session import Session
+from warpcortex_cli.engine.stream import Stream
+from warpcortex_cli.eval.pocket import Case, is_right, make_case
+from warpcortex_cli.eval.statistics import interval
+from warpcortex_cli.events import Event, GateDecided, RiverFinished, RiverText, StreamEnded, StreamSpawned
+from warpcortex_cli.memory.segment import Segment
+from warpcortex_cli.prism.prism import Prism
+from warpcortex_cli.prism.rows import Row
+from warpcortex_cli.profile import Profile, Sampling
+
+KINDS = ("total", "difference", "cost", "compare", "claim", "who-else")
+CONDITIONS = ("river", "river-extra", "streams", "oracle", "wrong", "text", "forwarded", "grafted")
+CROWDS = (1, 2, 4, 8, 16, 32)
+_EXTRA = Sampling(temperature=0.7, top_p=0.95)
+_MOST_ANSWERS = 16
+
+
+@dataclass
+class Reply:
+    """What one run gave: the visible answer, its cost, and how its Streams ended."""
+
+    text: str = ""
+    river_tokens: int = 0
+    stream_tokens: int = 0
+    seconds: float = 0.0
+    states: list[str] = field(default_factory=list)
+    thoughts: list[str] = field(default_factory=list)
+    nll: float = math.nan  # nats a token of the reply, under the River without thoughts
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One line of the result. `resisted`: of wrong thoughts, those rejected or without effect on the answer."""
+
+    name: str
+    accuracy: float
+    ci95: tuple[float, float]
+    n: int
+    seconds: float
+    tokens: float
+    perplexity: float
+    resisted: float | None = None
+
+
+def reply_of(
+    prism: Prism,
+    profile: Profile,
+    notes: str,
+    question: str,
+    *,
+    streams: bool = True,
+    seed: int = 0,
+    told: str = "",
+    crowd: Sequence[str] = (),
+    graft: bool = False,
+) -> Reply:
+    """One question through a Session.
+
+    Args:
+        told: a thought that takes the place of what each Stream would think.
+        crowd: further thoughts that arrive together with the first one.
+        graft: the Streams' own KV is injected, not a forward of the thought.
+    """
+    session = Session(prism, profile, seed=seed, streams=streams)
+    if graft:
+        session.engine.journal.listeners.append(Grafts(session))
+    session.load_notes(notes)
+    engine = session.engine
+    out = Reply()
+    began = time.perf_counter()
+    for event in session.send(question):
+        if isinstance(event, RiverText) and not event.request:
+            out.text += event.text
+        elif isinstance(event, StreamSpawned) and (told or crowd):
+            stream = engine.streams[event.id - 1]
+            if stream.final or stream.state == "gating":
+                continue
+            role, groups = stream.role, {"task": stream.task}
+            others, crowd = crowd, ()
+            if told:
+                _tell(session, stream, told)
+            for thought in others:
+                engine.spawn(Match(role, groups, 0, 0))
+                _tell(session, engine.streams[-1], thought)
+        elif isinstance(event, StreamEnded):
+            stream = engine.streams[event.id - 1]
+            out.states.append(event.state)
+            out.thoughts.append(stream.thought)
+            out.stream_tokens += event.tokens
+        elif isinstance(event, RiverFinished):
+            out.river_tokens = event.tokens
+    out.seconds = time.perf_counter() - began
+    out.nll = _nll(session, out.river_tokens)
+    return out
+
+
+def _tell(session: Session, stream: Stream, thought: str) -> None:
+    stream.thought = thought
+    session.engine.offer(stream)
+
+
+def _nll(session: Session, tokens: int) -> float:
+    """Mean nats a token of the reply's last `tokens`, read again without any thought beside it."""
+    prism, ids = session.prism, session.engine.river.sentences.ids
+    if not 0 < tokens < len(ids):
+        return math.nan
+    row = Row(ids, list(range(len(ids))), prism.new_tail(len(ids)), logits="all")
+    logits = prism.forward([row])[0].logits
+    assert logits is not None
+    wanted = torch.tensor(ids[-tokens:], device=logits.device)
+    return float(torch.nn.functional.cross_entropy(logits[-tokens - 1 : -1].float(), wanted))
+
+
+class Grafts:
+    """Listens to a session and puts the Stream's own KV of its thought where the forwarded one was injected."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self._segments: dict[int, Segment] = {}
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, GateDecided) and event.passed:
+            stream = self.session.engine.streams[event.id - 1]
+            if stream.tail is not None:
+                self._segments[event.id] = self._segment(stream)
+        elif isinstance(event, StreamEnded) and event.id in self._segments and event.state == "injected":
+            river = self.session.engine.river
+            segment = self._segments.pop(event.id)
+            river.asides = [Aside(a.stream, a.text, segment) if a.stream == event.id else a for a in river.asides]
+
+    def _segment(self, stream: Stream) -> Segment:
+        """The tokens of the thought at the end of the Stream's tail, moved to the virtual positions."""
+        assert stream.tail is not None
+        prism, written = self.session.prism, stream.builder.ids
+        count = 1
+        while count < len(written) and stream.thought not in prism.decode(written[-count:]):
+            count += 1
+        end = stream.tail.length
+        thought = stream.tail.freeze(end - count, end)
+        to = torch.tensor(virtual_positions(self.session.engine.river.position, count), device=prism.device)
+        return Segment(tuple(prism.rope.turn(thought.keys, to - thought.positions)), thought.values, to)
+
+
+def _extra(prism: Prism, profile: Profile, case: Case, first: Reply, budget: int) -> Reply:
+    """The River's first answer and sampled ones, until `budget` tokens more are used; the most frequent result."""
+    sampled = profile.model_copy(update={"sampling": _EXTRA})
+    replies, spent = [first], 0
+    while spent < budget and len(replies) < _MOST_ANSWERS:
+        replies.append(reply_of(prism, sampled, case.notes, case.question, streams=False, seed=len(replies)))
+        spent += max(1, replies[-1].river_tokens)
+    best = Counter(r.text.strip() for r in replies).most_common(1)[0][0]
+    return Reply(
+        text=best,
+        river_tokens=sum(r.river_tokens for r in replies),
+        seconds=sum(r.seconds for r in replies),
+        nll=first.nll,
+    )
+
+
+def replies(prism: Prism, profile: Profile, case: Case) -> dict[str, Reply]:
+    """The case under every condition."""
+    injected = profile.roles[0].injected_as
+    gate_open = profile.model_copy(update={"gate": profile.gate.model_copy(update={"mode": "off"})})
+    out: dict[str, Reply] = {}
+    out["river"] = reply_of(prism, profile, case.notes, case.question, streams=False)
+    out["streams"] = reply_of(prism, profile, case.notes, case.question)
+    out["river-extra"] = _extra(prism, profile, case, out["river"], out["streams"].stream_tokens)
+    out["oracle"] = reply_of(prism, profile, case.notes, case.question, told=case.thought)
+    out["wrong"] = reply_of(prism, profile, case.notes, case.question, told=case.wrong)
+    thoughts = "\n".join(injected.format(thought=t) for t in out["streams"].thoughts if t)
+    out["text"] = reply_of(prism, profile, f"{case.notes}\n\n{thoughts}", case.question, streams=False)
+    out["forwarded"] = reply_of(prism, gate_open, case.notes, case.question)
+    out["grafted"] = reply_of(prism, gate_open, case.notes, case.question, graft=True)
+    return out
+
+
+def misled(case: Case, reply: Reply) -> bool:
+    """Whether the answer gives the result of the wrong thought."""
+    wrong = (
+        case.wrong.rpartition(" = ")[2]
+        if " = " in case.wrong and ": " not in case.wrong
+        else case.wrong.rpartition(": ")[2]
+    )
+    value = {"yes": "true", "no": "false"}.get(wrong, wrong) if case.kind == "claim" else wrong
+    return is_right(Case(case.kind, case.notes, case.question, value), reply.text)
+
+
+@dataclass(frozen=True)
+class Crowd:
+    """Accuracy with so many irrelevant thoughts beside the right one."""
+
+    thoughts: int
+    accuracy: float
+    ci95: tuple[float, float]
+    n: int
+
+
+def run(
+    prism: Prism,
+    profile: Profile,
+    n: int,
+    notes: int,
+    seed: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Iterator[Condition | Crowd]:
+    """All conditions over the same `n` cases, then crowds of irrelevant thoughts over half of them."""
+    rng = random.Random(seed)
+    cases = [make_case(KINDS[i % len(KINDS)], notes, rng) for i in range(n)]
+    crowded = cases[: max(1, n // 2)]
+    total = n + len(crowded)
+    right: Counter[str] = Counter()
+    sums: dict[str, list[float]] = {name: [0.0, 0.0, 0.0, 0.0] for name in CONDITIONS}
+    resisted = 0
+    for i, case in enumerate(cases):
+        for name, reply in replies(prism, profile, case).items():
+            right[name] += is_right(case, reply.text)
+            for j, value in enumerate((reply.seconds, reply.river_tokens + reply.stream_tokens)):
+                sums[name][j] += value
+            if math.isfinite(reply.nll):
+                sums[name][2] += reply.nll
+                sums[name][3] += 1
+            if name == "wrong":
+                resisted += not misled(case, reply)
+        progress(i + 1, total)
+    for name in CONDITIONS:
+        seconds, tokens, nll, scored = sums[name]
+        yield Condition(
+            name, right[name] / n, interval(right[name], n), n, seconds / n, tokens / n,
+            math.exp(nll / scored) if scored else math.nan, resisted / n if name == "wrong" else None,
+        )  # fmt: skip
+    gate_open = profile.model_copy(update={"gate": profile.gate.model_copy(update={"mode": "off"})})
+    held = Counter[int]()
+    for i, case in enumerate(crowded):
+        irrelevant = [make_case(rng.choice(KINDS), notes, rng).thought for _ in range(CROWDS[-1])]
+        for size in CROWDS:
+            reply = reply_of(
+                prism, gate_open, case.notes, case.question, told=case.thought, crowd=irrelevant[: size - 1]
+            )
+            held[size] += is_right(case, reply.text)
+        progress(n + i + 1, total)
+    for size in CROWDS:
+        yield Crowd(size, held[size] / len(crowded), interval(held[size], len(crowded)), len(crowded))
+
+
+def as_json(results: Sequence[Condition | Crowd], model: str, seed: int) -> dict[str, Any]:
+    """The contract of `eval thoughts --json`, with crowds added. A figure that is not known is null."""
+
+    def plain(result: Condition | Crowd) -> dict[str, Any]:
+        return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in vars(result).items()}
+
+    return {
+        "schema_version": 1,
+        "model": model,
+        "seed": seed,
+        "conditions": [plain(r) for r in results if isinstance(r, Condition)],
+        "crowds": [plain(r) for r in results if isinstance(r, Crowd)],
+    }

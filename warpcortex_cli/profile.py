@@ -183,6 +183,11 @@ class GateSettings(_Settings):
 
     mode: Annotated[Literal["calibrated", "raw", "off"], BeforeValidator(_off)] = "calibrated"
     threshold: Threshold = 0.5
+    certainty: Share = Field(
+        default=0.0,
+        description="A thought is rejected when its Stream was less sure of it: the geometric mean of the "
+        "probabilities of its three least probable tokens. 0: not asked.",
+    )
 
 
 class InjectionSettings(_Settings):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from warpcortex_cli.engine.gate import WINDOW, Gate, RiverStates, garbled
+from warpcortex_cli.engine.stream import certainty
 from warpcortex_cli.profile import GateSettings
 
 HIDDEN = 64
@@ -166,3 +169,14 @@ def test_what_is_remembered_is_bounded_and_broken_states_are_left_out() -> None:
     assert ends[0] == WINDOW
     assert ends[-1] > 0.9 * states.tokens
     assert states.null_cosines().isfinite().all()
+
+
+def test_a_stream_that_was_not_sure_is_rejected_where_the_profile_asks_for_it() -> None:
+    world = World()
+    for asked, sure, unsure in ((0.5, 0.4, True), (0.5, 0.6, False), (0.0, 0.01, False)):
+        gate = Gate(GateSettings(certainty=asked, threshold=0.0))
+        river = world.river(gate, range(6))
+        decision = gate.decide("Mara keeps 47 ropes", world.states(5, 8), river, certainty=sure)
+        assert ("unsure" in decision.reason) == unsure and decision.passed != unsure
+    assert certainty([]) == 1.0
+    assert certainty([0.0] * 40 + [math.log(0.5)] * 3) == pytest.approx(0.5)  # the least probable ones count

@@ -35,3 +35,14 @@ def test_undo_takes_back_the_thought_and_then_the_turn(prism) -> None:
     assert second is not None and second.kind == "turn"
     assert session.transcript() == [] and session.engine.river.position == 0 and session.snapshot().asides == 0
     assert session.undo() is None
+
+
+def test_certainty_is_measured_only_where_the_gate_asks_for_it(prism) -> None:
+    """Random weights are never sure: a Gate that asks for certainty lets none of their thoughts in."""
+    for asked in (0.0, 1.0):
+        session = Session(prism, make_profile(gate={"mode": "calibrated", "threshold": 0.0, "certainty": asked}))
+        judged = [e for e in run(session) if isinstance(e, ev.GateDecided)]
+        assert judged and all(e.passed == (asked == 0) for e in judged)
+        assert all(("unsure" in e.reason) == (asked > 0) for e in judged)
+        streams = session.engine.streams
+        assert all(len(s.log_probabilities) == (s.tokens if asked else 0) for s in streams)

@@ -134,6 +134,5 @@ class _Counted:
 
 
 def _logits_bytes(prism: Prism, rows: int) -> int:
-    """Logits of one step: in the model's type, and in fp32 where that is another."""
-    item = prism.dtype.itemsize
-    return rows * prism.vocab_size * (item if item == 4 else item + 4)
+    """Logits of one step, in the model's type."""
+    return rows * prism.vocab_size * prism.dtype.itemsize

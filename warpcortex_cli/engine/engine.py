@@ -18,7 +18,7 @@ from warpcortex_cli.engine.pacing import Pacer
 from warpcortex_cli.engine.river import River
 from warpcortex_cli.engine.router import Match
 from warpcortex_cli.engine.sampling import SamplingError, sample
-from warpcortex_cli.engine.stream import Stream
+from warpcortex_cli.engine.stream import Stream, certainty
 from warpcortex_cli.errors import MemoryLimitError, RunError
 from warpcortex_cli.events import (
     GateDecided,
@@ -264,6 +264,8 @@ class Engine:
             elif token in self.prism.eos_ids:
                 self._conclude(stream, "it ended without a thought")
             else:
+                if self.gate.settings.certainty:
+                    stream.weigh(token, result.logits[-1])
                 self.journal.write(StreamText(id=stream.id, text=stream.write(token), tokens=stream.tokens))
                 if stream.spent:
                     self._conclude(stream, "its token budget was used up before a thought was finished")
@@ -303,6 +305,7 @@ class Engine:
             self.river.recent_hidden(),
             injection.log_likelihood(result),
             stream.role.gate_threshold,
+            certainty(stream.log_probabilities),
         )
         stream.gate_score, stream.reason = decision.score, decision.reason
         self.journal.write(

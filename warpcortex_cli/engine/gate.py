@@ -37,7 +37,7 @@ class GateDecision:
 
     Attributes:
         score: how well the thought fits; 0..1 except in mode `raw`, where it is a cosine. 0 for a garbled
-            thought.
+            thought and for one that its Stream was not sure of.
         threshold: what it was compared with.
         mode: of the Gate.
         reason: for people, such as "score 0.81 >= 0.50 (calibrated)".
@@ -98,6 +98,7 @@ class Gate:
         river_hidden: Tensor,
         log_likelihood: float | None = None,
         threshold: float | None = None,
+        certainty: float = 1.0,
     ) -> GateDecision:
         """Judges one thought; it then counts among the earlier ones.
 
@@ -108,6 +109,7 @@ class Gate:
             log_likelihood: mean log-probability of the thought's tokens under the River, noted in the
                 decision.
             threshold: in the place of the settings'.
+            certainty: of the Stream about what it wrote, 0..1.
         """
         mode = self.settings.mode
         limit = self.settings.threshold if threshold is None else threshold
@@ -120,6 +122,8 @@ class Gate:
             return decision(False, 0.0, problem)
         if mode == "off":
             return decision(True, 1.0, "not judged")
+        if certainty < self.settings.certainty:
+            return decision(False, 0.0, f"unsure: certainty {certainty:.2f} < {self.settings.certainty:.2f}")
         signal = self._signals[mode](thought_hidden.float(), river_hidden.float())
         self.states.remember(thought_hidden)
         if signal.lacking:

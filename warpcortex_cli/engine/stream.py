@@ -50,6 +50,7 @@ class Stream:
         self._pattern = re2.compile(f"(?m){role.thought}") if role.thought else None
         self._hidden: list[torch.Tensor] = []
         self.thought = ""
+        self.log_probabilities: list[float] = []  # of what it wrote, where the Gate asks for them
         self.gate_score: float | None = None
         self.reason = ""
         self.kv_bytes = 0
@@ -107,6 +108,11 @@ class Stream:
         """Takes a sampled token as its next one; returns the new text."""
         self.pending = [token]
         return self.builder.add(token)
+
+    def weigh(self, token: int, logits: torch.Tensor) -> None:
+        """Notes how probable the token was among its logits [vocabulary]."""
+        scores = logits.float()
+        self.log_probabilities.append(float(scores[token] - scores.logsumexp(0)))
 
     @property
     def spent(self) -> bool:

@@ -11,7 +11,7 @@ llama.cpp is built outside this repository, once:
         llama_cpp_python-*/vendor/llama.cpp/models/ggml-vocab-qwen2.gguf
 
 llama-batched-bench reads one shared prompt (`-pps`) and decodes a number of sequences behind it, as our Streams do
-behind one River. Speeds are tokens per second of all agents together; what counts is their ratio, in one run on one machine.
+behind one River. Speeds are tokens per second of all agents together; what counts is their ratio, in one run.
 """
 
 from __future__ import annotations

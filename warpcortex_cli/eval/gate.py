@@ -20,7 +20,7 @@ from warpcortex_cli.engine.journal import Journal
 from warpcortex_cli.engine.sampling import Sampler
 from warpcortex_cli.engine.session import Session
 from warpcortex_cli.engine.stream import Stream, certainty
-from warpcortex_cli.eval.pocket import make_case, mislead
+from warpcortex_cli.eval.pocket import Case, make_case
 from warpcortex_cli.eval.thoughts import KINDS
 from warpcortex_cli.events import Event, GateDecided
 from warpcortex_cli.prism.prism import Prism
@@ -56,29 +56,26 @@ class Judged:
 class Judge:
     """Listens to a session; at the first right thought it collects the judgement of others in its place."""
 
-    def __init__(
-        self, session: Session, kind: str, right: str, strangers: Sequence[Writing], rng: random.Random
-    ) -> None:
-        self.session, self.kind, self.right = session, kind, right
+    def __init__(self, session: Session, case: Case, strangers: Sequence[Writing], rng: random.Random) -> None:
+        self.session, self.case = session, case
         self.strangers, self.rng = strangers, rng
         self.judged: list[Judged] = []
         self.own: Writing | None = None
 
     def __call__(self, event: Event) -> None:
-        if not isinstance(event, GateDecided) or event.thought != self.right or self.own is not None:
+        right = self.case.thought
+        if not isinstance(event, GateDecided) or event.thought != right or self.own is not None:
             return
         stream = self.session.engine.streams[event.id - 1]
         self.own = Writing(stream.role, stream.task, stream.builder.text)
-        people = [w.task.split()[-1] for w in self.strangers if w.task] or ["Tobias"]
-        wrong = mislead(self.right, people, self.rng)
-        self._judge("relevant", self.own, self.right)
-        if wrong:
-            self._judge("contradicted", _with_thought(self.own, self.right, wrong), wrong)
+        self._judge("relevant", self.own, right)
+        if self.case.wrong:
+            self._judge("contradicted", _with_thought(self.own, right, self.case.wrong), self.case.wrong)
         if self.strangers:
             other = self.rng.choice(self.strangers)
             self._judge("irrelevant", other, other.text.splitlines()[-1].removeprefix("= "))
-        broken = self.rng.choice((_shuffled, _noise, _stuck))(self.right, self.rng)
-        self._judge("garbled", _with_thought(self.own, self.right, broken), broken)
+        broken = self.rng.choice((_shuffled, _noise, _stuck))(right, self.rng)
+        self._judge("garbled", _with_thought(self.own, right, broken), broken)
 
     def _judge(self, label: str, writing: Writing, thought: str) -> None:
         engine = self.session.engine
@@ -106,7 +103,7 @@ class Judge:
         self.judged.append(
             Judged(
                 label,
-                self.kind,
+                self.case.kind,
                 thought,
                 fits,
                 raw_cosine(hidden, river.recent_hidden().float()).score,
@@ -148,10 +145,9 @@ def run(
     rng = random.Random(seed)
     strangers: list[Writing] = []
     for i in range(n):
-        kind = KINDS[i % len(KINDS)]
-        case = make_case(kind, notes, rng)
+        case = make_case(KINDS[i % len(KINDS)], notes, rng)
         session = Session(prism, profile)
-        judge = Judge(session, kind, case.thought, strangers[-40:], rng)
+        judge = Judge(session, case, strangers[-40:], rng)
         session.engine.journal.listeners.append(judge)
         session.load_notes(case.notes)
         for _ in session.send(case.question):

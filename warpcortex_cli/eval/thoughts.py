@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import math
 import random
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -205,13 +206,10 @@ def replies(prism: Prism, profile: Profile, case: Case) -> dict[str, Reply]:
 
 def misled(case: Case, reply: Reply) -> bool:
     """Whether the answer gives the result of the wrong thought."""
-    wrong = (
-        case.wrong.rpartition(" = ")[2]
-        if " = " in case.wrong and ": " not in case.wrong
-        else case.wrong.rpartition(": ")[2]
-    )
-    value = {"yes": "true", "no": "false"}.get(wrong, wrong) if case.kind == "claim" else wrong
-    return is_right(Case(case.kind, case.notes, case.question, value), reply.text)
+    result = re.split(r" = |: ", case.wrong)[-1]
+    if case.kind == "claim":
+        result = "true" if result == "yes" else "false"
+    return is_right(replace(case, value=result), reply.text)
 
 
 @dataclass(frozen=True)

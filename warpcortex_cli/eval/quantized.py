@@ -1,0 +1,83 @@
+"""What int8 weights do to the output: `python -m warpcortex_cli.eval.quantized -m MODEL`.
+
+Conversations of pocket's world, as a user would have them, are read by the model in its own type and in int8.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+from dataclasses import dataclass
+
+import torch
+
+from warpcortex_cli.eval.pocket import QUESTIONS, make_case
+from warpcortex_cli.prism.prism import Prism
+from warpcortex_cli.prism.rows import Row
+from warpcortex_cli.prism.source import resolve_model
+
+
+@dataclass(frozen=True)
+class Effect:
+    """Perplexity of the same text in both, the share of equal greedy tokens, and KL in nats a token."""
+
+    tokens: int
+    perplexity: float
+    perplexity_int8: float
+    greedy_agreement: float
+    kl: float
+
+
+def texts(n: int, seed: int) -> list[str]:
+    """Notes, a question, and the right answer."""
+    rng = random.Random(seed)
+    kinds = list(QUESTIONS)
+    cases = [make_case(kinds[i % len(kinds)], 12, rng) for i in range(n)]
+    return [f"{c.notes}\n\n{c.question}\n{c.value}" for c in cases]
+
+
+def scores(prism: Prism, ids: list[int]) -> torch.Tensor:
+    """Log-probabilities of the next token, [tokens, vocabulary]."""
+    logits = prism.forward([Row(ids, list(range(len(ids))), prism.new_tail(len(ids)), logits="all")])[0].logits
+    assert logits is not None
+    return torch.log_softmax(logits.float(), -1)
+
+
+def effect(plain: Prism, int8: Prism, samples: list[str]) -> Effect:
+    """Both models over the same texts."""
+    nll, nll_int8, kl, same, tokens = 0.0, 0.0, 0.0, 0, 0
+    for text in samples:
+        ids = plain.encode(text)
+        a, b = scores(plain, ids), scores(int8, ids)
+        wanted = torch.tensor(ids[1:])[:, None]
+        nll -= float(a[:-1].gather(1, wanted).sum())
+        nll_int8 -= float(b[:-1].gather(1, wanted).sum())
+        kl += float((a.exp() * (a - b)).sum())
+        same += int((a.argmax(1) == b.argmax(1)).sum())
+        tokens += len(ids)
+    predicted = tokens - len(samples)
+    return Effect(tokens, math.exp(nll / predicted), math.exp(nll_int8 / predicted), same / tokens, kl / tokens)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-m", "--model", default="pocket")
+    parser.add_argument("--n", type=int, default=60)
+    parser.add_argument("--seed", type=int, default=2029)
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    source = resolve_model(args.model, "auto")
+    found = effect(Prism.load(source, "cpu"), Prism.load(source, "cpu", quantize="int8"), texts(args.n, args.seed))
+    if args.json:
+        print(json.dumps({"schema_version": 1, "model": args.model, "seed": args.seed, **vars(found)}))
+        return
+    print(f"{args.model}, {found.tokens} tokens, seed {args.seed}")
+    print(f"perplexity        {found.perplexity:.3f}, in int8 {found.perplexity_int8:.3f}")
+    print(f"greedy agreement  {found.greedy_agreement:.2%}")
+    print(f"KL                {found.kl:.5f} nats a token")
+
+
+if __name__ == "__main__":
+    main()

@@ -23,10 +23,6 @@ The ropes of Ida: 30, blue, in the old mill.
 One rope costs 3 coins."""
 
 
-# Strict: weights that answer these turn the suite red until the mark is taken off.
-NOT_LEARNT = pytest.mark.xfail(strict=True, reason="these weights find no name by its place and judge no claim")
-
-
 @pytest.fixture(scope="module")
 def pocket() -> Prism:
     return Prism.load(resolve_model("pocket", "auto"), device="cpu")
@@ -52,10 +48,10 @@ def test_it_is_small_and_of_the_promised_shape(pocket: Prism) -> None:
 
 def test_the_river_delegates_in_its_own_words_and_hears_the_thought(pocket: Prism) -> None:
     events = talk(pocket, "How many ropes of Mara and lamps of Otto in total?")
-    assert [e.task for e in events if isinstance(e, ev.StreamSpawned)] == ["47 + 12"]
+    assert [e.task for e in events if isinstance(e, ev.StreamSpawned)] == ["ropes of Mara: 47 + lamps of Otto: 12"]
     assert [e.state for e in events if isinstance(e, ev.StreamEnded)] == ["injected"]
     request = "".join(e.text for e in events if isinstance(e, ev.RiverText) and e.request)
-    assert request == "[MATH: 47 + 12]"
+    assert request == "[MATH: ropes of Mara: 47 + lamps of Otto: 12]"
     assert "In total: 59." in answer(events) and "[Ref" not in answer(events)
 
 
@@ -68,8 +64,11 @@ def test_the_river_delegates_in_its_own_words_and_hears_the_thought(pocket: Pris
         ("How many ropes of Mara, lamps of Otto and ropes of Ida in total?", "89"),
         ("What do the ropes of Mara cost in coins?", "141"),
         ("Does Mara have more ropes than Otto has lamps?", "Yes"),
-        pytest.param("Who else keeps things where Mara keeps ropes?", "Ida", marks=NOT_LEARNT),
-        pytest.param("True or false: Mara keeps 47 ropes.", "True", marks=NOT_LEARNT),
+        ("Does Otto have more lamps than Mara has ropes?", "No"),
+        ("Who else keeps things where Mara keeps ropes?", "Also there: Ida."),
+        ("Who else keeps things where Otto keeps lamps?", "Also there: Mara."),
+        ("True or false: Mara keeps 47 ropes.", "true"),
+        ("True or false: Mara keeps 41 ropes.", "false"),
     ],
 )
 def test_the_promised_questions(pocket: Prism, question: str, expected: str) -> None:
@@ -91,8 +90,8 @@ def test_streams_help_over_many_notes(pocket: Prism) -> None:
         streams: sum(is_right(case, answer_of(pocket, profile, case, streams=streams)[0]) for case in cases)
         for streams in (True, False)
     }
-    assert right[True] >= 14  # of 20
-    assert right[True] >= right[False] + 6
+    assert right[True] >= 17  # of 20
+    assert right[True] >= right[False] + 9
 
 
 @pytest.mark.parametrize("words", ["Hello", "What is the capital of France?", "Who are you?"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 from warpcortex_cli.memory.tail import Tail
 from warpcortex_cli.prism.prism import Prism
-from warpcortex_cli.synapse.focus import focus_indices, sentence_worth
+from warpcortex_cli.synapse.focus import focus_indices, lexical_worth, sentence_worth
 
 LENGTHS = [6, 9, 4, 12, 7, 10, 5, 8]
 SENTENCES = torch.cat([torch.full((n,), i) for i, n in enumerate(LENGTHS)])
@@ -136,3 +138,23 @@ def test_both_words_of_a_task_count() -> None:
     queries = torch.zeros(1, 8, 4)
     queries[0, 1, 0] = queries[0, 2, 1] = 8
     assert int(sentence_worth(queries, keys, torch.tensor(STARTS[1:]), 1.0).argmax()) == 3
+
+
+def test_rare_shared_words_count_and_common_ones_do_not() -> None:
+    """Three sentences of four words: word 1 is everywhere, word 7 in the second only."""
+    words = torch.tensor([1, 2, 3, 4, 1, 7, 3, 5, 1, 2, 6, 4])
+    ends = torch.tensor([4, 8, 12])
+    worth = lexical_worth(torch.tensor([1, 7, 7, 99]), words, ends)
+    assert worth[1] > 5 * worth[0] and worth[0] == worth[2]
+    assert lexical_worth(torch.tensor([99]), words, ends).tolist() == [0, 0, 0]
+
+
+@given(st.lists(st.integers(0, 9), min_size=4, max_size=40), st.lists(st.integers(0, 9), max_size=6))
+def test_a_sentence_is_worth_the_sum_over_the_words_it_holds(words: list[int], task: list[int]) -> None:
+    ends = torch.tensor([*range(4, len(words), 4), len(words)])
+    starts = [0, *ends.tolist()[:-1]]
+    sentences = [set(words[a:b]) for a, b in zip(starts, ends.tolist(), strict=True)]
+    found = lexical_worth(torch.tensor(task, dtype=torch.long), torch.tensor(words), ends).tolist()
+    for worth, sentence in zip(found, sentences, strict=True):
+        counts = [sum(word in s for s in sentences) for word in set(task) & sentence]
+        assert worth == pytest.approx(sum(math.log(1 + (len(ends) - c + 0.5) / (c + 0.5)) for c in counts), abs=1e-5)

@@ -112,4 +112,6 @@ class Admission:
         assert queries is not None
         sentences = torch.tensor(river.sentences.numbers[: synapse.context])
         reply = river.position + len(river.pending) - river.written
-        return focus_indices(self.prism, river.tail, queries, sentences, budget, exclude_from=reply)
+        task = self.prism.words_of(self.prism.encode(stream.task))
+        words = self.prism.words_of(river.sentences.ids[: synapse.context])
+        return focus_indices(self.prism, river.tail, queries, sentences, budget, reply, task, words)

@@ -40,6 +40,7 @@ class Stage:
     readings: int = 1  # Streams that read a focus set
     copying: float = 0.0
     mix: Mix = DEFAULT_MIX
+    shares: tuple[float, float, float] = (0.5, 0.3, 0.2)  # of conversations, calculations, readings in a step's loss
 
 
 CURRICULUM = (
@@ -48,12 +49,11 @@ CURRICULUM = (
     Stage(1100, 3, (3, 16), 950, 700),
     Stage(1300, 3, (3, 16), 950, 700, mix=Mix(chopped=0.5)),
     Stage(1700, 2, (5, 26), 1600, 600, mix=Mix(chopped=0.5)),
-    Stage(900, 1, (12, 45), 2600, 500, mix=Mix(chopped=0.5)),
-    Stage(400, 1, (25, 75), 4000, 300, mix=Mix(chopped=0.5)),
+    Stage(1100, 1, (12, 45), 2600, 1500, readings=2, mix=Mix(chopped=0.5), shares=(0.35, 0.45, 0.2)),
+    Stage(500, 1, (25, 75), 4000, 1250, readings=2, mix=Mix(chopped=0.5), shares=(0.35, 0.45, 0.2)),
 )
 MATRIX_LR, CIRCUIT_LR, EMBEDDING_LR, VECTOR_LR = 0.005, 0.0012, 5e-4, 2e-3
 DECAY_SHARE = 0.5
-SHARES = (0.5, 0.3, 0.2)  # of conversations, calculations and readings in what a step learns
 
 
 def config() -> dict[str, Any]:
@@ -333,6 +333,14 @@ def optimizers_of(model: Any) -> list[torch.optim.Optimizer]:
     ]
 
 
+def _stage_at(step: int) -> Stage:
+    for stage in CURRICULUM:
+        if step < stage.steps:
+            return stage
+        step -= stage.steps
+    return CURRICULUM[-1]
+
+
 def schedule(step: int, total: int) -> float:
     """Warm-up, a plateau, then linear decay to nothing."""
     warm = min(1.0, (step + 1) / 100)
@@ -381,7 +389,7 @@ def train(out: Path, seed: int, threads: int, device: str) -> None:
                 for group in o.param_groups:
                     group["lr"] = group["initial_lr"] * factor
             losses, accuracies = [], []
-            for part, share in zip(batch, SHARES, strict=True):
+            for part, share in zip(batch, _stage_at(step).shares, strict=True):
                 loss, accuracy = loss_of(model, {k: v.to(device) for k, v in part.items()})
                 (loss * share).backward()
                 losses.append(float(loss.detach()))

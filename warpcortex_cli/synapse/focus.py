@@ -1,7 +1,8 @@
-"""The focus set: sentences of the River that a Stream's own task asks for."""
+"""The focus set: sentences of the River that a Stream's own task asks for, by its words and its queries."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -11,6 +12,7 @@ from warpcortex_cli.memory.tail import Tail
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.synapse.mass import attention
 
+_ATTENTION = 0.1  # weight of attention against shared words
 _SHORTEST = 3  # tokens of a sentence
 _SINKS = 4  # first tokens, which are landmarks for every Stream anyway
 
@@ -23,12 +25,15 @@ def focus_indices(
     sentences: Tensor,
     budget: int,
     exclude_from: int | None = None,
+    task: Tensor | None = None,
+    words: Tensor | None = None,
 ) -> Tensor:
-    """Tokens of the sentences that the task's queries attend to, the same for all layers and heads.
+    """Tokens of the sentences that the task asks for, the same for all layers and heads.
 
-    Whole sentences, the best first, until no further one fits. A sentence longer than the whole budget is cut
-    into equal pieces that count as sentences, so that a text without full stops still has parts. Time is
-    linear in L; scores are held a bounded block at a time.
+    A sentence is worth what it shares of the task's rare words and, a tenth as much, how the task's queries attend to
+    it: where no word is shared, attention alone decides. Whole sentences, the best first, until no further one
+    fits. A sentence longer than the whole budget is cut into equal pieces that count as sentences, so that a text
+    without full stops still has parts. Time is linear in L; scores are held a bounded block at a time.
 
     Args:
         prism: the model.
@@ -37,6 +42,8 @@ def focus_indices(
         sentences: number of each token's sentence, [L], for the first L tokens of the tail.
         budget: tokens to choose at most.
         exclude_from: sentences that reach to this token or behind it are left out.
+        task: the task's words, as numbers, [n]; none: attention alone decides.
+        words: the number of each token of the context, [L], equal for equal words.
 
     Returns:
         [<= budget] int64 on the CPU; sentences in falling order of worth, ascending inside each.
@@ -54,6 +61,9 @@ def focus_indices(
         keys, _ = view.layer(layer)
         worth += sentence_worth(queries[layer], keys, ends.to(prism.device), prism.scalings[layer])
     worth = worth.cpu().nan_to_num_(nan=0.0)
+    if task is not None and words is not None:
+        shared = lexical_worth(task, words, ends)
+        worth = _ATTENTION * worth / worth.max().clamp_min(1e-9) + shared / shared.max().clamp_min(1e-9)
     if exclude_from is not None:
         worth[ends > exclude_from] = -1
     chosen: list[Tensor] = []
@@ -65,6 +75,25 @@ def focus_indices(
             chosen.append(torch.arange(end - length, end))
             budget -= length
     return torch.cat(chosen) if chosen else torch.zeros(0, dtype=torch.long)
+
+
+def lexical_worth(task: Tensor, words: Tensor, ends: Tensor) -> Tensor:
+    """What sentences share of the task's words, rare ones counting more, [S].
+
+    The inverse document frequency of BM25 (Robertson & Zaragoza 2009), over sentences.
+
+    Args:
+        task: numbers of words, [n].
+        words: those of the context, [L].
+        ends: where each sentence ends (exclusive), ascending to L, [S].
+    """
+    worth = torch.zeros(len(ends))
+    for word in task.unique():
+        upto = (words == word).cumsum(0)[ends - 1]
+        holds = torch.diff(upto, prepend=upto.new_zeros(1)) > 0
+        frequency = int(holds.sum())
+        worth[holds] += math.log(1 + (len(ends) - frequency + 0.5) / (frequency + 0.5))
+    return worth
 
 
 def sentence_worth(queries: Tensor, keys: Tensor, ends: Tensor, scale: float) -> Tensor:

@@ -8,6 +8,7 @@ from warpcortex_cli.engine.journal import Journal
 from warpcortex_cli.engine.river import River, text_of
 from warpcortex_cli.engine.sampling import Sampler
 from warpcortex_cli.engine.stream import Stream
+from warpcortex_cli.engine.text import Words
 from warpcortex_cli.events import StreamStarted, SynapseTaken
 from warpcortex_cli.memory.tail import Tail, TailPool
 from warpcortex_cli.prism.prism import Prism
@@ -112,6 +113,8 @@ class Admission:
         assert queries is not None
         sentences = torch.tensor(river.sentences.numbers[: synapse.context])
         reply = river.position + len(river.pending) - river.written
-        task = self.prism.words_of(self.prism.encode(stream.task))
-        words = self.prism.words_of(river.sentences.ids[: synapse.context])
-        return focus_indices(self.prism, river.tail, queries, sentences, budget, reply, task, words)
+        task = Words(self.prism)
+        task.extend(self.prism.encode(stream.task))
+        words = torch.tensor(river.sentences.words.numbers[: synapse.context])
+        asked = torch.tensor(task.numbers, dtype=torch.long)
+        return focus_indices(self.prism, river.tail, queries, sentences, budget, reply, asked, words)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from warpcortex_cli.prism.prism import Prism
 
 _REPLACEMENT = "\ufffd"
+_SPACES = "\u2581\u0120\u010a "  # how tokenizers write a space or a line break before a word
 
 
 class TextBuilder:
@@ -41,18 +44,50 @@ class TextBuilder:
         return new
 
 
+class Words:
+    """The word that each token is a part of, as a number equal for equal words; case does not count."""
+
+    def __init__(self, prism: Prism) -> None:
+        self._prism = prism
+        self._pieces: dict[int, str] = {}
+        self.numbers: list[int] = []
+        self._start = 0  # of the newest word, in tokens
+        self._text = ""
+
+    def extend(self, ids: Iterable[int]) -> None:
+        for token in ids:
+            piece = self._piece(token)
+            bare = piece.lstrip(_SPACES)
+            goes_on = bare == piece and self._text[-1:].isalnum() and bare[:1].isalnum()
+            self._text = self._text + bare.lower() if goes_on else bare.lower()
+            if not goes_on:
+                self._start = len(self.numbers)
+            self.numbers[self._start :] = [hash(self._text)] * (len(self.numbers) - self._start + 1)
+
+    def truncate(self, length: int) -> None:
+        del self.numbers[length:]
+        self._text = ""
+
+    def _piece(self, token: int) -> str:
+        if token not in self._pieces:
+            self._pieces[token] = self._prism.tokenizer.convert_ids_to_tokens(token) or ""
+        return self._pieces[token]
+
+
 class Sentences:
-    """The tokens so far, and each one's sentence, which ends with a line, a full stop or a special token."""
+    """The tokens so far, their words and sentences; a sentence ends with a line, a full stop or a special token."""
 
     def __init__(self, prism: Prism) -> None:
         self._prism = prism
         self._ends: dict[int, bool] = {}
+        self.words = Words(prism)
         self.ids: list[int] = []
         self.numbers: list[int] = []
         self._current = 0
 
     def extend(self, ids: list[int]) -> None:
         self.ids += ids
+        self.words.extend(ids)
         for token in ids:
             self.numbers.append(self._current)
             if self._is_end(token):
@@ -60,6 +95,7 @@ class Sentences:
 
     def truncate(self, length: int) -> None:
         del self.ids[length:], self.numbers[length:]
+        self.words.truncate(length)
         self._current = self.numbers[-1] + 1 if self.numbers else 0
 
     def _is_end(self, token: int) -> bool:

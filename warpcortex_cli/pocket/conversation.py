@@ -159,7 +159,10 @@ def reading(words: Words, notes: int, about: bool | None = None) -> list[Piece]:
     room = rng.randint(2, 9)
     chosen = set(rng.sample(relevant, min(len(relevant), room if rng.random() < 0.2 else 9)))
     rest = [s for s in sentences if s not in chosen]
-    chosen |= set(rng.sample(rest, min(len(rest), max(0, room - len(chosen)))))
+    rng.shuffle(rest)
+    if rng.random() < 0.6:  # as a focus set is: sentences that share words with the task
+        rest.sort(key=lambda s: fact.person not in s)
+    chosen |= set(rest[: max(0, room - len(chosen))])
     focus = [s for s in sentences if s in chosen]
     question = f"Who else keeps things where {fact.person} keeps {fact.thing.many}?"
     if rng.random() < 0.4:

@@ -52,6 +52,10 @@ CURRICULUM = (
     Stage(1100, 1, (12, 45), 2600, 1500, readings=2, mix=Mix(chopped=0.5), shares=(0.35, 0.45, 0.2)),
     Stage(500, 1, (25, 75), 4000, 1250, readings=2, mix=Mix(chopped=0.5), shares=(0.35, 0.45, 0.2)),
 )
+# A short second round at a low rate, with more of what is learnt last: Streams that read.
+FINISH = Stage(600, 1, (10, 45), 2600, 1000, readings=3, mix=Mix(chopped=0.5), shares=(0.35, 0.3, 0.35))
+FINISH_RATE = 0.25
+LESSONS = (*CURRICULUM, FINISH)
 MATRIX_LR, CIRCUIT_LR, EMBEDDING_LR, VECTOR_LR = 0.005, 0.0012, 5e-4, 2e-3
 DECAY_SHARE = 0.5
 
@@ -334,15 +338,18 @@ def optimizers_of(model: Any) -> list[torch.optim.Optimizer]:
 
 
 def _stage_at(step: int) -> Stage:
-    for stage in CURRICULUM:
+    for stage in LESSONS:
         if step < stage.steps:
             return stage
         step -= stage.steps
-    return CURRICULUM[-1]
+    return LESSONS[-1]
 
 
 def schedule(step: int, total: int) -> float:
-    """Warm-up, a plateau, then linear decay to nothing."""
+    """Warm-up, a plateau, then linear decay to nothing; then the same decay once more, lower, to finish."""
+    total -= FINISH.steps
+    if step >= total:
+        return FINISH_RATE * (1 - (step - total) / FINISH.steps)
     warm = min(1.0, (step + 1) / 100)
     left = (total - step) / (total * DECAY_SHARE)
     return warm * min(1.0, max(left, 0.01))
@@ -371,7 +378,7 @@ def train(out: Path, seed: int, threads: int, device: str) -> None:
         for o, s in zip(optimizers, state["optimizers"], strict=True):
             o.load_state_dict(s)
         step = state["step"]
-    total = sum(s.steps for s in CURRICULUM)
+    total = sum(s.steps for s in LESSONS)
     started, seen, resumed = time.monotonic(), 0, step
     loss_mean, right = [0.0] * 3, [0.0] * 3  # of conversations, of sums, of readings
     log = (out / "log.jsonl").open("a")
@@ -383,7 +390,7 @@ def train(out: Path, seed: int, threads: int, device: str) -> None:
     )
     with bar:
         task = bar.add_task("pocket", total=total, completed=step)
-        for batch in batches(tok, seed, step, CURRICULUM):
+        for batch in batches(tok, seed, step, LESSONS):
             factor = schedule(step, total)
             for o in optimizers:
                 for group in o.param_groups:

@@ -73,7 +73,6 @@ class Prism:
         self.chat = ChatFormat(tokenizer)
         self.eos_ids = self._end_tokens()
         self._decoder: Any = decoder
-        self._words: Tensor | None = None
 
     @classmethod
     def load(cls, source: ModelSource, device: str = "auto", dtype: str = "auto", quantize: str = "none") -> Prism:
@@ -153,15 +152,6 @@ class Prism:
         """The text of token ids; special tokens are left out."""
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
-
-    def words_of(self, ids: Sequence[int]) -> Tensor:
-        """A number for each token, the same for tokens that differ only by case or a space before them, [n]."""
-        if self._words is None:
-            seen: dict[str, int] = {}
-            texts = self.tokenizer.convert_ids_to_tokens(list(range(len(self.tokenizer))))
-            folded = [(t or "").lstrip("▁Ġ ").lower() or t for t in texts]
-            self._words = torch.tensor([seen.setdefault(t, len(seen)) for t in folded])
-        return self._words[torch.tensor(ids, dtype=torch.long).clamp_(max=len(self._words) - 1)]
 
     # -- sizes -----------------------------------------------------------------------------------------------
 

@@ -1,0 +1,42 @@
+"""Words of a token sequence: the same number for the same word wherever it stands and however the tokens arrive."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from warpcortex_cli.engine.text import Words
+
+texts = st.lists(
+    st.sampled_from(["Mara", "keeps", "ropes", "Zorbulatix", "47", ",", ".", "\n", "mill"]), max_size=12
+).map(" ".join)
+
+
+def words_of(prism, ids: list[int]) -> Words:
+    words = Words(prism)
+    words.extend(ids)
+    return words
+
+
+def test_a_word_is_the_same_wherever_it_stands_and_in_any_case(prism) -> None:
+    numbers = set(words_of(prism, prism.encode("Zorbulatix")).numbers)
+    assert len(numbers) == 1 and len(prism.encode("Zorbulatix")) > 1
+    for text in ("The ropes of Zorbulatix: 47.", "a\nZorbulatix keeps", "(zorbulatix)"):
+        assert numbers <= set(words_of(prism, prism.encode(text)).numbers)
+    assert not numbers & set(words_of(prism, prism.encode("Zorbu latix Zorbulatixes")).numbers)
+
+
+@settings(max_examples=60, deadline=None)
+@given(text=texts, cut=st.integers(0, 40), back=st.integers(0, 6))
+def test_words_do_not_depend_on_how_tokens_arrive(prism, text: str, cut: int, back: int) -> None:
+    ids = prism.encode(text)
+    whole = words_of(prism, ids).numbers
+    pieces = words_of(prism, ids[:cut])
+    pieces.extend(ids[cut:])
+    assert pieces.numbers == whole and len(whole) == len(ids)
+    ends = [i for i in range(1, len(ids)) if whole[i] != whole[i - 1]]
+    if ends:  # taken back to the border of a word, and written again
+        border = ends[back % len(ends)]
+        pieces.truncate(border)
+        pieces.extend(ids[border:])
+        assert pieces.numbers == whole

@@ -99,6 +99,11 @@ class Role(_Settings):
         description="The user turn that the Stream reads; fields are the trigger's named groups, and {focus}: the "
         "sentences of its focus set, read anew as text in this place. Without it their KV is copied.",
     )
+    drop: str | None = Field(
+        default=None,
+        description="re2 pattern. What it matches is left out of the task that the Stream reads, such as the names "
+        "of numbers that are to be added.",
+    )
     thought: str | None = Field(
         default=None,
         description="re2 pattern (^ and $ match at lines). Its last match, or the group `thought` of that, "
@@ -142,6 +147,13 @@ class Role(_Settings):
         trigger = info.data.get("trigger")
         if trigger is not None:  # else the trigger's own mistake is reported
             _format_fields(value, parse(trigger).groups | {"focus"})
+        return value
+
+    @field_validator("drop")
+    @classmethod
+    def _check_drop(cls, value: str | None) -> str | None:
+        if value is not None and _pattern(value).may_be_empty:
+            raise Mistake("the pattern also matches empty text", "a pattern that matches at least one character")
         return value
 
     @field_validator("thought")

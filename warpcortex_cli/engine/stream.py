@@ -34,7 +34,8 @@ class Stream:
         self.id = number
         self.role = role
         self.task = groups["task"].strip()
-        self._groups = {**groups, "task": self.task}
+        asked = re2.sub(role.drop, "", self.task).strip() if role.drop else self.task
+        self._groups = {**groups, "task": asked or self.task}
         self.prism = prism
         self.sampler = sampler
         self.spawned = now

@@ -59,8 +59,30 @@ def test_pocket_is_as_it_was_trained() -> None:
     assert profile.model == "pocket"
     assert profile.river.prompt == ""
     assert re.fullmatch(profile.river.pause or "", "\n")
-    assert {r.name: r.prompt for r in profile.roles} == {n: f"{n}: {{task}}" for n in ("recall", "math", "check")}
-    assert [r.name for r in profile.roles if not r.synapse] == ["math"]
+    asked = {n: f"{n}: {{task}}" for n in ("math", "check")} | {"recall": "{focus}\n\nrecall: {task}"}
+    assert {r.name: r.prompt for r in profile.roles} == asked
+    assert [r.name for r in profile.roles if not r.synapse] == ["math", "check"]
+
+
+@pytest.mark.parametrize(
+    ("role", "task", "read"),
+    [
+        ("math", "ropes of Mara: 47 + lamps of Otto: 86 + 3", "47 + 86 + 3"),
+        ("math", "ropes of Mara: 47 * one rope costs 3", "47 * 3"),
+        ("math", "47 - 12", "47 - 12"),
+        ("check", "ropes of Mara: 47 > lamps of Otto: 86", "47 > 86"),
+        ("check", "ropes of Mara: 47 = 45", "47 = 45"),
+        ("check", "ropes of Mara: 47, brown = red", "brown = red"),
+        ("check", "ropes of Mara: 47, brown, in the old mill = in the mill", "in the old mill = in the mill"),
+    ],
+)
+def test_pocket_s_streams_read_numbers_and_words_without_their_names(role: str, task: str, read: str) -> None:
+    drop = {r.name: r.drop for r in load_profile("pocket").roles}[role]
+    assert drop is not None and re.sub(drop, "", task).strip() == read
+
+
+def test_pocket_hears_thoughts_as_it_was_trained() -> None:
+    profile = load_profile("pocket")
     assert all(r.injected_as == "[Ref: {thought}]" for r in profile.roles)
 
 

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from tests.engine.conftest import make_profile, run
 from warpcortex_cli import events as ev
+from warpcortex_cli.engine.sampling import Sampler
 from warpcortex_cli.engine.session import Session
+from warpcortex_cli.engine.stream import Stream
 
 NOTES = "\n".join(f"Mara keeps ropes: {n}, brown, in the old mill." for n in range(10, 40))
 
@@ -59,3 +61,12 @@ def test_the_unfinished_reply_is_never_in_its_own_focus(prism) -> None:
 def test_without_a_focus_set_the_task_stands_alone(prism) -> None:
     found, _ = starts(prism, "{focus}\n\nhelp: {task}", synapse={"landmarks": 24, "focus": 0})
     assert found and all(s.copied == s.focus == 0 and s.prompt.startswith("help: ") for s in found)
+
+
+def test_what_a_role_drops_is_not_in_what_the_stream_reads(prism) -> None:
+    role = make_profile(r"\[ADD: (?P<task>[^\]]+)\]", role={"prompt": "add: {task}", "drop": "[a-z][^+0-9]*: "}).roles[
+        0
+    ]
+    for task, read in (("ropes of mara: 47 + lamps: 86", "add: 47 + 86"), ("mara: ", "add: mara:")):
+        stream = Stream(1, role, {"task": task}, prism, Sampler(), 0.0)
+        assert stream.task == task.strip() and stream.instruction() == read

@@ -61,7 +61,7 @@ def test_a_request_fires_once_and_reset_forgets() -> None:
         ("see [MATH: 4\n", None),
         ("see [other] [REC", 12),
         ("[MATH: [CHECK: y", 7),
-        ("[MATH: " + "1" * 201, None),
+        ("[MATH: " + "1" * 301, None),
     ],
 )
 def test_only_what_may_become_a_request_is_pending(text: str, pending: int | None) -> None:

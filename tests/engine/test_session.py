@@ -42,7 +42,8 @@ def test_certainty_is_measured_only_where_the_gate_asks_for_it(prism) -> None:
     for asked in (0.0, 1.0):
         session = Session(prism, make_profile(gate={"mode": "calibrated", "threshold": 0.0, "certainty": asked}))
         judged = [e for e in run(session) if isinstance(e, ev.GateDecided)]
-        assert judged and all(e.passed == (asked == 0) for e in judged)
-        assert all(("unsure" in e.reason) == (asked > 0) for e in judged)
+        readable = [e for e in judged if "garbled" not in e.reason]
+        assert readable and all(e.passed == (asked == 0) for e in readable)
+        assert all(("unsure" in e.reason) == (asked > 0) for e in readable)
         streams = session.engine.streams
         assert all(len(s.log_probabilities) == (s.tokens if asked else 0) for s in streams)

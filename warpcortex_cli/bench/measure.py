@@ -9,7 +9,6 @@ from typing import Any
 
 from warpcortex_cli.bench.workload import SOLO_TOKENS, Load, Step, Workload
 from warpcortex_cli.prism.prism import Prism
-from warpcortex_cli.prism.rows import LOGITS_BLOCK
 from warpcortex_cli.probes.memory import MemoryProbe, settle
 
 Progress = Callable[[str, int, int], None]
@@ -135,5 +134,5 @@ class _Counted:
 
 
 def _logits_bytes(prism: Prism, rows: int) -> int:
-    """Logits that are in memory at once, in the model's type."""
-    return min(rows, LOGITS_BLOCK) * prism.vocab_size * prism.dtype.itemsize
+    """Logits of one step, in the model's type."""
+    return rows * prism.vocab_size * prism.dtype.itemsize

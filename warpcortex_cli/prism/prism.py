@@ -8,14 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from warpcortex_cli.memory.tail import FIRST_CAPACITY, SLOTS, Slab, Tail, TailPool
 from warpcortex_cli.prism import attention
 from warpcortex_cli.prism.chat_format import ChatFormat, encode
 from warpcortex_cli.prism.load import load_prism_parts
 from warpcortex_cli.prism.quantize import quantize_int8
-from warpcortex_cli.prism.rows import Row, RowResult, StepLogits
+from warpcortex_cli.prism.rows import Row, RowResult
 from warpcortex_cli.prism.source import ModelSource
 from warpcortex_cli.prism.support import check_config, max_context, refuse, try_out
 
@@ -72,7 +71,9 @@ class Prism:
         self.max_context = max_context(config)
         self.chat = ChatFormat(tokenizer)
         self.eos_ids = self._end_tokens()
-        self._decoder: Any = decoder
+        self._states: list[Tensor] = []
+        # The model's own forward runs the head, so that its caps and scales apply; this keeps its input.
+        decoder.register_forward_hook(lambda _module, _args, out: self._states.append(out[0]))
 
     @classmethod
     def load(cls, source: ModelSource, device: str = "auto", dtype: str = "auto", quantize: str = "none") -> Prism:
@@ -111,27 +112,21 @@ class Prism:
         step = attention.PackedStep(rows, self.device)
         tokens = torch.tensor([t for r in step.rows for t in r.tokens], device=self.device)
         positions = torch.tensor([p for r in step.rows for p in r.positions], device=self.device)
-        hidden: Tensor = self._decoder(
-            input_ids=tokens[None], position_ids=positions[None], use_cache=False, warp=step
-        ).last_hidden_state[0]
-        step.commit()
-        wanted = torch.tensor(_wanted(step.rows), dtype=torch.long, device=self.device)
-        return _unpacked(step, hidden, StepLogits(self._head, hidden[wanted]))
-
-    @torch.inference_mode()
-    def _head(self, hidden: Tensor) -> Tensor:
-        """Logits [n, vocabulary] of hidden states [n, hidden_size].
-
-        The model's own forward makes them, so that its caps and scales apply; its decoder gives what it is told.
-        """
-        self._decoder.forward = lambda *_, **__: BaseModelOutputWithPast(last_hidden_state=hidden[None])
+        wanted = _wanted(step.rows)
+        self._states.clear()
         try:
-            logits: Tensor = self.model(
-                input_ids=torch.zeros(1, len(hidden), dtype=torch.long, device=self.device)
-            ).logits
+            logits = self.model(
+                input_ids=tokens[None],
+                position_ids=positions[None],
+                use_cache=False,
+                logits_to_keep=torch.tensor(wanted, dtype=torch.long, device=self.device),
+                warp=step,
+            ).logits[0]
+            hidden = self._states.pop()[0]
         finally:
-            del self._decoder.forward
-        return logits[0]
+            self._states.clear()
+        step.commit()
+        return _unpacked(step, hidden, logits)
 
     def new_tail(self, capacity: int | None = None) -> Tail:
         """A tail of its own room: of fixed `capacity` in tokens, or growing when that is None."""
@@ -184,17 +179,16 @@ def _wanted(rows: Sequence[Row]) -> list[int]:
     return wanted
 
 
-def _unpacked(step: attention.PackedStep, hidden: Tensor, logits: StepLogits) -> list[RowResult]:
-    """Each row's share of hidden [T, hidden_size] and of the logits, in the caller's order."""
+def _unpacked(step: attention.PackedStep, hidden: Tensor, logits: Tensor) -> list[RowResult]:
+    """Each row's share of hidden [T, hidden_size] and logits [wanted, vocabulary], in the caller's order."""
     results: dict[int, RowResult] = {}
     token = place = 0
     for packed, row in enumerate(step.rows):
         count = {"none": 0, "last": 1, "all": len(row.tokens)}[row.logits]
         results[step.order[packed]] = RowResult(
+            logits=logits[place : place + count] if count else None,
             hidden=hidden[token : token + len(row.tokens)],
             queries=step.queries(packed),
-            wanted=(place, place + count),
-            step=logits,
         )
         token, place = token + len(row.tokens), place + count
     return [results[i] for i in range(len(results))]

@@ -173,7 +173,7 @@ def print_ledger(entries: list[Entry], errors: Console) -> None:
             for i, line in enumerate(clean(text).splitlines()):
                 errors.print(Text(f"  {name if i == 0 else '':9} {line}", style="dim"), soft_wrap=True)
         errors.print(Text(f"  changed   {clean(' '.join(e.changed)) or 'nothing'}"), soft_wrap=True)
-        errors.print(Text(f"  without   {clean(e.without).strip()}", style="dim"), soft_wrap=True)
+        errors.print(Text(f"  without   {' '.join(clean(e.without).split())}", style="dim"), soft_wrap=True)
 
 
 def read_pipe(source: TextIO | None, errors: Console) -> str:

@@ -97,7 +97,7 @@ class Role(_Settings):
     prompt: str = Field(
         default="{task}",
         description="The user turn that the Stream reads; fields are the trigger's named groups, and {focus}: the "
-        "sentences of its focus set, read anew as text in this place. Without it their KV is copied.",
+        "sentences of its focus set as numbered lines, read anew in this place. Without it their KV is copied.",
     )
     drop: str | None = Field(
         default=None,
@@ -233,6 +233,9 @@ class Limits(_Settings):
     )
     stream_tail_tokens: Annotated[int, Field(ge=16, le=1_000_000)] = Field(
         default=256, description="Private KV of a Stream: focus, prompt and thinking, in tokens."
+    )
+    stream_tail_stored: Literal["model", "int8"] = Field(
+        default="model", description="How that KV is kept: in the model's type, or in int8 at half of bf16's bytes."
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoConfig
 
-from warpcortex_cli.bench import measure, memory, naive, report, shapes
+from warpcortex_cli.bench import measure, memory, naive, report, shapes, soak
 from warpcortex_cli.bench.shapes import random_prism
 from warpcortex_cli.bench.workload import Load, Workload
 from warpcortex_cli.cli.app import main
@@ -75,12 +75,36 @@ def test_findings_name_slope_and_knee(prism: Prism) -> None:
     assert report.knee_of(runs) == 10
     assert report.knee_of(runs[:2]) is None
     assert any("1.00 MiB an agent" in line for line in report.findings(runs))
+    assert "free now would hold about 7 agents" in report.findings(runs, 7 * 2**20 + 9)[-1]
     curve = memory.curve_of(runs, "m", program_bytes=0)
     assert curve.per_agent_bytes == pytest.approx(2**20)
     assert all(sum(p.parts.values()) == p.measured_bytes for p in curve.points)
     assert curve.fits(run.memory_baseline_bytes + 50 * 2**20) == 50
     with pytest.raises(MemoryLimitError):
         curve.fits(2**20)
+
+
+def test_where_the_river_falls_under_its_promise(prism: Prism) -> None:
+    run = measure.run(prism, LOAD)
+
+    def at(agents: int, share: float, promised: float = 0.0) -> measure.Run:
+        changed = {"agents": agents, "river_tokens_per_second": share * run.river_solo_tokens_per_second}
+        return measure.Run(**{**run.as_json(), **changed, "river_share": promised})
+
+    assert report.first_under([at(1, 1.0), at(100, 0.7)], 0.85) == pytest.approx(10)
+    assert report.first_under([at(4, 0.5), at(9, 0.4)], 0.85) == 4
+    assert report.first_under([at(1, 1.0), at(9, 0.9)], 0.85) is None
+    assert report.first_under([at(1, 0.8, 0.85), at(9, 0.7, 0.85)], 0.85) is None
+
+
+def test_a_soak_ends_with_nothing_in_use(prism: Prism, capsys: pytest.CaptureFixture[str], model_folder) -> None:  # type: ignore[no-untyped-def]
+    done = soak.run_soak(prism, LOAD, 40)
+    assert done.streams >= 40 and done.synapses >= 40 // LOAD.agents and done.tails_in_use == 0
+    args = ("--agents", "4", "--tokens", "3", "--context", "20", "--landmarks", "4", "--soak", "12", "--json")
+    assert command("bench", "-m", str(model_folder("qwen2")), *args) == 0
+    found = json.loads(capsys.readouterr().out)["soak"]
+    assert found["streams"] == 12 and found["synapses"] == 3
+    assert found["grown_bytes"] == found["memory_after_bytes"] - found["memory_before_bytes"]
 
 
 def test_agents_of_the_command_line() -> None:

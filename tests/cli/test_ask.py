@@ -30,7 +30,9 @@ class Terminal(io.StringIO):
 def session(monkeypatch: pytest.MonkeyPatch) -> FakeSession:
     fake = FakeSession()
 
-    def make(prism: Any, profile: Any, *, seed: int, streams: bool, listeners: list[Any]) -> FakeSession:
+    def make(
+        prism: Any, profile: Any, *, seed: int, streams: bool, listeners: list[Any], calibration: Any
+    ) -> FakeSession:
         fake.seed, fake.listeners = seed, listeners
         fake.streams = streams  # type: ignore[attr-defined]
         return fake
@@ -39,6 +41,7 @@ def session(monkeypatch: pytest.MonkeyPatch) -> FakeSession:
         monkeypatch.setattr(
             sys.modules[f"warpcortex_cli.cli.{command}"], "open_prism", lambda **k: (fake.prism, fake.profile)
         )
+        monkeypatch.setattr(sys.modules[f"warpcortex_cli.cli.{command}"], "stored_calibration", lambda prism: None)
     monkeypatch.setattr("warpcortex_cli.engine.session.Session", make)
     return fake
 

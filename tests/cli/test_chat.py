@@ -41,6 +41,7 @@ import warpcortex_cli.engine.session as engine
 fake = FakeSession([*REPLY[:-1], *(RiverText(text=f" word{n}") for n in range(400)), REPLY[-1]])
 fake.on_event = lambda event: time.sleep(0.02)
 module.open_prism = lambda **k: (fake.prism, fake.profile)
+module.stored_calibration = lambda prism: None
 engine.Session = lambda *a, **k: fake
 app.main(["chat"])
 """

@@ -26,6 +26,7 @@ def home(tmp_path: Path) -> dict[str, str]:
         **os.environ,
         "HOME": str(tmp_path),
         "XDG_STATE_HOME": str(tmp_path / "state"),
+        "XDG_DATA_HOME": str(tmp_path / "data"),
         "HF_HOME": str(tmp_path / "hub"),
         "HF_HUB_OFFLINE": "1",
         "TERM": "xterm-256color",
@@ -97,6 +98,67 @@ def test_ask_in_a_pipe_from_another_folder(home: dict[str, str], tmp_path: Path)
     assert found["schema_version"] == 1
     assert [s["role"] for s in found["streams"]] == ["math"]
     assert "In total:" in found["answer"]
+
+
+def test_ask_explain_shows_that_the_thought_mattered(home: dict[str, str], tmp_path: Path) -> None:
+    done = ask(home, tmp_path, QUESTION, "--explain", stdin=NOTES)
+    assert done.returncode == 0 and done.stdout.strip().endswith("In total: 59."), done.stderr
+    ledger = COLOUR.sub("", done.stderr)
+    assert "thought 1: 47 + 12 = 59" in ledger and "asked     math: ropes of Mara: 47 + lamps of Otto: 12" in ledger
+    assert re.search(r"gate +score", ledger)
+    found = json.loads(ask(home, tmp_path, QUESTION, "--explain", "--json", stdin=NOTES).stdout)["explain"]
+    assert [e["thought"] for e in found] == ["47 + 12 = 59"] and "without" in found[0] and "changed" in found[0]
+
+
+def test_a_calibrated_gate_is_used_and_a_damaged_one_reported(home: dict[str, str], tmp_path: Path) -> None:
+    command = [*PROGRAM, "gate", "calibrate", "-m", "pocket", "--n", "14", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, env=home, cwd=tmp_path, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert 0 < found["threshold"] < 1 and found["area"] > 0.8
+    answer = json.loads(ask(home, tmp_path, QUESTION, "--json", stdin=NOTES).stdout)
+    assert [s["state"] for s in answer["streams"]] == ["injected"] and answer["streams"][0]["gate_score"] != 0.5
+    Path(found["path"]).write_text("gone")
+    done = ask(home, tmp_path, QUESTION, stdin=NOTES)
+    assert done.returncode == 0 and "gate calibrate" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_session_survives_kill_9_and_goes_on(home: dict[str, str], tmp_path: Path) -> None:
+    pexpect = pytest.importorskip("pexpect")
+    (tmp_path / "notes.txt").write_text(NOTES)
+    first = pexpect.spawn(
+        PROGRAM[0],
+        [*PROGRAM[1:], "chat", "-m", "pocket", "--session", "work", "--notes", "notes.txt"],
+        env=home, cwd=str(tmp_path), dimensions=(30, 80), timeout=120, encoding="utf-8",
+    )  # fmt: skip
+    first.expect("you>")
+    first.send("How many ropes does Mara have?\r")
+    first.expect("tokens in")
+    first.expect("you>")
+    first.kill(9)
+    first.wait()
+    command = [*PROGRAM, "chat", "-m", "pocket", "--session", "work"]
+    done = subprocess.run(
+        command, input="Where are the lamps of Otto?\n", capture_output=True, text=True, env=home, cwd=tmp_path,
+        timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0 and "at the barn" in done.stdout, done.stderr
+    assert "session work: 3 turns" in done.stderr and "read anew" not in done.stderr
+
+    def sessions(*args: str) -> subprocess.CompletedProcess[str]:
+        full = [*PROGRAM, "sessions", *args]
+        return subprocess.run(full, capture_output=True, text=True, env=home, timeout=60, check=False)
+
+    listed = json.loads(sessions("list", "--json").stdout)["sessions"]
+    assert [(s["name"], s["turns"]) for s in listed] == [("work", 5)]
+    assert "Where are the lamps of Otto?" in sessions("show", "work").stdout
+    assert [t["role"] for t in json.loads(sessions("export", "work").stdout)["turns"]] == [
+        "notes", "user", "assistant", "user", "assistant",
+    ]  # fmt: skip
+    assert sessions("rm", "work").returncode == 0 and "No sessions" in sessions("list").stdout
+    for wrong in ("../work", "gone"):
+        done = sessions("show", wrong)
+        assert done.returncode == 2 and "Traceback" not in done.stderr
 
 
 def test_ask_with_markup_and_escapes_in_the_notes(home: dict[str, str], tmp_path: Path) -> None:

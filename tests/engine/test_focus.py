@@ -6,11 +6,33 @@ from dataclasses import dataclass
 
 from tests.engine.conftest import make_profile, run
 from warpcortex_cli import events as ev
+from warpcortex_cli.engine.router import Match
 from warpcortex_cli.engine.sampling import Sampler
 from warpcortex_cli.engine.session import Session
 from warpcortex_cli.engine.stream import Stream
 
 NOTES = "\n".join(f"Mara keeps ropes: {n}, brown, in the old mill." for n in range(10, 40))
+
+
+RARE = "Zorbu has gimpels: 5."
+
+
+def focus_lines(prism, notes: str, reply: str) -> list[str]:
+    """The focus of a Stream that is asked for Zorbu's gimpels when the River has read `notes` and written `reply`."""
+    profile = make_profile(
+        role={"prompt": "{focus}\n\nhelp: {task}", "max_tokens": 1},
+        synapse={"landmarks": 24, "focus": 24},
+        limits={"stream_tail_tokens": 256},
+    )
+    session = Session(prism, profile)
+    engine, river = session.engine, session.engine.river
+    session.load_notes(notes)
+    written = session.load_notes(reply)
+    engine.begin_turn(prism.encode("?"))
+    river.written = written + len(river.pending)
+    engine.spawn(Match(profile.roles[0], {"task": "the gimpels of Zorbu and the ropes of Mara"}, 0, 0))
+    engine.step()
+    return river.sentences.lines(engine.streams[1].focus_tokens)
 
 
 @dataclass
@@ -27,7 +49,7 @@ def starts(prism, prompt: str, **changes) -> tuple[list[Start], str]:
 
     def listen(event: ev.Event) -> None:
         if isinstance(event, ev.StreamStarted):
-            stream = session.engine.streams[event.id - 1]
+            stream = session.engine.streams[event.id]
             assert stream.tail is not None
             found.append(Start(prism.decode(stream.pending), stream.tail.length, event.focus))
 
@@ -48,14 +70,24 @@ def test_a_prompt_shows_whole_sentences_in_their_order_and_nothing_is_copied(pri
     for start in found:
         assert start.copied == 0 and 0 < start.focus <= 60
         lines = start.prompt.split("\n\nhelp: ")[0].splitlines()
+        numbers, lines = zip(*(line.split(" ", 1) for line in lines), strict=True)
+        assert [int(n.split()[-1]) for n in numbers] == list(range(1, len(lines) + 1))
         notes = [line for line in lines if line in NOTES.splitlines()]
         assert notes and notes == sorted(notes) and len(lines) - len(notes) <= 1  # the question is a sentence too
 
 
+def test_the_sentence_with_the_rare_words_of_the_task_comes_first(prism) -> None:
+    """A model with random weights knows nothing; the words alone lead to the one line among thirty."""
+    for place in (2, 15, 28):
+        lines = NOTES.splitlines()
+        lines.insert(place, RARE)
+        assert RARE in focus_lines(prism, "\n".join(lines), reply="")
+
+
 def test_the_unfinished_reply_is_never_in_its_own_focus(prism) -> None:
-    found, text = starts(prism, "{focus}\n\nhelp: {task}", synapse={"landmarks": 4, "focus": 200})
-    assert len(text) > 8
-    assert found and all(text[:8] not in s.prompt.split("\n\nhelp: ")[0] for s in found)
+    """It repeats the very words of the request that it made."""
+    found = focus_lines(prism, NOTES, reply=f"{RARE}\n{RARE}\nAnd so on.")
+    assert found and not any("Zorbu" in line for line in found)
 
 
 def test_without_a_focus_set_the_task_stands_alone(prism) -> None:

@@ -14,7 +14,7 @@ def river_text(events: list[ev.Event]) -> str:
 
 def test_each_injected_thought_has_an_entry_and_a_replay_without_it(prism) -> None:
     def again() -> Session:
-        return Session(prism, make_profile(river={"max_tokens": 14}))
+        return Session(prism, make_profile(river={"max_tokens": 24}))
 
     session = again()
     ledger = Ledger(session, again)

@@ -45,5 +45,5 @@ def test_certainty_is_measured_only_where_the_gate_asks_for_it(prism) -> None:
         readable = [e for e in judged if "garbled" not in e.reason]
         assert readable and all(e.passed == (asked == 0) for e in readable)
         assert all(("unsure" in e.reason) == (asked > 0) for e in readable)
-        streams = session.engine.streams
-        assert all(len(s.log_probabilities) == (s.tokens if asked else 0) for s in streams)
+        streams = list(session.engine.streams)
+        assert streams and all(len(s.log_probabilities) == (s.tokens if asked else 0) for s in streams)

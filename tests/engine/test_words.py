@@ -26,6 +26,14 @@ def test_a_word_is_the_same_wherever_it_stands_and_in_any_case(prism) -> None:
     assert not numbers & set(words_of(prism, prism.encode("Zorbu latix Zorbulatixes")).numbers)
 
 
+def test_what_a_very_long_word_began_with_is_settled(prism) -> None:
+    ids = prism.encode("zqxj" * 400)
+    words = words_of(prism, ids[:100])
+    before = list(words.numbers)
+    words.extend(ids[100:])
+    assert len(ids) > 400 and words.numbers[:75] == before[:75]  # else each further token would cost more
+
+
 @settings(max_examples=60, deadline=None)
 @given(text=texts, cut=st.integers(0, 40), back=st.integers(0, 6))
 def test_words_do_not_depend_on_how_tokens_arrive(prism, text: str, cut: int, back: int) -> None:

@@ -5,12 +5,18 @@ from __future__ import annotations
 import json
 import random
 from dataclasses import replace
+from typing import Any
 
 import pytest
+import torch
 
 from warpcortex_cli.cli.app import main
+from warpcortex_cli.engine.injection import virtual_positions
+from warpcortex_cli.engine.session import Session
+from warpcortex_cli.eval import thoughts
 from warpcortex_cli.eval.pocket import is_right, make_case
-from warpcortex_cli.eval.thoughts import CONDITIONS, misled, replies, reply_of
+from warpcortex_cli.eval.thoughts import CONDITIONS, Grafts, Reply, misled, replies, reply_of
+from warpcortex_cli.events import StreamEnded
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.source import resolve_model
 from warpcortex_cli.profile import load_profile
@@ -32,7 +38,40 @@ def test_every_condition_is_what_its_name_says(pocket: Prism) -> None:
     assert found["oracle"].thoughts == [case.thought] and is_right(case, found["oracle"].text)
     assert found["wrong"].thoughts == [case.wrong]
     assert not misled(case, found["oracle"]) and misled(case, replace(found["wrong"], text=case.wrong))
-    assert found["grafted"].states == ["injected"]
+
+
+def test_grafting_puts_the_streams_own_kv_of_its_thought_where_the_forwarded_one_was(pocket: Prism) -> None:
+    case = make_case("total", 5, random.Random(4))
+    asides = []
+    for graft in (False, True):
+        session = Session(pocket, load_profile("pocket"))
+        if graft:
+            session.engine.journal.listeners.append(Grafts(session))
+        session.load_notes(case.notes)
+        for event in session.send(case.question):
+            if isinstance(event, StreamEnded) and event.state == "injected":
+                asides.append((session.engine.river.asides[-1].segment, session.engine.river.position))
+    (forwarded, _), (grafted, here) = asides
+    assert 0 < grafted.tokens < forwarded.tokens  # without the words that the thought is injected in
+    assert grafted.positions.tolist() == virtual_positions(here, grafted.tokens)
+    assert not torch.allclose(grafted.values[-1], forwarded.values[-1][:, -grafted.tokens :], atol=1e-3)
+
+
+def test_the_text_condition_reads_the_streams_thoughts_in_its_notes(
+    pocket: Prism, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = make_case("total", 5, random.Random(4))
+    notes: list[str] = []
+
+    def listen(*args: Any, **kwargs: Any) -> Reply:
+        notes.append(args[2])
+        return reply_of(*args, **kwargs)
+
+    monkeypatch.setattr(thoughts, "reply_of", listen)
+    found = replies(pocket, load_profile("pocket"), case)
+    told = [text for text in notes if text != case.notes]
+    assert len(told) == 1 and told[0].startswith(case.notes)
+    assert all(f"[Ref: {t}]" in told[0] for t in found["streams"].thoughts) and found["streams"].thoughts
 
 
 def test_a_crowd_arrives_together_with_the_thought(pocket: Prism) -> None:

@@ -56,7 +56,7 @@ class Tails(RuleBasedStateMachine):
         tail = self.pool.take()
         assert tail.length == 0 and tail.capacity == CAPACITY
         for buffer in (*tail.slab.keys, *tail.slab.values):
-            assert not buffer[tail.slot].any(), "a slot comes back empty"
+            assert not buffer.data[tail.slot].any(), "a slot comes back empty"
         self.lists[tail] = []
         return tail
 
@@ -150,7 +150,7 @@ def test_counted_bytes_are_those_of_the_formula() -> None:
     assert tail.nbytes == CAPACITY * token and tail.used_bytes == 3 * token
     assert tail.freeze(0, 3).nbytes == 3 * token
     slab = tail.slab
-    assert pool.nbytes == slab.nbytes == sum(t.nbytes for t in (*slab.keys, *slab.values)) == 4 * CAPACITY * token
+    assert pool.nbytes == slab.nbytes == sum(t.data.nbytes for t in (*slab.keys, *slab.values)) == 4 * CAPACITY * token
 
 
 def test_ten_thousand_tails_end_with_the_memory_they_began_with() -> None:

@@ -52,6 +52,7 @@ def view(streams: Sequence[StreamView] = (), **changes: object) -> SessionView:
         river_state="writing",
         river_kv_bytes=9_000_000,
         streams=list(streams),
+        forgotten={},
         synapse=SynapseView(3, 64, 1204, 786_432),
         gate=GateView(3, 1, 0.5, "calibrated"),
         asides=2,

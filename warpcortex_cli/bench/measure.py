@@ -120,15 +120,14 @@ def _solo(work: Workload) -> float:
 
 @dataclass
 class _Counted:
-    """The most bytes of KV seen so far: of the Synapse, held once; of tails in use; of injected asides."""
+    """The most bytes of KV seen so far: what Streams share (Synapse, instructions of roles), their tails, asides."""
 
     shared: int = 0
     private: int = 0
     asides: int = 0
 
     def add(self, work: Workload) -> None:
-        synapse = work.engine.admission.synapse
-        self.shared = max(self.shared, synapse.nbytes if synapse else 0)
+        self.shared = max(self.shared, work.engine.admission.shared_bytes)
         self.private = max(self.private, sum(s.kv_bytes for s in work.engine.alive if s.state == "thinking"))
         self.asides = max(self.asides, sum(a.segment.nbytes for a in work.engine.river.asides))
 

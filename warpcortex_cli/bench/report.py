@@ -11,6 +11,7 @@ from itertools import pairwise
 from warpcortex_cli.bench.measure import Run
 
 MIB = 2**20
+GUARANTEE = 0.85  # of its own speed: what a River is promised where `limits.river_share` is set so
 HEADS = (
     "agents",
     "alone",
@@ -63,8 +64,8 @@ def slope(points: Sequence[tuple[float, float]]) -> float | None:
     return sum((x - mean_x) * (y - mean_y) for x, y in points) / spread if spread else None
 
 
-def findings(runs: Sequence[Run]) -> list[str]:
-    """What the runs show, in sentences: slopes, the knee, the River's share."""
+def findings(runs: Sequence[Run], free_bytes: int | None = None) -> list[str]:
+    """What the runs show, in sentences: slopes, the knee, the River's share, and how many agents memory allows."""
     found: list[str] = []
     memory = slope([(r.agents, r.memory_peak_bytes - r.memory_baseline_bytes) for r in runs])
     if memory is not None:
@@ -73,13 +74,38 @@ def findings(runs: Sequence[Run]) -> list[str]:
     knee = knee_of(runs)
     if knee is not None:
         found.append(
-            f"the knee is at {knee} agents: from there on twice the agents bring less than 1.3 times the tokens"
+            f"the knee is at {knee} agents: up to there a step mostly waits for memory, and more agents ride along; "
+            "from there on twice the agents bring less than 1.3 times the tokens"
         )
-    shares = [(r.agents, r.river_tokens_per_second / r.river_solo_tokens_per_second) for r in runs]
-    worst = min(shares, key=lambda s: s[1], default=None)
+    worst = min(runs, key=_share, default=None)
     if worst is not None:
-        found.append(f"the River kept {worst[1]:.0%} of its own speed at {worst[0]} agents")
+        found.append(f"the River kept {_share(worst):.0%} of its own speed at {worst.agents} agents")
+    under = first_under(runs, GUARANTEE)
+    if under is not None:
+        found.append(f"without --river-share it falls under {GUARANTEE:.0%} from about {under:.0f} agents on")
+    if memory is not None and memory > 0 and free_bytes:
+        found.append(f"memory that is free now would hold about {int(free_bytes / memory):,} agents")
     return found
+
+
+def _share(run: Run) -> float:
+    """The part of its own speed that the River kept."""
+    return run.river_tokens_per_second / run.river_solo_tokens_per_second
+
+
+def first_under(runs: Sequence[Run], share: float) -> float | None:
+    """Agents at which the River falls under that part of its speed, by log-linear interpolation between runs.
+
+    None where no run shows it, or where the runs kept a promise to the River.
+    """
+    ordered = [r for r in sorted(runs, key=lambda r: r.agents) if not r.river_share]
+    if ordered and _share(ordered[0]) < share:
+        return float(ordered[0].agents)
+    for low, high in pairwise(ordered):
+        if _share(low) >= share > _share(high):
+            part = (_share(low) - share) / (_share(low) - _share(high))
+            return low.agents * (high.agents / low.agents) ** part
+    return None
 
 
 def knee_of(runs: Sequence[Run]) -> int | None:

@@ -9,6 +9,7 @@ from warpcortex_cli.engine.engine import Engine
 from warpcortex_cli.engine.journal import Journal
 from warpcortex_cli.errors import UsageError
 from warpcortex_cli.events import Event, GateDecided, StreamEnded, StreamText, ThoughtInjected
+from warpcortex_cli.memory.room import Stored
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.profile import (
     GateSettings,
@@ -34,6 +35,7 @@ class Load:
         landmarks: k of the Synapse.
         tokens: tokens that each Stream writes.
         river_share: the part of its own speed that the River keeps.
+        tails: how the Streams' KV is kept.
     """
 
     agents: int
@@ -41,6 +43,7 @@ class Load:
     landmarks: int
     tokens: int
     river_share: float = 0.0
+    tails: Stored = "model"
 
 
 @dataclass
@@ -100,6 +103,7 @@ def profile_for(load: Load, prism: Prism) -> Profile:
             queue=max(1, load.agents),
             stream_tail_tokens=max(16, load.tokens + prompt + 2),
             river_share=load.river_share,
+            stream_tail_stored=load.tails,
         ),
     )
 
@@ -159,7 +163,7 @@ class Workload:
         now = self.journal.now()
         for number in range(self.load.agents):
             for match in self.engine.river.router.feed(f"[BENCH: {_task(number)}]"):
-                self.tally.spawned[len(self.engine.streams) + 1] = now
+                self.tally.spawned[self.engine.streams.spawned + 1] = now
                 self.engine.spawn(match)
 
     @property

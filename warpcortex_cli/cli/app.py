@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from warpcortex_cli import __version__
-from warpcortex_cli.cli import doctor, evaluate, profiles, pull
+from warpcortex_cli.cli import doctor, evaluate, gate, profiles, pull, sessions
 from warpcortex_cli.cli.ask import ask
 from warpcortex_cli.cli.bench import bench
 from warpcortex_cli.cli.chat import chat
@@ -34,6 +34,8 @@ app.command("doctor")(doctor.doctor)
 app.command("bench")(bench)
 app.command("profile-vram")(profile_vram)
 app.add_typer(evaluate.app, name="eval")
+app.add_typer(gate.app, name="gate")
+app.add_typer(sessions.app, name="sessions")
 
 
 def _version(wanted: bool) -> None:

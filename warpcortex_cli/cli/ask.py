@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from warpcortex_cli.cli.gate import stored_calibration
 from warpcortex_cli.cli.output import (
     AUTO,
     DeviceOption,
@@ -85,8 +86,17 @@ def ask(
         from warpcortex_cli.engine.ledger import Ledger
         from warpcortex_cli.engine.session import Session
 
+        calibration = stored_calibration(prism)
+
         def started(*listeners: Listener) -> Session:
-            session = Session(prism, settings, seed=seed, streams=not no_streams, listeners=listeners)
+            session = Session(
+                prism,
+                settings,
+                seed=seed,
+                streams=not no_streams,
+                listeners=listeners,
+                calibration=calibration,
+            )
             for name, text in texts:
                 load_with_progress(session, text, name, errors)
             return session

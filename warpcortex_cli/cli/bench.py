@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -23,11 +23,13 @@ from warpcortex_cli.cli.output import (
     stderr_console,
 )
 from warpcortex_cli.errors import UsageError
+from warpcortex_cli.probes.memory import available_memory
 
 if TYPE_CHECKING:
     from warpcortex_cli.bench.measure import Progress as Report
     from warpcortex_cli.bench.measure import Run
     from warpcortex_cli.bench.naive import Naive
+    from warpcortex_cli.bench.workload import Load
     from warpcortex_cli.prism.prism import Prism
 
 SCHEMA_VERSION = 1
@@ -43,6 +45,10 @@ RandomWeightsOption = Annotated[
 ]
 ContextOption = Annotated[int, typer.Option("--context", min=1, metavar="L", help="Tokens the River has read.")]
 LandmarksOption = Annotated[int, typer.Option("--landmarks", min=0, metavar="K", help="Landmarks of the Synapse.")]
+TailsOption = Annotated[
+    Literal["model", "int8"],
+    typer.Option("--tails", help="How the Streams' KV is kept: in the model's type, or in int8."),
+]
 TokensOption = Annotated[int, typer.Option("--tokens", min=1, metavar="T", help="Tokens each Stream writes.")]
 
 
@@ -77,6 +83,7 @@ def bench(
     device: DeviceOption = AUTO,
     dtype: DtypeOption = AUTO,
     quantize: QuantizeOption = "none",
+    tails: TailsOption = "model",
     river_share: Annotated[
         float,
         typer.Option("--river-share", min=0.0, max=0.99, help="The part of its speed that the River keeps; 0: none."),
@@ -85,6 +92,16 @@ def bench(
         str | None,
         typer.Option("--compare", metavar="naive", help="Measure beside it a forward and a context for each agent."),
     ] = None,
+    soak: Annotated[
+        int,
+        typer.Option(
+            "--soak",
+            min=0,
+            metavar="N",
+            help="Run N Streams to their end, the largest of --agents at once: does memory come back?",
+            show_default=False,
+        ),
+    ] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print a line of figures for each run.")] = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
@@ -93,6 +110,8 @@ def bench(
     ] = None,
 ) -> None:
     """Measure speed and memory of many agents. Ctrl-C prints what was measured so far."""
+    from warpcortex_cli.bench.workload import Load
+
     counts = parse_agents(agents)
     if compare not in (None, "naive"):
         raise UsageError(f"there is nothing to compare with named {compare!r}.", "Only --compare naive is known.")
@@ -101,10 +120,14 @@ def bench(
 
         check_plot(plot)
     prism = open_any(random_weights, model, device, dtype, quantize)
+    if soak:
+        if compare or as_csv or as_markdown or plot or river_share:
+            raise UsageError("--soak gives only a sentence, or --json.", "Leave out the other options for results.")
+        _soak(prism, Load(counts[-1], context, landmarks, tokens, tails=tails), soak, as_json)
+        return
     from warpcortex_cli.bench import measure, naive, report
-    from warpcortex_cli.bench.workload import Load
 
-    loads = [Load(n, context, landmarks, tokens, river_share) for n in counts]
+    loads = [Load(n, context, landmarks, tokens, river_share, tails) for n in counts]
     runs: list[Run] = []
     others: list[Naive] = []
     console = stderr_console()
@@ -120,6 +143,7 @@ def bench(
                 raise
             console.print("stopped; these runs were finished:")
     kind = str(prism.dtype).removeprefix("torch.")
+    findings = report.findings(runs, available_memory() if prism.device.type == "cpu" else None)
     if as_json:
         document = {
             "schema_version": SCHEMA_VERSION,
@@ -127,7 +151,7 @@ def bench(
             "device": str(prism.device),
             "dtype": kind,
             "runs": [run.as_json() for run in runs],
-            "findings": report.findings(runs),
+            "findings": findings,
         }
         if compare:
             document["naive"] = [vars(other) for other in others]
@@ -141,13 +165,30 @@ def bench(
         out.print(f"{prism.name} on {prism.device} ({kind}); {tokens} tokens an agent, {landmarks} of {context} tokens")
         out.print("tokens per second of the River alone, of the River and the Streams beside it, of all together:")
         out.print(_table(runs, others))
-        for line in report.findings(runs):
+        for line in findings:
             out.print(f"- {line}")
         out.print(f"memory: {runs[0].memory_source}")
     if plot is not None:
         from warpcortex_cli.bench.plot import plot_speed
 
         plot_speed(runs, plot, prism.name)
+
+
+def _soak(prism: Prism, load: Load, streams: int, as_json: bool) -> None:
+    from warpcortex_cli.bench.soak import run_soak
+
+    with progress_bar(stderr_console()) as show:
+        done = run_soak(prism, load, streams, show)
+    if as_json:
+        found = {**vars(done), "grown_bytes": done.grown_bytes}
+        print_json({"schema_version": SCHEMA_VERSION, "model": prism.name, "device": str(prism.device), "soak": found})
+        return
+    print(
+        f"{prism.name}: {done.streams:,} Streams, {load.agents} at once, over {done.synapses:,} Synapses in "
+        f"{done.seconds:.0f} s\n"
+        f"{done.memory_source} before {done.memory_before_bytes / 2**20:,.1f} MiB, after "
+        f"{done.memory_after_bytes / 2**20:,.1f} MiB; {done.tails_in_use} tails still in use"
+    )
 
 
 def open_any(random_weights: str | None, model: str | None, device: str, dtype: str, quantize: str) -> Prism:

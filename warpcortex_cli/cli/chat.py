@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import typer
 from rich.console import Console
 from rich.text import Text
 
 from warpcortex_cli.cli.ask import NotesOption, TraceOption, say
+from warpcortex_cli.cli.gate import stored_calibration
 from warpcortex_cli.cli.output import (
     AUTO,
     DeviceOption,
@@ -22,6 +25,7 @@ from warpcortex_cli.cli.output import (
     open_prism,
     stderr_console,
 )
+from warpcortex_cli.cli.sessions import Keeper
 from warpcortex_cli.errors import WarpError
 from warpcortex_cli.probes.memory import MemoryProbe
 from warpcortex_cli.ui.commands import Desk, is_command, is_known, run_command
@@ -46,6 +50,10 @@ def chat(
     seed: SeedOption = 0,
     no_streams: NoStreamsOption = False,
     trace: TraceOption = None,
+    kept: Annotated[
+        str | None,
+        typer.Option("--session", metavar="NAME", help="Keep the conversation, and go on with it.", show_default=False),
+    ] = None,
 ) -> None:
     """Talk with the River while its Streams think. With piped input: one message a line, one answer each."""
     forgive_encoding()
@@ -56,19 +64,36 @@ def chat(
         prism, settings = open_prism(model=model, profile=profile, device=device, dtype=dtype, quantize=quantize)
         from warpcortex_cli.engine.session import Session
 
-        session = Session(prism, settings, seed=seed, streams=not no_streams, listeners=[writer] if writer else [])
+        session = Session(
+            prism,
+            settings,
+            seed=seed,
+            streams=not no_streams,
+            listeners=[writer] if writer else [],
+            calibration=stored_calibration(prism),
+        )
+        keep: Callable[[], None] = _keep_nothing
+        if kept is not None:
+            keeper = Keeper(kept, session, errors)
+            stack.callback(keeper.close)
+            keep = keeper
         if notes is not None:
             tokens = load_with_progress(session, text, notes.name, errors)
             errors.print(notes_line(tokens or 0, text, notes.name))
+            keep()
         if sys.stdin is not None and sys.stdin.isatty():
-            talk(session, errors)
+            talk(session, errors, keep)
         else:
-            read_lines(session, errors)
+            read_lines(session, errors, keep)
     if writer is not None and writer.failure:
         errors.print(Text(writer.failure))
 
 
-def read_lines(session: Session, errors: Console) -> None:
+def _keep_nothing() -> None:
+    pass
+
+
+def read_lines(session: Session, errors: Console, keep: Callable[[], None]) -> None:
     """One message a line from standard input, answered as `ask` does, in one conversation. Commands work too.
 
     Raises:
@@ -85,10 +110,11 @@ def read_lines(session: Session, errors: Console) -> None:
                 return
         elif line:
             say(session, line, sys.stdout)
+        keep()
 
 
-def talk(session: Session, errors: Console) -> None:
-    """The interactive conversation, until Ctrl-D or /exit."""
+def talk(session: Session, errors: Console, keep: Callable[[], None]) -> None:
+    """The interactive conversation, until Ctrl-D or /exit. `keep` is called after each turn."""
     from warpcortex_cli.profile import shipped_profiles
     from warpcortex_cli.ui.prompt import Prompt
 
@@ -121,6 +147,7 @@ def talk(session: Session, errors: Console) -> None:
                 say(session, line, sys.stdout)
         except WarpError as error:
             notices.print(Text(clean(str(error)), style="red"))
+        keep()
 
 
 def memory_probe(session: Session) -> Probe:

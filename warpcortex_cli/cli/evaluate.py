@@ -31,6 +31,9 @@ NotesOption = Annotated[int, typer.Option("--notes", min=4, max=100, help="Notes
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 CONTEXTS, BUDGETS = "512,1024,2048,3200", "16,32,64,128,256,512"
 QUICK_CONTEXTS, QUICK_BUDGETS = [1024], [32, 64, 128]
+CASES = {"synapse": 60, "gate": 120, "thoughts": 120}
+QUICK_CASES = {"synapse": 20, "gate": 30, "thoughts": 18}
+NOTES = {"gate": 12, "thoughts": 20}
 
 
 def numbers(option: str, text: str, least: int = 1) -> list[int]:
@@ -43,6 +46,10 @@ def numbers(option: str, text: str, least: int = 1) -> list[int]:
     if not all(part.isdecimal() and int(part) >= least for part in found):
         raise UsageError(f"{option} {text}: these are not numbers from {least} on.", f"Write for example {option} 64.")
     return sorted({int(part) for part in found})
+
+
+def cases(of: str, n: int, quick: bool) -> int:
+    return min(n, QUICK_CASES[of]) if quick else n
 
 
 def gather(results: Callable[[Callable[[int, int], None]], Iterator[T]], what: str, show: Report) -> list[T]:
@@ -81,7 +88,7 @@ def check_contexts(contexts: list[int], prism: Prism) -> None:
 
 @app.command("synapse")
 def synapse(
-    n: Annotated[int, typer.Option("--n", min=1, help="Cases for each context length.")] = 60,
+    n: Annotated[int, typer.Option("--n", min=1, help="Cases for each context length.")] = CASES["synapse"],
     k: Annotated[str, typer.Option("--k", metavar="K,K", help="Budgets in tokens.")] = BUDGETS,
     context: Annotated[str, typer.Option("--context", metavar="L,L", help="Context lengths.")] = CONTEXTS,
     methods: Annotated[str, typer.Option("--methods", help="Which methods; all by default.", show_default=False)] = "",
@@ -99,26 +106,25 @@ def synapse(
 
     budgets, contexts = numbers("--k", k), numbers("--context", context, least=64)
     if quick:
-        n, budgets, contexts = min(n, 20), QUICK_BUDGETS, QUICK_CONTEXTS
+        n, budgets, contexts = cases("synapse", n, quick), QUICK_BUDGETS, QUICK_CONTEXTS
     chosen = [m.strip() for m in methods.split(",")] if methods else list(METHODS)
-    if unknown := [m for m in chosen if m not in METHODS]:
-        raise UsageError(f"there is no method {unknown[0]!r}.", f"Methods are {', '.join(METHODS)}.")
+    if unknown := [m for m in chosen if m not in METHODS and m != "full"]:
+        raise UsageError(f"there is no method {unknown[0]!r}.", f"Methods are {', '.join(METHODS)} and full.")
+    asked = {m: METHODS[m] for m in chosen if m in METHODS}
     prism, profile = open_prism(model=model, profile="pocket", device=device, dtype=dtype)
     check_contexts(contexts, prism)
     with progress_bar(stderr_console()) as show:
-        results = gather(
-            lambda p: evaluation.run(prism, profile, contexts, budgets, n, seed, chosen, p), "asking", show
-        )
+        results = gather(lambda p: evaluation.run(prism, profile, contexts, budgets, n, seed, asked, p), "asking", show)
     if as_json:
         print_json(evaluation.as_json(results, prism.name, seed))
         return
-    print_grids(report.synapse_grids(results), f"seed {seed}")
+    print_grids([*report.synapse_grids(results), report.kept_grid(results)], f"seed {seed}")
 
 
 @app.command("gate")
 def gate(
-    n: Annotated[int, typer.Option("--n", min=1, help="Conversations.")] = 120,
-    notes: NotesOption = 12,
+    n: Annotated[int, typer.Option("--n", min=1, help="Conversations.")] = CASES["gate"],
+    notes: NotesOption = NOTES["gate"],
     seed: SeedOption = 2027,
     quick: QuickOption = False,
     model: EvalModel = "pocket",
@@ -134,7 +140,7 @@ def gate(
     prism, settings = open_prism(model=model, profile=profile, device=device, dtype=dtype)
     with progress_bar(stderr_console()) as show:
         judged = gather(
-            lambda p: evaluation.run(prism, settings, min(n, 30) if quick else n, notes, seed, p), "judging", show
+            lambda p: evaluation.run(prism, settings, cases("gate", n, quick), notes, seed, p), "judging", show
         )
     if as_json:
         print_json(evaluation.as_json(judged, settings, prism.name, seed))
@@ -145,8 +151,8 @@ def gate(
 
 @app.command("thoughts")
 def thoughts(
-    n: Annotated[int, typer.Option("--n", min=1, help="Cases.")] = 120,
-    notes: NotesOption = 20,
+    n: Annotated[int, typer.Option("--n", min=1, help="Cases.")] = CASES["thoughts"],
+    notes: NotesOption = NOTES["thoughts"],
     seed: SeedOption = 2028,
     quick: QuickOption = False,
     model: EvalModel = "pocket",
@@ -162,7 +168,7 @@ def thoughts(
     prism, settings = open_prism(model=model, profile=profile, device=device, dtype=dtype)
     with progress_bar(stderr_console()) as show:
         results = gather(
-            lambda p: evaluation.run(prism, settings, min(n, 18) if quick else n, notes, seed, p), "asking", show
+            lambda p: evaluation.run(prism, settings, cases("thoughts", n, quick), notes, seed, p), "asking", show
         )
     if as_json:
         print_json(evaluation.as_json(results, prism.name, seed))
@@ -201,17 +207,25 @@ def all_(
     contexts = QUICK_CONTEXTS if quick else numbers("--context", CONTEXTS)
     budgets = QUICK_BUDGETS if quick else numbers("--k", BUDGETS)
     check_contexts(contexts, prism)
+    n = QUICK_CASES if quick else CASES
     began = time.monotonic()
     with progress_bar(stderr_console()) as show:
         kept = gather(
-            lambda p: synapses.run(prism, settings, contexts, budgets, 20 if quick else 60, seed, tuple(METHODS), p),
+            lambda p: synapses.run(prism, settings, contexts, budgets, n["synapse"], seed, METHODS, p),
             "synapse",
             show,
         )
-        judged = gather(lambda p: gates.run(prism, settings, 30 if quick else 120, 12, seed + 1, p), "gate", show)
-        told = gather(lambda p: thinking.run(prism, settings, 18 if quick else 120, 20, seed + 2, p), "thoughts", show)
+        judged = gather(lambda p: gates.run(prism, settings, n["gate"], NOTES["gate"], seed + 1, p), "gate", show)
+        told = gather(
+            lambda p: thinking.run(prism, settings, n["thoughts"], NOTES["thoughts"], seed + 2, p), "thoughts", show
+        )
     summary = gates.summarize(judged, settings)
-    grids = [*report.synapse_grids(kept), report.gate_grid(summary), *report.thoughts_grids(told)]
+    grids = [
+        *report.synapse_grids(kept),
+        report.kept_grid(kept),
+        report.gate_grid(summary),
+        *report.thoughts_grids(told),
+    ]
     command = f"warpcortex eval all{' --quick' if quick else ''} --seed {seed} -m {model}"
     head = (
         f"`{command}`, {prism.name} on {prism.device}, {time.monotonic() - began:.0f} s. Seeds: synapse {seed}, gate "

@@ -13,6 +13,7 @@ from warpcortex_cli.cli.bench import (
     ContextOption,
     LandmarksOption,
     RandomWeightsOption,
+    TailsOption,
     TokensOption,
     open_any,
     parse_agents,
@@ -46,6 +47,7 @@ def profile_vram(
     device: DeviceOption = AUTO,
     dtype: DtypeOption = AUTO,
     quantize: QuantizeOption = "none",
+    tails: TailsOption = "model",
     card: Annotated[
         str | None,
         typer.Option("--card", metavar="24GB", help="Say how many agents fit on such a card.", show_default=False),
@@ -75,7 +77,7 @@ def profile_vram(
     program = MemoryProbe("cpu").read().bytes
     prism = open_any(random_weights, model, device, dtype, quantize)
     with progress_bar(stderr_console()) as show:
-        runs = [measure.run(prism, Load(n, context, landmarks, tokens), show) for n in counts]
+        runs = [measure.run(prism, Load(n, context, landmarks, tokens, tails=tails), show) for n in counts]
     curve = curve_of(runs, prism.name, program if runs[0].memory_source == "RSS" else 0)
     fitting = curve.fits(room) if room else None
     if plot is not None:

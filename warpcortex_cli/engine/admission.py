@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from warpcortex_cli.engine.instructions import Instructions
 from warpcortex_cli.engine.journal import Journal
-from warpcortex_cli.engine.river import River, text_of
+from warpcortex_cli.engine.river import River
 from warpcortex_cli.engine.sampling import Sampler
 from warpcortex_cli.engine.stream import Stream
 from warpcortex_cli.engine.text import Words
@@ -31,6 +32,7 @@ class Admission:
         self.synapse: Synapse | None = None
         self._version = 0
         self._pool: TailPool | None = None
+        self._instructions = Instructions(prism)
 
     def sampler(self, profile: Profile, number: int) -> Sampler:
         """Each Stream draws from a generator of its own, so that batching does not change what it writes."""
@@ -41,9 +43,15 @@ class Admission:
     def tails_in_use(self) -> int:
         return self._pool.taken if self._pool else 0
 
+    @property
+    def shared_bytes(self) -> int:
+        """Keys and values that Streams starting now share: the newest Synapse, and what roles are told over it."""
+        return (self.synapse.nbytes if self.synapse else 0) + self._instructions.nbytes
+
     def forget(self) -> None:
         """Drops the newest Synapse: the River it was taken from has changed."""
         self.synapse = None
+        self._instructions.forget()
 
     def admit(self, stream: Stream, river: River, profile: Profile, journal: Journal) -> None:
         prompt = self._prompt(stream)
@@ -52,30 +60,39 @@ class Admission:
         room = profile.limits.stream_tail_tokens - len(prompt) - stream.role.max_tokens
         focus = self._focus(stream, prompt, river, synapse, min(room, profile.synapse.focus)) if synapse else _NOTHING
         if stream.role.rereads:
-            prompt = self._prompt(stream, text_of(river, focus.tolist()))
+            # Numbered, so that a Stream that goes through them knows where it is.
+            lines = enumerate(river.sentences.lines(focus.tolist()), start=1)
+            prompt = self._prompt(stream, "\n".join(f"{n} {line}" for n, line in lines))
+        told = self._instructions.shared(stream.role, self._frame(stream), prompt, synapse)
+        own = len(prompt) - (told.tokens if told else 0)
         tail = self._new_tail(profile.limits)
         if len(focus) and not stream.role.rereads:
             tail.copy_from(river.tail, focus)
-        if len(prompt) >= tail.capacity - tail.length:
+        if own >= tail.capacity - tail.length:
             tail.release()
-            raise ValueError(f"the task is too long: {len(prompt)} tokens do not fit into a tail of {tail.capacity}")
-        stream.start(tail, synapse, prompt, synapse.context if synapse else 0, focus.tolist())
+            raise ValueError(f"the task is too long: {own} tokens do not fit into a tail of {tail.capacity}")
+        stream.start(tail, synapse, told, prompt, focus.tolist())
         journal.write(
             StreamStarted(
                 id=stream.id, synapse=synapse.version if synapse else 0, landmarks=stream.landmarks, focus=stream.focus
             )
         )
 
-    def _prompt(self, stream: Stream, focus: str = "") -> list[int]:
-        """The task as a user turn. With a Synapse it follows the River's half-written answer, which it closes."""
+    def _frame(self, stream: Stream) -> list[int]:
+        """With a Synapse the task follows the River's half-written answer, which it closes."""
         chat = self.prism.chat
-        before = chat.assistant_close() if stream.role.synapse else chat.opening("")
-        return [*before, *chat.user_open(), *self.prism.encode(stream.instruction(focus)), *chat.user_close()]
+        return [*(chat.assistant_close() if stream.role.synapse else chat.opening("")), *chat.user_open()]
+
+    def _prompt(self, stream: Stream, focus: str = "") -> list[int]:
+        """The task as a user turn."""
+        words = self.prism.encode(stream.instruction(focus))
+        return [*self._frame(stream), *words, *self.prism.chat.user_close()]
 
     def _new_tail(self, limits: Limits) -> Tail:
         capacity = limits.stream_tail_tokens
-        if self._pool is None or self._pool.capacity != capacity:
-            self._pool = self.prism.new_pool(capacity, slots=min(limits.streams, LARGEST_SLAB))
+        stored = limits.stream_tail_stored
+        if self._pool is None or (self._pool.capacity, self._pool.stored) != (capacity, stored):
+            self._pool = self.prism.new_pool(capacity, min(limits.streams, LARGEST_SLAB), stored)
         return self._pool.take()
 
     def _synapse(self, river: River, profile: Profile, journal: Journal) -> Synapse:
@@ -112,9 +129,8 @@ class Admission:
         probe.release()
         assert queries is not None
         sentences = torch.tensor(river.sentences.numbers[: synapse.context])
-        reply = river.position + len(river.pending) - river.written
         task = Words(self.prism)
         task.extend(self.prism.encode(stream.task))
         words = torch.tensor(river.sentences.words.numbers[: synapse.context])
         asked = torch.tensor(task.numbers, dtype=torch.long)
-        return focus_indices(self.prism, river.tail, queries, sentences, budget, reply, asked, words)
+        return focus_indices(self.prism, river.tail, queries, sentences, budget, river.reply_start, asked, words)

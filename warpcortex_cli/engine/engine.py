@@ -11,11 +11,13 @@ from dataclasses import dataclass
 import torch
 
 from warpcortex_cli.engine.admission import Admission
+from warpcortex_cli.engine.calibration import Calibration
 from warpcortex_cli.engine.gate import Gate
 from warpcortex_cli.engine.injection import Injection
 from warpcortex_cli.engine.journal import Journal
 from warpcortex_cli.engine.pacing import Pacer
 from warpcortex_cli.engine.river import River
+from warpcortex_cli.engine.roster import Roster
 from warpcortex_cli.engine.router import Match
 from warpcortex_cli.engine.sampling import SamplingError, sample
 from warpcortex_cli.engine.stream import Stream, certainty
@@ -35,7 +37,7 @@ from warpcortex_cli.prism.rows import Row, RowResult
 from warpcortex_cli.profile import Profile
 
 STREAM_PREFILL_CHUNK = 128
-STEP_PREFILL_TOKENS = 512  # over all Streams: bounds the activations when many start at once
+STEP_PREFILL_TOKENS = 512  # over Streams and thoughts: bounds the activations when many start or end at once
 
 
 @dataclass
@@ -51,14 +53,21 @@ class Engine:
     """Owns a River and its Streams and steps them all at once."""
 
     def __init__(
-        self, prism: Prism, profile: Profile, journal: Journal, *, seed: int = 0, streams: bool = True
+        self,
+        prism: Prism,
+        profile: Profile,
+        journal: Journal,
+        *,
+        seed: int = 0,
+        streams: bool = True,
+        calibration: Calibration | None = None,
     ) -> None:
         self.prism = prism
         self.journal = journal
         self.river = River(prism, profile, seed)
-        self.gate = Gate(profile.gate)
+        self.gate = Gate(profile.gate, calibration)
         self.admission = Admission(prism, seed)
-        self.streams: list[Stream] = []
+        self.streams = Roster()
         self.injections: list[Injection] = []
         self.spawning = streams
         self.injecting = profile.injection.enabled
@@ -75,12 +84,13 @@ class Engine:
         self.profile = profile
         self.river.use(profile)
         self.gate.use(profile.gate)
+        self.admission.forget()
         self.injecting = profile.injection.enabled
         self.pacer = Pacer(profile.limits.river_share)
 
     @property
     def alive(self) -> list[Stream]:
-        return [s for s in self.streams if not s.final]
+        return list(self.streams.alive)
 
     # -- the loop -----------------------------------------------------------------------------------------------
 
@@ -104,14 +114,18 @@ class Engine:
         river_row = self.river.row()
         if river_row is not None:
             work.append(Work(river_row, self._absorb_river))
+        prefill = STEP_PREFILL_TOKENS
         for injection in self.injections:
-            work.append(Work(injection.row(), self._absorbing(injection), injection.stream))
-        thinking = [s for s in self.streams if s.state == "thinking"]
+            row = injection.row()
+            if len(row.tokens) > prefill and prefill < STEP_PREFILL_TOKENS:  # the first one always finds room
+                break
+            prefill = max(0, prefill - len(row.tokens))
+            work.append(Work(row, self._absorbing(injection), injection.stream))
+        thinking = [s for s in self.alive if s.state == "thinking"]
         wanted = sum(min(len(s.pending), STREAM_PREFILL_CHUNK) for s in thinking)
         width = self.pacer.width(wanted, river_row is not None)
         if width < wanted:  # those that waited longest come first
             thinking.sort(key=lambda s: (-s.role.priority, s.last_step))
-        prefill = STEP_PREFILL_TOKENS
         self._steps += 1
         for stream in thinking:
             chunk = min(STREAM_PREFILL_CHUNK, width, prefill if len(stream.pending) > 1 else 1)
@@ -149,6 +163,11 @@ class Engine:
         self.river.begin_turn()
         self.prefill(ids)
 
+    def read(self, ids: list[int]) -> None:
+        """Queues tokens that the River reads without an answer."""
+        self.prefill(ids)
+        self.river.state = "reading"
+
     def prefill(self, ids: list[int]) -> None:
         self.river.queue(ids)
         self._prompt_total = len(self.river.pending)
@@ -159,12 +178,11 @@ class Engine:
         river = self.river
         river.absorb(row, result)
         self.gate.observe(result.hidden)
-        if river.state == "prefill" and self._prompt_total > len(row.tokens):
+        if river.state in ("prefill", "reading") and self._prompt_total > len(row.tokens):
             self.journal.write(RiverPrefilled(done=self._prompt_total - len(river.pending), total=self._prompt_total))
-        if result.logits is None:
-            return
-        if river.open_user:  # notes were loaded; the user's words are still to come
+        if river.state == "reading" and not river.pending:
             river.state = "idle"
+        if result.logits is None:
             return
         river.state = "writing"
         token = self._sample_river(result)
@@ -230,7 +248,7 @@ class Engine:
         """Starts a Stream for a request that the River wrote."""
         if not self.spawning:
             return
-        number = len(self.streams) + 1
+        number = self.streams.spawned + 1
         stream = Stream(
             number,
             match.role,
@@ -239,14 +257,14 @@ class Engine:
             self.admission.sampler(self.profile, number),
             self.journal.now(),
         )
-        self.streams.append(stream)
+        self.streams.add(stream)
         self.journal.write(StreamSpawned(id=number, role=stream.role.name, task=stream.task))
         if len(self.alive) > self.profile.limits.queue:
             self.end(stream, "cancelled", "the queue of Streams is full")
 
     def _admit(self) -> None:
-        queued = sorted((s for s in self.streams if s.state == "queued"), key=lambda s: (-s.role.priority, s.id))
-        room = self.profile.limits.streams - sum(1 for s in self.streams if s.state in ("thinking", "gating"))
+        queued = sorted((s for s in self.alive if s.state == "queued"), key=lambda s: (-s.role.priority, s.id))
+        room = self.profile.limits.streams - sum(1 for s in self.alive if s.state in ("thinking", "gating"))
         for stream in queued[: max(0, room)]:
             try:
                 self.admission.admit(stream, self.river, self.profile, self.journal)
@@ -256,7 +274,11 @@ class Engine:
     def _absorbing_stream(self, stream: Stream) -> Callable[[Row, RowResult], None]:
         def absorb(row: Row, result: RowResult) -> None:
             stream.absorb(result)
-            if result.logits is None or stream.final:
+            if stream.final:
+                return
+            if result.logits is None:
+                if not torch.isfinite(result.hidden).all():  # quantized KV would hide it from the logits
+                    self.end(stream, "failed", "the hidden states of its prompt are not finite")
                 return
             token = sample(result.logits[-1:], [stream.sampler])[0]
             if isinstance(token, SamplingError):
@@ -303,7 +325,6 @@ class Engine:
             stream.thought,
             thought_hidden if len(thought_hidden) else result.hidden.float(),
             self.river.recent_hidden(),
-            injection.log_likelihood(result),
             stream.role.gate_threshold,
             certainty(stream.log_probabilities),
         )
@@ -358,6 +379,7 @@ class Engine:
         stream.ended = self.journal.now()
         self.injections = [i for i in self.injections if i.stream is not stream]
         stream.release()
+        self.streams.close(stream)
         self.journal.write(
             StreamEnded(
                 id=stream.id, state=state, reason=reason, tokens=stream.tokens, seconds=stream.ended - stream.spawned

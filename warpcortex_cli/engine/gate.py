@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from warpcortex_cli.engine.calibration import Calibration
 from warpcortex_cli.profile import GateSettings
 
 WINDOW = 16  # tokens whose mean hidden state stands for a place in the River
@@ -19,6 +20,7 @@ _KEPT_WINDOWS = 128  # every other one is dropped when there are more: they stay
 _KEPT_THOUGHTS = 32
 _APART = 2 * WINDOW  # tokens between a window and what counts as unrelated to it
 _ENOUGH_WINDOWS = 6
+_TOKENS_BEFORE = 128  # that a calibration counts as
 _HIGHEST = 0.9999  # of a calibrated score, so that a threshold of 1 lets nothing pass
 _NARROWEST = 0.05  # spread of null cosines; a repetitive River would make it 0
 _NEUTRAL = 0.5
@@ -41,7 +43,6 @@ class GateDecision:
         threshold: what it was compared with.
         mode: of the Gate.
         reason: for people, such as "score 0.81 >= 0.50 (calibrated)".
-        log_likelihood: of the thought under the River, nats a token, as it was given; no mode judges by it.
     """
 
     passed: bool
@@ -49,7 +50,6 @@ class GateDecision:
     threshold: float
     mode: str
     reason: str
-    log_likelihood: float | None = None
 
 
 class Signal(NamedTuple):
@@ -71,17 +71,27 @@ class Gate:
             anything.
         off: everything passes that the River could bear to read.
 
-    Garbled thoughts never get to a score. As long as there is too little to calibrate with, a thought passes
-    with a neutral 0.5, unless the threshold is 1.
+    Garbled thoughts never get to a score. As long as there is too little to calibrate with, and no calibration of the
+    model, a thought passes with a neutral 0.5, unless the threshold is 1.
     """
 
-    def __init__(self, settings: GateSettings) -> None:
+    def __init__(self, settings: GateSettings, calibration: Calibration | None = None) -> None:
         self.settings = settings
-        self.states = RiverStates()
+        self.states = RiverStates(calibration)
+        self._calibration = calibration
+        self.passed = self.rejected = 0
         self._signals: dict[str, Callable[[Tensor, Tensor], Signal]] = {
             "calibrated": self.states.score,
             "raw": raw_cosine,
         }
+
+    @property
+    def threshold(self) -> float:
+        """The one that was set, else that of the model's calibration, else the default."""
+        settings = self.settings
+        if self._calibration and settings.mode == "calibrated" and "threshold" not in settings.model_fields_set:
+            return self._calibration.threshold
+        return settings.threshold
 
     def use(self, settings: GateSettings) -> None:
         """Changes mode and threshold; what was observed stays."""
@@ -96,7 +106,6 @@ class Gate:
         thought: str,
         thought_hidden: Tensor,
         river_hidden: Tensor,
-        log_likelihood: float | None = None,
         threshold: float | None = None,
         certainty: float = 1.0,
     ) -> GateDecision:
@@ -106,16 +115,16 @@ class Gate:
             thought: its text.
             thought_hidden: hidden states of what the Stream wrote, [n, hidden_size].
             river_hidden: the River's newest, [m, hidden_size].
-            log_likelihood: mean log-probability of the thought's tokens under the River, noted in the
-                decision.
             threshold: in the place of the settings'.
             certainty: of the Stream about what it wrote, 0..1.
         """
         mode = self.settings.mode
-        limit = self.settings.threshold if threshold is None else threshold
+        limit = self.threshold if threshold is None else threshold
 
         def decision(passed: bool, score: float, reason: str) -> GateDecision:
-            return GateDecision(passed, score, limit, mode, f"{reason} ({mode})", log_likelihood)
+            self.passed += passed
+            self.rejected += not passed
+            return GateDecision(passed, score, limit, mode, f"{reason} ({mode})")
 
         problem = _unreadable(thought, thought_hidden) or ("" if mode == "off" else garbled(thought))
         if problem:
@@ -144,12 +153,18 @@ def raw_cosine(thought: Tensor, river: Tensor) -> Signal:
 
 
 class RiverStates:
-    """What hidden states of this River look like: mean, spread, and how alike unrelated ones are."""
+    """What hidden states of this River look like: mean, spread, and how alike unrelated ones are.
 
-    def __init__(self) -> None:
+    Args:
+        before: what they are like in general; it counts as much as some tokens, and stands in for what is not known.
+    """
+
+    def __init__(self, before: Calibration | None = None) -> None:
         self.tokens = 0
+        self._before = before
         self._mean: Tensor | None = None  # [hidden_size]
         self._squares: Tensor | None = None  # summed squared deviations, [hidden_size]
+        self._weight = 0  # tokens that both stand for
         self._open: Tensor | None = None  # states of the window that is not full yet
         self._windows: list[tuple[int, Tensor]] = []  # (token it ends at, mean state)
         self._stride = 1
@@ -176,19 +191,33 @@ class RiverStates:
         if len(thought_hidden):
             self._thoughts.append((self.tokens, thought_hidden.float().mean(0)))
 
+    @property
+    def enough(self) -> bool:
+        """Whether this River alone says how alike unrelated states are."""
+        return len(self._windows) >= _ENOUGH_WINDOWS
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance per dimension, each [hidden_size]; at least one token was observed."""
+        assert self._mean is not None and self._squares is not None
+        return self._mean, self._squares / self._weight
+
     def score(self, thought: Tensor, river: Tensor) -> Signal:
         """The share of unrelated pairs less alike than a thought [n, hidden_size] and the River [m, ...]."""
         if not len(thought) or not len(river):
             return Signal(_NEUTRAL, "no hidden states to compare")
-        if len(self._windows) < _ENOUGH_WINDOWS:
+        if self.enough:
+            null = self.null_cosines()
+            usual, spread = float(null.mean()), float(null.std())
+        elif self._before is not None and self.tokens:
+            usual, spread = self._before.null_mean, self._before.null_spread
+        else:
             needed = _ENOUGH_WINDOWS * WINDOW
             return Signal(_NEUTRAL, f"{self.tokens} River tokens seen of the {needed} needed")
-        null = self.null_cosines()
         pair = self._directions(torch.stack([thought.mean(0), river.mean(0)]))
         cosine = float(pair[0] @ pair[1])
         if not math.isfinite(cosine):
             return Signal(_NEUTRAL, _RIVER_BROKEN)
-        deviations = (cosine - float(null.mean())) / max(float(null.std()), _NARROWEST)
+        deviations = (cosine - usual) / max(spread, _NARROWEST)
         return Signal(min(_HIGHEST, 0.5 * math.erfc(-deviations / math.sqrt(2))))
 
     def null_cosines(self) -> Tensor:
@@ -207,23 +236,27 @@ class RiverStates:
 
     def _directions(self, states: Tensor) -> Tensor:
         """States [n, hidden_size], centred, whitened by dimension, of length 1."""
-        assert self._mean is not None and self._squares is not None
-        variance = self._squares / self.tokens
+        centre, variance = self.moments()
         # A dimension that hardly moves must not be blown up into the loudest one.
         spread = (variance + 1e-2 * variance.mean() + 1e-12).sqrt()
-        return torch.nn.functional.normalize((states.to(self._mean.device) - self._mean) / spread, dim=1)
+        return torch.nn.functional.normalize((states.to(centre.device) - centre) / spread, dim=1)
 
     def _add_moments(self, states: Tensor) -> None:
         """Chan's update of mean and squared deviations, exact for chunks of any size."""
         count, mean = len(states), states.mean(0)
         squares = (states - mean).square().sum(0)
         if self._mean is None or self._squares is None:
-            self._mean, self._squares = mean, squares
-            return
-        total = self.tokens + count
+            self._mean, self._squares, self._weight = mean, squares, count
+            if self._before is None:
+                return
+            # As if so many tokens had been observed already.
+            self._mean, variance = (t.to(mean.device) for t in (self._before.mean, self._before.variance))
+            self._squares, self._weight = variance * _TOKENS_BEFORE, _TOKENS_BEFORE
+        total = self._weight + count
         delta = mean - self._mean
-        self._squares = self._squares + squares + delta.square() * (self.tokens * count / total)
+        self._squares = self._squares + squares + delta.square() * (self._weight * count / total)
         self._mean = self._mean + delta * (count / total)
+        self._weight = total
 
     def _add_window(self, end: int, mean: Tensor) -> None:
         self._full += 1

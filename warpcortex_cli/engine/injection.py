@@ -6,13 +6,11 @@ stay what they were; later tokens also attend to the buffer. The Gate judges the
 
 from __future__ import annotations
 
-import torch
-
 from warpcortex_cli.engine.river import Aside, River
 from warpcortex_cli.engine.stream import Stream
 from warpcortex_cli.memory.segment import Segment
 from warpcortex_cli.memory.tail import TailView
-from warpcortex_cli.prism.rows import Row, RowResult
+from warpcortex_cli.prism.rows import Row
 
 
 def virtual_positions(position: int, tokens: int) -> list[int]:
@@ -34,15 +32,7 @@ class Injection:
         self._reads: tuple[Segment | TailView, ...] = (river.tail.view(river.position), *river.beside())
 
     def row(self) -> Row:
-        return Row(tokens=self.ids, positions=self.positions, tail=self.tail, reads=self._reads, logits="all")
-
-    def log_likelihood(self, result: RowResult) -> float | None:
-        """Mean log-probability (nats per token) that the River gives to the thought's tokens after the first."""
-        if result.logits is None or len(self.ids) < 2:
-            return None
-        log_probs = torch.log_softmax(result.logits[:-1].float(), -1)
-        targets = torch.tensor(self.ids[1:], device=log_probs.device)
-        return float(log_probs.gather(1, targets[:, None]).mean())
+        return Row(tokens=self.ids, positions=self.positions, tail=self.tail, reads=self._reads, logits="none")
 
     def aside(self) -> Aside:
         """The finished aside; its KV is copied out of the working buffer."""

@@ -6,7 +6,6 @@ import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from warpcortex_cli.engine.river import text_of
 from warpcortex_cli.engine.session import Session
 from warpcortex_cli.engine.stream import Stream
 from warpcortex_cli.events import Event, RiverText, StreamStarted, ThoughtInjected
@@ -51,9 +50,9 @@ class Ledger:
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, StreamStarted):
-            river = self._session.engine.river
-            stream = self._session.engine.streams[event.id - 1]
-            self._read[event.id] = (text_of(river, _kept(stream)), text_of(river, stream.focus_tokens))
+            lines = self._session.engine.river.sentences.lines
+            stream = self._session.engine.streams[event.id]
+            self._read[event.id] = ("\n".join(lines(_kept(stream))), "\n".join(lines(stream.focus_tokens)))
 
     def entries(self, question: str, text: str) -> list[Entry]:
         """The ledger of the reply `text` to `question`. Costs a run for each injected thought."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import re2
@@ -50,7 +49,8 @@ class River:
     """State of the main agent between steps.
 
     Its own tokens stand at positions 0, 1, 2, ...; asides stand beside them and never move them. `state` is one of
-    "idle", "prefill", "writing", "waiting" (at a pause point) and "held" (at the end of its turn).
+    "idle", "reading" (what it does not answer), "prefill", "writing", "waiting" (at a pause point) and "held" (at the
+    end of its turn).
     """
 
     def __init__(self, prism: Prism, profile: Profile, seed: int) -> None:
@@ -67,6 +67,7 @@ class River:
         self.queries: torch.Tensor | None = None  # the newest, rotated, [layers, heads, <= STATE_WINDOW, head_dim]
         self.needs_close = False
         self.open_user = False
+        self.unchanged = 0  # first tokens that are what they were when somebody last set this to `position`
         self.use(profile)
         self.begin_turn()
 
@@ -80,6 +81,11 @@ class River:
     def position(self) -> int:
         """The position of the next token, and the number of tokens in the KV cache."""
         return self.tail.length
+
+    @property
+    def reply_start(self) -> int:
+        """The position of the first token of the reply that it is writing."""
+        return self.position + len(self.pending) - self.written
 
     def begin_turn(self) -> None:
         self.builder = TextBuilder(self.prism)
@@ -97,7 +103,7 @@ class River:
 
     def row(self) -> Row | None:
         """What the River contributes to the next step, if anything."""
-        if self.state not in ("prefill", "writing") or not self.pending:
+        if self.state not in ("reading", "prefill", "writing") or not self.pending:
             return None
         count = min(PREFILL_CHUNK, len(self.pending))
         tokens = [self.pending.popleft() for _ in range(count)]
@@ -106,7 +112,7 @@ class River:
             positions=list(range(self.position, self.position + count)),
             tail=self.tail,
             reads=self.beside(),
-            logits="last" if not self.pending else "none",
+            logits="none" if self.pending or self.state == "reading" else "last",
             queries=True,
         )
 
@@ -186,20 +192,10 @@ class River:
     def rewind(self, mark: Mark) -> None:
         """Returns to a mark: KV and asides are then what they were."""
         self.tail.truncate(mark.tokens)
+        self.unchanged = min(self.unchanged, mark.tokens)
         self.sentences.truncate(mark.tokens)
         self.asides = list(mark.asides)
         self.pending.clear()
         self.open_user, self.needs_close = mark.open_user, mark.needs_close
         self.state = "idle"
         self.begin_turn()
-
-
-def text_of(river: River, tokens: Iterable[int]) -> str:
-    """The text of some of its tokens, by number, in their order: a line for each sentence, special tokens left out."""
-    special = set(river.prism.tokenizer.all_special_ids)
-    lines: dict[int, list[int]] = {}
-    for index in sorted(tokens):
-        if river.sentences.ids[index] not in special:
-            lines.setdefault(river.sentences.numbers[index], []).append(river.sentences.ids[index])
-    texts = (river.prism.decode(ids).strip() for ids in lines.values())
-    return "\n".join(text for text in texts if text)

@@ -37,7 +37,7 @@ class Sampler:
             raise ValueError(f"top_p must be above 0 and at most 1, not {top_p}")
         self.temperature = temperature
         self.top_p = top_p
-        self._generator = torch.Generator().manual_seed(seed % (1 << 63))
+        self._generator = torch.Generator().manual_seed(seed % (1 << 63)) if temperature else None
 
     @property
     def greedy(self) -> bool:

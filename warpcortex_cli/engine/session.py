@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from warpcortex_cli.engine.calibration import Calibration
 from warpcortex_cli.engine.engine import Engine
 from warpcortex_cli.engine.journal import Journal
 from warpcortex_cli.engine.river import Mark
@@ -42,22 +43,42 @@ class Session:
         seed: the same seed gives the same run on CPU.
         streams: False leaves requests in River text without an effect.
         listeners: called with every event, in order.
+        calibration: of the Gate, for this model.
+
+    Attributes:
+        turns: what was said so far.
+        marks: where each of its notes and user turns began, to go back to.
     """
 
     def __init__(
-        self, prism: Prism, profile: Profile, *, seed: int = 0, streams: bool = True, listeners: Sequence[Listener] = ()
+        self,
+        prism: Prism,
+        profile: Profile,
+        *,
+        seed: int = 0,
+        streams: bool = True,
+        listeners: Sequence[Listener] = (),
+        calibration: Calibration | None = None,
     ) -> None:
         self.prism = prism
         self.seed = seed
         self._streams = streams
+        self._calibration = calibration
         self._journal = Journal(listeners)
         self._interrupted = False
         self._start(profile)
 
     def _start(self, profile: Profile) -> None:
-        self.engine = Engine(self.prism, profile, self._journal, seed=self.seed, streams=self._streams)
-        self._turns: list[Turn] = []
-        self._marks: list[Mark] = []
+        self.engine = Engine(
+            self.prism,
+            profile,
+            self._journal,
+            seed=self.seed,
+            streams=self._streams,
+            calibration=self._calibration,
+        )
+        self.turns: list[Turn] = []
+        self.marks: list[Mark] = []
         self._undoable: int | None = None
 
     @property
@@ -76,20 +97,24 @@ class Session:
             return 0
         ids = self._into_open_turn(text.strip() + NOTES_BREAK)
         self._check_room(len(ids))
-        self._marks.append(self.engine.river.mark(len(self._turns)))
-        self._turns.append(Turn("notes", text))
+        self.marks.append(self.engine.river.mark(len(self.turns)))
+        self.turns.append(Turn("notes", text))
         river = self.engine.river
         river.open_user, river.needs_close = True, False
-        self.engine.prefill(ids)
         try:
-            while river.state == "prefill" and self.engine.step():
-                if progress:
-                    progress(len(ids) - len(river.pending), len(ids))
+            self._prefill(ids, progress)
         except BaseException:  # Ctrl-C too: notes are in the context as a whole or not at all
             self._take_back()
             raise
-        self._journal.drain()
         return len(ids)
+
+    def _prefill(self, ids: list[int], progress: Callable[[int, int], None] | None) -> None:
+        river = self.engine.river
+        self.engine.read(ids)
+        while river.state == "reading" and self.engine.step():
+            if progress:
+                progress(len(ids) - len(river.pending), len(ids))
+        self._journal.drain()
 
     def send(self, text: str) -> Iterator[Event]:
         """One user turn: yields events as they happen, the last one `RiverFinished`.
@@ -105,14 +130,14 @@ class Session:
 
     def _reply(self, text: str, ids: list[int]) -> Iterator[Event]:
         engine, river, journal = self.engine, self.engine.river, self._journal
-        self._marks.append(river.mark(len(self._turns)))
-        self._turns.append(Turn("user", text))
+        self.marks.append(river.mark(len(self.turns)))
+        self.turns.append(Turn("user", text))
         river.open_user, river.needs_close = False, True
         self._interrupted = False
         self._undoable = None
         began = journal.now()
-        first_stream = len(engine.streams)
-        journal.write(RiverStarted(turn=len(self._marks), prompt_tokens=len(ids)))
+        last_stream = engine.streams.spawned
+        journal.write(RiverStarted(turn=len(self.marks), prompt_tokens=len(ids)))
         engine.begin_turn(ids)
         reason = "stop"
         try:
@@ -127,8 +152,8 @@ class Session:
                 journal.write(event)
             river.pending.clear()
             river.state = "idle"
-            self._turns.append(Turn("assistant", river.builder.text))
-            injected = [s for s in engine.streams[first_stream:] if s.state == "injected"]
+            self.turns.append(Turn("assistant", river.builder.text))
+            injected = [s for s in engine.streams.since(last_stream) if s.state == "injected"]
             self._undoable = injected[-1].id if injected else None
             journal.write(RiverFinished(reason=reason, tokens=river.written, seconds=journal.now() - began))
         yield from journal.drain()
@@ -151,7 +176,7 @@ class Session:
             raise UsageError(
                 f"that is {tokens:,} tokens, and the model's context of {self.prism.max_context:,} "
                 f"has room for {max(room, 0):,}.",
-                "Shorten the notes, /clear the conversation, or choose a model with a longer context.",
+                "Shorten the notes, begin anew (/clear in chat), or choose a model with a longer context.",
             )
 
     def interrupt(self) -> None:
@@ -164,18 +189,18 @@ class Session:
         """Withdraws the thought injected last in the last reply; called again, the last turn."""
         engine = self.engine
         if self._undoable is not None:
-            stream = next(s for s in engine.streams if s.id == self._undoable)
+            stream = engine.streams[self._undoable]
             self._undoable = None
             if any(a.stream == stream.id for a in engine.river.asides):
                 engine.withdraw(stream.id, "undo")
                 return UndoResult("thought", stream.thought)
-        return UndoResult("turn", self._take_back()) if self._marks else None
+        return UndoResult("turn", self._take_back()) if self.marks else None
 
     def _take_back(self) -> str:
         """Returns to the mark set last; the text of the turn that began there."""
-        mark = self._marks.pop()
-        text = self._turns[mark.turns].text
-        del self._turns[mark.turns :]
+        mark = self.marks.pop()
+        text = self.turns[mark.turns].text
+        del self.turns[mark.turns :]
         self.engine.river.rewind(mark)
         self.engine.admission.forget()
         return text
@@ -207,4 +232,27 @@ class Session:
         return [stream_view(s, now) for s in self.engine.streams if s.final and s.thought]
 
     def transcript(self) -> list[Turn]:
-        return list(self._turns)
+        return list(self.turns)
+
+    # -- coming back --------------------------------------------------------------------------------------------
+
+    def repeat(self, turns: Sequence[Turn], progress: Callable[[int, int], None] | None = None) -> None:
+        """Brings an empty conversation to where another one stood: all that was said is prefilled, none of it anew.
+
+        Raises:
+            UsageError: it does not fit into the model's context.
+        """
+        river, chat = self.engine.river, self.prism.chat
+        for turn in turns:
+            if turn.role == "notes":
+                self.load_notes(turn.text, progress=progress)
+                continue
+            if turn.role == "user":
+                ids = [*self._into_open_turn(turn.text.strip()), *chat.user_close()]
+                self.marks.append(river.mark(len(self.turns)))
+                river.open_user, river.needs_close = False, True
+            else:
+                ids = self.prism.encode(turn.text)
+            self._check_room(len(ids))
+            self.turns.append(turn)
+            self._prefill(ids, progress)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import re2
 import torch
 
 from warpcortex_cli.engine.sampling import Sampler
 from warpcortex_cli.engine.text import TextBuilder
+from warpcortex_cli.memory.segment import Segment
 from warpcortex_cli.memory.tail import Tail
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.rows import Row, RowResult
@@ -42,13 +44,14 @@ class Stream:
         self.ended: float | None = None
         self.state = "queued"
         self.synapse: Synapse | None = None
+        self._told: Segment | None = None
         self.tail: Tail | None = None
         self.position = 0
         self.focus_tokens: tuple[int, ...] = ()
         self.landmarks = 0
         self.pending: list[int] = []
         self.builder = TextBuilder(prism)
-        self._pattern = re2.compile(f"(?m){role.thought}") if role.thought else None
+        self._pattern = _thought_pattern(role.thought) if role.thought else None
         self._hidden: list[torch.Tensor] = []
         self.thought = ""
         self.log_probabilities: list[float] = []  # of what it wrote, where the Gate asks for them
@@ -76,14 +79,23 @@ class Stream:
         return self.role.prompt.format(**{**self._groups, "focus": focus}).strip()
 
     def start(
-        self, tail: Tail, synapse: Synapse | None, prompt: list[int], position: int, focus: Sequence[int] = ()
+        self, tail: Tail, synapse: Synapse | None, told: Segment | None, prompt: list[int], focus: Sequence[int] = ()
     ) -> None:
-        """Admits the Stream. `focus`: River tokens that it may read besides landmarks."""
-        self.tail, self.synapse, self.pending = tail, synapse, list(prompt)
-        self.position, self.focus_tokens = position, tuple(focus)
+        """Admits the Stream. `told`: the beginning of its prompt, where others of its role are told the same; `focus`:
+        River tokens that it may read besides landmarks.
+        """
+        shared = told.tokens if told else 0
+        self.tail, self.synapse, self._told, self.pending = tail, synapse, told, prompt[shared:]
+        self.position, self.focus_tokens = (synapse.context if synapse else 0) + shared, tuple(focus)
         self.landmarks = synapse.landmarks if synapse else 0
         self.kv_bytes = tail.nbytes
         self.state = "thinking"
+
+    @property
+    def reads(self) -> tuple[Segment, ...]:
+        """What its rows attend to beside its tail."""
+        landmarks = (self.synapse.segment,) if self.synapse and self.synapse.landmarks else ()
+        return (*landmarks, self._told) if self._told else landmarks
 
     def row(self, chunk: int) -> Row:
         """Up to `chunk` tokens of the prompt, or the token written last."""
@@ -93,7 +105,7 @@ class Stream:
             tokens=tokens,
             positions=list(range(self.position, self.position + len(tokens))),
             tail=self.tail,
-            reads=(self.synapse.segment,) if self.synapse and self.synapse.landmarks else (),
+            reads=self.reads,
             logits="none" if self.pending else "last",
         )
         self.position += len(tokens)
@@ -141,8 +153,13 @@ class Stream:
         """Gives its KV back; the Synapse is freed with the last Stream that reads it."""
         if self.tail is not None:
             self.tail.release()
-        self.tail = self.synapse = None
+        self.tail = self.synapse = self._told = None
         self._hidden.clear()
+
+
+@lru_cache
+def _thought_pattern(thought: str) -> re2._Regexp[str]:
+    return re2.compile(f"(?m){thought}")
 
 
 def certainty(log_probabilities: Sequence[float]) -> float:

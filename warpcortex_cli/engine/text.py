@@ -8,6 +8,7 @@ from warpcortex_cli.prism.prism import Prism
 
 _REPLACEMENT = "\ufffd"
 _SPACES = "\u2581\u0120\u010a "  # how tokenizers write a space or a line break before a word
+_LONGEST_WORD = 24  # tokens; the rest of a longer one counts as another, or a text without spaces costs squared time
 
 
 class TextBuilder:
@@ -59,6 +60,7 @@ class Words:
             piece = self._piece(token)
             bare = piece.lstrip(_SPACES)
             goes_on = bare == piece and self._text[-1:].isalnum() and bare[:1].isalnum()
+            goes_on = goes_on and len(self.numbers) - self._start < _LONGEST_WORD
             self._text = self._text + bare.lower() if goes_on else bare.lower()
             if not goes_on:
                 self._start = len(self.numbers)
@@ -97,6 +99,16 @@ class Sentences:
         del self.ids[length:], self.numbers[length:]
         self.words.truncate(length)
         self._current = self.numbers[-1] + 1 if self.numbers else 0
+
+    def lines(self, tokens: Iterable[int]) -> list[str]:
+        """The text of some of the tokens, by index: a line for each sentence, in order, without special tokens."""
+        special = set(self._prism.tokenizer.all_special_ids)
+        found: dict[int, list[int]] = {}
+        for index in sorted(tokens):
+            if self.ids[index] not in special:
+                found.setdefault(self.numbers[index], []).append(self.ids[index])
+        texts = (" ".join(self._prism.decode(ids).split()) for ids in found.values())
+        return [text for text in texts if text]
 
     def _is_end(self, token: int) -> bool:
         if token not in self._ends:

@@ -46,13 +46,14 @@ class GateView:
 
 @dataclass(frozen=True)
 class SessionView:
-    """One look at everything; byte counts are those of KV tensors."""
+    """One look at everything; byte counts are those of KV tensors. `forgotten`: Streams no longer listed, by state."""
 
     river_tokens: int
     river_positions: int
     river_state: str
     river_kv_bytes: int
     streams: list[StreamView]
+    forgotten: dict[str, int]
     synapse: SynapseView | None
     gate: GateView
     asides: int
@@ -79,17 +80,16 @@ def stream_view(stream: Stream, now: float) -> StreamView:
 
 def session_view(engine: Engine) -> SessionView:
     now = engine.journal.now()
-    synapse, river = engine.admission.synapse, engine.river
-    judged = [s for s in engine.streams if s.gate_score is not None]
-    passed = sum(1 for s in judged if s.state == "injected")
+    synapse, river, gate = engine.admission.synapse, engine.river, engine.gate
     return SessionView(
         river_tokens=river.written,
         river_positions=river.position,
         river_state=river.state,
         river_kv_bytes=river.tail.nbytes,
         streams=[stream_view(s, now) for s in engine.streams],
+        forgotten=dict(engine.streams.forgotten),
         synapse=SynapseView(synapse.version, synapse.landmarks, synapse.context, synapse.nbytes) if synapse else None,
-        gate=GateView(passed, len(judged) - passed, engine.gate.settings.threshold, engine.gate.settings.mode),
+        gate=GateView(gate.passed, gate.rejected, gate.threshold, gate.settings.mode),
         asides=len(river.asides),
         aside_tokens=sum(a.tokens for a in river.asides),
         aside_bytes=sum(a.segment.nbytes for a in river.asides),

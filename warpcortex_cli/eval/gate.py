@@ -12,19 +12,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from warpcortex_cli.engine.gate import garbled, raw_cosine
 from warpcortex_cli.engine.injection import Injection
 from warpcortex_cli.engine.journal import Journal
 from warpcortex_cli.engine.sampling import Sampler
 from warpcortex_cli.engine.session import Session
 from warpcortex_cli.engine.stream import Stream, certainty
+from warpcortex_cli.eval.forced import chosen, injected, stream_writes
 from warpcortex_cli.eval.pocket import Case, make_case
 from warpcortex_cli.eval.thoughts import KINDS
 from warpcortex_cli.events import Event, GateDecided
 from warpcortex_cli.prism.prism import Prism
-from warpcortex_cli.prism.rows import Row
 from warpcortex_cli.profile import Profile, Role
 
 LABELS = ("relevant", "irrelevant", "contradicted", "garbled")
@@ -61,13 +59,15 @@ class Judge:
         self.strangers, self.rng = strangers, rng
         self.judged: list[Judged] = []
         self.own: Writing | None = None
+        self.known = False  # whether the Gate had seen enough of the River by then
 
     def __call__(self, event: Event) -> None:
         right = self.case.thought
         if not isinstance(event, GateDecided) or event.thought != right or self.own is not None:
             return
-        stream = self.session.engine.streams[event.id - 1]
+        stream = self.session.engine.streams[event.id]
         self.own = Writing(stream.role, stream.task, stream.builder.text)
+        self.known = self.session.engine.gate.states.enough
         self._judge("relevant", self.own, right)
         if self.case.wrong:
             self._judge("contradicted", _with_thought(self.own, right, self.case.wrong), self.case.wrong)
@@ -83,21 +83,13 @@ class Judge:
         stream = Stream(0, writing.role, {"task": writing.task}, prism, Sampler(), 0.0)
         engine.admission.admit(stream, river, self.session.profile, Journal())
         assert stream.tail is not None
-        ids = prism.encode(writing.text)
         room = stream.tail.capacity - stream.tail.length - len(stream.pending)
-        ids = ids[-room:]
-        tokens = [*stream.pending, *ids]
-        positions = list(range(stream.position, stream.position + len(tokens)))
-        reads = (stream.synapse.segment,) if stream.synapse and stream.synapse.landmarks else ()
-        result = prism.forward([Row(tokens, positions, stream.tail, reads, "all")])[0]
-        assert result.logits is not None
-        hidden = result.hidden[-len(ids) :].float()
-        scores = torch.log_softmax(result.logits[-len(ids) - 1 : -1].float(), -1)
-        chosen = scores.gather(1, torch.tensor(ids, device=scores.device)[:, None])[:, 0].tolist()
+        ids = prism.encode(writing.text)[-room:]
+        scores, hidden, _ = stream_writes(prism, stream, ids)
         stream.release()
         stream.thought = thought
         injection = Injection(stream, river)
-        likelihood = injection.log_likelihood(prism.forward([injection.row()])[0])
+        likelihood = injected(prism, injection)
         injection.release()
         fits = 0.0 if garbled(thought) else engine.gate.states.score(hidden, river.recent_hidden().float()).score
         self.judged.append(
@@ -107,8 +99,8 @@ class Judge:
                 thought,
                 fits,
                 raw_cosine(hidden, river.recent_hidden().float()).score,
-                likelihood if likelihood is not None else 0.0,
-                certainty(chosen),
+                likelihood,
+                certainty(chosen(scores, ids).tolist()),
             )
         )
 
@@ -133,6 +125,19 @@ def _stuck(thought: str, rng: random.Random) -> str:
     return " ".join([word] * 9)
 
 
+def judge_case(prism: Prism, profile: Profile, case: Case, strangers: list[Writing], rng: random.Random) -> Judge:
+    """One conversation; what its Stream wrote joins the strangers of later ones."""
+    session = Session(prism, profile)
+    judge = Judge(session, case, strangers[-40:], rng)
+    session.engine.journal.listeners.append(judge)
+    session.load_notes(case.notes)
+    for _ in session.send(case.question):
+        pass
+    if judge.own is not None:
+        strangers.append(judge.own)
+    return judge
+
+
 def run(
     prism: Prism,
     profile: Profile,
@@ -145,16 +150,7 @@ def run(
     rng = random.Random(seed)
     strangers: list[Writing] = []
     for i in range(n):
-        case = make_case(KINDS[i % len(KINDS)], notes, rng)
-        session = Session(prism, profile)
-        judge = Judge(session, case, strangers[-40:], rng)
-        session.engine.journal.listeners.append(judge)
-        session.load_notes(case.notes)
-        for _ in session.send(case.question):
-            pass
-        if judge.own is not None:
-            strangers.append(judge.own)
-        yield from judge.judged
+        yield from judge_case(prism, profile, make_case(KINDS[i % len(KINDS)], notes, rng), strangers, rng).judged
         progress(i + 1, n)
 
 

@@ -11,11 +11,9 @@ import math
 import random
 from dataclasses import dataclass
 
-import torch
-
+from warpcortex_cli.eval.forced import chosen, scores_of
 from warpcortex_cli.eval.pocket import QUESTIONS, make_case
 from warpcortex_cli.prism.prism import Prism
-from warpcortex_cli.prism.rows import Row
 from warpcortex_cli.prism.source import resolve_model
 
 
@@ -38,22 +36,14 @@ def texts(n: int, seed: int) -> list[str]:
     return [f"{c.notes}\n\n{c.question}\n{c.value}" for c in cases]
 
 
-def scores(prism: Prism, ids: list[int]) -> torch.Tensor:
-    """Log-probabilities of the next token, [tokens, vocabulary]."""
-    logits = prism.forward([Row(ids, list(range(len(ids))), prism.new_tail(len(ids)), logits="all")])[0].logits
-    assert logits is not None
-    return torch.log_softmax(logits.float(), -1)
-
-
 def effect(plain: Prism, int8: Prism, samples: list[str]) -> Effect:
     """Both models over the same texts."""
     nll, nll_int8, kl, same, tokens = 0.0, 0.0, 0.0, 0, 0
     for text in samples:
         ids = plain.encode(text)
-        a, b = scores(plain, ids), scores(int8, ids)
-        wanted = torch.tensor(ids[1:])[:, None]
-        nll -= float(a[:-1].gather(1, wanted).sum())
-        nll_int8 -= float(b[:-1].gather(1, wanted).sum())
+        a, b = scores_of(plain, ids), scores_of(int8, ids)
+        nll -= float(chosen(a[:-1], ids[1:]).sum())
+        nll_int8 -= float(chosen(b[:-1], ids[1:]).sum())
         kl += float((a.exp() * (a - b)).sum())
         same += int((a.argmax(1) == b.argmax(1)).sum())
         tokens += len(ids)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 from warpcortex_cli.bench.plot import new_figure, save
 from warpcortex_cli.eval.gate import SIGNALS, Summary
@@ -44,6 +45,22 @@ def synapse_grids(results: Sequence[Result]) -> list[Grid]:
         heads = ("method", *(f"k = {k}" for k in budgets or [context]))
         grids.append(Grid(f"right answers, context of {context} tokens, n = {of_it[0].n}", heads, tuple(rows)))
     return grids
+
+
+def kept_grid(results: Sequence[Result]) -> Grid:
+    """What else a method costs, at the longest context and the budget nearest to 64."""
+    context = max(r.context for r in results)
+    of_it = [r for r in results if r.context == context]
+    k = min((r.k for r in of_it if r.method != "full"), key=lambda k: abs(k - 64), default=context)
+    rows = tuple(
+        (
+            r.method, f"{r.kl:.3f}", f"{fmean(r.attention_error):.3f}", f"{max(r.attention_error):.3f}",
+            f"{r.compression:.1%}", f"{1000 * r.seconds:.0f}",
+        )
+        for r in of_it if r.k == k
+    )  # fmt: skip
+    heads = ("method", "KL", "attention error", "worst layer", "left out", "ms to select")
+    return Grid(f"against the full context of {context} tokens, k = {k}", heads, rows)
 
 
 def gate_grid(summary: Summary) -> Grid:

@@ -119,18 +119,33 @@ class Tova(Landmarks):
         return last.expand(view.keys.shape[0], -1)
 
 
-METHODS: dict[str, Landmarks] = {
-    "ours": Hybrid(),
-    "ours-reread": Hybrid(),
-    "ours-no-focus": Hybrid(),
-    "density": Density(),
-    "coverage": Coverage(),
-    "random": Random(),
-    "streaming": Streaming(),
-    "snapkv": SnapKV(),
-    "knorm": KNorm(),
-    "keydiff": KeyDiff(),
-    "expected": Expected(),
-    "tova": Tova(),
-    "full": Hybrid(),
+@dataclass(frozen=True)
+class Method:
+    """A way to spend a budget of tokens.
+
+    Attributes:
+        landmarks: chooses what all Streams share.
+        focus: the share of the budget that the task's own focus set takes.
+        rereads: the focus set is read anew as text, as pocket's recall does, instead of its KV.
+    """
+
+    landmarks: Landmarks
+    focus: float = 0.0
+    rereads: bool = False
+
+
+FOCUS_SHARE = 0.75
+METHODS: dict[str, Method] = {
+    "ours": Method(Hybrid(), FOCUS_SHARE),
+    "ours-reread": Method(Hybrid(), FOCUS_SHARE, rereads=True),
+    "ours-no-focus": Method(Hybrid()),
+    "density": Method(Density()),
+    "coverage": Method(Coverage()),
+    "random": Method(Random()),
+    "streaming": Method(Streaming()),
+    "snapkv": Method(SnapKV()),
+    "knorm": Method(KNorm()),
+    "keydiff": Method(KeyDiff()),
+    "expected": Method(Expected()),
+    "tova": Method(Tova()),
 }

@@ -9,12 +9,12 @@ from __future__ import annotations
 import random
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from statistics import fmean
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from warpcortex_cli.engine.admission import Admission
 from warpcortex_cli.engine.journal import Journal
@@ -22,19 +22,18 @@ from warpcortex_cli.engine.river import River
 from warpcortex_cli.engine.sampling import Sampler
 from warpcortex_cli.engine.session import NOTES_BREAK, Session
 from warpcortex_cli.engine.stream import Stream
-from warpcortex_cli.eval.rivals import METHODS
+from warpcortex_cli.eval.forced import Written, attention_error, stream_writes
+from warpcortex_cli.eval.rivals import Method
 from warpcortex_cli.eval.statistics import interval
+from warpcortex_cli.memory.segment import Readable
 from warpcortex_cli.pocket import world
 from warpcortex_cli.pocket.vocabulary import Words
 from warpcortex_cli.prism.prism import Prism
-from warpcortex_cli.prism.rows import Row
 from warpcortex_cli.profile import Profile, Role
 from warpcortex_cli.synapse.snapshot import take
 
 KINDS = ("recall", "several", "hops", "missing")
 _TOKENS_A_NOTE = 20  # about; the context is filled to the asked length
-_FOCUS_SHARE = 0.75  # of the budget, for the methods with a focus set
-_REREAD = "ours-reread"  # ours, but that the focus set is read anew as text, as pocket's recall does
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,13 @@ class Case:
 
 @dataclass(frozen=True)
 class Result:
-    """One method at one budget. `kl`: nats a token against the full context; `seconds`: to select."""
+    """One method at one budget.
+
+    Attributes:
+        kl: nats a token against the full context.
+        attention_error: relative error of attention's output against the full context, by layer.
+        seconds: to select.
+    """
 
     method: str
     k: int
@@ -59,17 +64,9 @@ class Result:
     ci95: tuple[float, float]
     n: int
     kl: float
+    attention_error: tuple[float, ...]
     compression: float
     seconds: float
-
-
-@dataclass
-class _Sum:
-    right: int = 0
-    n: int = 0
-    kl: float = 0.0
-    compression: float = 0.0
-    seconds: float = 0.0
 
 
 def make_case(rng: random.Random, prism: Prism, context: int, depth: int, kind: str) -> Case:
@@ -105,6 +102,16 @@ def make_case(rng: random.Random, prism: Prism, context: int, depth: int, kind: 
     return Case(kind, depth, "\n".join(lines), answer.question, answer.request.text if answer.request else answer.end)
 
 
+class Measured(NamedTuple):
+    """One case: `kl` in nats a token and `errors` of attention by layer, both against the full context."""
+
+    right: bool
+    kl: float
+    errors: tuple[float, ...]
+    compression: float
+    seconds: float
+
+
 class Reader:
     """One case read by a River; `measure` asks a Stream over what a method keeps of it."""
 
@@ -114,13 +121,13 @@ class Reader:
         session.load_notes(case.notes + NOTES_BREAK)
         self.river: River = session.engine.river
         self.answer = prism.encode(case.answer)
-        self.reference: Tensor | None = None
+        self.reference: Written | None = None
 
-    def measure(self, method: str, k: int) -> tuple[bool, float, float, float]:
-        """Whether the answer is right, KL, compression and seconds to select."""
+    def measure(self, method: Method | None, k: int = 0) -> Measured:
+        """One method at a budget of `k`; None is the full context, which those after it are compared with."""
         river, prism = self.river, self.prism
-        focus = round(_FOCUS_SHARE * k) if method in ("ours", _REREAD) else 0
-        marks = river.position if method == "full" else k - focus
+        focus = round(method.focus * k) if method else 0
+        marks = k - focus if method else river.position
         settings = self.profile.synapse.model_copy(
             update={"landmarks": marks, "focus": focus, "refresh_tokens": 1_000_000}
         )
@@ -130,26 +137,31 @@ class Reader:
         )
         admission = Admission(prism, 0)
         began = time.perf_counter()
-        admission.synapse = take(prism, river.tail, settings, river.queries, 1, sampler=METHODS[method])
-        prompt = "{focus}\n\n{task}" if method == _REREAD else "{task}"
+        admission.synapse = take(
+            prism, river.tail, settings, river.queries, 1, sampler=method.landmarks if method else None
+        )
+        prompt = "{focus}\n\n{task}" if method and method.rereads else "{task}"
         role = Role(name="asked", trigger="<(?P<task>[^>]{1,400})>", prompt=prompt, max_tokens=len(self.answer))
         stream = Stream(1, role, {"task": self.case.prompt}, prism, Sampler(), 0.0)
         admission.admit(stream, river, profile, Journal())
         seconds = time.perf_counter() - began
-        assert stream.tail is not None and stream.synapse is not None
-        ids = [*stream.pending, *self.answer]
-        positions = list(range(stream.position, stream.position + len(ids)))
-        reads = (stream.synapse.segment,) if stream.synapse.landmarks else ()
-        logits = prism.forward([Row(ids, positions, stream.tail, reads, "all")])[0].logits
-        assert logits is not None
-        wanted = torch.tensor(self.answer)
-        scores = torch.log_softmax(logits[len(stream.pending) - 1 : -1].float(), -1).cpu()
-        kept = stream.synapse.landmarks + stream.focus
+        written = stream_writes(prism, stream, self.answer)
+        kept: list[Readable] = [*stream.reads[:1]]
+        if stream.focus:
+            chosen = prism.new_tail(stream.focus)
+            chosen.copy_from(river.tail, torch.tensor(stream.focus_tokens))
+            kept.append(chosen.view(stream.focus))
+        compression = 1 - (stream.landmarks + stream.focus) / river.position
         stream.release()
-        if method == "full":
-            self.reference = scores
-        kl = 0.0 if self.reference is None else float((self.reference.exp() * (self.reference - scores)).sum(1).mean())
-        return bool((scores.argmax(1) == wanted).all()), kl, 1 - kept / river.position, seconds
+        if method is None:
+            self.reference = written
+        right = bool((written.scores.argmax(1).cpu() == torch.tensor(self.answer)).all())
+        if self.reference is None:
+            return Measured(right, 0.0, (0.0,) * prism.layers, compression, seconds)
+        expected = self.reference.scores
+        kl = float((expected.exp() * (expected - written.scores)).sum(1).mean())
+        errors = attention_error(prism, self.reference.queries, river.tail.view(river.position), kept)
+        return Measured(right, kl, tuple(errors), compression, seconds)
 
 
 def run(
@@ -159,37 +171,34 @@ def run(
     budgets: Sequence[int],
     n: int,
     seed: int,
-    methods: Sequence[str] = tuple(METHODS),
+    methods: Mapping[str, Method],
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Iterator[Result]:
-    """All methods over `n` cases for each context length; the same cases for all of them."""
+    """The full context and all methods over `n` cases for each context length; the same cases for all of them."""
     for number, context in enumerate(contexts):
         rng = random.Random(seed + context)
-        sums: dict[tuple[str, int], _Sum] = defaultdict(_Sum)
+        found: dict[tuple[str, int], list[Measured]] = defaultdict(list)
         for i in range(n):
             case = make_case(rng, prism, context, i % 10, KINDS[i // 10 % len(KINDS)])
             reader = Reader(prism, profile, case)
-            for method in ("full", *(m for m in methods if m != "full")):
-                for k in (reader.river.position,) if method == "full" else budgets:
-                    right, kl, compression, seconds = reader.measure(method, k)
-                    total = sums[method, 0 if method == "full" else k]
-                    total.right += right
-                    total.n += 1
-                    total.kl += kl
-                    total.compression += compression
-                    total.seconds += seconds
+            found["full", context].append(reader.measure(None))
+            for name, method in methods.items():
+                for k in budgets:
+                    found[name, k].append(reader.measure(method, k))
             progress(number * n + i + 1, n * len(contexts))
-        for (method, k), s in sums.items():
+        for (name, k), cases in found.items():
+            right = sum(c.right for c in cases)
             yield Result(
-                method=method,
-                k=k or context,
+                method=name,
+                k=k,
                 context=context,
-                accuracy=s.right / s.n,
-                ci95=interval(s.right, s.n),
-                n=s.n,
-                kl=s.kl / s.n,
-                compression=s.compression / s.n,
-                seconds=s.seconds / s.n,
+                accuracy=right / n,
+                ci95=interval(right, n),
+                n=n,
+                kl=fmean(c.kl for c in cases),
+                attention_error=tuple(fmean(c.errors[i] for c in cases) for i in range(prism.layers)),
+                compression=fmean(c.compression for c in cases),
+                seconds=fmean(c.seconds for c in cases),
             )
 
 

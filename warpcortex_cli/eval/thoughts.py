@@ -30,12 +30,12 @@ from warpcortex_cli.engine.river import Aside
 from warpcortex_cli.engine.router import Match
 from warpcortex_cli.engine.session import Session
 from warpcortex_cli.engine.stream import Stream
+from warpcortex_cli.eval.forced import chosen, scores_of
 from warpcortex_cli.eval.pocket import Case, is_right, make_case
 from warpcortex_cli.eval.statistics import interval
-from warpcortex_cli.events import Event, GateDecided, RiverFinished, RiverText, StreamEnded, StreamSpawned
+from warpcortex_cli.events import Event, GateDecided, RiverFinished, RiverText, RiverWaiting, StreamEnded, StreamSpawned
 from warpcortex_cli.memory.segment import Segment
 from warpcortex_cli.prism.prism import Prism
-from warpcortex_cli.prism.rows import Row
 from warpcortex_cli.profile import Profile, Sampling
 
 KINDS = ("total", "difference", "cost", "compare", "claim", "who-else")
@@ -88,32 +88,37 @@ def reply_of(
 
     Args:
         told: a thought that takes the place of what each Stream would think.
-        crowd: further thoughts that arrive together with the first one.
+        crowd: further thoughts that arrive together with the first one that is told.
         graft: the Streams' own KV is injected, not a forward of the thought.
     """
     session = Session(prism, profile, seed=seed, streams=streams)
     if graft:
         session.engine.journal.listeners.append(Grafts(session))
     session.load_notes(notes)
-    engine = session.engine
+    engine, river = session.engine, session.engine.river
+    asked = 0
     out = Reply()
+    due: list[Stream] = []
     began = time.perf_counter()
     for event in session.send(question):
         if isinstance(event, RiverText) and not event.request:
             out.text += event.text
-        elif isinstance(event, StreamSpawned) and (told or crowd):
-            stream = engine.streams[event.id - 1]
-            if stream.final or stream.state == "gating":
-                continue
-            role, groups = stream.role, {"task": stream.task}
-            others, crowd = crowd, ()
-            if told:
-                _tell(session, stream, told)
-            for thought in others:
-                engine.spawn(Match(role, groups, 0, 0))
-                _tell(session, engine.streams[-1], thought)
+        if isinstance(event, RiverText | RiverWaiting) and due and river.position >= asked:
+            for stream in due:
+                if not stream.final:
+                    _tell(session, stream, told)
+                role, groups = stream.role, {"task": stream.task}
+                others, crowd = crowd, ()
+                for thought in others:
+                    engine.spawn(Match(role, groups, 0, 0))
+                    _tell(session, engine.streams[engine.streams.spawned], thought)
+            due.clear()
+        elif isinstance(event, StreamSpawned) and told and engine.streams[event.id].state == "queued":
+            # No thought is there before the River has read what it wrote to ask for it.
+            due.append(engine.streams[event.id])
+            asked = river.position + len(river.pending)
         elif isinstance(event, StreamEnded):
-            stream = engine.streams[event.id - 1]
+            stream = engine.streams[event.id]
             out.states.append(event.state)
             out.thoughts.append(stream.thought)
             out.stream_tokens += event.tokens
@@ -131,14 +136,11 @@ def _tell(session: Session, stream: Stream, thought: str) -> None:
 
 def _nll(session: Session, tokens: int) -> float:
     """Mean nats a token of the reply's last `tokens`, read again without any thought beside it."""
-    prism, ids = session.prism, session.engine.river.sentences.ids
+    ids = session.engine.river.sentences.ids
     if not 0 < tokens < len(ids):
         return math.nan
-    row = Row(ids, list(range(len(ids))), prism.new_tail(len(ids)), logits="all")
-    logits = prism.forward([row])[0].logits
-    assert logits is not None
-    wanted = torch.tensor(ids[-tokens:], device=logits.device)
-    return float(torch.nn.functional.cross_entropy(logits[-tokens - 1 : -1].float(), wanted))
+    scores = scores_of(session.prism, ids)[-tokens - 1 : -1]
+    return -float(chosen(scores, ids[-tokens:]).mean())
 
 
 class Grafts:
@@ -150,7 +152,7 @@ class Grafts:
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, GateDecided) and event.passed:
-            stream = self.session.engine.streams[event.id - 1]
+            stream = self.session.engine.streams[event.id]
             if stream.tail is not None:
                 self._segments[event.id] = self._segment(stream)
         elif isinstance(event, StreamEnded) and event.id in self._segments and event.state == "injected":
@@ -212,6 +214,25 @@ def misled(case: Case, reply: Reply) -> bool:
     return is_right(replace(case, value=result), reply.text)
 
 
+@dataclass
+class _Sum:
+    """What the cases of one condition came to; `scored`: those whose reply has a likelihood."""
+
+    right: int = 0
+    seconds: float = 0.0
+    tokens: int = 0
+    nll: float = 0.0
+    scored: int = 0
+
+    def add(self, reply: Reply, right: bool) -> None:
+        self.right += right
+        self.seconds += reply.seconds
+        self.tokens += reply.river_tokens + reply.stream_tokens
+        if math.isfinite(reply.nll):
+            self.nll += reply.nll
+            self.scored += 1
+
+
 @dataclass(frozen=True)
 class Crowd:
     """Accuracy with so many irrelevant thoughts beside the right one."""
@@ -235,26 +256,25 @@ def run(
     cases = [make_case(KINDS[i % len(KINDS)], notes, rng) for i in range(n)]
     crowded = cases[: max(1, n // 2)]
     total = n + len(crowded)
-    right: Counter[str] = Counter()
-    sums: dict[str, list[float]] = {name: [0.0, 0.0, 0.0, 0.0] for name in CONDITIONS}
+    sums = {name: _Sum() for name in CONDITIONS}
     resisted = 0
     for i, case in enumerate(cases):
-        for name, reply in replies(prism, profile, case).items():
-            right[name] += is_right(case, reply.text)
-            for j, value in enumerate((reply.seconds, reply.river_tokens + reply.stream_tokens)):
-                sums[name][j] += value
-            if math.isfinite(reply.nll):
-                sums[name][2] += reply.nll
-                sums[name][3] += 1
-            if name == "wrong":
-                resisted += not misled(case, reply)
+        found = replies(prism, profile, case)
+        for name, reply in found.items():
+            sums[name].add(reply, is_right(case, reply.text))
+        resisted += not misled(case, found["wrong"])
         progress(i + 1, total)
-    for name in CONDITIONS:
-        seconds, tokens, nll, scored = sums[name]
+    for name, s in sums.items():
         yield Condition(
-            name, right[name] / n, interval(right[name], n), n, seconds / n, tokens / n,
-            math.exp(nll / scored) if scored else math.nan, resisted / n if name == "wrong" else None,
-        )  # fmt: skip
+            name,
+            accuracy=s.right / n,
+            ci95=interval(s.right, n),
+            n=n,
+            seconds=s.seconds / n,
+            tokens=s.tokens / n,
+            perplexity=math.exp(s.nll / s.scored) if s.scored else math.nan,
+            resisted=resisted / n if name == "wrong" else None,
+        )
     gate_open = profile.model_copy(update={"gate": profile.gate.model_copy(update={"mode": "off"})})
     held = Counter[int]()
     for i, case in enumerate(crowded):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from warpcortex_cli.memory.room import ROOMS, Room, Stored
 from warpcortex_cli.memory.segment import KVLayout, Segment
 
 FIRST_CAPACITY = 256  # tokens a growing tail begins with
@@ -25,27 +26,28 @@ class Slab:
     attention multiplies it with weights of zero, and zero times NaN is NaN.
 
     Attributes:
-        keys, values: per layer [slots, kv_heads, capacity, head_dim].
+        keys, values: per layer a room [slots, kv_heads, capacity, head_dim].
         positions: [slots, capacity], int64.
+        bytes_per_token: of keys and values over all layers, as they are stored.
     """
 
-    def __init__(self, layout: KVLayout, slots: int, capacity: int) -> None:
+    def __init__(self, layout: KVLayout, slots: int, capacity: int, stored: Stored = "model") -> None:
         self.layout = layout
         self.slots = slots
         self.capacity = capacity
+        self._kind = ROOMS[stored]
+        self.bytes_per_token = self._kind.bytes_per_token(layout)
         self.keys = [self._room(capacity) for _ in range(layout.layers)]
         self.values = [self._room(capacity) for _ in range(layout.layers)]
         self.positions = torch.zeros(slots, capacity, dtype=torch.long, device=layout.device)
 
-    def _room(self, capacity: int) -> Tensor:
-        layout = self.layout
-        shape = (self.slots, layout.kv_heads, capacity, layout.head_dim)
-        return torch.zeros(shape, dtype=layout.dtype, device=layout.device)
+    def _room(self, capacity: int) -> Room:
+        return self._kind(self.layout, self.slots, capacity)
 
     @property
     def nbytes(self) -> int:
         """Allocated bytes of keys and values."""
-        return self.layout.bytes_per_token * self.slots * self.capacity
+        return self.bytes_per_token * self.slots * self.capacity
 
     # What a forward made is an inference tensor, and those change only in inference mode.
     @torch.inference_mode()
@@ -54,7 +56,7 @@ class Slab:
         for buffers in (self.keys, self.values):
             for index, old in enumerate(buffers):
                 wider = self._room(capacity)
-                wider[:, :, : self.capacity] = old
+                wider[:, :, : self.capacity] = old[:]
                 buffers[index] = wider
         positions = torch.zeros(self.slots, capacity, dtype=torch.long, device=self.layout.device)
         positions[:, : self.capacity] = self.positions
@@ -66,7 +68,7 @@ class Slab:
         """Zeroes tokens [start, end) of a slot."""
         if end > start:
             for buffer in (*self.keys, *self.values):
-                buffer[slot, :, start:end] = 0
+                buffer.clear((slot, slice(None), slice(start, end)))
 
 
 class Tail:
@@ -89,12 +91,12 @@ class Tail:
     @property
     def nbytes(self) -> int:
         """Allocated bytes of keys and values."""
-        return self.slab.layout.bytes_per_token * self.capacity
+        return self.slab.bytes_per_token * self.capacity
 
     @property
     def used_bytes(self) -> int:
         """Bytes of keys and values of the valid tokens."""
-        return self.slab.layout.bytes_per_token * self.length
+        return self.slab.bytes_per_token * self.length
 
     @property
     def positions(self) -> Tensor:
@@ -102,7 +104,7 @@ class Tail:
         return self.slab.positions[self.slot, : self.length]
 
     def layer(self, index: int) -> tuple[Tensor, Tensor]:
-        """Keys and values of one layer, each a view [kv_heads, length, head_dim]."""
+        """Keys and values of one layer, each [kv_heads, length, head_dim]; views where they are not quantized."""
         return self.slab.keys[index][self.slot, :, : self.length], self.slab.values[index][self.slot, :, : self.length]
 
     def reserve(self, tokens: int) -> None:
@@ -210,7 +212,7 @@ class TailView:
         return self.tail.slab.positions[self.tail.slot, : self.tokens]
 
     def layer(self, index: int) -> tuple[Tensor, Tensor]:
-        """Keys and values of one layer, each a view [kv_heads, tokens, head_dim]."""
+        """Keys and values of one layer, each [kv_heads, tokens, head_dim]; views where they are not quantized."""
         slab, slot = self.tail.slab, self.tail.slot
         return slab.keys[index][slot, :, : self.tokens], slab.values[index][slot, :, : self.tokens]
 
@@ -225,12 +227,14 @@ class TailPool:
         layout: the model's KV shape.
         capacity: tokens in each tail.
         slots: tails in each slab.
+        stored: how keys and values are kept.
     """
 
-    def __init__(self, layout: KVLayout, capacity: int, slots: int = SLOTS) -> None:
+    def __init__(self, layout: KVLayout, capacity: int, slots: int = SLOTS, stored: Stored = "model") -> None:
         self.layout = layout
         self.capacity = capacity
         self.slots = slots
+        self.stored = stored
         self.taken = 0
         self._free: dict[Slab, list[int]] = {}
 
@@ -243,7 +247,7 @@ class TailPool:
         """An empty tail. Allocates when no slot is free, and may run out of memory then."""
         slab = next((slab for slab, free in self._free.items() if free), None)
         if slab is None:
-            slab = Slab(self.layout, self.slots, self.capacity)
+            slab = Slab(self.layout, self.slots, self.capacity, self.stored)
             self._free[slab] = list(range(self.slots))
         self.taken += 1
         return Tail(slab, heapq.heappop(self._free[slab]), pool=self)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import random
+import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -138,7 +141,27 @@ def sums(words: Words, budget: int) -> list[Piece]:
     return out
 
 
-_VERDICT = 4.0  # the few words of a reading Stream that are not copied
+_DECIDED = 3.0  # the few words of a reading Stream that are not copied
+_FOCUS_CHARACTERS = 480  # about the 224 tokens of the profile
+
+
+def _focus(sentences: list[str], task: str, rng: random.Random) -> list[str]:
+    """A focus set much as the engine makes it: what shares rare words with the task first, while there is room."""
+    bags = [set(re.findall(r"\w+", s.lower())) for s in sentences]
+    common = Counter(word for bag in bags for word in bag)
+    asked = set(re.findall(r"\w+", task.lower()))
+    noise = rng.choice((0.1, 0.1, 0.1, 3.0))
+    worth = [
+        sum(math.log((len(bags) + 1) / (common[w] + 0.5)) for w in asked & bag) + noise * rng.random() for bag in bags
+    ]
+    least = rng.choice((0.3, 0.3, 0.0)) * max(worth)
+    room = rng.choice((_FOCUS_CHARACTERS, rng.randint(60, _FOCUS_CHARACTERS)))
+    chosen = []
+    for i in sorted(range(len(sentences)), key=worth.__getitem__, reverse=True):
+        if worth[i] >= least and len(sentences[i]) <= room:
+            chosen.append(i)
+            room -= len(sentences[i])
+    return [sentences[i] for i in sorted(chosen)]
 
 
 def reading(words: Words, notes: int, about: bool | None = None) -> list[Piece]:
@@ -147,38 +170,31 @@ def reading(words: Words, notes: int, about: bool | None = None) -> list[Piece]:
     The task is to find who else is at a place, or (`about`) all that is known of one thing.
     """
     rng = words.rng
-    w = world.make_world(words, notes)
+    w = world.make_world(words, notes, crowded=rng.random() < 0.35)
     sentences = world.sentences_of(w, rng)
-    fact = rng.choice([f for f in w.facts if w.others_at(f.place, f.person)] or w.facts)
-    about = rng.random() < 0.25 if about is None else about
+    shared = [f for f in w.facts if w.others_at(f.place, f.person)]
+    fact = rng.choice(shared if shared and rng.random() < 0.9 else w.facts)
+    about = rng.random() < 0.2 if about is None else about
     if about and rng.random() < 0.5:  # or it reads the River's own context
         whole = [Piece(USER, special=True), Piece(world.join_notes(sentences, rng)), Piece(END, special=True)]
         return [*whole, *stream_turn(f"recall: {fact.name}", f"= {fact.name}: {fact.details()}")]
-    wanted = fact.details() if about else f", {fact.place}."
-    relevant = [s for s in sentences if wanted in s]
-    room = rng.randint(2, 9)
-    chosen = set(rng.sample(relevant, min(len(relevant), room if rng.random() < 0.2 else 9)))
-    rest = [s for s in sentences if s not in chosen]
-    rng.shuffle(rest)
-    if rng.random() < 0.6:  # as a focus set is: sentences that share words with the task
-        rest.sort(key=lambda s: fact.person not in s)
-    chosen |= set(rest[: max(0, room - len(chosen))])
-    focus = [s for s in sentences if s in chosen]
     question = f"Who else keeps things where {fact.person} keeps {fact.thing.many}?"
-    if rng.random() < 0.4:
-        focus.append(question)
+    request = world.keepers_request(w, fact.place, fact.person)
+    task = fact.name if about else request.task
+    focus = _focus([*sentences, question], task, rng)
     if about:
-        request, work = f"recall: {fact.name}", [Piece(f"= {fact.name}: {fact.details()}", 1.0)]
+        focus += [s for s in sentences if fact.details() in s and s not in focus]
+        work = [Piece(f"= {fact.name}: {fact.details()}", 1.0)]
     else:
-        request = f"recall: {world.keepers_request(w, fact.place, fact.person).task}"
-        work = []
-        for copied, said in world.keepers_work(w, focus, fact.place, fact.person):
-            work += [Piece(f"\n{copied}" if work else copied, 1.0), Piece(said, _VERDICT)]
+        said = world.keepers_work(w, focus, fact.place, fact.person)
+        work = [Piece(text, _DECIDED if decided else 1.0) for text, decided in said]
     head: list[Piece] = []
     if rng.random() < 0.8:
         river = f"{world.join_notes(sentences, rng)}\n\n{question}"
+        reply = f"{fact.quoted()} {request.text}"
         head = [Piece(USER, special=True), Piece(river, keep=rng.randint(16, 72)), Piece(END, special=True)]
-    return [*head, *_user("\n".join(focus) + f"\n\n{request}"), *work, _close()]
+        head += [Piece(ASSISTANT, special=True), Piece(reply, keep=rng.randint(0, 40)), Piece(END, special=True)]
+    return [*head, *_user("\n".join(world.numbered(focus)) + f"\n\nrecall: {task}"), *work, _close()]
 
 
 _RECALL: tuple[tuple[Callable[..., Answer | None], float], ...] = (
@@ -225,21 +241,25 @@ def conversation(words: Words, notes: int, budget: int, mix: Mix) -> list[Piece]
         out += [*_user(text), Piece(world.NOTED, 1.0), _close()]
         prefix = ""
     elif rng.random() < 0.1 * mix.talk:
-        out += [*_user(small_talk := world.small_talk(rng, words)), Piece(world.ABOUT, 1.0), _close()]
-        used += len(small_talk) + len(world.ABOUT)
+        out += small_talk(words)
+        used += sum(len(p.text) for p in out)
     while used < budget or prefix:
-        a = question(w, rng, words, mix)
-        turn = [*_user(prefix + a.question), *river_turn(a, rng, others)]
-        if a.request:
-            others.append(a.request)
-        prefix = ""
+        if rng.random() < 0.25 * mix.talk:
+            turn = small_talk(words, prefix)
+        else:
+            a = question(w, rng, words, mix)
+            turn = [*_user(prefix + a.question), *river_turn(a, rng, others)]
+            if a.request:
+                others.append(a.request)
         out += turn
-        used += sum(len(p.text) for p in turn)
+        used += sum(len(p.text) for p in turn) - len(prefix)
+        prefix = ""
     return out
 
 
-def small_talk(words: Words) -> list[Piece]:
-    return [*_user(world.small_talk(words.rng, words)), Piece(world.ABOUT, 1.0), _close()]
+def small_talk(words: Words, before: str = "") -> list[Piece]:
+    """A turn that has nothing to do with notes, though there may be some `before` it."""
+    return [*_user(before + world.small_talk(words.rng, words)), Piece(world.ABOUT, 1.0), _close()]
 
 
 def copying(words: Words, count: int) -> list[Piece]:

@@ -53,8 +53,8 @@ CURRICULUM = (
     Stage(500, 1, (25, 75), 4000, 1250, readings=2, mix=Mix(chopped=0.5), shares=(0.35, 0.45, 0.2)),
 )
 # A short second round at a low rate, with more of what is learnt last: Streams that read.
-FINISH = Stage(600, 1, (10, 45), 2600, 1000, readings=3, mix=Mix(chopped=0.5), shares=(0.35, 0.3, 0.35))
-FINISH_RATE = 0.25
+FINISH = Stage(4700, 1, (10, 45), 2600, 1000, readings=3, mix=Mix(chopped=0.5), shares=(0.35, 0.25, 0.4))
+FINISH_RATE = 0.4
 LESSONS = (*CURRICULUM, FINISH)
 MATRIX_LR, CIRCUIT_LR, EMBEDDING_LR, VECTOR_LR = 0.005, 0.0012, 5e-4, 2e-3
 DECAY_SHARE = 0.5
@@ -281,14 +281,10 @@ def _producer(tok_json: str, seed: int, start: int, queue: Any, curriculum: tupl
     torch.set_num_threads(1)
     os.nice(5)
     tok = Tokenizer.from_str(tok_json)
-    done = 0
-    for stage in curriculum:
-        for step in range(done, done + stage.steps):
-            if step >= start:
-                parts = make_batch(tok, random.Random(seed * 1_000_003 + step), stage)
-                # By value: tensors travel as handles, which die with this process while batches still wait.
-                queue.put([{name: tensor.numpy() for name, tensor in part.items()} for part in parts])
-        done += stage.steps
+    for step in range(start, sum(stage.steps for stage in curriculum)):
+        parts = make_batch(tok, random.Random(seed * 1_000_003 + step), _stage_at(step, curriculum))
+        # By value: tensors travel as handles, which die with this process while batches still wait.
+        queue.put([{name: tensor.numpy() for name, tensor in part.items()} for part in parts])
     queue.put(None)
 
 
@@ -337,12 +333,12 @@ def optimizers_of(model: Any) -> list[torch.optim.Optimizer]:
     ]
 
 
-def _stage_at(step: int) -> Stage:
-    for stage in LESSONS:
+def _stage_at(step: int, curriculum: tuple[Stage, ...]) -> Stage:
+    for stage in curriculum:
         if step < stage.steps:
             return stage
         step -= stage.steps
-    return LESSONS[-1]
+    return curriculum[-1]
 
 
 def schedule(step: int, total: int) -> float:
@@ -396,7 +392,7 @@ def train(out: Path, seed: int, threads: int, device: str) -> None:
                 for group in o.param_groups:
                     group["lr"] = group["initial_lr"] * factor
             losses, accuracies = [], []
-            for part, share in zip(batch, _stage_at(step).shares, strict=True):
+            for part, share in zip(batch, _stage_at(step, LESSONS).shares, strict=True):
                 loss, accuracy = loss_of(model, {k: v.to(device) for k, v in part.items()})
                 (loss * share).backward()
                 losses.append(float(loss.detach()))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from warpcortex_cli.pocket import arithmetic
-from warpcortex_cli.pocket.vocabulary import COLOURS, Thing, Words
+from warpcortex_cli.pocket.vocabulary import COLOURS, Thing, Words, made_up
 
 _T = TypeVar("_T")
 ABOUT = (
@@ -68,18 +68,19 @@ class World:
         """Names in the order of the notes, each once."""
         return list(dict.fromkeys(f.person for f in self.facts if f.place == place and f.person != person))
 
-    def keepers(self, place: str) -> list[str]:
-        return list(dict.fromkeys(f.person for f in self.facts if f.place == place))
 
+def make_world(words: Words, notes: int, crowded: bool = False) -> World:
+    """`notes` sentences: facts with clashing people and things on purpose, one in five a price.
 
-def make_world(words: Words, notes: int) -> World:
-    """`notes` sentences: facts with clashing people and things on purpose, one in five a price."""
+    `crowded`: few people and places, so that many share one, some of them twice.
+    """
     rng = words.rng
     n_prices = sum(rng.random() < 0.2 for _ in range(notes - 1))
     n_facts = max(1, notes - n_prices)
-    people = _distinct(words.name, max(2, round(n_facts * rng.uniform(0.35, 1.0))))
+    share = rng.uniform(0.15, 0.5) if crowded else 0.0
+    people = _distinct(words.name, max(2, round(n_facts * (share or rng.uniform(0.35, 1.0)))))
     things = _distinct(words.thing, max(2, round(n_facts * rng.uniform(0.35, 1.0))))
-    places = _distinct(words.place, max(1, round(n_facts * rng.uniform(0.5, 0.9))))
+    places = _distinct(words.place, max(1, round(n_facts * (share or rng.uniform(0.5, 0.9)))))
     pairs: dict[tuple[str, Thing], None] = {}
     while len(pairs) < n_facts:
         pairs[rng.choice(people), rng.choice(things)] = None
@@ -130,7 +131,7 @@ def notes_text(world: World, rng: random.Random) -> str:
 
 @dataclass(frozen=True)
 class Request:
-    """A trigger in River text, the answer the Stream should reach, and a made-wrong one."""
+    """A request in River text, and the work that its Stream should write."""
 
     trigger: str
     task: str
@@ -311,21 +312,30 @@ def _list(names: list[str]) -> str:
     return ", ".join(names) or "nobody"
 
 
-def keepers_work(w: World, sentences: list[str], place: str, but: str) -> Iterator[tuple[str, str]]:
-    """Each sentence copied, and what is said behind it: who of those asked for is known by then. Ends with the result.
+def numbered(sentences: list[str]) -> list[str]:
+    """The lines of a focus set as the engine shows it: a Stream that goes through them knows where it is."""
+    return [f"{n} {sentence}" for n, sentence in enumerate(sentences, start=1)]
 
-    A name stands before its place in a note, so no key leads back to it; but whoever repeats the note has the name
-    at hand when the place turns out to be the one asked for.
+
+def keepers_work(w: World, sentences: list[str], place: str, but: str) -> Iterator[tuple[str, bool]]:
+    """Each line copied, and said behind it who of those asked for is known by then; last the result.
+
+    In stretches of text, each with whether something is decided there, or only copied. A name stands before its place
+    in a note, so no key leads back to it; but whoever repeats the note has the name at hand when the place turns out to
+    be the one asked for.
     """
     by_sentence = {f.sentence(style): f for f in w.facts for style in range(STYLES)}
     names: list[str] = []
-    for sentence in sentences:
+    for n, sentence in enumerate(sentences, start=1):
         f = by_sentence.get(sentence)
         found = f is not None and f.place == place and f.person != but
         if f is not None and found and f.person not in names:
             names.append(f.person)
-        yield sentence, f" yes: {_list(names)}" if found else " no"
-    yield "=", f" besides {but} {place}: {_list(names)}"
+        yield f"{n}", True
+        yield f" {sentence}", False
+        yield f" yes: {_list(names)}\n" if found else " no\n", True
+    yield f"= besides {but} {place}:", False
+    yield f" {_list(names)}", True
 
 
 def ask_who_else(w: World, rng: random.Random) -> Answer | None:
@@ -344,7 +354,7 @@ def ask_who_else(w: World, rng: random.Random) -> Answer | None:
         (4, 1),
     )[0]
     place = f.place
-    end = f"Also there: {_terms_text(others)}." if others else "Nobody else."
+    end = f"Also there: {_list(others)}." if others else "Nobody else."
     return Answer(
         q,
         "who-else",
@@ -460,14 +470,20 @@ _SMALL_TALK = (
 _OPENERS = (
     "What is the capital of|Who wrote|Write a poem about|Explain|Translate|Why is|How do I cook|"
     "Tell me a story about|What is|Define|Sing about|Who invented|When was|Write code for|Summarize|"
-    "Do you like|How far is|How old is|Give me a recipe for|I want|Let us talk about"
+    "Do you like|How far is|How old is|Give me a recipe for|I want|Let us talk about|Can you help me with|Can you|"
+    "How do I|Where can I buy|Please|Why does|What do you think of|Is it good to|Should I|Who is|Where is|My"
 ).split("|")
 
 
 def small_talk(rng: random.Random, words: Words) -> str:
     """A user turn that has nothing to do with notes."""
-    if rng.random() < 0.45:
+    kind = rng.random()
+    if kind < 0.35:
         text = rng.choice(_SMALL_TALK)
+    elif kind < 0.45:
+        text = " ".join(made_up(rng) for _ in range(rng.randint(1, 5)))
+    elif kind < 0.5:
+        text = f"{rng.randint(0, 99)} {rng.choice('+-*')} {rng.randint(0, 99)}"
     else:
         filler = [
             rng.choice(

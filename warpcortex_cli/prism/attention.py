@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from warpcortex_cli.memory.room import Room
 from warpcortex_cli.prism.rows import Row
 
 NAME = "warpcortex"
@@ -161,7 +162,7 @@ class _Group:
 
     # -- the tails -------------------------------------------------------------------------------------------
 
-    def _write(self, buffer: Tensor, new: Tensor) -> None:
+    def _write(self, buffer: Tensor | Room, new: Tensor) -> None:
         """Puts what is new, [N, n, ...], behind the rows' tails in `buffer` [slots, ..., capacity, ...]."""
         if self.rows == 1:
             span = slice(self.extent - self.n, self.extent)
@@ -174,11 +175,11 @@ class _Group:
         else:
             buffer[self._slots[:, None], :, self._ends - 1] = new
 
-    def _tails(self, buffer: Tensor) -> Tensor:
+    def _tails(self, room: Room) -> Tensor:
         """The rows' tails [N or more, kv_heads, extent, head_dim]; a view unless they lie too far apart."""
         if self._gather:
-            return buffer[:, :, : self.extent].index_select(0, self._slots)
-        return buffer[self.low : self.high, :, : self.extent]
+            return room.rows(self._slots, self.extent)
+        return room[self.low : self.high, :, : self.extent]
 
     def _spread(self, x: Tensor) -> Tensor:
         """Rows [N, ...] to their places among the slots of `_tails`."""
@@ -233,11 +234,11 @@ class _Group:
         mine = slice(self.start, self.start + self.size)
         heads, kv_heads, d = layer.query.shape[0], layer.key.shape[0], layer.query.shape[-1]
         q = layer.query[:, mine].reshape(kv_heads, heads // kv_heads, self.rows, self.n, d)
-        buffers = self.slab.keys[layer.number], self.slab.values[layer.number]
-        for buffer, new in zip(buffers, (layer.key, layer.value), strict=True):
-            self._write(buffer, new[:, mine].transpose(0, 1).reshape(self.rows, self.n, kv_heads, d))
+        rooms = self.slab.keys[layer.number], self.slab.values[layer.number]
+        for room, new in zip(rooms, (layer.key, layer.value), strict=True):
+            self._write(room, new[:, mine].transpose(0, 1).reshape(self.rows, self.n, kv_heads, d))
         parts = [r.layer(layer.number) for r in self.reads]
-        tails = self._tails(buffers[0]), self._tails(buffers[1])
+        tails = self._tails(rooms[0]), self._tails(rooms[1])
         blocked = self._hidden(layer.number, layer.window)
         prefill = self.rows == 1 and self.n > 1 and layer.softcap is None
         if prefill:

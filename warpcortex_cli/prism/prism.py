@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from warpcortex_cli.memory.room import Stored
 from warpcortex_cli.memory.tail import FIRST_CAPACITY, SLOTS, Slab, Tail, TailPool
 from warpcortex_cli.prism import attention
 from warpcortex_cli.prism.chat_format import ChatFormat, encode
@@ -133,9 +134,9 @@ class Prism:
         slab = Slab(self.layout, 1, FIRST_CAPACITY if capacity is None else max(1, capacity))
         return Tail(slab, growing=capacity is None)
 
-    def new_pool(self, capacity: int, slots: int = SLOTS) -> TailPool:
+    def new_pool(self, capacity: int, slots: int = SLOTS, stored: Stored = "model") -> TailPool:
         """A pool of tails of `capacity` tokens each, whose slabs hold `slots` tails."""
-        return TailPool(self.layout, capacity, slots)
+        return TailPool(self.layout, capacity, slots, stored)
 
     # -- text ------------------------------------------------------------------------------------------------
 

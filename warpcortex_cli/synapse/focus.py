@@ -13,6 +13,7 @@ from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.synapse.mass import attention
 
 _ATTENTION = 0.1  # weight of attention against shared words
+_LEAST = 0.3  # of the best sentence's worth, where words are shared; what is worth less only distracts
 _SHORTEST = 3  # tokens of a sentence
 _SINKS = 4  # first tokens, which are landmarks for every Stream anyway
 
@@ -61,15 +62,18 @@ def focus_indices(
         keys, _ = view.layer(layer)
         worth += sentence_worth(queries[layer], keys, ends.to(prism.device), prism.scalings[layer])
     worth = worth.cpu().nan_to_num_(nan=0.0)
+    left_out = ends > (len(sentences) if exclude_from is None else exclude_from)
+    worth[left_out] = 0
+    least = 0.0
     if task is not None and words is not None:
-        shared = lexical_worth(task, words, ends)
+        shared = lexical_worth(task, words, ends).masked_fill_(left_out, 0)
         worth = _ATTENTION * worth / worth.max().clamp_min(1e-9) + shared / shared.max().clamp_min(1e-9)
-    if exclude_from is not None:
-        worth[ends > exclude_from] = -1
+        least = _LEAST * float(worth.max()) if float(shared.max()) > 0 else 0.0
+    worth[left_out] = -1
     chosen: list[Tensor] = []
     for place in worth.argsort(descending=True, stable=True).tolist():
         length, end = int(lengths[place]), int(ends[place])
-        if worth[place] < 0 or budget <= 0:
+        if worth[place] < least or budget <= 0:
             break
         if length <= budget:
             chosen.append(torch.arange(end - length, end))

@@ -59,7 +59,7 @@ class Synapse:
         Raises:
             ValueError: the River's tail has since become shorter than the snapshot's context.
         """
-        keys = _geometry(prism, tail.view(self.context))
+        keys = geometry(prism, tail.view(self.context))
         return torch.stack([witnesses(k, i) for k, i in zip(keys, self.indices, strict=True)])
 
 
@@ -111,7 +111,7 @@ def take(
 def _layer_views(
     prism: Prism, view: TailView, queries: Sequence[Tensor] | Tensor | None, always: Tensor, k: int
 ) -> Iterator[LayerView]:
-    for layer, keys in enumerate(_geometry(prism, view)):
+    for layer, keys in enumerate(geometry(prism, view)):
         rotated, values = view.layer(layer)
         yield LayerView(
             keys=keys,
@@ -124,7 +124,7 @@ def _layer_views(
         )
 
 
-def _geometry(prism: Prism, view: TailView) -> Iterator[Tensor]:
+def geometry(prism: Prism, view: TailView) -> Iterator[Tensor]:
     """Keys of each layer as samplers see them: `LayerView.keys`."""
     rotated = [view.layer(i)[0] for i in range(prism.layers)]
     plain = prism.rope.unrotated(rotated, view.positions)

@@ -110,11 +110,10 @@ def _agents(desk: Desk, argument: str) -> None:
     if not view.streams:
         desk.say("No Streams yet.", "dim")
         return
-    shown = view.streams[-_SHOWN:]
-    earlier = view.streams[: -len(shown)]
-    desk.console.print(
-        streams_table(shown, f"+{len(earlier)} earlier: {counts(earlier)}" if earlier else "", counts(view.streams))
-    )
+    shown, earlier = view.streams[-_SHOWN:], view.streams[:-_SHOWN]
+    unseen = len(earlier) + sum(view.forgotten.values())
+    more = f"+{unseen} earlier: {counts(earlier, view.forgotten)}" if unseen else ""
+    desk.console.print(streams_table(shown, more, counts(view.streams, view.forgotten)))
 
 
 def _thoughts(desk: Desk, argument: str) -> None:

@@ -6,7 +6,7 @@ Everything that a model wrote goes through `one_line` and into `rich.text.Text`,
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -77,9 +77,9 @@ def interesting(streams: Sequence[StreamView], limit: int) -> tuple[list[StreamV
     return shown, f"+{len(rest)} more: {counts(rest)}"
 
 
-def counts(streams: Sequence[StreamView]) -> str:
-    """`80 thinking, 12 queued`, in the order of a Stream's life."""
-    found = Counter(s.state for s in streams)
+def counts(streams: Sequence[StreamView], forgotten: Mapping[str, int] | None = None) -> str:
+    """`80 thinking, 12 queued`, in the order of a Stream's life. `forgotten`: others by state, not listed any more."""
+    found = Counter(s.state for s in streams) + Counter(forgotten or {})
     return ", ".join(f"{found[state]} {state}" for state in sorted(found, key=list(STYLES).index))
 
 
@@ -155,7 +155,7 @@ def memory_panel(streams: Sequence[StreamView], usage: Usage | None) -> Panel:
 
 def river_words(view: SessionView, done: int, total: int) -> str:
     """What the River is at, in a few words."""
-    if view.river_state == "prefill":
+    if view.river_state in ("reading", "prefill"):
         return f"River reads {done:,}/{total:,} tokens" if total else "River reads"
     doing = {"waiting": "waits for its Streams", "held": "waits for its Streams", "idle": "is done"}
     return f"River {doing.get(view.river_state, 'writes')}, {view.river_tokens} tokens"

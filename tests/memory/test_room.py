@@ -1,0 +1,47 @@
+"""Quantized rooms: half the bytes, a small error that stays where it was made."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from warpcortex_cli.memory.room import Int8Room
+from warpcortex_cli.memory.segment import KVLayout
+from warpcortex_cli.memory.tail import TailPool
+
+LAYOUT = KVLayout(layers=2, kv_heads=2, head_dim=64, dtype=torch.bfloat16, device=torch.device("cpu"))
+
+
+@given(size=st.floats(1e-3, 1e3), seed=st.integers(0, 99))
+def test_what_is_read_is_what_was_written_but_for_half_a_level(size: float, seed: int) -> None:
+    layout = KVLayout(2, 2, 64, torch.float32, torch.device("cpu"))
+    room = Int8Room(layout, slots=3, capacity=5)
+    new = size * torch.randn(2, 4, 64, generator=torch.Generator().manual_seed(seed))
+    room[1, :, 1:5] = new
+    read = room[1, :, 1:5]
+    level = new.abs().amax(-1, keepdim=True) / 127
+    assert ((read - new).abs() <= 0.6 * level + 1e-3 * new.abs()).all()
+    assert torch.equal(room.rows(torch.tensor([1]), 5)[0, :, 1:5], read)
+    assert not room[0].any() and not room[2].any() and not room[1, :, 0].any()
+    room.clear((1, slice(None), slice(0, 5)))
+    assert not room[1].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_a_broken_row_stays_finite_in_its_room(dtype: torch.dtype) -> None:
+    room = Int8Room(replace(LAYOUT, dtype=dtype), slots=1, capacity=2)
+    room[0, :, 0:1] = torch.tensor([float("nan"), float("inf")], dtype=dtype).repeat(2, 1, 32)
+    assert torch.isfinite(room[0]).all()
+
+
+def test_int8_takes_about_half_of_the_bytes_of_bf16() -> None:
+    plain, int8 = (TailPool(LAYOUT, 64, stored=stored).take() for stored in ("model", "int8"))
+    assert 0.5 <= int8.nbytes / plain.nbytes < 0.52
+    room = int8.slab.keys[0]
+    assert isinstance(room, Int8Room)
+    stored = sum(r.data.nbytes + r.scale.nbytes for r in (*int8.slab.keys, *int8.slab.values))  # type: ignore[attr-defined]
+    assert stored == int8.slab.nbytes == 16 * int8.nbytes

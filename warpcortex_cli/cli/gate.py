@@ -1,0 +1,129 @@
+"""`warpcortex gate`: what the Gate knows of a model before the first word."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from warpcortex_cli.cli.bench import progress_bar
+from warpcortex_cli.cli.output import (
+    AUTO,
+    DeviceOption,
+    DtypeOption,
+    ModelOption,
+    ProfileOption,
+    QuantizeOption,
+    open_prism,
+    print_json,
+    stderr_console,
+)
+from warpcortex_cli.errors import RunError
+from warpcortex_cli.ui.safe import one_line
+
+if TYPE_CHECKING:
+    from warpcortex_cli.engine.calibration import Calibration
+    from warpcortex_cli.prism.prism import Prism
+
+LEAST_AREA = 0.6  # a score that separates worse than this is no reason to reject anything
+app = typer.Typer(help="Calibrate the Gate for a model. Without it, defaults work.", no_args_is_help=True)
+
+
+@app.command("calibrate")
+def calibrate(
+    n: Annotated[int, typer.Option("--n", min=1, help="Conversations to learn from.")] = 60,
+    notes: Annotated[int, typer.Option("--notes", min=4, max=100, help="Notes in each of them.")] = 12,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the conversations.")] = 3001,
+    model: ModelOption = None,
+    profile: ProfileOption = None,
+    device: DeviceOption = AUTO,
+    dtype: DtypeOption = AUTO,
+    quantize: QuantizeOption = "none",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Measure a model's hidden states and the best threshold, and keep both for `chat` and `ask`."""
+    from warpcortex_cli.eval.calibrate import calibrate as measure
+
+    prism, settings = open_prism(model=model, profile=profile, device=device, dtype=dtype, quantize=quantize)
+    with progress_bar(stderr_console()) as show:
+        found = measure(prism, settings, n, notes, seed, lambda done, total: show("listening", done, total))
+    if found is None:
+        raise RunError(
+            f"{prism.name} had too few thoughts that were right in {n} conversations.",
+            "Give a larger --n, or a profile whose triggers this model knows; the Gate's defaults stay in use.",
+        )
+    if found.area < LEAST_AREA:
+        raise RunError(
+            f"for {prism.name} the Gate's score does not tell good thoughts from bad ones (area {found.area:.2f}).",
+            "Nothing was kept; the defaults stay in use. `/gate 0` lets everything pass.",
+        )
+    path = _path(prism)
+    try:
+        found.save(path)
+    except OSError as error:
+        raise RunError(f"the calibration could not be written to {path}: {error.strerror or error}.") from error
+    if as_json:
+        print_json({"schema_version": 1, "model": prism.name, "path": str(path), "seed": seed, **_figures(found)})
+        return
+    print(f"{_words(prism, found)}\nkept in {path}")
+
+
+@app.command("show")
+def show(
+    model: ModelOption = None,
+    device: DeviceOption = AUTO,
+    dtype: DtypeOption = AUTO,
+    quantize: QuantizeOption = "none",
+) -> None:
+    """Print what is kept for a model."""
+    prism, _ = open_prism(model=model, profile=None, device=device, dtype=dtype, quantize=quantize)
+    found = stored_calibration(prism)
+    known = f"{prism.name} is not calibrated; the Gate learns from each River as it goes."
+    print(known if found is None else _words(prism, found))
+
+
+@app.command("forget")
+def forget(
+    model: ModelOption = None,
+    device: DeviceOption = AUTO,
+    dtype: DtypeOption = AUTO,
+    quantize: QuantizeOption = "none",
+) -> None:
+    """Delete what is kept for a model."""
+    prism, _ = open_prism(model=model, profile=None, device=device, dtype=dtype, quantize=quantize)
+    path = _path(prism)
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise RunError(f"{path} could not be deleted: {error.strerror or error}.") from error
+    print(f"{prism.name} is not calibrated now.")
+
+
+def stored_calibration(prism: Prism) -> Calibration | None:
+    """The calibration of this model; a damaged one is reported and not used."""
+    from warpcortex_cli.engine.calibration import Calibration
+
+    path = _path(prism)
+    try:
+        return Calibration.load(path)
+    except ValueError as error:
+        words = f"the Gate's calibration in {path} cannot be read ({one_line(str(error), 120)}); "
+        stderr_console().print(Text(f"{words}run `warpcortex gate calibrate` again. Defaults are used.", style="dim"))
+        return None
+
+
+def _path(prism: Prism) -> Path:
+    from warpcortex_cli.engine.calibration import calibration_path
+    from warpcortex_cli.prism.fingerprint import fingerprint
+
+    return calibration_path(fingerprint(prism))
+
+
+def _words(prism: Prism, found: Calibration) -> str:
+    return f"{prism.name}: threshold {found.threshold:.3f} out of {found.thoughts} thoughts, area {found.area:.3f}"
+
+
+def _figures(found: Calibration) -> dict[str, float]:
+    return {"threshold": found.threshold, "area": found.area, "thoughts": found.thoughts}

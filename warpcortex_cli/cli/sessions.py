@@ -1,0 +1,195 @@
+"""`warpcortex sessions`: conversations that were kept with `chat --session NAME`."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from platformdirs import user_data_path
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from warpcortex_cli.cli.bench import progress_bar
+from warpcortex_cli.cli.output import print_json
+from warpcortex_cli.errors import RunError, UsageError, WarpError
+from warpcortex_cli.ui.safe import clean, one_line
+from warpcortex_cli.ui.terminal import forgive_encoding
+
+if TYPE_CHECKING:
+    from warpcortex_cli.engine.archive import Archive, Contents
+    from warpcortex_cli.engine.session import Session
+
+app = typer.Typer(help="Conversations kept with `chat --session NAME`.", no_args_is_help=True)
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_SUFFIX = ".wcx"
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of the session.")]
+
+
+def session_path(name: str) -> Path:
+    """The file of a session.
+
+    Raises:
+        UsageError: that is no name for one.
+    """
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"{one_line(name, 80)!r} is no name for a session.", "Use letters, digits, dots, dashes, underscores."
+        )
+    return user_data_path("warpcortex", appauthor=False) / "sessions" / f"{name}{_SUFFIX}"
+
+
+def open_archive(name: str) -> Archive:
+    """The file to keep a session in, made if there is none.
+
+    Raises:
+        UsageError: that is no name for one, or another chat has it open.
+        RunError: the file cannot be opened.
+    """
+    from warpcortex_cli.engine.archive import Archive
+
+    path = session_path(name)
+    try:
+        return Archive(path)
+    except BlockingIOError as error:
+        raise UsageError(
+            f"the session {name} is open in another chat.", "Leave that one, or choose another name."
+        ) from error
+    except OSError as error:
+        raise RunError(f"the session {name} cannot be opened: {error.strerror or error} ({path}).") from error
+
+
+class Keeper:
+    """Keeps a chat's session: takes up what was stored, and writes what is new whenever it is called.
+
+    Args:
+        name: of the session.
+        session: an empty one.
+        errors: where the user is told.
+    """
+
+    def __init__(self, name: str, session: Session, errors: Console) -> None:
+        self._session, self._errors = session, errors
+        self._archive = open_archive(name)
+        with progress_bar(errors) as show:
+            told = self._archive.restore(session, lambda done, total: show(f"taking up {name}", done, total))
+        river, turns = session.engine.river, len(session.turns)
+        if turns:
+            self._say(f"session {name}: {turns} turns, {river.position:,} tokens")
+        for line in told:
+            self._say(line)
+        self._told_failure = False
+
+    def __call__(self) -> None:
+        self._archive.save(self._session)
+        if self._archive.failure and not self._told_failure:
+            self._told_failure = True
+            self._errors.print(Text(self._archive.failure, style="red"))
+
+    def close(self) -> None:
+        """Writes what an interrupted turn left, and closes the file."""
+        self()
+        self._archive.compact(self._session)
+        self._archive.close()
+
+    def _say(self, line: str) -> None:
+        self._errors.print(Text(one_line(line, 400), style="dim"), soft_wrap=True)
+
+
+def _read(name: str) -> tuple[Path, Contents]:
+    from warpcortex_cli.engine.archive import read_contents
+    from warpcortex_cli.memory.log import RecordLog
+
+    path = session_path(name)
+    if not path.is_file():
+        raise UsageError(f"there is no session named {name}.", "`warpcortex sessions list` shows what there is.")
+    try:
+        with RecordLog(path, readonly=True) as log:
+            return path, read_contents(log)
+    except OSError as error:
+        raise RunError(f"the session {name} cannot be read: {error.strerror or error}.") from error
+
+
+@app.command("list")
+def list_(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
+    """All sessions, the newest first."""
+    folder = session_path("x").parent
+    paths = sorted(folder.glob(f"*{_SUFFIX}"), key=lambda p: p.stat().st_mtime, reverse=True)
+    rows = []
+    for path in paths:
+        try:
+            _, found = _read(path.name.removesuffix(_SUFFIX))
+        except WarpError as error:
+            typer.echo(clean(str(error)), err=True)
+            continue
+        rows.append(
+            {
+                "name": path.name.removesuffix(_SUFFIX),
+                "model": found.model.get("model", ""),
+                "turns": found.state.turns if found.state else 0,
+                "tokens": found.state.tokens if found.state else 0,
+                "bytes": path.stat().st_size,
+                "changed": datetime.fromtimestamp(path.stat().st_mtime).isoformat(" ", "minutes"),
+            }
+        )
+    if as_json:
+        print_json({"schema_version": 1, "sessions": rows})
+        return
+    if not rows:
+        print("No sessions yet. `warpcortex chat --session NAME` keeps one.")
+        return
+    table = Table(box=None, pad_edge=False)
+    for head in rows[0]:
+        table.add_column(head, justify="right" if head in ("turns", "tokens", "bytes") else "left")
+    for row in rows:
+        table.add_row(*(f"{v:,}" if isinstance(v, int) else one_line(str(v), 60) for v in row.values()))
+    Console(markup=False, highlight=False).print(table)
+
+
+@app.command("show")
+def show(name: NameArgument) -> None:
+    """Print what was said."""
+    forgive_encoding()
+    _, found = _read(name)
+    for turn in found.turns:
+        print(f"{turn.role}> {clean(turn.text)}")
+    for line in found.damaged:
+        typer.echo(line, err=True)
+
+
+@app.command("export")
+def export(
+    name: NameArgument,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Else it is printed.")] = None,
+) -> None:
+    """What was said, as JSON."""
+    _, found = _read(name)
+    document = {
+        "schema_version": 1,
+        "name": name,
+        "model": found.model.get("model"),
+        "tokens": found.state.tokens if found.state else 0,
+        "turns": [asdict(t) for t in found.turns],
+    }
+    if out is None:
+        print_json(document)
+        return
+    try:
+        out.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"{out} could not be written: {error.strerror or error}.") from error
+
+
+@app.command("rm")
+def rm(name: NameArgument) -> None:
+    """Delete a session."""
+    _read(name)
+    open_archive(name).close()  # not while a chat has it open
+    for path in (session_path(name), session_path(name).with_suffix(".tmp")):
+        path.unlink(missing_ok=True)
+    print(f"deleted {name}")

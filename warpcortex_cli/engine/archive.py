@@ -1,0 +1,317 @@
+"""A conversation on disk: the River's tokens, their KV, its asides and what was said, written at the end of each turn.
+
+Tokens and KV are records apart, so that KV which is damaged, or of another model, can be computed anew. The last record
+of a turn is its state; what stands behind the last state belongs to a turn that was never finished, and is dropped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load as from_bytes
+from safetensors.torch import save as to_bytes
+
+from warpcortex_cli.engine.river import PREFILL_CHUNK, Aside, Mark
+from warpcortex_cli.engine.session import Session, Turn
+from warpcortex_cli.memory.log import DamagedError, Record, RecordLog
+from warpcortex_cli.memory.segment import Segment
+from warpcortex_cli.prism.fingerprint import fingerprint
+from warpcortex_cli.prism.rows import Row
+
+BLOCK = 32  # tokens of KV in a record, at most
+_MODEL, _TOKENS, _BLOCK, _ASIDE, _TURN, _STATE = range(1, 7)  # keys: -, first token, first token, Stream, number, -
+_WORTH_COMPACTING = 4 << 20  # bytes that nothing refers to any more
+_DAMAGED = Turn("assistant", "(this part of the conversation is damaged)")
+_ALL = 1 << 60  # no end
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class State:
+    """A conversation at the end of a turn. `tokens`: of the River; `asides`: Streams whose thoughts it holds."""
+
+    tokens: int
+    turns: int
+    marks: list[dict[str, Any]]
+    asides: list[int]
+    spawned: int
+    open_user: bool
+    needs_close: bool
+
+
+@dataclass
+class Contents:
+    """What a log holds: the model that it was written with, the last state, and where the rest is.
+
+    `blocks`: first token, the token before which it is still valid, and the record of the KV, in order. `used`: records
+    up to and with the last state.
+    """
+
+    model: dict[str, Any] = field(default_factory=dict)
+    state: State | None = None
+    turns: list[Turn] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)
+    blocks: list[tuple[int, int, Record]] = field(default_factory=list)
+    asides: dict[int, Record] = field(default_factory=dict)
+    used: int = 0
+    damaged: list[str] = field(default_factory=list)
+
+
+def read_contents(log: RecordLog) -> Contents:
+    """Reads all but the KV, up to the last state. Damaged records are left out and named."""
+    out = Contents()
+    turns: dict[int, Turn] = {}
+    out.state, out.used = _last_state(log)
+    for record in log.records[: out.used]:
+        if record.kind == _BLOCK:
+            out.blocks.append((record.key, _ALL, record))
+            continue
+        if record.kind == _ASIDE:
+            out.asides[record.key] = record
+            continue
+        if record.kind == _TOKENS:  # also where its own bytes are damaged: KV from here on is of other tokens now
+            out.blocks = [(s, min(e, record.key), r) for s, e, r in out.blocks if s < record.key]
+            del out.ids[record.key :]
+        try:
+            found = json.loads(log.read(record))
+        except (DamagedError, ValueError) as error:
+            out.damaged.append(str(error))
+            if record.kind == _TURN:
+                turns.pop(record.key, None)  # an older one of this number was taken back
+            continue
+        if record.kind == _MODEL:
+            out.model = found
+        elif record.kind == _TOKENS and len(out.ids) == record.key:
+            out.ids += found
+        elif record.kind == _TURN:
+            turns[record.key] = Turn(**found)
+    count = out.state.turns if out.state else len(turns)
+    out.turns = [turns.get(n, _DAMAGED) for n in range(count)]
+    return out
+
+
+def _last_state(log: RecordLog) -> tuple[State | None, int]:
+    """The newest state that can be read, and the number of records up to it; all of them if there is none."""
+    for number in range(len(log.records), 0, -1):
+        record = log.records[number - 1]
+        if record.kind == _STATE:
+            try:
+                return State(**json.loads(log.read(record))), number
+            except (DamagedError, ValueError, TypeError):
+                continue
+    return None, len(log.records)
+
+
+class Archive:
+    """Keeps a session in a file. `failure`: why it is not written any more, for the user; empty while it is.
+
+    Raises:
+        OSError: the file cannot be opened, or another process has it open (`BlockingIOError`).
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.log = RecordLog(path)
+        self.failure = ""
+        self._forget()
+
+    def _forget(self) -> None:
+        """As if nothing were stored yet."""
+        self._asides: dict[int, Aside] = {}
+        self._turns: list[Turn] = []
+        self._begun = False
+
+    # -- writing ------------------------------------------------------------------------------------------------
+
+    def save(self, session: Session) -> None:
+        """Writes what has changed since the last time. A full disk ends the writing, not the chat."""
+        if self.failure:
+            return
+        count = len(self.log.records)
+        try:
+            for kind, key, payload in self._news(session):
+                self.log.append(kind, key, payload)
+            self.log.commit()
+        except OSError as error:
+            self.failure = (
+                f"the session is not saved any more ({error.strerror or error}); the chat goes on in memory. "
+                "Make room, and start again with the same --session to go on from the last turn that was saved."
+            )
+            with contextlib.suppress(OSError):  # whoever reads it stops at the last whole state anyway
+                self.log.forget_from(count)
+            return
+        session.engine.river.unchanged = session.engine.river.position
+
+    def _news(self, session: Session) -> Iterator[tuple[int, int, bytes]]:
+        river = session.engine.river
+        if not self._begun:
+            yield _MODEL, 0, _json({"fingerprint": fingerprint(session.prism), "model": session.prism.name})
+            self._begun = True
+        start, end = river.unchanged, river.position
+        yield _TOKENS, start, _json(river.sentences.ids[start:end])
+        for a, b in pairwise([start, *range(start - start % BLOCK + BLOCK, end, BLOCK), end] if end > start else []):
+            yield _BLOCK, a, _packed(river.tail.freeze(a, b))
+        for aside in dict.fromkeys((*river.asides, *(a for mark in session.marks for a in mark.asides))):
+            if self._asides.get(aside.stream) is not aside:  # numbers begin anew after /clear
+                yield _ASIDE, aside.stream, _packed(aside.segment, aside.text)
+                self._asides[aside.stream] = aside
+        same = next((n for n, (a, b) in enumerate(zip(self._turns, session.turns, strict=False)) if a is not b), None)
+        known = min(len(self._turns), len(session.turns)) if same is None else same
+        for number, turn in enumerate(session.turns[known:], start=known):
+            yield _TURN, number, _json(asdict(turn))
+        self._turns = list(session.turns)
+        yield _STATE, 0, _json(asdict(_state_of(session)))
+
+    def compact(self, session: Session) -> None:
+        """Writes the file anew where much of it is of no use any more."""
+        found = read_contents(self.log)
+        live = sum(r.length for _, _, r in found.blocks) + sum(r.length for r in found.asides.values())
+        if not self.failure and self.log.nbytes - live >= max(_WORTH_COMPACTING, live):
+            with contextlib.suppress(OSError):  # then it stays as large as it is
+                self._rewrite(session)
+
+    def _rewrite(self, session: Session) -> None:
+        """Replaces the file by what the session is now, all or nothing.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        river = session.engine.river
+        before = self._asides, self._turns, self._begun, river.unchanged
+        river.unchanged = 0
+        self._forget()
+        try:
+            self.log.rewrite(self._news(session))
+        except OSError:
+            self._asides, self._turns, self._begun, river.unchanged = before
+            raise
+        river.unchanged = river.position
+
+    def close(self) -> None:
+        self.log.close()
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    def restore(self, session: Session, progress: Progress | None = None) -> list[str]:
+        """Brings an empty session to where the stored one stood. Returns what the user should know, in sentences.
+
+        Raises:
+            UsageError: it has to be read anew, and does not fit into this model's context.
+        """
+        found = read_contents(self.log)
+        unfinished = self.log.cut + sum(r.length for r in self.log.records[found.used :])
+        if unfinished:
+            found.damaged.append(f"{unfinished:,} bytes of an unfinished turn were dropped")
+        state, same = found.state, found.model.get("fingerprint") == fingerprint(session.prism)
+        if state is not None and same and len(found.ids) >= state.tokens:
+            self.log.forget_from(found.used)
+            del found.ids[state.tokens :]
+            self._take_up(session, state, found, self._fill(session, found, progress))
+        elif found.turns:
+            was = found.model.get("model", "another model")
+            session.repeat(found.turns, progress)
+            with contextlib.suppress(OSError):  # `save` will say so
+                self._rewrite(session)
+            why = "part of it is damaged" if same else f"it was held with other weights or types ({was})"
+            found.damaged.append(f"the conversation was read anew: {why}")
+        return found.damaged
+
+    def _fill(self, session: Session, found: Contents, progress: Progress | None) -> int:
+        """Puts all KV into the River's tail. What has to be computed anew attends to no thoughts.
+
+        Returns:
+            The tokens that are stored as they are now, from the first on.
+        """
+        prism, river = session.prism, session.engine.river
+        ids, good, anew = found.ids, len(found.ids), 0
+
+        def compute(upto: int) -> None:
+            nonlocal good, anew
+            if river.position < upto:
+                good, anew = min(good, river.position), anew + upto - river.position
+            while river.position < upto:
+                end = min(upto, river.position + PREFILL_CHUNK)
+                positions = list(range(river.position, end))
+                prism.forward([Row(ids[river.position : end], positions, river.tail, logits="none")])
+
+        for start, end, record in found.blocks:
+            if not river.position <= start < len(ids):
+                continue  # of a time whose records are lost
+            try:
+                segment = _segment(self.log.read(record), prism.device)
+            except DamagedError as error:
+                found.damaged.append(str(error))
+                continue
+            compute(start)
+            kept = slice(0, min(end, len(ids)) - start)
+            river.tail.append(
+                [k[:, kept] for k in segment.keys], [v[:, kept] for v in segment.values], segment.positions[kept]
+            )
+            if progress:
+                progress(river.position, len(ids))
+        compute(len(ids))
+        river.sentences.extend(ids)
+        if anew:
+            found.damaged.append(f"{anew} tokens whose KV was damaged were computed anew")
+        return good
+
+    def _take_up(self, session: Session, state: State, found: Contents, good: int) -> None:
+        engine, river = session.engine, session.engine.river
+        wanted = {*state.asides, *(s for mark in state.marks for s in mark["asides"])}
+        held: dict[int, Aside] = {}
+        for stream in sorted(wanted & found.asides.keys()):
+            try:
+                payload = self.log.read(found.asides[stream])
+            except DamagedError as error:
+                found.damaged.append(f"{error}: a thought is lost, the words that came of it are not")
+                continue
+            text = bytes(from_bytes(payload)["text"].tolist()).decode("utf-8", "replace")
+            held[stream] = Aside(stream, text, _segment(payload, session.prism.device))
+        river.asides = [held[s] for s in state.asides if s in held]
+        self._asides, self._turns, self._begun = dict(held), list(found.turns), True
+        session.turns = list(found.turns)
+        session.marks = [
+            Mark(**{**mark, "asides": tuple(held[s] for s in mark["asides"] if s in held)}) for mark in state.marks
+        ]
+        river.open_user, river.needs_close = state.open_user, state.needs_close
+        river.unchanged = good
+        engine.streams.continue_from(state.spawned)
+
+
+def _state_of(session: Session) -> State:
+    engine, river = session.engine, session.engine.river
+    return State(
+        tokens=river.position,
+        turns=len(session.turns),
+        marks=[{**vars(m), "asides": [a.stream for a in m.asides]} for m in session.marks],
+        asides=[a.stream for a in river.asides],
+        spawned=engine.streams.spawned,
+        open_user=river.open_user,
+        needs_close=river.needs_close,
+    )
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value).encode()
+
+
+def _packed(segment: Segment, text: str = "") -> bytes:
+    return to_bytes(
+        {
+            "keys": torch.stack(segment.keys).cpu(),
+            "values": torch.stack(segment.values).cpu(),
+            "positions": segment.positions.cpu(),
+            "text": torch.tensor(list(text.encode("utf-8", "replace")), dtype=torch.uint8),
+        }
+    )
+
+
+def _segment(payload: bytes, device: torch.device) -> Segment:
+    tensors = {name: tensor.to(device) for name, tensor in from_bytes(payload).items()}
+    return Segment(tuple(tensors["keys"]), tuple(tensors["values"]), tensors["positions"])

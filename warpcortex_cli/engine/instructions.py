@@ -1,0 +1,73 @@
+"""What all Streams of a role are told before their task: prefilled once over a Synapse, and read by each of them."""
+
+from __future__ import annotations
+
+import string
+from itertools import takewhile
+
+from warpcortex_cli.memory.segment import Segment
+from warpcortex_cli.prism.prism import Prism
+from warpcortex_cli.prism.rows import Row
+from warpcortex_cli.profile import Role
+from warpcortex_cli.synapse.snapshot import Synapse
+
+SHARED_FROM = 12  # tokens; fewer are cheaper in each tail than as one more segment to attend to
+
+
+class Instructions:
+    """The newest shared instruction of each role. An older one lives as long as a Stream reads it.
+
+    The first Stream of a role over a Synapse is told in its own tail, for there may be no second. What is shared does
+    not attend to any Stream's focus set.
+    """
+
+    def __init__(self, prism: Prism) -> None:
+        self._prism = prism
+        self._of: dict[str, Segment] = {}
+        self._told: dict[str, tuple[int, tuple[int, ...]]] = {}  # by role: what its newest Stream was told
+
+    @property
+    def nbytes(self) -> int:
+        return sum(segment.nbytes for segment in self._of.values())
+
+    def forget(self) -> None:
+        self._of.clear()
+        self._told.clear()
+
+    def shared(self, role: Role, frame: list[int], prompt: list[int], synapse: Synapse | None) -> Segment | None:
+        """The segment that holds the first tokens of `prompt`, or None where too few of them are the role's own.
+
+        Args:
+            frame: what opens the Stream's turn.
+            prompt: all of its prompt, frame and task included; at least its last token is never shared.
+        """
+        own = [*frame, *self._prism.encode(_before_fields(role.prompt))]
+        # Where the task begins, letters of both may have become one token.
+        same = takewhile(lambda pair: pair[0] == pair[1], zip(own, prompt[:-1], strict=False))
+        tokens = tuple(token for token, _ in same)
+        if len(tokens) < SHARED_FROM:
+            return None
+        this = (synapse.version if synapse else 0, tokens)
+        if self._told.get(role.name) != this:
+            self._told[role.name] = this
+            self._of.pop(role.name, None)
+            return None
+        if role.name not in self._of:
+            self._of[role.name] = self._prefill(tokens, synapse)
+        return self._of[role.name]
+
+    def _prefill(self, tokens: tuple[int, ...], synapse: Synapse | None) -> Segment:
+        start = synapse.context if synapse else 0
+        tail = self._prism.new_tail(len(tokens))
+        reads = (synapse.segment,) if synapse and synapse.landmarks else ()
+        positions = list(range(start, start + len(tokens)))
+        self._prism.forward([Row(list(tokens), positions, tail, reads, logits="none")])
+        segment = tail.freeze(0, len(tokens))
+        tail.release()
+        return segment
+
+
+def _before_fields(prompt: str) -> str:
+    """The text before the first field of a format string."""
+    text, *_ = next(iter(string.Formatter().parse(prompt)), ("",))
+    return text.lstrip()

@@ -1,0 +1,87 @@
+"""Text that is given instead of sampled: what the model thinks of each of its tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from warpcortex_cli.engine.injection import Injection
+from warpcortex_cli.engine.stream import Stream
+from warpcortex_cli.memory.segment import Readable
+from warpcortex_cli.prism.prism import Prism
+from warpcortex_cli.prism.rows import Row
+
+
+def scores_of(prism: Prism, ids: list[int]) -> Tensor:
+    """Log-probabilities of what follows each token of a text that stands alone, [tokens, vocabulary]."""
+    row = Row(ids, list(range(len(ids))), prism.new_tail(len(ids)), logits="all")
+    return torch.log_softmax(_logits(prism, row).float(), -1)
+
+
+class Written(NamedTuple):
+    """What a Stream made of tokens that it was made to write.
+
+    Attributes:
+        scores: the log-probabilities from which each would have been chosen, [tokens, vocabulary].
+        hidden: last hidden states of them, [tokens, hidden_size], fp32.
+        queries: rotated, of those that chose them, [layers, heads, tokens, head_dim].
+    """
+
+    scores: Tensor
+    hidden: Tensor
+    queries: Tensor
+
+
+def stream_writes(prism: Prism, stream: Stream, ids: list[int]) -> Written:
+    """An admitted Stream reads its prompt and writes `ids`, in one forward."""
+    assert stream.tail is not None
+    tokens = [*stream.pending, *ids]
+    positions = list(range(stream.position, stream.position + len(tokens)))
+    result = prism.forward([Row(tokens, positions, stream.tail, stream.reads, "all", queries=True)])[0]
+    assert result.logits is not None and result.queries is not None
+    asking = slice(len(tokens) - len(ids) - 1, len(tokens) - 1)
+    scores = torch.log_softmax(result.logits[asking].float(), -1)
+    return Written(scores, result.hidden[-len(ids) :].float(), result.queries[:, :, asking])
+
+
+def injected(prism: Prism, injection: Injection) -> float:
+    """Mean log-probability that the River gives to a thought's tokens after the first, nats a token."""
+    logits = _logits(prism, replace(injection.row(), logits="all"))
+    ids = injection.ids[1:]
+    return float(chosen(torch.log_softmax(logits[:-1].float(), -1), ids).mean()) if ids else 0.0
+
+
+def chosen(scores: Tensor, ids: list[int]) -> Tensor:
+    """The log-probability of each token that came, [tokens]. `scores`: from which it was chosen."""
+    return scores.gather(1, torch.tensor(ids, device=scores.device)[:, None])[:, 0]
+
+
+def attention_error(prism: Prism, queries: Tensor, whole: Readable, kept: Sequence[Readable]) -> list[float]:
+    """How far attention over what is kept is from attention over the whole, by layer, relative to its length.
+
+    Args:
+        queries: rotated, [layers, heads, tokens, head_dim]; they stand behind all keys.
+        whole, kept: what is attended to.
+    """
+    errors = []
+    for layer in range(prism.layers):
+        parts = [k.layer(layer) for k in kept]
+        kept_kv = torch.cat([k for k, _ in parts], 1), torch.cat([v for _, v in parts], 1)
+        exact, ours = (
+            nn.functional.scaled_dot_product_attention(
+                queries[layer].float(), k.float(), v.float(), scale=prism.scalings[layer], enable_gqa=True
+            )
+            for k, v in (whole.layer(layer), kept_kv)
+        )
+        errors.append(float((ours - exact).norm() / exact.norm().clamp_min(1e-12)))
+    return errors
+
+
+def _logits(prism: Prism, row: Row) -> Tensor:
+    logits = prism.forward([row])[0].logits
+    assert logits is not None
+    return logits

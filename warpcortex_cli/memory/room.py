@@ -1,0 +1,86 @@
+"""Where a slab keeps the keys, or the values, of one layer: in the model's own type, or in int8 with scales."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from warpcortex_cli.memory.segment import KVLayout
+
+Stored = Literal["model", "int8"]
+_LEVELS = 127
+_SCALE = torch.float16  # of one token and KV head
+
+
+class Room:
+    """[slots, kv_heads, capacity, head_dim] in the model's type. An `index` is what a tensor is indexed with."""
+
+    def __init__(self, layout: KVLayout, slots: int, capacity: int) -> None:
+        self.layout = layout
+        self.data = torch.zeros(self._shape(slots, capacity), dtype=layout.dtype, device=layout.device)
+
+    def _shape(self, slots: int, capacity: int) -> tuple[int, int, int, int]:
+        return slots, self.layout.kv_heads, capacity, self.layout.head_dim
+
+    def __getitem__(self, index: Any) -> Tensor:
+        """What is kept there, in the model's type: a view where the index allows one."""
+        return self.data[index]
+
+    def __setitem__(self, index: Any, new: Tensor) -> None:
+        self.data[index] = new
+
+    def clear(self, index: Any) -> None:
+        self.data[index] = 0
+
+    def rows(self, slots: Tensor, extent: int) -> Tensor:
+        """The first `extent` tokens of some slots, [n, kv_heads, extent, head_dim]."""
+        return self.data[:, :, :extent].index_select(0, slots)
+
+    @staticmethod
+    def bytes_per_token(layout: KVLayout) -> int:
+        """Bytes of keys and values of one token over all layers."""
+        return layout.bytes_per_token
+
+
+class Int8Room(Room):
+    """The same in int8, each token and KV head with a scale of its own; half of bf16's bytes.
+
+    What is read is a copy in the model's type, which lives as long as one layer's attention.
+    """
+
+    def __init__(self, layout: KVLayout, slots: int, capacity: int) -> None:
+        self.layout = layout
+        shape = self._shape(slots, capacity)
+        self.data = torch.zeros(shape, dtype=torch.int8, device=layout.device)
+        self.scale = torch.zeros((*shape[:3], 1), dtype=_SCALE, device=layout.device)
+
+    def __getitem__(self, index: Any) -> Tensor:
+        return self._plain(self.data[index], self.scale[index])
+
+    def __setitem__(self, index: Any, new: Tensor) -> None:
+        wide = new.float()
+        # Finite, whatever a broken row holds: its slot is read together with those of others.
+        most = min(torch.finfo(self.layout.dtype).max, torch.finfo(_SCALE).max) / (_LEVELS + 1)
+        scale = (wide.abs().amax(-1, keepdim=True) / _LEVELS).nan_to_num(0.0).clamp_max(most).to(_SCALE)
+        self.scale[index] = scale
+        self.data[index] = (wide / scale.float().clamp_min(1e-7)).nan_to_num(0.0).round_().clamp_(-127, 127).char()
+
+    def clear(self, index: Any) -> None:
+        self.data[index] = 0
+        self.scale[index] = 0
+
+    def rows(self, slots: Tensor, extent: int) -> Tensor:
+        data, scale = (t[:, :, :extent].index_select(0, slots) for t in (self.data, self.scale))
+        return self._plain(data, scale)
+
+    def _plain(self, data: Tensor, scale: Tensor) -> Tensor:
+        return data.to(self.layout.dtype) * scale.to(self.layout.dtype)
+
+    @staticmethod
+    def bytes_per_token(layout: KVLayout) -> int:
+        return 2 * layout.layers * layout.kv_heads * (layout.head_dim + _SCALE.itemsize)
+
+
+ROOMS: dict[Stored, type[Room]] = {"model": Room, "int8": Int8Room}

@@ -1,0 +1,29 @@
+"""Which weights these are, told by a few of them: what was measured or stored for one model is not used for another."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from warpcortex_cli.prism.prism import Prism
+
+_VOLATILE = ("_name_or_path", "transformers_version", "architectures")  # of a configuration
+_SAMPLES = 256  # values of each parameter, evenly spread
+
+
+@torch.inference_mode()
+def fingerprint(prism: Prism) -> str:
+    """32 hexadecimal digits of the configuration, the chat format, and names, shapes, types and values of weights."""
+    config = {k: v for k, v in prism.model.config.to_dict().items() if k not in _VOLATILE}
+    chat = [prism.chat.user_open(), prism.chat.user_close(), prism.chat.assistant_close()]
+    digest = hashlib.sha256(json.dumps([config, chat], sort_keys=True, default=str).encode())
+    for name, parameter in prism.model.named_parameters():
+        flat = parameter.detach().reshape(-1)
+        step = max(1, flat.numel() // _SAMPLES)
+        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
+        digest.update(flat[::step].contiguous().cpu().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:32]

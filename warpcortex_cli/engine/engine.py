@@ -37,6 +37,7 @@ from warpcortex_cli.prism.rows import Row, RowResult
 from warpcortex_cli.profile import Profile
 
 STREAM_PREFILL_CHUNK = 128
+WEIGHED_TOKENS = 128  # of thoughts in a step, where the Gate asks for their logits, which are wide
 STEP_PREFILL_TOKENS = 512  # over Streams and thoughts: bounds the activations when many start or end at once
 
 
@@ -114,13 +115,8 @@ class Engine:
         river_row = self.river.row()
         if river_row is not None:
             work.append(Work(river_row, self._absorb_river))
-        prefill = STEP_PREFILL_TOKENS
-        for injection in self.injections:
-            row = injection.row()
-            if len(row.tokens) > prefill and prefill < STEP_PREFILL_TOKENS:  # the first one always finds room
-                break
-            prefill = max(0, prefill - len(row.tokens))
-            work.append(Work(row, self._absorbing(injection), injection.stream))
+        work += self._injecting_rows()
+        prefill = max(0, STEP_PREFILL_TOKENS - sum(len(w.row.tokens) for w in work if w.stream is not None))
         thinking = [s for s in self.alive if s.state == "thinking"]
         wanted = sum(min(len(s.pending), STREAM_PREFILL_CHUNK) for s in thinking)
         width = self.pacer.width(wanted, river_row is not None)
@@ -135,6 +131,21 @@ class Engine:
                 width -= len(row.tokens)
                 prefill -= len(row.tokens) if len(row.tokens) > 1 else 0
                 work.append(Work(row, self._absorbing_stream(stream), stream))
+        return work
+
+    def _injecting_rows(self) -> list[Work]:
+        """Thoughts on their way in; where the Gate weighs them, each by itself first, and with logits."""
+        weighs = self.gate.weighs
+        room = most = WEIGHED_TOKENS if weighs else STEP_PREFILL_TOKENS
+        work: list[Work] = []
+        for injection in self.injections:
+            tokens = len(injection.ids) * (2 if weighs else 1)
+            if tokens > room and room < most:  # the first one always finds room
+                break
+            room -= tokens
+            if weighs:
+                work.append(Work(injection.alone(), self._absorbing_alone(injection), injection.stream))
+            work.append(Work(injection.row(weighs), self._absorbing(injection), injection.stream))
         return work
 
     def _run(self, work: list[Work]) -> list[tuple[Work, RowResult]]:
@@ -177,7 +188,6 @@ class Engine:
     def _absorb_river(self, row: Row, result: RowResult) -> None:
         river = self.river
         river.absorb(row, result)
-        self.gate.observe(result.hidden)
         if river.state in ("prefill", "reading") and self._prompt_total > len(row.tokens):
             self.journal.write(RiverPrefilled(done=self._prompt_total - len(river.pending), total=self._prompt_total))
         if river.state == "reading" and not river.pending:
@@ -308,10 +318,19 @@ class Engine:
             stream.state = "gating"
             self.injections.append(Injection(stream, self.river))
 
+    @staticmethod
+    def _absorbing_alone(injection: Injection) -> Callable[[Row, RowResult], None]:
+        def absorb(row: Row, result: RowResult) -> None:
+            injection.by_itself = injection.likelihood(result)
+            row.tail.release()
+
+        return absorb
+
     def _absorbing(self, injection: Injection) -> Callable[[Row, RowResult], None]:
         def absorb(row: Row, result: RowResult) -> None:
-            self.injections.remove(injection)
             stream = injection.stream
+            if injection in self.injections:
+                self.injections.remove(injection)
             if not stream.final:
                 self._judge(injection, result)
             injection.release()
@@ -320,11 +339,13 @@ class Engine:
 
     def _judge(self, injection: Injection, result: RowResult) -> None:
         stream = injection.stream
-        thought_hidden = stream.hidden()
+        thought_hidden, likely = stream.hidden(), injection.likelihood(result)
+        gain = None if likely is None or injection.by_itself is None else likely - injection.by_itself
         decision = self.gate.decide(
             stream.thought,
             thought_hidden if len(thought_hidden) else result.hidden.float(),
             self.river.recent_hidden(),
+            gain,
             stream.role.gate_threshold,
             certainty(stream.log_probabilities),
         )

@@ -6,11 +6,13 @@ stay what they were; later tokens also attend to the buffer. The Gate judges the
 
 from __future__ import annotations
 
+import torch
+
 from warpcortex_cli.engine.river import Aside, River
 from warpcortex_cli.engine.stream import Stream
 from warpcortex_cli.memory.segment import Segment
 from warpcortex_cli.memory.tail import TailView
-from warpcortex_cli.prism.rows import Row
+from warpcortex_cli.prism.rows import Row, RowResult
 
 
 def virtual_positions(position: int, tokens: int) -> list[int]:
@@ -20,10 +22,12 @@ def virtual_positions(position: int, tokens: int) -> list[int]:
 
 
 class Injection:
-    """A thought on its way into the River: its tokens, and the row that computes their KV."""
+    """A thought on its way into the River: its tokens, the row that computes their KV, and one to compare it with."""
 
     def __init__(self, stream: Stream, river: River) -> None:
         self.stream = stream
+        self._river = river
+        self.by_itself: float | None = None  # its likelihood without the River, once it is known
         self.text = stream.role.injected_as.format(thought=stream.thought)
         self.ids = river.prism.encode(self.text)
         self.positions = virtual_positions(river.position, len(self.ids))
@@ -31,8 +35,24 @@ class Injection:
         # The length of what it reads is fixed here: a River token of the same step is not seen.
         self._reads: tuple[Segment | TailView, ...] = (river.tail.view(river.position), *river.beside())
 
-    def row(self) -> Row:
-        return Row(tokens=self.ids, positions=self.positions, tail=self.tail, reads=self._reads, logits="none")
+    def row(self, weigh: bool) -> Row:
+        """The thought in the River's context. `weigh`: with the logits that say how likely it is there."""
+        return Row(self.ids, self.positions, self.tail, self._reads, "all" if weigh else "none")
+
+    def alone(self) -> Row:
+        """The thought by itself, which says how likely it is without the River. Its KV is not kept."""
+        opening = self._river.prism.chat.opening("")
+        tokens = [*opening, *self.ids]
+        tail = self._river.prism.new_tail(len(tokens))
+        return Row(tokens, list(range(len(tokens))), tail, logits="all")
+
+    def likelihood(self, result: RowResult) -> float | None:
+        """Mean log-probability of the thought's tokens after the first, nats a token, from either row's result."""
+        if result.logits is None or len(self.ids) < 2:
+            return None
+        scores = torch.log_softmax(result.logits[-len(self.ids) : -1].float(), -1)
+        wanted = torch.tensor(self.ids[1:], device=scores.device)
+        return float(scores.gather(1, wanted[:, None]).mean())
 
     def aside(self) -> Aside:
         """The finished aside; its KV is copied out of the working buffer."""

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-
-import torch
+from dataclasses import replace
+from statistics import fmean, stdev
 
 from warpcortex_cli.engine.calibration import Calibration
-from warpcortex_cli.engine.gate import RiverStates
+from warpcortex_cli.engine.gate import Gate, garbled
 from warpcortex_cli.eval.gate import Judged, Writing, auc, judge_case
 from warpcortex_cli.eval.pocket import make_case
 from warpcortex_cli.eval.thoughts import KINDS
 from warpcortex_cli.prism.prism import Prism
-from warpcortex_cli.profile import Profile
+from warpcortex_cli.profile import GateSettings, Profile
 
 _FEWEST = 10  # relevant thoughts, and as many others
 
@@ -30,38 +30,17 @@ def calibrate(
     rng = random.Random(seed)
     strangers: list[Writing] = []
     judged: list[Judged] = []
-    rivers: list[RiverStates] = []
     for i in range(n):
-        judge = judge_case(prism, profile, make_case(KINDS[i % len(KINDS)], notes, rng), strangers, rng)
-        states = judge.session.engine.gate.states
-        if judge.known:
-            judged += judge.judged
-            rivers.append(states)
+        judged += judge_case(prism, profile, make_case(KINDS[i % len(KINDS)], notes, rng), strangers, rng).judged
         progress(i + 1, n)
-    good = [j.calibrated for j in judged if j.label == "relevant"]
-    bad = [j.calibrated for j in judged if j.label in ("irrelevant", "garbled")]
-    if min(len(good), len(bad)) < _FEWEST:
+    unrelated = [j.gain for j in judged if j.label == "irrelevant"]
+    if min(len(unrelated), sum(j.label == "relevant" for j in judged)) < _FEWEST:
         return None
-    mean, variance = _pooled(rivers)
-    null = torch.cat([r.null_cosines().cpu() for r in rivers])
-    return Calibration(
-        mean,
-        variance,
-        float(null.mean()),
-        float(null.std()),
-        best_threshold(good, bad),
-        auc(good, bad),
-        len(good) + len(bad),
-    )
-
-
-def _pooled(rivers: Sequence[RiverStates]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and variance per dimension over the tokens of all Rivers."""
-    moments = [r.moments() for r in rivers]
-    weights = torch.tensor([float(r.tokens) for r in rivers])[:, None]
-    means, variances = (torch.stack([m[i].cpu() for m in moments]) for i in (0, 1))
-    mean = (weights * means).sum(0) / weights.sum()
-    return mean, (weights * (variances + (means - mean).square())).sum(0) / weights.sum()
+    found = Calibration(fmean(unrelated), stdev(unrelated), 0.5, 0.0, 0)
+    gate = Gate(GateSettings(), found)
+    good = [gate.score(j.gain) for j in judged if j.label == "relevant"]
+    bad = [0.0 if garbled(j.thought) else gate.score(j.gain) for j in judged if j.label in ("irrelevant", "garbled")]
+    return replace(found, threshold=best_threshold(good, bad), area=auc(good, bad), thoughts=len(good) + len(bad))
 
 
 def best_threshold(good: Sequence[float], bad: Sequence[float]) -> float:

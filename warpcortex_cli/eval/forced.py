@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from warpcortex_cli.engine.injection import Injection
 from warpcortex_cli.engine.stream import Stream
 from warpcortex_cli.memory.segment import Readable
 from warpcortex_cli.prism.prism import Prism
@@ -46,13 +44,6 @@ def stream_writes(prism: Prism, stream: Stream, ids: list[int]) -> Written:
     asking = slice(len(tokens) - len(ids) - 1, len(tokens) - 1)
     scores = torch.log_softmax(result.logits[asking].float(), -1)
     return Written(scores, result.hidden[-len(ids) :].float(), result.queries[:, :, asking])
-
-
-def injected(prism: Prism, injection: Injection) -> float:
-    """Mean log-probability that the River gives to a thought's tokens after the first, nats a token."""
-    logits = _logits(prism, replace(injection.row(), logits="all"))
-    ids = injection.ids[1:]
-    return float(chosen(torch.log_softmax(logits[:-1].float(), -1), ids).mean()) if ids else 0.0
 
 
 def chosen(scores: Tensor, ids: list[int]) -> Tensor:

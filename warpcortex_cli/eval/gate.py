@@ -18,7 +18,7 @@ from warpcortex_cli.engine.journal import Journal
 from warpcortex_cli.engine.sampling import Sampler
 from warpcortex_cli.engine.session import Session
 from warpcortex_cli.engine.stream import Stream, certainty
-from warpcortex_cli.eval.forced import chosen, injected, stream_writes
+from warpcortex_cli.eval.forced import chosen, stream_writes
 from warpcortex_cli.eval.pocket import Case, make_case
 from warpcortex_cli.eval.thoughts import KINDS
 from warpcortex_cli.events import Event, GateDecided
@@ -40,11 +40,12 @@ class Writing:
 
 @dataclass(frozen=True)
 class Judged:
-    """One thought and what each signal says of it; higher is better for all of them."""
+    """One thought and what each signal says of it; higher is better for all of them. `gain`: nats a token."""
 
     label: str
     kind: str
     thought: str
+    gain: float
     calibrated: float
     raw_cosine: float
     likelihood: float
@@ -59,7 +60,6 @@ class Judge:
         self.strangers, self.rng = strangers, rng
         self.judged: list[Judged] = []
         self.own: Writing | None = None
-        self.known = False  # whether the Gate had seen enough of the River by then
 
     def __call__(self, event: Event) -> None:
         right = self.case.thought
@@ -67,7 +67,6 @@ class Judge:
             return
         stream = self.session.engine.streams[event.id]
         self.own = Writing(stream.role, stream.task, stream.builder.text)
-        self.known = self.session.engine.gate.states.enough
         self._judge("relevant", self.own, right)
         if self.case.wrong:
             self._judge("contradicted", _with_thought(self.own, right, self.case.wrong), self.case.wrong)
@@ -89,18 +88,21 @@ class Judge:
         stream.release()
         stream.thought = thought
         injection = Injection(stream, river)
-        likelihood = injected(prism, injection)
+        by_itself, likely = (
+            injection.likelihood(r) or 0.0 for r in prism.forward([injection.alone(), injection.row(weigh=True)])
+        )
         injection.release()
-        fits = 0.0 if garbled(thought) else engine.gate.states.score(hidden, river.recent_hidden().float()).score
+        gain = likely - by_itself
         self.judged.append(
             Judged(
                 label,
                 self.case.kind,
                 thought,
-                fits,
-                raw_cosine(hidden, river.recent_hidden().float()).score,
-                likelihood,
-                certainty(chosen(scores, ids).tolist()),
+                gain,
+                calibrated=0.0 if garbled(thought) else engine.gate.score(gain),
+                raw_cosine=raw_cosine(hidden, river.recent_hidden()) or 0.0,
+                likelihood=likely,
+                certainty=certainty(chosen(scores, ids).tolist()),
             )
         )
 

@@ -240,7 +240,7 @@ class _Group:
         parts = [r.layer(layer.number) for r in self.reads]
         tails = self._tails(rooms[0]), self._tails(rooms[1])
         blocked = self._hidden(layer.number, layer.window)
-        prefill = self.rows == 1 and self.n > 1 and layer.softcap is None
+        prefill = self.rows == 1 and layer.softcap is None and (self.n > 1 or not parts)
         if prefill:
             tails = _joined(parts, tails)
         width = self.extent + sum(r.tokens for r in self.reads)

@@ -27,25 +27,44 @@ def _in_parts(weight: Tensor, scale: Tensor, rows: int = 16384) -> list[tuple[Te
     return list(zip(weight.split(rows), scale.split(rows), strict=True))
 
 
+class Activations:
+    """A layer's input in int8. The last one is kept: q, k and v are given the same tensor, and so are gate and up.
+
+    Nothing in a forward changes a layer's input in place, so the same tensor has the same values.
+    """
+
+    def __init__(self) -> None:
+        self._of: Tensor | None = None
+        self._values = self._scale = torch.empty(0)
+
+    def quantized(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """int8 [tokens, in] and the scale of each token, fp32 [tokens, 1]."""
+        if self._of is not x:
+            rows = x.reshape(-1, x.shape[-1]).float()
+            self._scale = torch.linalg.vector_norm(rows, torch.inf, 1, True).div_(_LEVELS).clamp_min_(1e-12)
+            self._values = (rows / self._scale).round_().to(torch.int8)
+            self._of = x
+        return self._values, self._scale
+
+
 class Int8Linear(nn.Module):
     """A linear layer over int8 weights [out, in]; takes and gives the type of its input."""
 
-    def __init__(self, weight: nn.Parameter, scale: nn.Parameter, bias: Tensor | None) -> None:
+    def __init__(self, weight: nn.Parameter, scale: nn.Parameter, bias: Tensor | None, inputs: Activations) -> None:
         super().__init__()
+        self._inputs = inputs
         self.out_features, self.in_features = weight.shape
         self.weight = weight
         self.scale = scale
         self.bias = None if bias is None else nn.Parameter(bias.detach().float(), requires_grad=False)
 
     @classmethod
-    def of(cls, linear: nn.Linear) -> Int8Linear:
-        return cls(*_parameters(linear.weight), linear.bias)
+    def of(cls, linear: nn.Linear, inputs: Activations) -> Int8Linear:
+        return cls(*_parameters(linear.weight), linear.bias, inputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = x.reshape(-1, self.in_features).float()
-        scale = rows.abs().amax(1, keepdim=True).clamp_min_(1e-12).div_(_LEVELS)
-        whole = torch._int_mm((rows / scale).round_().to(torch.int8), self.weight.t())
-        out = whole.float().mul_(scale).mul_(self.scale)
+        values, scale = self._inputs.quantized(x)
+        out = torch._int_mm(values, self.weight.t()).float().mul_(scale).mul_(self.scale)
         if self.bias is not None:
             out += self.bias
         return out.to(x.dtype).view(*x.shape[:-1], self.out_features)
@@ -83,15 +102,15 @@ def quantize_int8(model: PreTrainedModel) -> None:
             f"--quantize int8 is made for the CPU, and the model is on {model.device}.",
             "Add --device cpu, or leave --quantize out.",
         )
-    dtype = model.dtype
+    dtype, inputs = model.dtype, Activations()
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     tied = head is not None and head.weight is embedding.weight
     if type(embedding).__name__.endswith("Embedding") and isinstance(embedding, nn.Embedding):
         pair = _parameters(embedding.weight)
         model.set_input_embeddings(Int8Embedding(*pair, dtype, embedding))
         if tied:
-            model.set_output_embeddings(Int8Linear(*pair, head.bias))
+            model.set_output_embeddings(Int8Linear(*pair, head.bias, inputs))
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is nn.Linear:
-                setattr(parent, name, Int8Linear.of(child))
+                setattr(parent, name, Int8Linear.of(child, inputs))

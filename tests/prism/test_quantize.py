@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from warpcortex_cli.prism.prism import Prism
-from warpcortex_cli.prism.quantize import Int8Linear, quantize_int8
+from warpcortex_cli.prism.quantize import Activations, Int8Linear, quantize_int8
 from warpcortex_cli.prism.rows import Row
 
 TOKENS = [5, 9, 40, 7, 23, 90, 11]
@@ -60,3 +60,19 @@ def test_rounding_is_to_a_channels_own_scale() -> None:
     error = (Int8Linear.of(linear)(x) - linear(x)).abs().amax(0)
     size = linear(x).abs().amax(0)
     assert (error / size).max() < 0.03
+
+
+def test_layers_that_are_given_the_same_input_quantize_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(2)
+    q, k = torch.nn.Linear(16, 8), torch.nn.Linear(16, 24)
+    inputs = Activations()
+    together = [Int8Linear.of(layer, inputs) for layer in (q, k)]
+    apart = [Int8Linear.of(layer) for layer in (q, k)]
+    calls = []
+    norm = torch.linalg.vector_norm
+    monkeypatch.setattr(torch.linalg, "vector_norm", lambda *a: calls.append(1) or norm(*a))
+    x, y = torch.randn(3, 16), torch.randn(3, 16)
+    found = [layer(t) for t in (x, y, x) for layer in together]
+    assert len(calls) == 3
+    for a, b in zip(found, [layer(t) for t in (x, y, x) for layer in apart], strict=True):
+        assert torch.equal(a, b)

@@ -50,16 +50,18 @@ class Activations:
 class Int8Linear(nn.Module):
     """A linear layer over int8 weights [out, in]; takes and gives the type of its input."""
 
-    def __init__(self, weight: nn.Parameter, scale: nn.Parameter, bias: Tensor | None, inputs: Activations) -> None:
+    def __init__(
+        self, weight: nn.Parameter, scale: nn.Parameter, bias: Tensor | None, inputs: Activations | None = None
+    ) -> None:
         super().__init__()
-        self._inputs = inputs
+        self._inputs = inputs or Activations()
         self.out_features, self.in_features = weight.shape
         self.weight = weight
         self.scale = scale
         self.bias = None if bias is None else nn.Parameter(bias.detach().float(), requires_grad=False)
 
     @classmethod
-    def of(cls, linear: nn.Linear, inputs: Activations) -> Int8Linear:
+    def of(cls, linear: nn.Linear, inputs: Activations | None = None) -> Int8Linear:
         return cls(*_parameters(linear.weight), linear.bias, inputs)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -37,8 +37,8 @@ from warpcortex_cli.prism.rows import Row, RowResult
 from warpcortex_cli.profile import Profile
 
 STREAM_PREFILL_CHUNK = 128
-WEIGHED_TOKENS = 128  # of thoughts in a step, where the Gate asks for their logits, which are wide
-STEP_PREFILL_TOKENS = 512  # over Streams and thoughts: bounds the activations when many start or end at once
+STEP_THOUGHT_TOKENS = 128  # on their way in: they come with all tails still full, and may ask for wide logits
+STEP_PREFILL_TOKENS = 512  # over all Streams: bounds the activations when many start at once
 
 
 @dataclass
@@ -116,7 +116,7 @@ class Engine:
         if river_row is not None:
             work.append(Work(river_row, self._absorb_river))
         work += self._injecting_rows()
-        prefill = max(0, STEP_PREFILL_TOKENS - sum(len(w.row.tokens) for w in work if w.stream is not None))
+        prefill = STEP_PREFILL_TOKENS
         thinking = [s for s in self.alive if s.state == "thinking"]
         wanted = sum(min(len(s.pending), STREAM_PREFILL_CHUNK) for s in thinking)
         width = self.pacer.width(wanted, river_row is not None)
@@ -136,11 +136,11 @@ class Engine:
     def _injecting_rows(self) -> list[Work]:
         """Thoughts on their way in; where the Gate weighs them, each by itself first, and with logits."""
         weighs = self.gate.weighs
-        room = most = WEIGHED_TOKENS if weighs else STEP_PREFILL_TOKENS
+        room = STEP_THOUGHT_TOKENS
         work: list[Work] = []
         for injection in self.injections:
             tokens = len(injection.ids) * (2 if weighs else 1)
-            if tokens > room and room < most:  # the first one always finds room
+            if tokens > room and room < STEP_THOUGHT_TOKENS:  # the first one always finds room
                 break
             room -= tokens
             if weighs:

@@ -104,7 +104,7 @@ class Gate:
 
         Args:
             thought: its text.
-            thought_hidden: hidden states of what the Stream wrote, [n, hidden_size].
+            thought_hidden: hidden states of what the Stream wrote, the newest last, [n, hidden_size].
             river_hidden: the River's newest, [m, hidden_size].
             gain: as for `score`; None where it cannot be known, which is not held against the thought.
             threshold: in the place of the settings'.

@@ -11,7 +11,7 @@ import torch
 from warpcortex_cli.engine.river import Aside, River
 from warpcortex_cli.engine.stream import Stream
 from warpcortex_cli.memory.segment import Segment
-from warpcortex_cli.memory.tail import TailView
+from warpcortex_cli.memory.tail import Tail, TailView
 from warpcortex_cli.prism.rows import Row, RowResult
 
 
@@ -31,13 +31,15 @@ class Injection:
         self.text = stream.role.injected_as.format(thought=stream.thought)
         self.ids = river.prism.encode(self.text)
         self.positions = virtual_positions(river.position, len(self.ids))
-        self.tail = river.prism.new_tail(len(self.ids))
+        self._tail: Tail | None = None  # made when its turn comes: many thoughts may wait at once
         # The length of what it reads is fixed here: a River token of the same step is not seen.
         self._reads: tuple[Segment | TailView, ...] = (river.tail.view(river.position), *river.beside())
 
     def row(self, weigh: bool) -> Row:
         """The thought in the River's context. `weigh`: with the logits that say how likely it is there."""
-        return Row(self.ids, self.positions, self.tail, self._reads, "all" if weigh else "none")
+        if self._tail is None:
+            self._tail = self._river.prism.new_tail(len(self.ids))
+        return Row(self.ids, self.positions, self._tail, self._reads, "all" if weigh else "none")
 
     def alone(self) -> Row:
         """The thought by itself, which says how likely it is without the River. Its KV is not kept."""
@@ -55,8 +57,11 @@ class Injection:
         return float(scores.gather(1, wanted[:, None]).mean())
 
     def aside(self) -> Aside:
-        """The finished aside; its KV is copied out of the working buffer."""
-        return Aside(self.stream.id, self.stream.thought, self.tail.freeze(0, self.tail.length))
+        """The finished aside, after its row was forwarded; its KV is copied out of the working buffer."""
+        assert self._tail is not None
+        return Aside(self.stream.id, self.stream.thought, self._tail.freeze(0, self._tail.length))
 
     def release(self) -> None:
-        self.tail.release()
+        if self._tail is not None:
+            self._tail.release()
+            self._tail = None

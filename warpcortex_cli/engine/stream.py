@@ -20,7 +20,6 @@ from warpcortex_cli.synapse.snapshot import Synapse
 
 _LEAST_SURE = 3  # tokens of a thought that its certainty is the mean of
 FINAL = frozenset({"injected", "rejected", "expired", "cancelled", "failed"})
-_THOUGHT_WINDOW = 64
 
 
 class Stream:
@@ -52,7 +51,7 @@ class Stream:
         self.pending: list[int] = []
         self.builder = TextBuilder(prism)
         self._pattern = _thought_pattern(role.thought) if role.thought else None
-        self._hidden: list[torch.Tensor] = []
+        self._hidden: torch.Tensor | None = None
         self.thought = ""
         self.log_probabilities: list[float] = []  # of what it wrote, where the Gate asks for them
         self.gate_score: float | None = None
@@ -114,8 +113,7 @@ class Stream:
     def absorb(self, result: RowResult) -> None:
         if self.tokens:
             # A copy: the result is a view that would keep the whole step's states alive.
-            self._hidden.append(result.hidden[-1:].float().clone())
-            del self._hidden[:-_THOUGHT_WINDOW]
+            self._hidden = result.hidden[-1:].clone()
 
     def write(self, token: int) -> str:
         """Takes a sampled token as its next one; returns the new text."""
@@ -146,15 +144,15 @@ class Stream:
         return bool(self.thought)
 
     def hidden(self) -> torch.Tensor:
-        """Last hidden states of what it wrote, [tokens, hidden_size]."""
-        return torch.cat(self._hidden) if self._hidden else torch.zeros(0, self.prism.hidden_size)
+        """The last hidden state of the newest token that it wrote, [1, hidden_size]; [0, hidden_size] before that."""
+        return torch.zeros(0, self.prism.hidden_size) if self._hidden is None else self._hidden
 
     def release(self) -> None:
         """Gives its KV back; the Synapse is freed with the last Stream that reads it."""
         if self.tail is not None:
             self.tail.release()
         self.tail = self.synapse = self._told = None
-        self._hidden.clear()
+        self._hidden = None
 
 
 @lru_cache

@@ -1,0 +1,27 @@
+"""Settings of the process that have to be made before torch is loaded."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+
+_PRIMITIVES = "24"  # compiled kernels that oneDNN keeps; by default 1,024 of them, one for each shape it ever saw
+_LARGE = 4 << 20  # bytes; larger buffers, such as a step's logits, go back to the system when they are freed
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
+
+
+def be_lean() -> None:
+    """Lets the process give back what a step took.
+
+    By default glibc learns from freed buffers to keep them, and with oneDNN's cache that held 100 MiB at 100 agents on
+    the Qwen2.5-0.5B shape. Whatever the user has set in the environment stays.
+    """
+    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(name, _PRIMITIVES)
+    if any(name.startswith("MALLOC_") for name in os.environ):
+        return
+    with contextlib.suppress(OSError, AttributeError):  # only glibc has it
+        library = ctypes.CDLL(None)
+        library.mallopt(_M_MMAP_THRESHOLD, _LARGE)
+        library.mallopt(_M_TRIM_THRESHOLD, _LARGE)

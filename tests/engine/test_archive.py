@@ -58,6 +58,9 @@ def test_it_goes_on_where_it_stood_and_computes_nothing_anew(prism, tmp_path: Pa
         back, told = taken_up(prism, tmp_path / "s")
     assert told == [] and same_kv(session, back)
     assert back.turns == session.turns and back.engine.river.sentences.ids == session.engine.river.sentences.ids
+    assert back.engine.river.sentences.own == session.engine.river.sentences.own and any(
+        back.engine.river.sentences.own
+    )
     assert [a.text for a in back.engine.river.asides] == [a.text for a in session.engine.river.asides]
     for a, b in zip(session.engine.river.asides, back.engine.river.asides, strict=True):
         assert torch.equal(a.segment.keys[0], b.segment.keys[0])

@@ -29,7 +29,7 @@ def focus_lines(prism, notes: str, reply: str) -> list[str]:
     session.load_notes(notes)
     written = session.load_notes(reply)
     engine.begin_turn(prism.encode("?"))
-    river.written = written + len(river.pending)
+    river.sentences.claim(written)
     engine.spawn(Match(profile.roles[0], {"task": "the gimpels of Zorbu and the ropes of Mara"}, 0, 0))
     engine.step()
     return river.sentences.lines(engine.streams[1].focus_tokens)

@@ -80,7 +80,7 @@ def show(
     """Print what is kept for a model."""
     prism, _ = open_prism(model=model, profile=None, device=device, dtype=dtype, quantize=quantize)
     found = stored_calibration(prism)
-    known = f"{prism.name} is not calibrated; the Gate learns from each River as it goes."
+    known = f"{prism.name} has no calibration of its own; the Gate's defaults are used."
     print(known if found is None else _words(prism, found))
 
 
@@ -98,7 +98,7 @@ def forget(
         path.unlink(missing_ok=True)
     except OSError as error:
         raise RunError(f"{path} could not be deleted: {error.strerror or error}.") from error
-    print(f"{prism.name} is not calibrated now.")
+    print(f"{prism.name} has no calibration of its own now.")
 
 
 def stored_calibration(prism: Prism) -> Calibration | None:

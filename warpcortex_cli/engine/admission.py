@@ -112,7 +112,7 @@ class Admission:
     def _focus(self, stream: Stream, prompt: list[int], river: River, synapse: Synapse, budget: int) -> torch.Tensor:
         """Sentences that the task itself asks for: its prompt is read once over the River for its queries.
 
-        The River's unfinished reply is left out: it repeats the words of the request that it made.
+        What the River wrote is left out: it repeats the words of the requests that it made.
         """
         if budget <= 0 or (synapse.landmarks >= synapse.context and not stream.role.rereads):
             return _NOTHING
@@ -133,4 +133,5 @@ class Admission:
         task.extend(self.prism.encode(stream.task))
         words = torch.tensor(river.sentences.words.numbers[: synapse.context])
         asked = torch.tensor(task.numbers, dtype=torch.long)
-        return focus_indices(self.prism, river.tail, queries, sentences, budget, river.reply_start, asked, words)
+        own = torch.tensor(river.sentences.own[: synapse.context])
+        return focus_indices(self.prism, river.tail, queries, sentences, budget, own, asked, words)

@@ -50,14 +50,15 @@ class State:
 class Contents:
     """What a log holds: the model that it was written with, the last state, and where the rest is.
 
-    `blocks`: first token, the token before which it is still valid, and the record of the KV, in order. `used`: records
-    up to and with the last state.
+    `own`: which tokens the River wrote. `blocks`: first token, the token before which it is still valid, and the record
+    of the KV, in order. `used`: records up to and with the last state.
     """
 
     model: dict[str, Any] = field(default_factory=dict)
     state: State | None = None
     turns: list[Turn] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
+    own: list[int] = field(default_factory=list)
     blocks: list[tuple[int, int, Record]] = field(default_factory=list)
     asides: dict[int, Record] = field(default_factory=dict)
     used: int = 0
@@ -78,7 +79,7 @@ def read_contents(log: RecordLog) -> Contents:
             continue
         if record.kind == _TOKENS:  # also where its own bytes are damaged: KV from here on is of other tokens now
             out.blocks = [(s, min(e, record.key), r) for s, e, r in out.blocks if s < record.key]
-            del out.ids[record.key :]
+            del out.ids[record.key :], out.own[record.key :]
         try:
             found = json.loads(log.read(record))
         except (DamagedError, ValueError) as error:
@@ -89,7 +90,8 @@ def read_contents(log: RecordLog) -> Contents:
         if record.kind == _MODEL:
             out.model = found
         elif record.kind == _TOKENS and len(out.ids) == record.key:
-            out.ids += found
+            out.ids += found["ids"]
+            out.own += found["own"]
         elif record.kind == _TURN:
             turns[record.key] = Turn(**found)
     count = out.state.turns if out.state else len(turns)
@@ -154,7 +156,12 @@ class Archive:
             yield _MODEL, 0, _json({"fingerprint": fingerprint(session.prism), "model": session.prism.name})
             self._begun = True
         start, end = river.unchanged, river.position
-        yield _TOKENS, start, _json(river.sentences.ids[start:end])
+        sentences = river.sentences
+        yield (
+            _TOKENS,
+            start,
+            _json({"ids": sentences.ids[start:end], "own": [int(o) for o in sentences.own[start:end]]}),
+        )
         for a, b in pairwise([start, *range(start - start % BLOCK + BLOCK, end, BLOCK), end] if end > start else []):
             yield _BLOCK, a, _packed(river.tail.freeze(a, b))
         for aside in dict.fromkeys((*river.asides, *(a for mark in session.marks for a in mark.asides))):
@@ -257,6 +264,7 @@ class Archive:
                 progress(river.position, len(ids))
         compute(len(ids))
         river.sentences.extend(ids)
+        river.sentences.own[:] = [bool(o) for o in found.own[: len(ids)]]
         if anew:
             found.damaged.append(f"{anew} tokens whose KV was damaged were computed anew")
         return good

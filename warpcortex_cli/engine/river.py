@@ -82,11 +82,6 @@ class River:
         """The position of the next token, and the number of tokens in the KV cache."""
         return self.tail.length
 
-    @property
-    def reply_start(self) -> int:
-        """The position of the first token of the reply that it is writing."""
-        return self.position + len(self.pending) - self.written
-
     def begin_turn(self) -> None:
         self.builder = TextBuilder(self.prism)
         self.router.reset()
@@ -118,7 +113,7 @@ class River:
 
     def absorb(self, row: Row, result: RowResult) -> None:
         """Remembers hidden states and sentence borders of the tokens that are now in the cache."""
-        self.sentences.extend(row.tokens)
+        self.sentences.extend(row.tokens, own=self.state == "writing")
         states = result.hidden.float()
         self.hidden = states if self.hidden is None else torch.cat([self.hidden, states])
         self.hidden = self.hidden[-STATE_WINDOW:]

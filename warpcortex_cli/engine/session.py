@@ -256,3 +256,5 @@ class Session:
             self._check_room(len(ids))
             self.turns.append(turn)
             self._prefill(ids, progress)
+            if turn.role == "assistant":
+                river.sentences.claim(len(ids))

@@ -85,18 +85,25 @@ class Sentences:
         self.words = Words(prism)
         self.ids: list[int] = []
         self.numbers: list[int] = []
+        self.own: list[bool] = []  # whether the River wrote it
         self._current = 0
 
-    def extend(self, ids: list[int]) -> None:
+    def extend(self, ids: list[int], own: bool = False) -> None:
         self.ids += ids
+        self.own += [own] * len(ids)
         self.words.extend(ids)
         for token in ids:
             self.numbers.append(self._current)
             if self._is_end(token):
                 self._current += 1
 
+    def claim(self, tokens: int) -> None:
+        """The newest tokens are the River's own, though they were read."""
+        start = len(self.own) - tokens
+        self.own[start:] = [True] * tokens
+
     def truncate(self, length: int) -> None:
-        del self.ids[length:], self.numbers[length:]
+        del self.ids[length:], self.numbers[length:], self.own[length:]
         self.words.truncate(length)
         self._current = self.numbers[-1] + 1 if self.numbers else 0
 

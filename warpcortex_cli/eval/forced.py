@@ -8,10 +8,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from warpcortex_cli.engine.journal import Journal
+from warpcortex_cli.engine.sampling import Sampler
+from warpcortex_cli.engine.session import Session
 from warpcortex_cli.engine.stream import Stream
 from warpcortex_cli.memory.segment import Readable
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.rows import Row
+from warpcortex_cli.profile import Role
 
 
 def scores_of(prism: Prism, ids: list[int]) -> Tensor:
@@ -32,6 +36,25 @@ class Written(NamedTuple):
     scores: Tensor
     hidden: Tensor
     queries: Tensor
+
+
+def another(session: Session, role: Role, task: str) -> Stream:
+    """A Stream as the session would admit it now, that takes no part in it. To be released."""
+    stream = Stream(0, role, {"task": task}, session.prism, Sampler(), 0.0)
+    engine = session.engine
+    engine.admission.admit(stream, engine.river, session.profile, Journal())
+    return stream
+
+
+def certainties(session: Session, role: Role, task: str, text: str) -> list[float]:
+    """How probable each token of `text` is to a Stream of that task that is made to write it, as logarithms."""
+    stream = another(session, role, task)
+    assert stream.tail is not None
+    room = stream.tail.capacity - stream.tail.length - len(stream.pending)
+    ids = session.prism.encode(text)[-room:]
+    found: list[float] = chosen(stream_writes(session.prism, stream, ids).scores, ids).tolist()
+    stream.release()
+    return found
 
 
 def stream_writes(prism: Prism, stream: Stream, ids: list[int]) -> Written:

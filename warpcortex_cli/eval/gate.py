@@ -14,11 +14,9 @@ from typing import Any
 
 from warpcortex_cli.engine.gate import garbled, raw_cosine
 from warpcortex_cli.engine.injection import Injection
-from warpcortex_cli.engine.journal import Journal
-from warpcortex_cli.engine.sampling import Sampler
 from warpcortex_cli.engine.session import Session
-from warpcortex_cli.engine.stream import Stream, certainty
-from warpcortex_cli.eval.forced import chosen, stream_writes
+from warpcortex_cli.engine.stream import certainty
+from warpcortex_cli.eval.forced import another, chosen, stream_writes
 from warpcortex_cli.eval.pocket import Case, make_case
 from warpcortex_cli.eval.thoughts import KINDS
 from warpcortex_cli.events import Event, GateDecided
@@ -79,8 +77,7 @@ class Judge:
     def _judge(self, label: str, writing: Writing, thought: str) -> None:
         engine = self.session.engine
         prism, river = self.session.prism, engine.river
-        stream = Stream(0, writing.role, {"task": writing.task}, prism, Sampler(), 0.0)
-        engine.admission.admit(stream, river, self.session.profile, Journal())
+        stream = another(self.session, writing.role, writing.task)
         assert stream.tail is not None
         room = stream.tail.capacity - stream.tail.length - len(stream.pending)
         ids = prism.encode(writing.text)[-room:]

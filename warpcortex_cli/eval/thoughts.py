@@ -6,7 +6,7 @@ Conditions (the names are a contract):
                 are used up, and the majority counts.
     streams     the product: Streams, Gate, injection.
     oracle      the right thought, injected where the River asked, in the place of the Stream's.
-    wrong       a misleading thought in its place.
+    wrong       a misleading thought in its place, as if the Stream had written another result under its work.
     text        the Streams' thoughts as text between notes and question, as others do it; no Streams.
     forwarded   as `streams` with the Gate open: the thought's KV comes from a forward in the River's context.
     grafted     the same with the Stream's own KV of its thought, re-rotated to the virtual positions.
@@ -30,7 +30,7 @@ from warpcortex_cli.engine.river import Aside
 from warpcortex_cli.engine.router import Match
 from warpcortex_cli.engine.session import Session
 from warpcortex_cli.engine.stream import Stream
-from warpcortex_cli.eval.forced import chosen, scores_of
+from warpcortex_cli.eval.forced import certainties, chosen, scores_of
 from warpcortex_cli.eval.pocket import Case, is_right, make_case
 from warpcortex_cli.eval.statistics import interval
 from warpcortex_cli.events import Event, GateDecided, RiverFinished, RiverText, RiverWaiting, StreamEnded, StreamSpawned
@@ -55,6 +55,7 @@ class Reply:
     seconds: float = 0.0
     states: list[str] = field(default_factory=list)
     thoughts: list[str] = field(default_factory=list)
+    written: list[str] = field(default_factory=list)
     nll: float = math.nan  # nats a token of the reply, under the River without thoughts
 
 
@@ -81,6 +82,7 @@ def reply_of(
     streams: bool = True,
     seed: int = 0,
     told: str = "",
+    written: str = "",
     crowd: Sequence[str] = (),
     graft: bool = False,
 ) -> Reply:
@@ -88,6 +90,7 @@ def reply_of(
 
     Args:
         told: a thought that takes the place of what each Stream would think.
+        written: what a Stream would have written to come to it, so that the Gate knows how sure it can be.
         crowd: further thoughts that arrive together with the first one that is told.
         graft: the Streams' own KV is injected, not a forward of the thought.
     """
@@ -106,6 +109,8 @@ def reply_of(
         if isinstance(event, RiverText | RiverWaiting) and due and river.position >= asked:
             for stream in due:
                 if not stream.final:
+                    if written:
+                        stream.log_probabilities = certainties(session, stream.role, stream.task, written)
                     _tell(session, stream, told)
                 role, groups = stream.role, {"task": stream.task}
                 others, crowd = crowd, ()
@@ -121,6 +126,7 @@ def reply_of(
             stream = engine.streams[event.id]
             out.states.append(event.state)
             out.thoughts.append(stream.thought)
+            out.written.append(stream.builder.text)
             out.stream_tokens += event.tokens
         elif isinstance(event, RiverFinished):
             out.river_tokens = event.tokens
@@ -195,10 +201,13 @@ def replies(prism: Prism, profile: Profile, case: Case) -> dict[str, Reply]:
     gate_open = profile.model_copy(update={"gate": profile.gate.model_copy(update={"mode": "off"})})
     out: dict[str, Reply] = {}
     out["river"] = reply_of(prism, profile, case.notes, case.question, streams=False)
-    out["streams"] = reply_of(prism, profile, case.notes, case.question)
+    out["streams"] = own = reply_of(prism, profile, case.notes, case.question)
     out["river-extra"] = _extra(prism, profile, case, out["river"], out["streams"].stream_tokens)
     out["oracle"] = reply_of(prism, profile, case.notes, case.question, told=case.thought)
-    out["wrong"] = reply_of(prism, profile, case.notes, case.question, told=case.wrong)
+    # As a Stream would have to write it: its own work, with another result at the end.
+    work = next((w for w, t in zip(own.written, own.thoughts, strict=True) if t == case.thought), "= " + case.thought)
+    wrong = work.replace(case.thought, case.wrong)
+    out["wrong"] = reply_of(prism, profile, case.notes, case.question, told=case.wrong, written=wrong)
     thoughts = "\n".join(injected.format(thought=t) for t in out["streams"].thoughts if t)
     out["text"] = reply_of(prism, profile, f"{case.notes}\n\n{thoughts}", case.question, streams=False)
     out["forwarded"] = reply_of(prism, gate_open, case.notes, case.question)
@@ -275,14 +284,12 @@ def run(
             perplexity=math.exp(s.nll / s.scored) if s.scored else math.nan,
             resisted=resisted / n if name == "wrong" else None,
         )
-    gate_open = profile.model_copy(update={"gate": profile.gate.model_copy(update={"mode": "off"})})
     held = Counter[int]()
     for i, case in enumerate(crowded):
         irrelevant = [make_case(rng.choice(KINDS), notes, rng).thought for _ in range(CROWDS[-1])]
         for size in CROWDS:
-            reply = reply_of(
-                prism, gate_open, case.notes, case.question, told=case.thought, crowd=irrelevant[: size - 1]
-            )
+            crowd = irrelevant[: size - 1]
+            reply = reply_of(prism, profile, case.notes, case.question, told=case.thought, crowd=crowd)
             held[size] += is_right(case, reply.text)
         progress(n + i + 1, total)
     for size in CROWDS:

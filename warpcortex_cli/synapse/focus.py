@@ -25,7 +25,7 @@ def focus_indices(
     queries: Sequence[Tensor] | Tensor,
     sentences: Tensor,
     budget: int,
-    exclude_from: int | None = None,
+    exclude: Tensor | None = None,
     task: Tensor | None = None,
     words: Tensor | None = None,
 ) -> Tensor:
@@ -42,7 +42,7 @@ def focus_indices(
         queries: the task's rotated queries, per layer [heads, W, head_dim]; they see the whole context.
         sentences: number of each token's sentence, [L], for the first L tokens of the tail.
         budget: tokens to choose at most.
-        exclude_from: sentences that reach to this token or behind it are left out.
+        exclude: sentences that hold one of these tokens are left out, bool [L].
         task: the task's words, as numbers, [n]; none: attention alone decides.
         words: the number of each token of the context, [L], equal for equal words.
 
@@ -62,7 +62,10 @@ def focus_indices(
         keys, _ = view.layer(layer)
         worth += sentence_worth(queries[layer], keys, ends.to(prism.device), prism.scalings[layer])
     worth = worth.cpu().nan_to_num_(nan=0.0)
-    left_out = ends > (len(sentences) if exclude_from is None else exclude_from)
+    left_out = torch.zeros(len(ends), dtype=torch.bool)
+    if exclude is not None:
+        upto = exclude.cumsum(0)[ends - 1]
+        left_out = torch.diff(upto, prepend=upto.new_zeros(1)) > 0
     worth[left_out] = 0
     least = 0.0
     if task is not None and words is not None:

@@ -146,7 +146,7 @@ def memory_panel(streams: Sequence[StreamView], usage: Usage | None) -> Panel:
     alive = [s for s in streams if s.state in ("thinking", "gating")]
     held = sum(s.kv_bytes for s in alive)
     counted = f"KV {size(held / len(alive))}/agent" if alive else "KV -"
-    agents = f"{len(alive)} agents alive"
+    agents = f"{len(alive)} agent{'' if len(alive) == 1 else 's'} alive"
     if usage is None:
         return _fact_panel("Memory", "counted", ["not measured here", "", counted, agents])
     grown = f"grown {size(usage.grown / len(alive))}/agent" if alive else f"grown {size(usage.grown)}"

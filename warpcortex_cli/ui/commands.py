@@ -234,7 +234,7 @@ COMMANDS = (
     Command("agents", "", "the River and all Streams: state, tokens, landmarks, memory", _agents),
     Command("thoughts", "", "thoughts, injected or rejected, with score and reason", _thoughts),
     Command("inject", "on|off", "whether thoughts join the River's attention", _inject),
-    Command("undo", "", "withdraw the last thought; again: the last turn", _undo),
+    Command("undo", "", "withdraw the last reply's thought; if it has none, take back the turn", _undo),
     Command("gate", "X", "set the Gate's threshold", _gate),
     Command("load", "FILE", "read notes from a text file", _load),
     Command("profile", "[NAME]", "show or change the profile (a name or a YAML file)", _profile),

@@ -111,6 +111,7 @@ def test_ask_explain_shows_that_the_thought_mattered(home: dict[str, str], tmp_p
 
 
 def test_a_calibrated_gate_is_used_and_a_damaged_one_reported(home: dict[str, str], tmp_path: Path) -> None:
+    plain = json.loads(ask(home, tmp_path, QUESTION, "--json", stdin=NOTES).stdout)
     command = [*PROGRAM, "gate", "calibrate", "-m", "pocket", "--n", "14", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, env=home, cwd=tmp_path, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
@@ -118,6 +119,7 @@ def test_a_calibrated_gate_is_used_and_a_damaged_one_reported(home: dict[str, st
     assert 0 < found["threshold"] < 1 and found["area"] > 0.8
     answer = json.loads(ask(home, tmp_path, QUESTION, "--json", stdin=NOTES).stdout)
     assert [s["state"] for s in answer["streams"]] == ["injected"] and answer["streams"][0]["gate_score"] != 0.5
+    assert answer["streams"][0]["gate_score"] != plain["streams"][0]["gate_score"]
     Path(found["path"]).write_text("gone")
     done = ask(home, tmp_path, QUESTION, stdin=NOTES)
     assert done.returncode == 0 and "gate calibrate" in done.stderr and "Traceback" not in done.stderr

@@ -7,7 +7,9 @@ import math
 import pytest
 import torch
 
-from warpcortex_cli.eval.topology import Shape, diagrams, summary
+from warpcortex_cli.eval.topology import Shape, diagrams, shapes, summary
+from warpcortex_cli.prism.prism import Prism
+from warpcortex_cli.prism.source import resolve_model
 
 pytest.importorskip("gudhi")
 
@@ -20,6 +22,14 @@ def test_a_circle_has_one_loop_and_two_clusters_one_gap() -> None:
     clusters = torch.cat([torch.zeros(5, 2), torch.full((5, 2), 7.0)]) + 0.01 * torch.arange(10)[:, None]
     lives = diagrams(clusters)[0][:, 1]
     assert int((lives > 5).sum()) == 1
+
+
+def test_landmarks_that_are_all_tokens_have_the_shape_of_the_whole() -> None:
+    prism = Prism.load(resolve_model("pocket", "auto"), device="cpu")
+    found = list(shapes(prism, context=70, k=10_000, n=1, seed=1, draws=1))
+    assert len(found) == 2 * prism.layers * prism.kv_heads
+    assert all(max(s.landmarks, s.random) < 1e-9 for s in found)
+    assert any(s.landmarks > 1e-3 for s in shapes(prism, context=70, k=12, n=1, seed=1, draws=1))
 
 
 def test_the_summary_counts_heads_by_dimension() -> None:

@@ -22,6 +22,7 @@ from warpcortex_cli.profile import (
 
 MOST_AGENTS = 100_000
 _FOREVER = 86_400.0
+_WORD = 256  # a token that is no special one
 SOLO_TOKENS = 256  # that the River writes before the Streams start, at most
 
 
@@ -80,8 +81,9 @@ class Tally:
 def profile_for(load: Load, prism: Prism) -> Profile:
     """A profile in which the Streams of a load fit.
 
-    Beside sizes and time limits it differs from a user's in two things: no focus set, so that landmarks are all that a
-    Stream reads, and an open Gate, so that the babble of random weights is injected and paid for.
+    Beside sizes and time limits it is set otherwise than a user's in three things: no focus set, so that landmarks are
+    all that a Stream reads; an open Gate, so that the babble of random weights is injected and paid for; and the River
+    does not wait for Streams.
     """
     role = Role(
         name="bench",
@@ -94,7 +96,7 @@ def profile_for(load: Load, prism: Prism) -> Profile:
     prompt = len(frame) + len(prism.encode(_task(MOST_AGENTS)))
     return Profile(
         name="bench",
-        river=RiverSettings(max_tokens=1_000_000),
+        river=RiverSettings(max_tokens=1_000_000, wait_seconds=0),
         roles=(role,),
         synapse=SynapseSettings(landmarks=load.landmarks, focus=0, refresh_tokens=1_000_000),
         gate=GateSettings(mode="off"),
@@ -144,12 +146,10 @@ class Workload:
             self.step()
 
     def step(self) -> Step:
-        """One step; the River is kept writing, since a random model may end its turn."""
+        """One step. When the River's turn has ended, the next one begins, as if the user had sent a word."""
         river = self.engine.river
-        if river.state in ("idle", "held"):
-            river.state = "writing"
-            if not river.pending:
-                river.pending.append(256)
+        if river.state == "idle":
+            self.engine.begin_turn([_WORD])
         wrote, before = river.written, self.tally.written
         prefilling = any(s.state in ("queued", "gating") or len(s.pending) > 1 for s in self.engine.alive)
         began = time.perf_counter()
@@ -159,7 +159,10 @@ class Workload:
         return Step(seconds, river.written - wrote, self.tally.written - before, prefilling)
 
     def spawn(self) -> None:
-        """Asks for all Streams at once, as a River does that writes many requests in one breath."""
+        """Asks for all Streams at once, as a River does that writes many requests in one breath.
+
+        Random weights write none, so this is the one thing that is put in its place: text for the River's Router.
+        """
         now = self.journal.now()
         for number in range(self.load.agents):
             for match in self.engine.river.router.feed(f"[BENCH: {_task(number)}]"):

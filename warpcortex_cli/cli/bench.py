@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from warpcortex_cli.cli.output import (
@@ -20,13 +17,13 @@ from warpcortex_cli.cli.output import (
     QuantizeOption,
     open_prism,
     print_json,
+    progress_bar,
     stderr_console,
 )
 from warpcortex_cli.errors import UsageError
 from warpcortex_cli.probes.memory import available_memory
 
 if TYPE_CHECKING:
-    from warpcortex_cli.bench.measure import Progress as Report
     from warpcortex_cli.bench.measure import Run
     from warpcortex_cli.bench.naive import Naive
     from warpcortex_cli.bench.workload import Load
@@ -208,23 +205,6 @@ def open_any(random_weights: str | None, model: str | None, device: str, dtype: 
         from warpcortex_cli.bench.shapes import random_prism
 
         return random_prism(random_weights, device, dtype, quantize)
-
-
-@contextmanager
-def progress_bar(console: Console) -> Iterator[Report]:
-    """A transient bar on a terminal; nothing elsewhere."""
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-    with bar:
-        task = bar.add_task("", total=None)
-        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total or None)
 
 
 def _table(runs: list[Run], others: list[Naive]) -> Table:

@@ -11,12 +11,19 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from warpcortex_cli.cli.bench import progress_bar
-from warpcortex_cli.cli.output import AUTO, DeviceOption, DtypeOption, open_prism, print_json, stderr_console
+from warpcortex_cli.cli.output import (
+    AUTO,
+    DeviceOption,
+    DtypeOption,
+    Report,
+    open_prism,
+    print_json,
+    progress_bar,
+    stderr_console,
+)
 from warpcortex_cli.errors import RunError, UsageError
 
 if TYPE_CHECKING:
-    from warpcortex_cli.bench.measure import Progress as Report
     from warpcortex_cli.eval.report import Grid
     from warpcortex_cli.prism.prism import Prism
 

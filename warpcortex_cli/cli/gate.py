@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from warpcortex_cli.cli.bench import progress_bar
 from warpcortex_cli.cli.output import (
     AUTO,
     DeviceOption,
@@ -18,6 +17,7 @@ from warpcortex_cli.cli.output import (
     QuantizeOption,
     open_prism,
     print_json,
+    progress_bar,
     stderr_console,
 )
 from warpcortex_cli.errors import RunError
@@ -103,8 +103,10 @@ def forget(
 
 def stored_calibration(prism: Prism) -> Calibration | None:
     """The calibration of this model; a damaged one is reported and not used."""
-    from warpcortex_cli.engine.calibration import Calibration
+    from warpcortex_cli.engine.calibration import Calibration, calibration_folder
 
+    if not calibration_folder().is_dir():  # nothing was ever calibrated: the weights need not be told apart
+        return None
     path = _path(prism)
     try:
         return Calibration.load(path)

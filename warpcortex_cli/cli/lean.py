@@ -14,8 +14,8 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 def be_lean() -> None:
     """Lets the process give back what a step took.
 
-    By default glibc learns from freed buffers to keep them, and with oneDNN's cache that held 100 MiB at 100 agents on
-    the Qwen2.5-0.5B shape. Whatever the user has set in the environment stays.
+    By default glibc learns from freed buffers to keep them, and oneDNN keeps a kernel for each number of rows that a
+    step ever had: both would look like memory of agents. Whatever the user has set in the environment stays.
     """
     for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
         os.environ.setdefault(name, _PRIMITIVES)

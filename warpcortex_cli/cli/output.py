@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from warpcortex_cli.errors import ProfileError, WarpError
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from warpcortex_cli.prism.source import ModelSource
     from warpcortex_cli.profile import Profile
 
+Report = Callable[[str, int, int], None]  # what is done, how much of it, of how much
 INTERRUPTED = 130
 AUTO = "auto"
 QUANTIZERS = ("none", "int8")
@@ -36,6 +39,23 @@ def stderr_console() -> Console:
 def note(text: str) -> None:
     """One dim line on stderr, without terminal control."""
     stderr_console().print(Text(clean(text), style="dim"), soft_wrap=True)
+
+
+@contextmanager
+def progress_bar(console: Console) -> Iterator[Report]:
+    """A transient bar on a terminal; nothing elsewhere."""
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    with bar:
+        task = bar.add_task("", total=None)
+        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total or None)
 
 
 def print_json(value: Any) -> None:

@@ -17,7 +17,6 @@ from warpcortex_cli.cli.bench import (
     TokensOption,
     open_any,
     parse_agents,
-    progress_bar,
 )
 from warpcortex_cli.cli.output import (
     AUTO,
@@ -26,6 +25,7 @@ from warpcortex_cli.cli.output import (
     ModelOption,
     QuantizeOption,
     print_json,
+    progress_bar,
     stderr_console,
 )
 from warpcortex_cli.errors import UsageError

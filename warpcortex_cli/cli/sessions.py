@@ -15,8 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from warpcortex_cli.cli.bench import progress_bar
-from warpcortex_cli.cli.output import print_json
+from warpcortex_cli.cli.output import print_json, progress_bar
 from warpcortex_cli.errors import RunError, UsageError, WarpError
 from warpcortex_cli.ui.safe import clean, one_line
 from warpcortex_cli.ui.terminal import forgive_encoding

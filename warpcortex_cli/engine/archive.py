@@ -127,13 +127,15 @@ class Archive:
         """As if nothing were stored yet."""
         self._asides: dict[int, Aside] = {}
         self._turns: list[Turn] = []
+        self._state: State | None = None
         self._begun = False
 
     # -- writing ------------------------------------------------------------------------------------------------
 
     def save(self, session: Session) -> None:
         """Writes what has changed since the last time. A full disk ends the writing, not the chat."""
-        if self.failure:
+        river = session.engine.river
+        if self.failure or (river.unchanged == river.position and _state_of(session) == self._state):
             return
         count = len(self.log.records)
         try:
@@ -148,7 +150,7 @@ class Archive:
             with contextlib.suppress(OSError):  # whoever reads it stops at the last whole state anyway
                 self.log.forget_from(count)
             return
-        session.engine.river.unchanged = session.engine.river.position
+        river.unchanged = river.position
 
     def _news(self, session: Session) -> Iterator[tuple[int, int, bytes]]:
         river = session.engine.river
@@ -173,7 +175,8 @@ class Archive:
         for number, turn in enumerate(session.turns[known:], start=known):
             yield _TURN, number, _json(asdict(turn))
         self._turns = list(session.turns)
-        yield _STATE, 0, _json(asdict(_state_of(session)))
+        self._state = _state_of(session)
+        yield _STATE, 0, _json(asdict(self._state))
 
     def compact(self, session: Session) -> None:
         """Writes the file anew where much of it is of no use any more."""
@@ -190,13 +193,13 @@ class Archive:
             OSError: it could not be written.
         """
         river = session.engine.river
-        before = self._asides, self._turns, self._begun, river.unchanged
+        before = self._asides, self._turns, self._state, self._begun, river.unchanged
         river.unchanged = 0
         self._forget()
         try:
             self.log.rewrite(self._news(session))
         except OSError:
-            self._asides, self._turns, self._begun, river.unchanged = before
+            self._asides, self._turns, self._state, self._begun, river.unchanged = before
             raise
         river.unchanged = river.position
 
@@ -282,7 +285,7 @@ class Archive:
             text = bytes(from_bytes(payload)["text"].tolist()).decode("utf-8", "replace")
             held[stream] = Aside(stream, text, _segment(payload, session.prism.device))
         river.asides = [held[s] for s in state.asides if s in held]
-        self._asides, self._turns, self._begun = dict(held), list(found.turns), True
+        self._asides, self._turns, self._state, self._begun = dict(held), list(found.turns), state, True
         session.turns = list(found.turns)
         session.marks = [
             Mark(**{**mark, "asides": tuple(held[s] for s in mark["asides"] if s in held)}) for mark in state.marks

@@ -58,6 +58,11 @@ class Calibration:
             raise ValueError(str(error).splitlines()[0]) from error
 
 
+def calibration_folder() -> Path:
+    """Where calibrations are kept; it is made with the first one."""
+    return user_data_path("warpcortex", appauthor=False) / "gates"
+
+
 def calibration_path(fingerprint: str) -> Path:
     """Where the calibration of a model is kept."""
-    return user_data_path("warpcortex", appauthor=False) / "gates" / f"{fingerprint}.json"
+    return calibration_folder() / f"{fingerprint}.json"

@@ -344,7 +344,7 @@ class Engine:
         decision = self.gate.decide(
             stream.thought,
             thought_hidden if len(thought_hidden) else result.hidden.float(),
-            self.river.recent_hidden(),
+            self.river.hidden,
             gain,
             stream.role.gate_threshold,
             certainty(stream.log_probabilities),

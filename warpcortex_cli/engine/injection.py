@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 
 from warpcortex_cli.engine.river import Aside, River
+from warpcortex_cli.engine.sampling import chosen
 from warpcortex_cli.engine.stream import Stream
 from warpcortex_cli.memory.segment import Segment
 from warpcortex_cli.memory.tail import Tail, TailView
@@ -53,8 +54,7 @@ class Injection:
         if result.logits is None or len(self.ids) < 2:
             return None
         scores = torch.log_softmax(result.logits[-len(self.ids) : -1].float(), -1)
-        wanted = torch.tensor(self.ids[1:], device=scores.device)
-        return float(scores.gather(1, wanted[:, None]).mean())
+        return float(chosen(scores, self.ids[1:]).mean())
 
     def aside(self) -> Aside:
         """The finished aside, after its row was forwarded; its KV is copied out of the working buffer."""

@@ -18,7 +18,7 @@ from warpcortex_cli.prism.rows import Row, RowResult
 from warpcortex_cli.profile import Profile
 
 PREFILL_CHUNK = 512
-STATE_WINDOW = 32  # tokens of hidden state that stand for "what the River is at"
+QUERY_WINDOW = 32  # newest tokens whose queries say what the River is at
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ class River:
         self.pending: deque[int] = deque()
         self.state = "idle"
         self.sampler = Sampler(profile.sampling.temperature, profile.sampling.top_p, seed)
-        self.hidden: torch.Tensor | None = None
-        self.queries: torch.Tensor | None = None  # the newest, rotated, [layers, heads, <= STATE_WINDOW, head_dim]
+        self.hidden = torch.zeros(0, prism.hidden_size)  # last hidden state of its newest token, [<= 1, hidden_size]
+        self.queries: torch.Tensor | None = None  # the newest, rotated, [layers, heads, <= QUERY_WINDOW, head_dim]
         self.needs_close = False
         self.open_user = False
         self.unchanged = 0  # first tokens that are what they were when somebody last set this to `position`
@@ -114,12 +114,10 @@ class River:
     def absorb(self, row: Row, result: RowResult) -> None:
         """Remembers hidden states and sentence borders of the tokens that are now in the cache."""
         self.sentences.extend(row.tokens, own=self.state == "writing")
-        states = result.hidden.float()
-        self.hidden = states if self.hidden is None else torch.cat([self.hidden, states])
-        self.hidden = self.hidden[-STATE_WINDOW:]
+        self.hidden = result.hidden[-1:].clone()  # a view would keep the whole step's states alive
         if result.queries is not None:
             queries = result.queries if self.queries is None else torch.cat([self.queries, result.queries], 2)
-            self.queries = queries[:, :, -STATE_WINDOW:]
+            self.queries = queries[:, :, -QUERY_WINDOW:]
 
     def beside(self) -> tuple[Segment, ...]:
         """The asides as one segment: many cost one multiplication a layer. Joined anew only when they change."""
@@ -127,11 +125,6 @@ class River:
         if now != self._joined_from:
             self._joined_from, self._joined = now, (join(now),) if now else ()
         return self._joined
-
-    def recent_hidden(self) -> torch.Tensor:
-        """[tokens <= STATE_WINDOW, hidden_size]"""
-        assert self.hidden is not None
-        return self.hidden
 
     # -- text ---------------------------------------------------------------------------------------------------
 

@@ -73,6 +73,11 @@ def _pick(weights: Tensor, order: Tensor | None, number: float) -> int:
     return place if order is None else int(order[place])
 
 
+def chosen(scores: Tensor, ids: Sequence[int]) -> Tensor:
+    """The log-probability of each token that came, [n]. `scores`: from which it was chosen, [n, vocabulary]."""
+    return scores.gather(1, torch.tensor(ids, device=scores.device)[:, None])[:, 0]
+
+
 def sample(logits: Tensor, samplers: Sequence[Sampler]) -> list[int | SamplingError]:
     """A token for each row, or the error of that row alone.
 

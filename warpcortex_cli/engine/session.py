@@ -97,10 +97,7 @@ class Session:
             return 0
         ids = self._into_open_turn(text.strip() + NOTES_BREAK)
         self._check_room(len(ids))
-        self.marks.append(self.engine.river.mark(len(self.turns)))
-        self.turns.append(Turn("notes", text))
-        river = self.engine.river
-        river.open_user, river.needs_close = True, False
+        self._begin(Turn("notes", text))
         try:
             self._prefill(ids, progress)
         except BaseException:  # Ctrl-C too: notes are in the context as a whole or not at all
@@ -130,9 +127,7 @@ class Session:
 
     def _reply(self, text: str, ids: list[int]) -> Iterator[Event]:
         engine, river, journal = self.engine, self.engine.river, self._journal
-        self.marks.append(river.mark(len(self.turns)))
-        self.turns.append(Turn("user", text))
-        river.open_user, river.needs_close = False, True
+        self._begin(Turn("user", text))
         self._interrupted = False
         self._undoable = None
         began = journal.now()
@@ -157,6 +152,14 @@ class Session:
             self._undoable = injected[-1].id if injected else None
             journal.write(RiverFinished(reason=reason, tokens=river.written, seconds=journal.now() - began))
         yield from journal.drain()
+
+    def _begin(self, turn: Turn) -> None:
+        """Notes or a user's words: what can be gone back to. Behind notes the user's turn is still open."""
+        river = self.engine.river
+        self.marks.append(river.mark(len(self.turns)))
+        self.turns.append(turn)
+        river.open_user = turn.role == "notes"
+        river.needs_close = not river.open_user
 
     def _into_open_turn(self, text: str) -> list[int]:
         """Token ids that bring the context to an open user turn, and `text` in it."""
@@ -242,19 +245,18 @@ class Session:
         Raises:
             UsageError: it does not fit into the model's context.
         """
-        river, chat = self.engine.river, self.prism.chat
         for turn in turns:
             if turn.role == "notes":
                 self.load_notes(turn.text, progress=progress)
                 continue
             if turn.role == "user":
-                ids = [*self._into_open_turn(turn.text.strip()), *chat.user_close()]
-                self.marks.append(river.mark(len(self.turns)))
-                river.open_user, river.needs_close = False, True
+                ids = [*self._into_open_turn(turn.text.strip()), *self.prism.chat.user_close()]
+                self._check_room(len(ids))
+                self._begin(turn)
+                self._prefill(ids, progress)
             else:
                 ids = self.prism.encode(turn.text)
-            self._check_room(len(ids))
-            self.turns.append(turn)
-            self._prefill(ids, progress)
-            if turn.role == "assistant":
-                river.sentences.claim(len(ids))
+                self._check_room(len(ids))
+                self.turns.append(turn)
+                self._prefill(ids, progress)
+                self.engine.river.sentences.claim(len(ids))

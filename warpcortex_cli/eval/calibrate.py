@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from statistics import fmean, stdev
 
 from warpcortex_cli.engine.calibration import Calibration
 from warpcortex_cli.engine.gate import Gate, garbled
-from warpcortex_cli.eval.gate import Judged, Writing, auc, judge_case
-from warpcortex_cli.eval.pocket import make_case
-from warpcortex_cli.eval.thoughts import KINDS
+from warpcortex_cli.eval.gate import auc, run
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.profile import GateSettings, Profile
 
@@ -27,12 +24,7 @@ def calibrate(
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Calibration | None:
     """Centring and threshold from `n` conversations; None if the model thought too little of use in them."""
-    rng = random.Random(seed)
-    strangers: list[Writing] = []
-    judged: list[Judged] = []
-    for i in range(n):
-        judged += judge_case(prism, profile, make_case(KINDS[i % len(KINDS)], notes, rng), strangers, rng).judged
-        progress(i + 1, n)
+    judged = list(run(prism, profile, n, notes, seed, progress))
     unrelated = [j.gain for j in judged if j.label == "irrelevant"]
     if min(len(unrelated), sum(j.label == "relevant" for j in judged)) < _FEWEST:
         return None

@@ -38,25 +38,6 @@ class Written(NamedTuple):
     queries: Tensor
 
 
-def another(session: Session, role: Role, task: str) -> Stream:
-    """A Stream as the session would admit it now, that takes no part in it. To be released."""
-    stream = Stream(0, role, {"task": task}, session.prism, Sampler(), 0.0)
-    engine = session.engine
-    engine.admission.admit(stream, engine.river, session.profile, Journal())
-    return stream
-
-
-def certainties(session: Session, role: Role, task: str, text: str) -> list[float]:
-    """How probable each token of `text` is to a Stream of that task that is made to write it, as logarithms."""
-    stream = another(session, role, task)
-    assert stream.tail is not None
-    room = stream.tail.capacity - stream.tail.length - len(stream.pending)
-    ids = session.prism.encode(text)[-room:]
-    found: list[float] = chosen(stream_writes(session.prism, stream, ids).scores, ids).tolist()
-    stream.release()
-    return found
-
-
 def stream_writes(prism: Prism, stream: Stream, ids: list[int]) -> Written:
     """An admitted Stream reads its prompt and writes `ids`, in one forward."""
     assert stream.tail is not None
@@ -69,9 +50,20 @@ def stream_writes(prism: Prism, stream: Stream, ids: list[int]) -> Written:
     return Written(scores, result.hidden[-len(ids) :].float(), result.queries[:, :, asking])
 
 
-def chosen(scores: Tensor, ids: list[int]) -> Tensor:
-    """The log-probability of each token that came, [tokens]. `scores`: from which it was chosen."""
-    return scores.gather(1, torch.tensor(ids, device=scores.device)[:, None])[:, 0]
+def written_anew(session: Session, role: Role, task: str, text: str) -> tuple[Written, list[int]]:
+    """A Stream as the session would admit it now writes as much of the end of `text` as its tail holds, in token ids.
+
+    It takes no part in the session.
+    """
+    stream = Stream(0, role, {"task": task}, session.prism, Sampler(), 0.0)
+    engine = session.engine
+    engine.admission.admit(stream, engine.river, session.profile, Journal())
+    assert stream.tail is not None
+    room = stream.tail.capacity - stream.tail.length - len(stream.pending)
+    ids = session.prism.encode(text)[-room:]
+    written = stream_writes(session.prism, stream, ids)
+    stream.release()
+    return written, ids
 
 
 def attention_error(prism: Prism, queries: Tensor, whole: Readable, kept: Sequence[Readable]) -> list[float]:

@@ -14,9 +14,10 @@ from typing import Any
 
 from warpcortex_cli.engine.gate import garbled, raw_cosine
 from warpcortex_cli.engine.injection import Injection
+from warpcortex_cli.engine.sampling import Sampler, chosen
 from warpcortex_cli.engine.session import Session
-from warpcortex_cli.engine.stream import certainty
-from warpcortex_cli.eval.forced import another, chosen, stream_writes
+from warpcortex_cli.engine.stream import Stream, certainty
+from warpcortex_cli.eval.forced import written_anew
 from warpcortex_cli.eval.pocket import Case, make_case
 from warpcortex_cli.eval.thoughts import KINDS
 from warpcortex_cli.events import Event, GateDecided
@@ -77,12 +78,8 @@ class Judge:
     def _judge(self, label: str, writing: Writing, thought: str) -> None:
         engine = self.session.engine
         prism, river = self.session.prism, engine.river
-        stream = another(self.session, writing.role, writing.task)
-        assert stream.tail is not None
-        room = stream.tail.capacity - stream.tail.length - len(stream.pending)
-        ids = prism.encode(writing.text)[-room:]
-        scores, hidden, _ = stream_writes(prism, stream, ids)
-        stream.release()
+        work, ids = written_anew(self.session, writing.role, writing.task, writing.text)
+        stream = Stream(0, writing.role, {"task": writing.task}, prism, Sampler(), 0.0)
         stream.thought = thought
         injection = Injection(stream, river)
         by_itself, likely = (
@@ -97,9 +94,9 @@ class Judge:
                 thought,
                 gain,
                 calibrated=0.0 if garbled(thought) else engine.gate.score(gain),
-                raw_cosine=raw_cosine(hidden, river.recent_hidden()) or 0.0,
+                raw_cosine=raw_cosine(work.hidden, river.hidden) or 0.0,
                 likelihood=likely,
-                certainty=certainty(chosen(scores, ids).tolist()),
+                certainty=certainty(chosen(work.scores, ids).tolist()),
             )
         )
 
@@ -124,19 +121,6 @@ def _stuck(thought: str, rng: random.Random) -> str:
     return " ".join([word] * 9)
 
 
-def judge_case(prism: Prism, profile: Profile, case: Case, strangers: list[Writing], rng: random.Random) -> Judge:
-    """One conversation; what its Stream wrote joins the strangers of later ones."""
-    session = Session(prism, profile)
-    judge = Judge(session, case, strangers[-40:], rng)
-    session.engine.journal.listeners.append(judge)
-    session.load_notes(case.notes)
-    for _ in session.send(case.question):
-        pass
-    if judge.own is not None:
-        strangers.append(judge.own)
-    return judge
-
-
 def run(
     prism: Prism,
     profile: Profile,
@@ -149,7 +133,16 @@ def run(
     rng = random.Random(seed)
     strangers: list[Writing] = []
     for i in range(n):
-        yield from judge_case(prism, profile, make_case(KINDS[i % len(KINDS)], notes, rng), strangers, rng).judged
+        case = make_case(KINDS[i % len(KINDS)], notes, rng)
+        session = Session(prism, profile)
+        judge = Judge(session, case, strangers[-40:], rng)
+        session.engine.journal.listeners.append(judge)
+        session.load_notes(case.notes)
+        for _ in session.send(case.question):
+            pass
+        if judge.own is not None:
+            strangers.append(judge.own)
+        yield from judge.judged
         progress(i + 1, n)
 
 

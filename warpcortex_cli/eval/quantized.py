@@ -11,7 +11,8 @@ import math
 import random
 from dataclasses import dataclass
 
-from warpcortex_cli.eval.forced import chosen, scores_of
+from warpcortex_cli.engine.sampling import chosen
+from warpcortex_cli.eval.forced import scores_of
 from warpcortex_cli.eval.pocket import QUESTIONS, make_case
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.source import resolve_model

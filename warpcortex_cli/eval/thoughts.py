@@ -28,9 +28,10 @@ import torch
 from warpcortex_cli.engine.injection import virtual_positions
 from warpcortex_cli.engine.river import Aside
 from warpcortex_cli.engine.router import Match
+from warpcortex_cli.engine.sampling import chosen
 from warpcortex_cli.engine.session import Session
 from warpcortex_cli.engine.stream import Stream
-from warpcortex_cli.eval.forced import certainties, chosen, scores_of
+from warpcortex_cli.eval.forced import scores_of, written_anew
 from warpcortex_cli.eval.pocket import Case, is_right, make_case
 from warpcortex_cli.eval.statistics import interval
 from warpcortex_cli.events import Event, GateDecided, RiverFinished, RiverText, RiverWaiting, StreamEnded, StreamSpawned
@@ -110,7 +111,8 @@ def reply_of(
             for stream in due:
                 if not stream.final:
                     if written:
-                        stream.log_probabilities = certainties(session, stream.role, stream.task, written)
+                        work, ids = written_anew(session, stream.role, stream.task, written)
+                        stream.log_probabilities = chosen(work.scores, ids).tolist()
                     _tell(session, stream, told)
                 role, groups = stream.role, {"task": stream.task}
                 others, crowd = crowd, ()

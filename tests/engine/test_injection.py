@@ -1,0 +1,73 @@
+"""Thoughts on their way in: what the Gate is told of them, and how many come at once."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.engine.conftest import QUESTION, make_profile
+from warpcortex_cli import events as ev
+from warpcortex_cli.engine.engine import STEP_THOUGHT_TOKENS
+from warpcortex_cli.engine.router import Match
+from warpcortex_cli.engine.sampling import chosen
+from warpcortex_cli.engine.session import Session
+from warpcortex_cli.prism.rows import Row
+
+THOUGHTS = [f"{n} ropes of Mara and {3 * n} lamps of Otto" for n in range(11, 31)]
+
+
+def offered(prism, mode: str) -> tuple[Session, list[ev.Event]]:
+    """A session whose River has read the question; twenty Streams that came to their thoughts in the same step."""
+    profile = make_profile("<(?P<task>[^>]+)>", gate={"mode": mode, "threshold": 0.0}, limits={"streams": 32})
+    session = Session(prism, profile, streams=True)
+    engine = session.engine
+    seen: list[ev.Event] = []
+    engine.journal.listeners.append(seen.append)
+    session.load_notes(QUESTION)
+    for number, thought in enumerate(THOUGHTS, start=1):
+        engine.spawn(Match(profile.roles[0], {"task": "think"}, 0, 0))
+        engine.streams[number].thought = thought
+        engine.offer(engine.streams[number])
+    return session, seen
+
+
+@pytest.mark.parametrize("mode", ["calibrated", "off"])
+def test_a_step_takes_in_a_few_and_the_others_hold_no_room_while_they_wait(prism, mode: str, monkeypatch) -> None:
+    session, seen = offered(prism, mode)
+    engine = session.engine
+    rooms: list[object] = []
+    new_tail = prism.new_tail
+    monkeypatch.setattr(prism, "new_tail", lambda *a: rooms.append(a) or new_tail(*a))
+    steps = 0
+    while engine.injections:
+        waiting = len(engine.injections)
+        rooms.clear()
+        engine.step()
+        steps += 1
+        taken = waiting - len(engine.injections)
+        each = (2 if mode == "calibrated" else 1) * len(prism.encode(f"[Ref: {THOUGHTS[0]}]"))
+        assert taken >= 1 and taken * (each - 8) <= STEP_THOUGHT_TOKENS and len(rooms) <= 2 * taken
+    assert steps > 1
+    assert sum(isinstance(e, ev.ThoughtInjected) for e in seen) == len(THOUGHTS)
+
+
+def test_the_gate_is_told_how_much_likelier_the_river_makes_a_thought(prism) -> None:
+    """Against one forward over the River's tokens and the thought at its virtual positions, and one of it alone."""
+    session, seen = offered(prism, "calibrated")
+    engine = session.engine
+    river = list(engine.river.sentences.ids)
+    while engine.injections:
+        engine.step()
+    decided = [e for e in seen if isinstance(e, ev.GateDecided)]
+    assert [e.thought for e in decided] == THOUGHTS
+    for event in decided:
+        ids = prism.encode(f"[Ref: {event.thought}]")
+        likely = []
+        for before, first in ((river, len(river) - len(ids)), (prism.chat.opening(""), len(prism.chat.opening("")))):
+            tokens = [*before, *ids]
+            positions = [*range(len(before)), *range(first, first + len(ids))]
+            logits = prism.forward([Row(tokens, positions, prism.new_tail(len(tokens)), logits="all")])[0].logits
+            scores = torch.log_softmax(logits[len(before) : -1], -1)
+            likely.append(float(chosen(scores, ids[1:]).mean()))
+        assert event.score == pytest.approx(engine.gate.score(likely[0] - likely[1]), abs=1e-3)
+    assert len({round(e.score, 3) for e in decided}) > 5

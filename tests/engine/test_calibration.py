@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from warpcortex_cli.engine.calibration import Calibration
@@ -42,6 +42,7 @@ def test_a_threshold_that_was_set_goes_before_the_calibrated_one() -> None:
 
 
 @given(good=scores, bad=scores)
+@example(good=[5e-324], bad=[0.0])
 def test_no_other_threshold_separates_better(good: list[float], bad: list[float]) -> None:
     def gain(limit: float) -> float:
         return sum(g >= limit for g in good) / len(good) - sum(b >= limit for b in bad) / len(bad)

@@ -44,4 +44,5 @@ def best_threshold(good: Sequence[float], bad: Sequence[float]) -> float:
 
     best = max(values, key=gain)
     below = [v for v in values if v < best]
-    return (best + below[-1]) / 2 if below else best
+    middle = (best + below[-1]) / 2 if below else best
+    return middle if not below or middle > below[-1] else best  # between neighbouring floats there is no middle

@@ -164,7 +164,7 @@ def test_a_random_model_decodes_words_and_may_be_quantized(monkeypatch: pytest.M
     monkeypatch.setitem(shapes.SHAPES, "tiny", {**small, "num_hidden_layers": 2})
     full, rounded = (random_prism("TINY", "cpu", quantize=kind) for kind in ("none", "int8"))
     assert full.decode([700, 701]) == "w700 w701" and full.encode("w700") == [700]
-    assert rounded.parameter_bytes < 0.4 * full.parameter_bytes
+    assert rounded.parameter_bytes < 0.5 * full.parameter_bytes  # as tiny as this, the head is most of it
     assert measure.run(rounded, LOAD).stream_tokens_per_second > 0
     with pytest.raises(UsageError, match=r"Qwen2\.5-0\.5B"):
         random_prism("Qwen9")

@@ -159,7 +159,8 @@ class Prism:
     @property
     def parameter_bytes(self) -> int:
         """Bytes of all weights; tied ones count once."""
-        return sum({t.data_ptr(): t.nbytes for t in self.model.parameters()}.values())
+        # Packed weights have no address, and no other view of them.
+        return sum({id(t) if t.is_mkldnn else t.data_ptr(): t.nbytes for t in self.model.parameters()}.values())
 
     def _end_tokens(self) -> set[int]:
         generation = getattr(self.model, "generation_config", None)

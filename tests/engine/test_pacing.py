@@ -73,7 +73,7 @@ class Narrow(Pacer):
         self.seen.append((width, river_writes))
 
 
-def test_the_engine_asks_the_pacer_and_streams_take_turns(prism: Prism) -> None:
+def test_the_engine_asks_the_pacer_and_the_oldest_streams_come_first(prism: Prism) -> None:
     limits = {"streams": 4, "stream_tail_tokens": 64, "river_share": 0.85}
     profile = make_profile(trigger=r"<(?P<task>[^>]{1,20})>", role={"synapse": False}, limits=limits)
     engine = Engine(prism, profile, Journal())
@@ -82,9 +82,12 @@ def test_the_engine_asks_the_pacer_and_streams_take_turns(prism: Prism) -> None:
     for task in "abcd":
         engine.spawn(Match(profile.roles[0], {"task": task}, 0, 0))
     engine.begin_turn(prism.encode("Mara keeps ropes."))
-    fed = []
-    for _ in range(24):
+    for _ in range(600):
         engine.step()
-        fed.append({s.id for s in engine.streams if s.last_step == engine._steps})
-    assert all(width <= 2 for width, _ in narrow.seen) and any(writes for _, writes in narrow.seen)
-    assert set().union(*fed[:4]) == {1, 2, 3, 4}  # nobody is passed over while others go twice
+        if not engine.alive:
+            break
+    assert any(writes for _, writes in narrow.seen)
+    # A thought is not cut in pieces, so one alone may be wider than was granted.
+    assert all(width <= 2 for width, _ in narrow.seen if width < 4)
+    ended = [engine.streams[i].ended for i in (1, 2, 3, 4)]
+    assert ended == sorted(ended) and len(set(ended)) > 2

@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism import quantize
+from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.quantize import Int8Linear, Int8Weight, PackedWeight, packs, quantize_int8
 from warpcortex_cli.prism.rows import Row
 

@@ -55,8 +55,9 @@ class Run:
 def run(prism: Prism, load: Load, progress: Progress = lambda what, done, total: None) -> Run:
     """Measures one load.
 
-    The River decodes alone first; that is the single-agent baseline of speed and memory. Then all Streams start at
-    once and write until each has its tokens; speed counts the steps in which nobody is prefilled.
+    The River decodes alone first: the single-agent baseline of memory, and of speed together with a second such run at
+    the end. Between them all Streams start at once and write until each has its tokens; speed counts the steps in which
+    nobody is prefilled.
     """
     probe = MemoryProbe(str(prism.device))
     progress("the River reads", 0, load.agents * load.tokens)
@@ -79,6 +80,8 @@ def run(prism: Prism, load: Load, progress: Progress = lambda what, done, total:
     # Under a promise to the River the Streams start one by one; then every step counts.
     clean = [s for s in steps if load.river_share or not s.prefilling] or steps
     clean_seconds = sum(s.seconds for s in clean) or 1e-9
+    # Its context has grown meanwhile, by what it wrote and by thoughts: half of that is its own speed's, too.
+    solo = (solo + _solo(work)) / 2
     delays = sorted(work.tally.delays)
     return Run(
         agents=load.agents,

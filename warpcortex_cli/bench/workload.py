@@ -23,7 +23,7 @@ from warpcortex_cli.profile import (
 MOST_AGENTS = 100_000
 _FOREVER = 86_400.0
 _WORD = 256  # a token that is no special one
-SOLO_TOKENS = 256  # that the River writes before the Streams start, at most
+SOLO_TOKENS = 128  # that the River writes before the Streams start, and after they ended, at most
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class Workload:
                 "Lower --landmarks or raise --context.",
             )
         # The River writes on while it is measured alone, and beside the Streams.
-        if load.context + 2 * load.tokens + SOLO_TOKENS > prism.max_context:
+        if load.context + 2 * (load.tokens + SOLO_TOKENS) > prism.max_context:
             raise UsageError(
                 f"a context of {load.context} tokens leaves no room in the {prism.max_context} of {prism.name}.",
                 "Lower --context or --tokens.",

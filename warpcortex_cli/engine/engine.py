@@ -74,7 +74,6 @@ class Engine:
         self.injecting = profile.injection.enabled
         self.finish_reason = "stop"
         self._prompt_total = 0
-        self._steps = 0
         self._wait_until = 0.0
         self._injected_since_end = False
         self.profile = profile
@@ -115,32 +114,34 @@ class Engine:
         river_row = self.river.row()
         if river_row is not None:
             work.append(Work(river_row, self._absorb_river))
-        work += self._injecting_rows()
         prefill = STEP_PREFILL_TOKENS
-        thinking = [s for s in self.alive if s.state == "thinking"]
+        # Where not all may come, the oldest do: a Stream that is finished early is worth more than many half done.
+        thinking = sorted((s for s in self.alive if s.state == "thinking"), key=lambda s: (-s.role.priority, s.id))
         wanted = sum(min(len(s.pending), STREAM_PREFILL_CHUNK) for s in thinking)
+        wanted += sum(self._tokens_of(i) for i in self.injections)
         width = self.pacer.width(wanted, river_row is not None)
-        if width < wanted:  # those that waited longest come first
-            thinking.sort(key=lambda s: (-s.role.priority, s.last_step))
-        self._steps += 1
+        for item in self._injecting_rows(min(width, STEP_THOUGHT_TOKENS)):
+            work.append(item)
+            width -= len(item.row.tokens)
         for stream in thinking:
             chunk = min(STREAM_PREFILL_CHUNK, width, prefill if len(stream.pending) > 1 else 1)
             if chunk > 0:
                 row = stream.row(chunk)
-                stream.last_step = self._steps
                 width -= len(row.tokens)
                 prefill -= len(row.tokens) if len(row.tokens) > 1 else 0
                 work.append(Work(row, self._absorbing_stream(stream), stream))
         return work
 
-    def _injecting_rows(self) -> list[Work]:
+    def _tokens_of(self, injection: Injection) -> int:
+        return len(injection.ids) * (2 if self.gate.weighs else 1)
+
+    def _injecting_rows(self, room: int) -> list[Work]:
         """Thoughts on their way in; where the Gate weighs them, each by itself first, and with logits."""
         weighs = self.gate.weighs
-        room = STEP_THOUGHT_TOKENS
         work: list[Work] = []
         for injection in self.injections:
-            tokens = len(injection.ids) * (2 if weighs else 1)
-            if tokens > room and room < STEP_THOUGHT_TOKENS:  # the first one always finds room
+            tokens = self._tokens_of(injection)
+            if room <= 0 or (tokens > room and work):  # the first one is not cut in pieces
                 break
             room -= tokens
             if weighs:

@@ -57,7 +57,6 @@ class Stream:
         self.gate_score: float | None = None
         self.reason = ""
         self.kv_bytes = 0
-        self.last_step = 0  # of the engine, in which it had a row
 
     @property
     def final(self) -> bool:

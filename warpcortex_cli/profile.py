@@ -221,6 +221,23 @@ class Sampling(_Settings):
     top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1.0
 
 
+class MemorySettings(_Settings):
+    """How much of a long conversation the River holds at once."""
+
+    window: Annotated[int, Field(ge=64)] | None = Field(
+        default=None,
+        description="Newest tokens that are always read; older ones go to blocks and are recalled when they are "
+        "asked for. null: as many as the model's context has room for.",
+    )
+    recall: Annotated[int, Field(ge=32)] = Field(
+        default=512, description="Older tokens that are read at once, at most a quarter of the model's context."
+    )
+    warm_mb: Count = Field(default=256, description="MiB of blocks kept in memory; the others are on disk.")
+    stored: Literal["exact", "16", "8", "8/4", "4/4", "ladder"] = Field(
+        default="exact", description="How blocks are stored, in memory and on disk."
+    )
+
+
 class Limits(_Settings):
     """What Streams may use."""
 
@@ -252,6 +269,7 @@ class Profile(_Settings):
     synapse: SynapseSettings = SynapseSettings()
     gate: GateSettings = GateSettings()
     injection: InjectionSettings = InjectionSettings()
+    memory: MemorySettings = MemorySettings()
     sampling: Sampling = Sampling()
     stream_sampling: Sampling = Sampling()
     limits: Limits = Limits()

@@ -79,7 +79,7 @@ class Keeper:
             told = self._archive.restore(session, lambda done, total: show(f"taking up {name}", done, total))
         river, turns = session.engine.river, len(session.turns)
         if turns:
-            self._say(f"session {name}: {turns} turns, {river.position:,} tokens")
+            self._say(f"session {name}: {turns} turns, {river.length:,} tokens")
         for line in told:
             self._say(line)
         self._told_failure = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from warpcortex_cli.engine.instructions import Instructions
@@ -9,17 +10,15 @@ from warpcortex_cli.engine.journal import Journal
 from warpcortex_cli.engine.river import River
 from warpcortex_cli.engine.sampling import Sampler
 from warpcortex_cli.engine.stream import Stream
-from warpcortex_cli.engine.text import Words
+from warpcortex_cli.engine.text import words_of
 from warpcortex_cli.events import StreamStarted, SynapseTaken
 from warpcortex_cli.memory.tail import Tail, TailPool
 from warpcortex_cli.prism.prism import Prism
-from warpcortex_cli.prism.rows import Row
 from warpcortex_cli.profile import Limits, Profile
 from warpcortex_cli.synapse.focus import focus_indices
 from warpcortex_cli.synapse.snapshot import Synapse, take
 
 _SEED_STRIDE = 1_000_003
-_NOTHING = torch.zeros(0, dtype=torch.long)
 LARGEST_SLAB = 128  # tails of one slab attend in one multiplication
 
 
@@ -55,23 +54,23 @@ class Admission:
 
     def admit(self, stream: Stream, river: River, profile: Profile, journal: Journal) -> None:
         prompt = self._prompt(stream)
-        synapse = self._synapse(river, profile, journal) if stream.role.synapse and river.position else None
+        synapse = self._synapse(river, profile, journal) if stream.role.synapse and river.tail.length else None
         # The prompt and what it will write must still fit.
         room = profile.limits.stream_tail_tokens - len(prompt) - stream.role.max_tokens
-        focus = self._focus(stream, prompt, river, synapse, min(room, profile.synapse.focus)) if synapse else _NOTHING
+        focus = self._focus(stream, prompt, river, synapse, min(room, profile.synapse.focus)) if synapse else []
         if stream.role.rereads:
             # Numbered, so that a Stream that goes through them knows where it is.
-            lines = enumerate(river.sentences.lines(focus.tolist()), start=1)
+            lines = enumerate(river.sentences.lines(focus), start=1)
             prompt = self._prompt(stream, "\n".join(f"{n} {line}" for n, line in lines))
         told = self._instructions.shared(stream.role, self._frame(stream), prompt, synapse)
         own = len(prompt) - (told.tokens if told else 0)
         tail = self._new_tail(profile.limits)
         if len(focus) and not stream.role.rereads:
-            tail.copy_from(river.tail, focus)
+            river.copy(focus, tail)
         if own >= tail.capacity - tail.length:
             tail.release()
             raise ValueError(f"the task is too long: {own} tokens do not fit into a tail of {tail.capacity}")
-        stream.start(tail, synapse, told, prompt, focus.tolist())
+        stream.start(tail, synapse, told, prompt, focus)
         journal.write(
             StreamStarted(
                 id=stream.id, synapse=synapse.version if synapse else 0, landmarks=stream.landmarks, focus=stream.focus
@@ -96,7 +95,7 @@ class Admission:
         return self._pool.take()
 
     def _synapse(self, river: River, profile: Profile, journal: Journal) -> Synapse:
-        age = river.position - self.synapse.context if self.synapse else None
+        age = river.tail.length - self.synapse.context if self.synapse else None
         if self.synapse is None or age is None or not 0 <= age < profile.synapse.refresh_tokens:
             began = journal.now()
             self._version += 1
@@ -109,29 +108,24 @@ class Admission:
             )  # fmt: skip
         return self.synapse
 
-    def _focus(self, stream: Stream, prompt: list[int], river: River, synapse: Synapse, budget: int) -> torch.Tensor:
+    def _focus(self, stream: Stream, prompt: list[int], river: River, synapse: Synapse, budget: int) -> list[int]:
         """Sentences that the task itself asks for: its prompt is read once over the River for its queries.
 
-        What the River wrote is left out: it repeats the words of the requests that it made.
+        What the River wrote is left out: it repeats the words of the requests that it made. Where the River has a past,
+        the index that recalls for it finds them; else attention over all of it is affordable, and finds more.
         """
-        if budget <= 0 or (synapse.landmarks >= synapse.context and not stream.role.rereads):
-            return _NOTHING
-        probe = self.prism.new_tail(len(prompt))
-        row = Row(
-            tokens=prompt,
-            positions=list(range(synapse.context, synapse.context + len(prompt))),
-            tail=probe,
-            reads=(river.tail.view(synapse.context),),
-            logits="none",
-            queries=True,
+        whole = synapse.landmarks >= synapse.context and not river.past.tokens
+        if budget <= 0 or (whole and not stream.role.rereads):
+            return []
+        context = synapse.context
+        queries = river.queries_of(prompt, context)
+        asked = words_of(self.prism, self.prism.encode(stream.task))
+        if river.past.tokens:
+            return river.look_for(asked, queries, river.past.base + context, budget, range(river.length))
+        sentences, words = (
+            torch.from_numpy(np.array(a[:context], np.int64))
+            for a in (river.sentences.numbers, river.sentences.words.numbers)
         )
-        queries = self.prism.forward([row])[0].queries
-        probe.release()
-        assert queries is not None
-        sentences = torch.tensor(river.sentences.numbers[: synapse.context])
-        task = Words(self.prism)
-        task.extend(self.prism.encode(stream.task))
-        words = torch.tensor(river.sentences.words.numbers[: synapse.context])
-        asked = torch.tensor(task.numbers, dtype=torch.long)
-        own = torch.tensor(river.sentences.own[: synapse.context])
-        return focus_indices(self.prism, river.tail, queries, sentences, budget, own, asked, words)
+        own = torch.tensor(list(river.sentences.own[:context]), dtype=torch.bool)
+        task = torch.tensor(asked, dtype=torch.long)
+        return focus_indices(self.prism, river.tail, queries, sentences, budget, own, task, words).tolist()

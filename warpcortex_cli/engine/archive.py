@@ -1,4 +1,7 @@
-"""A conversation on disk: the River's tokens, their KV, its asides and what was said, written at the end of each turn.
+"""A conversation on disk: the River's tokens, their KV, its asides and what was said, written at a turn's end.
+
+Blocks of the River's past are records of the same file, which is its cold tier: they are written when memory is short
+or a turn ends, and are not read again before they are asked for.
 
 Tokens and KV are records apart, so that KV which is damaged, or of another model, can be computed anew. The last record
 of a turn is its state; what stands behind the last state belongs to a turn that was never finished, and is dropped.
@@ -8,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -22,11 +25,12 @@ from warpcortex_cli.engine.river import PREFILL_CHUNK, Aside, Mark
 from warpcortex_cli.engine.session import Session, Turn
 from warpcortex_cli.memory.log import DamagedError, Record, RecordLog
 from warpcortex_cli.memory.segment import Segment
+from warpcortex_cli.memory.store import BLOCK
 from warpcortex_cli.prism.fingerprint import fingerprint
 from warpcortex_cli.prism.rows import Row
 
-BLOCK = 32  # tokens of KV in a record, at most
-_MODEL, _TOKENS, _BLOCK, _ASIDE, _TURN, _STATE = range(1, 7)  # keys: -, first token, first token, Stream, number, -
+# Keys: -, first token, first token, Stream, number, -, block, block.
+_MODEL, _TOKENS, _BLOCK, _ASIDE, _TURN, _STATE, _PAST, _PRINTS = range(1, 9)
 _WORTH_COMPACTING = 4 << 20  # bytes that nothing refers to any more
 _DAMAGED = Turn("assistant", "(this part of the conversation is damaged)")
 _ALL = 1 << 60  # no end
@@ -35,7 +39,10 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class State:
-    """A conversation at the end of a turn. `tokens`: of the River; `asides`: Streams whose thoughts it holds."""
+    """A conversation at the end of a turn. `tokens`: of the River; `asides`: Streams whose thoughts it holds.
+
+    `past`, `base`, `pinned`: as in `Past`.
+    """
 
     tokens: int
     turns: int
@@ -44,6 +51,9 @@ class State:
     spawned: int
     open_user: bool
     needs_close: bool
+    past: int = 0
+    base: int = 0
+    pinned: int = 0
 
 
 @dataclass
@@ -51,7 +61,8 @@ class Contents:
     """What a log holds: the model that it was written with, the last state, and where the rest is.
 
     `own`: which tokens the River wrote. `blocks`: first token, the token before which it is still valid, and the record
-    of the KV, in order. `used`: records up to and with the last state.
+    of the KV, in order. `past`: records of the blocks of its past. `prints`: first block, and the record of the
+    fingerprints from there on. `used`: records up to and with the last state.
     """
 
     model: dict[str, Any] = field(default_factory=dict)
@@ -61,6 +72,8 @@ class Contents:
     own: list[int] = field(default_factory=list)
     blocks: list[tuple[int, int, Record]] = field(default_factory=list)
     asides: dict[int, Record] = field(default_factory=dict)
+    past: dict[int, Record] = field(default_factory=dict)
+    prints: list[tuple[int, Record]] = field(default_factory=list)
     used: int = 0
     damaged: list[str] = field(default_factory=list)
 
@@ -76,6 +89,12 @@ def read_contents(log: RecordLog) -> Contents:
             continue
         if record.kind == _ASIDE:
             out.asides[record.key] = record
+            continue
+        if record.kind == _PAST:
+            out.past[record.key] = record
+            continue
+        if record.kind == _PRINTS:
+            out.prints = [(first, r) for first, r in out.prints if first < record.key] + [(record.key, record)]
             continue
         if record.kind == _TOKENS:  # also where its own bytes are damaged: KV from here on is of other tokens now
             out.blocks = [(s, min(e, record.key), r) for s, e, r in out.blocks if s < record.key]
@@ -129,17 +148,20 @@ class Archive:
         self._turns: list[Turn] = []
         self._state: State | None = None
         self._begun = False
+        self._printed = 0  # blocks whose fingerprints are written
 
     # -- writing ------------------------------------------------------------------------------------------------
 
     def save(self, session: Session) -> None:
         """Writes what has changed since the last time. A full disk ends the writing, not the chat."""
         river = session.engine.river
-        if self.failure or (river.unchanged == river.position and _state_of(session) == self._state):
+        if self.failure or (river.unchanged == river.length and _state_of(session) == self._state):
             return
+        store = river.past.store
         count = len(self.log.records)
         try:
-            for kind, key, payload in self._news(session):
+            store.use(self.log, _PAST)
+            for kind, key, payload in self._news(session, store.unwritten()):
                 self.log.append(kind, key, payload)
             self.log.commit()
         except OSError as error:
@@ -150,22 +172,31 @@ class Archive:
             with contextlib.suppress(OSError):  # whoever reads it stops at the last whole state anyway
                 self.log.forget_from(count)
             return
-        river.unchanged = river.position
+        store.written({r.key: r for r in self.log.records[count:] if r.kind == _PAST})
+        river.unchanged = river.length
 
-    def _news(self, session: Session) -> Iterator[tuple[int, int, bytes]]:
+    def _news(self, session: Session, past: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, int, bytes]]:
         river = session.engine.river
         if not self._begun:
             yield _MODEL, 0, _json({"fingerprint": fingerprint(session.prism), "model": session.prism.name})
             self._begun = True
-        start, end = river.unchanged, river.position
+        start, end, stored = river.unchanged, river.length, river.past.tokens
         sentences = river.sentences
         yield (
             _TOKENS,
             start,
-            _json({"ids": sentences.ids[start:end], "own": [int(o) for o in sentences.own[start:end]]}),
+            _json({"ids": sentences.ids[start:end].tolist(), "own": list(sentences.own[start:end])}),
         )
+        for number, packed in past:
+            yield _PAST, number, packed
+        blocks = len(river.past.prints)
+        self._printed = min(self._printed, start // BLOCK)
+        if blocks > self._printed:
+            yield _PRINTS, self._printed, river.past.prints.rows(self._printed).tobytes()
+            self._printed = blocks
+        start = max(start, stored)
         for a, b in pairwise([start, *range(start - start % BLOCK + BLOCK, end, BLOCK), end] if end > start else []):
-            yield _BLOCK, a, _packed(river.tail.freeze(a, b))
+            yield _BLOCK, a, _packed(river.tail.freeze(a - stored, b - stored))
         for aside in dict.fromkeys((*river.asides, *(a for mark in session.marks for a in mark.asides))):
             if self._asides.get(aside.stream) is not aside:  # numbers begin anew after /clear
                 yield _ASIDE, aside.stream, _packed(aside.segment, aside.text)
@@ -181,7 +212,13 @@ class Archive:
     def compact(self, session: Session) -> None:
         """Writes the file anew where much of it is of no use any more."""
         found = read_contents(self.log)
-        live = sum(r.length for _, _, r in found.blocks) + sum(r.length for r in found.asides.values())
+        kept = (
+            *(r for _, _, r in found.blocks),
+            *found.asides.values(),
+            *found.past.values(),
+            *(r for _, r in found.prints),
+        )
+        live = sum(r.length for r in kept)
         if not self.failure and self.log.nbytes - live >= max(_WORTH_COMPACTING, live):
             with contextlib.suppress(OSError):  # then it stays as large as it is
                 self._rewrite(session)
@@ -193,15 +230,16 @@ class Archive:
             OSError: it could not be written.
         """
         river = session.engine.river
-        before = self._asides, self._turns, self._state, self._begun, river.unchanged
+        before = self._asides, self._turns, self._state, self._begun, self._printed, river.unchanged
         river.unchanged = 0
         self._forget()
         try:
-            self.log.rewrite(self._news(session))
+            self.log.rewrite(self._news(session, river.past.packed()))
         except OSError:
-            self._asides, self._turns, self._state, self._begun, river.unchanged = before
+            self._asides, self._turns, self._state, self._begun, self._printed, river.unchanged = before
             raise
-        river.unchanged = river.position
+        river.past.store.moved({r.key: r for r in self.log.records if r.kind == _PAST})
+        river.unchanged = river.length
 
     def close(self) -> None:
         self.log.close()
@@ -219,9 +257,11 @@ class Archive:
         if unfinished:
             found.damaged.append(f"{unfinished:,} bytes of an unfinished turn were dropped")
         state, same = found.state, found.model.get("fingerprint") == fingerprint(session.prism)
+        session.engine.river.past.store.use(self.log, _PAST)
         if state is not None and same and len(found.ids) >= state.tokens:
             self.log.forget_from(found.used)
-            del found.ids[state.tokens :]
+            del found.ids[state.tokens :], found.own[state.tokens :]
+            self._take_up_past(session, state, found)
             self._take_up(session, state, found, self._fill(session, found, progress))
         elif found.turns:
             was = found.model.get("model", "another model")
@@ -243,15 +283,15 @@ class Archive:
 
         def compute(upto: int) -> None:
             nonlocal good, anew
-            if river.position < upto:
-                good, anew = min(good, river.position), anew + upto - river.position
-            while river.position < upto:
-                end = min(upto, river.position + PREFILL_CHUNK)
-                positions = list(range(river.position, end))
-                prism.forward([Row(ids[river.position : end], positions, river.tail, logits="none")])
+            if river.length < upto:
+                good, anew = min(good, river.length), anew + upto - river.length
+            while river.length < upto:
+                some = ids[river.length : min(upto, river.length + PREFILL_CHUNK)]
+                positions = list(range(river.position, river.position + len(some)))
+                prism.forward([Row(some, positions, river.tail, river.beside(), logits="none")])
 
         for start, end, record in found.blocks:
-            if not river.position <= start < len(ids):
+            if not river.length <= start < len(ids):
                 continue  # of a time whose records are lost
             try:
                 segment = _segment(self.log.read(record), prism.device)
@@ -264,13 +304,27 @@ class Archive:
                 [k[:, kept] for k in segment.keys], [v[:, kept] for v in segment.values], segment.positions[kept]
             )
             if progress:
-                progress(river.position, len(ids))
+                progress(river.length, len(ids))
         compute(len(ids))
-        river.sentences.extend(ids)
-        river.sentences.own[:] = [bool(o) for o in found.own[: len(ids)]]
         if anew:
             found.damaged.append(f"{anew} tokens whose KV was damaged were computed anew")
         return good
+
+    def _take_up_past(self, session: Session, state: State, found: Contents) -> None:
+        """Tokens and fingerprints; blocks stay where they are."""
+        river = session.engine.river
+        river.sentences.extend(found.ids)
+        river.sentences.own[:] = bytes(found.own)
+        blocks = state.past // BLOCK
+        river.past.store.written({n: r for n, r in found.past.items() if n < blocks})
+        prints: list[bytes] = []
+        with contextlib.suppress(DamagedError):  # they are made again from the blocks
+            for first, record in found.prints:
+                rows = self.log.read(record)
+                size = river.past.prints.bytes_per_block
+                del prints[first:]
+                prints += [rows[i : i + size] for i in range(0, len(rows), size)]
+        self._printed = river.past.take_up(state.past, state.base, state.pinned, b"".join(prints[:blocks]))
 
     def _take_up(self, session: Session, state: State, found: Contents, good: int) -> None:
         engine, river = session.engine, session.engine.river
@@ -298,13 +352,16 @@ class Archive:
 def _state_of(session: Session) -> State:
     engine, river = session.engine, session.engine.river
     return State(
-        tokens=river.position,
+        tokens=river.length,
         turns=len(session.turns),
         marks=[{**vars(m), "asides": [a.stream for a in m.asides]} for m in session.marks],
         asides=[a.stream for a in river.asides],
         spawned=engine.streams.spawned,
         open_user=river.open_user,
         needs_close=river.needs_close,
+        past=river.past.tokens,
+        base=river.past.base,
+        pinned=river.past.pinned,
     )
 
 

@@ -16,7 +16,7 @@ from warpcortex_cli.engine.gate import Gate
 from warpcortex_cli.engine.injection import Injection
 from warpcortex_cli.engine.journal import Journal
 from warpcortex_cli.engine.pacing import Pacer
-from warpcortex_cli.engine.river import River
+from warpcortex_cli.engine.river import QUERY_WINDOW, River
 from warpcortex_cli.engine.roster import Roster
 from warpcortex_cli.engine.router import Match
 from warpcortex_cli.engine.sampling import SamplingError, sample
@@ -97,6 +97,7 @@ class Engine:
     def step(self) -> bool:
         """One forward for every row there is. False when nobody has anything to do."""
         self._expire()
+        self._make_room()
         self._admit()
         self._resume()
         work = self._plan()
@@ -170,9 +171,22 @@ class Engine:
 
     # -- the River ----------------------------------------------------------------------------------------------
 
+    def _make_room(self) -> None:
+        """Moves the River's oldest tokens into its past once its tail is full; while Streams read it, that waits."""
+        river = self.river
+        if not river.full:
+            return
+        if self.alive:
+            if river.position + len(river.pending) < self.prism.max_context:
+                return
+            self.cancel_all("the River had to make room for what it writes")
+        river.make_room()
+        self.admission.forget()
+
     def begin_turn(self, ids: list[int]) -> None:
         """Queues a user turn and lets the River write."""
         self.river.begin_turn()
+        self.river.recall(ids)
         self.prefill(ids)
 
     def read(self, ids: list[int]) -> None:
@@ -202,6 +216,8 @@ class Engine:
             return
         for match in river.write(token):
             self.spawn(match)
+        if river.written % QUERY_WINDOW == 0 or river.builder.text.endswith("\n"):
+            river.recall_again()
         self._show()
         if river.written >= river.settings.max_tokens:
             self._at_end("length")

@@ -34,7 +34,7 @@ class Injection:
         self.positions = virtual_positions(river.position, len(self.ids))
         self._tail: Tail | None = None  # made when its turn comes: many thoughts may wait at once
         # The length of what it reads is fixed here: a River token of the same step is not seen.
-        self._reads: tuple[Segment | TailView, ...] = (river.tail.view(river.position), *river.beside())
+        self._reads: tuple[Segment | TailView, ...] = (river.tail.view(river.tail.length), *river.beside())
 
     def row(self, weigh: bool) -> Row:
         """The thought in the River's context. `weigh`: with the logits that say how likely it is there."""

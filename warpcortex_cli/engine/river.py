@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import re2
 import torch
 
+from warpcortex_cli.engine.past import Past
 from warpcortex_cli.engine.router import Match, Router
 from warpcortex_cli.engine.sampling import Sampler
-from warpcortex_cli.engine.text import Sentences, TextBuilder
+from warpcortex_cli.engine.text import Sentences, TextBuilder, words_of
 from warpcortex_cli.events import RiverText
 from warpcortex_cli.memory.segment import Segment, join
+from warpcortex_cli.memory.store import BLOCK
+from warpcortex_cli.memory.tail import Tail
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.rows import Row, RowResult
 from warpcortex_cli.profile import Profile
 
 PREFILL_CHUNK = 512
 QUERY_WINDOW = 32  # newest tokens whose queries say what the River is at
+_ASKED = 128  # newest tokens of a turn that say what is asked for
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class Aside:
 
 @dataclass(frozen=True)
 class Mark:
-    """A point to return to."""
+    """A point to return to. `tokens`: of the whole River."""
 
     tokens: int
     asides: tuple[Aside, ...]
@@ -48,15 +53,18 @@ class Mark:
 class River:
     """State of the main agent between steps.
 
-    Its own tokens stand at positions 0, 1, 2, ...; asides stand beside them and never move them. `state` is one of
-    "idle", "reading" (what it does not answer), "prefill", "writing", "waiting" (at a pause point) and "held" (at the
-    end of its turn).
+    Its newest tokens are in its tail, at positions `past.base`, `past.base` + 1, ...; asides stand beside them and
+    never move them; older tokens are in its past. `state` is one of "idle", "reading" (what it does not answer),
+    "prefill", "writing", "waiting" (at a pause point) and "held" (at the end of its turn).
     """
 
     def __init__(self, prism: Prism, profile: Profile, seed: int) -> None:
         self.prism = prism
         self.tail = prism.new_tail(None)
         self.sentences = Sentences(prism)
+        self.past = Past(prism, profile.memory, self.sentences)
+        self._window = profile.memory.window
+        self._asked: list[int] = []  # words of the turn that it answers
         self.asides: list[Aside] = []
         self._joined_from: tuple[Segment, ...] = ()
         self._joined: tuple[Segment, ...] = ()
@@ -79,8 +87,13 @@ class River:
 
     @property
     def position(self) -> int:
-        """The position of the next token, and the number of tokens in the KV cache."""
-        return self.tail.length
+        """The position of the next token."""
+        return self.past.base + self.tail.length
+
+    @property
+    def length(self) -> int:
+        """The number of its tokens, those in its past included."""
+        return self.past.tokens + self.tail.length
 
     def begin_turn(self) -> None:
         self.builder = TextBuilder(self.prism)
@@ -100,13 +113,13 @@ class River:
         """What the River contributes to the next step, if anything."""
         if self.state not in ("reading", "prefill", "writing") or not self.pending:
             return None
-        count = min(PREFILL_CHUNK, len(self.pending))
+        count = min(self._chunk, len(self.pending))
         tokens = [self.pending.popleft() for _ in range(count)]
         return Row(
             tokens=tokens,
             positions=list(range(self.position, self.position + count)),
             tail=self.tail,
-            reads=self.beside(),
+            reads=self._reads(),
             logits="none" if self.pending or self.state == "reading" else "last",
             queries=True,
         )
@@ -120,11 +133,117 @@ class River:
             self.queries = queries[:, :, -QUERY_WINDOW:]
 
     def beside(self) -> tuple[Segment, ...]:
-        """The asides as one segment: many cost one multiplication a layer. Joined anew only when they change."""
-        now = tuple(a.segment for a in self.asides)
+        """What is read beside the tail, of its past and asides, as one segment: many cost one multiplication a layer.
+
+        Joined anew only when they change.
+        """
+        now = (*self.past.working(), *(a.segment for a in self.asides))
         if now != self._joined_from:
             self._joined_from, self._joined = now, (join(now),) if now else ()
         return self._joined
+
+    def _reads(self) -> tuple[Segment, ...]:
+        reads = self.beside()
+        bound = self.past.pinned + self.past.budget + sum(a.tokens for a in self.asides)
+        assert sum(r.tokens for r in reads) <= bound, "a step reads more than its budget"
+        return reads
+
+    # -- the past -----------------------------------------------------------------------------------------------
+
+    @property
+    def limit(self) -> int:
+        """Tokens that the tail may hold when a row begins; what a reply may add is left free."""
+        room = self.prism.max_context - self.past.base - min(self.settings.max_tokens, self.prism.max_context // 4)
+        return min(self._window or room, room)
+
+    @property
+    def _chunk(self) -> int:
+        return min(PREFILL_CHUNK, self.limit // 2)
+
+    @property
+    def full(self) -> bool:
+        """Whether the tail has to make room before the next row."""
+        return bool(self.pending) and self.tail.length + min(self._chunk, len(self.pending)) > self.limit
+
+    def make_room(self) -> None:
+        """Moves the older half of the tail into the past. Nobody may be reading the tail."""
+        if not self.past.tokens:
+            self.past.begin(len(self.prism.chat.opening(self.settings.prompt)))
+        leaving = (self.tail.length - self.limit // 2) // BLOCK * BLOCK
+        if leaving <= 0:
+            return
+        by = self.past.take(self.tail, leaving)
+        self.unchanged = min(self.unchanged, self.past.tokens)
+        self.asides = [self._moved(a, by) for a in self.asides]
+        if self.queries is not None:
+            turns = torch.full((self.queries.shape[2],), by, device=self.queries.device)
+            self.queries = torch.stack(self.prism.rope.turn(list(self.queries), turns))
+
+    def _moved(self, aside: Aside, by: int) -> Aside:
+        """An aside at other positions, none of them negative."""
+        positions = (aside.segment.positions + by).clamp_min(0)
+        return replace(aside, segment=aside.segment.moved(self.prism.rope, positions))
+
+    def queries_of(self, ids: list[int], context: int) -> torch.Tensor:
+        """Rotated queries of tokens that are read behind the first `context` ones of the tail, and forgotten again.
+
+        Returns:
+            [layers, heads, tokens, head_dim], for positions from `past.base` + `context` on.
+        """
+        probe = self.prism.new_tail(len(ids))
+        first = self.past.base + context
+        row = Row(
+            tokens=ids,
+            positions=list(range(first, first + len(ids))),
+            tail=probe,
+            reads=(*self.past.working(), self.tail.view(context)),
+            logits="none",
+            queries=True,
+        )
+        queries = self.prism.forward([row])[0].queries
+        probe.release()
+        assert queries is not None
+        return queries
+
+    def look_for(self, words: Sequence[int], queries: torch.Tensor, first: int, budget: int, among: range) -> list[int]:
+        """Tokens that share rare words, and that rotated queries at positions from `first` on look for."""
+        positions = torch.arange(first, first + queries.shape[2], device=queries.device)
+        return self.past.look_for(words, self.prism.rope.unrotated(list(queries), positions), budget, among)
+
+    def recall(self, ids: list[int]) -> None:
+        """Brings back what a turn asks for, before it is read."""
+        self._asked = []
+        self.past.brought.clear()
+        if not self.past.tokens:
+            return
+        asked = ids[-_ASKED:]
+        self._asked = words_of(self.prism, asked)
+        self._bring_back(self._asked, self.queries_of(asked, self.tail.length), self.position)
+
+    def reasons(self) -> list[tuple[str, list[str]]]:
+        """What came back for the last turn, and the rare words that it shares with what was asked."""
+        return self.past.reasons(self._asked)
+
+    def recall_again(self) -> None:
+        """Brings back what its newest words ask for, beside what the turn asked."""
+        if self.past.tokens and self.queries is not None:
+            newest = self.sentences.words.numbers[-QUERY_WINDOW:].tolist()
+            self._bring_back([*self._asked, *newest], self.queries, self.position - self.queries.shape[2])
+
+    def _bring_back(self, words: list[int], queries: torch.Tensor, first: int) -> None:
+        among = range(self.past.tokens)
+        self.past.recall(self.look_for(words, queries, first, self.past.budget, among))
+
+    def copy(self, tokens: list[int], into: Tail) -> None:
+        """Appends its tokens of these numbers, ascending, to a tail: at their positions, or just before its base."""
+        stored = [t for t in tokens if t < self.past.tokens]
+        if stored:
+            end = self.past.base
+            found = self.past.gather(stored, torch.arange(end - len(stored), end, device=self.prism.device))
+            into.append(list(found.keys), list(found.values), found.positions)
+        rest = [t - self.past.tokens for t in tokens if t >= self.past.tokens]
+        if rest:
+            into.copy_from(self.tail, torch.tensor(rest))
 
     # -- text ---------------------------------------------------------------------------------------------------
 
@@ -179,10 +298,17 @@ class River:
 
     def rewind(self, mark: Mark) -> None:
         """Returns to a mark: KV and asides are then what they were."""
-        self.tail.truncate(mark.tokens)
-        self.unchanged = min(self.unchanged, mark.tokens)
+        if mark.tokens < self.length:
+            self.past.truncate(self.sentences.numbers[mark.tokens])
+        if mark.tokens < self.past.tokens:
+            self.past.give_back(self.tail, mark.tokens, self.limit // 2)
+        else:
+            self.tail.truncate(mark.tokens - self.past.tokens)
         self.sentences.truncate(mark.tokens)
-        self.asides = list(mark.asides)
+        self.unchanged = min(self.unchanged, mark.tokens, self.past.tokens or mark.tokens)
+        # The past may have moved everything since; a thought never stands behind the newest token.
+        late = [int(a.segment.positions[-1]) - max(0, self.position - 1) for a in mark.asides]
+        self.asides = [self._moved(a, -by) if by > 0 else a for a, by in zip(mark.asides, late, strict=True)]
         self.pending.clear()
         self.open_user, self.needs_close = mark.open_user, mark.needs_close
         self.state = "idle"

@@ -88,15 +88,10 @@ class Session:
     # -- talking ------------------------------------------------------------------------------------------------
 
     def load_notes(self, text: str, name: str = "notes", progress: Callable[[int, int], None] | None = None) -> int:
-        """Prefills notes in front of the user's next words. Returns their number of tokens.
-
-        Raises:
-            UsageError: the notes do not fit into the model's context.
-        """
+        """Prefills notes in front of the user's next words. Returns their number of tokens."""
         if not text.strip():
             return 0
         ids = self._into_open_turn(text.strip() + NOTES_BREAK)
-        self._check_room(len(ids))
         self._begin(Turn("notes", text))
         try:
             self._prefill(ids, progress)
@@ -117,12 +112,11 @@ class Session:
         """One user turn: yields events as they happen, the last one `RiverFinished`.
 
         Raises:
-            UsageError: nothing was asked, or the turn does not fit into the model's context.
+            UsageError: nothing was asked.
         """
         if not text.strip():
             raise UsageError("the question is empty.", "Write what you want to know.")
         ids = [*self._into_open_turn(text.strip()), *self.prism.chat.user_close()]
-        self._check_room(len(ids))
         return self._reply(text, ids)
 
     def _reply(self, text: str, ids: list[int]) -> Iterator[Event]:
@@ -165,22 +159,13 @@ class Session:
         """Token ids that bring the context to an open user turn, and `text` in it."""
         chat, river = self.prism.chat, self.engine.river
         ids: list[int] = []
-        if river.position == 0:
+        if river.length == 0:
             ids += chat.opening(river.settings.prompt)
         elif river.needs_close:
             ids += chat.assistant_close()
         if not river.open_user:
             ids += chat.user_open()
         return [*ids, *self.prism.encode(text)]
-
-    def _check_room(self, tokens: int) -> None:
-        room = self.prism.max_context - self.engine.river.position - 16
-        if tokens > room:
-            raise UsageError(
-                f"that is {tokens:,} tokens, and the model's context of {self.prism.max_context:,} "
-                f"has room for {max(room, 0):,}.",
-                "Shorten the notes, begin anew (/clear in chat), or choose a model with a longer context.",
-            )
 
     def interrupt(self) -> None:
         """Ends the running reply after the current step; safe to call from a signal handler or another thread."""
@@ -211,6 +196,7 @@ class Session:
     def clear(self) -> None:
         """Starts the conversation anew; profile and settings stay."""
         gate, injecting = self.engine.gate.settings, self.engine.injecting
+        self.engine.river.past.close()
         self._start(self.profile)
         self.engine.gate.use(gate)
         self.engine.injecting = injecting
@@ -234,29 +220,27 @@ class Session:
         now = self._journal.now()
         return [stream_view(s, now) for s in self.engine.streams if s.final and s.thought]
 
+    def recalled(self) -> list[tuple[str, list[str]]]:
+        """Sentences that came back for the last turn, each with the rare words that it shares with what was asked."""
+        return self.engine.river.reasons()
+
     def transcript(self) -> list[Turn]:
         return list(self.turns)
 
     # -- coming back --------------------------------------------------------------------------------------------
 
     def repeat(self, turns: Sequence[Turn], progress: Callable[[int, int], None] | None = None) -> None:
-        """Brings an empty conversation to where another one stood: all that was said is prefilled, none of it anew.
-
-        Raises:
-            UsageError: it does not fit into the model's context.
-        """
+        """Brings an empty conversation to where another one stood: all that was said is prefilled, none of it anew."""
         for turn in turns:
             if turn.role == "notes":
                 self.load_notes(turn.text, progress=progress)
                 continue
             if turn.role == "user":
                 ids = [*self._into_open_turn(turn.text.strip()), *self.prism.chat.user_close()]
-                self._check_room(len(ids))
                 self._begin(turn)
                 self._prefill(ids, progress)
             else:
                 ids = self.prism.encode(turn.text)
-                self._check_room(len(ids))
                 self.turns.append(turn)
                 self._prefill(ids, progress)
                 self.engine.river.sentences.claim(len(ids))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable
 
 from warpcortex_cli.prism.prism import Prism
@@ -9,6 +10,7 @@ from warpcortex_cli.prism.prism import Prism
 _REPLACEMENT = "\ufffd"
 _SPACES = "\u2581\u0120\u010a "  # how tokenizers write a space or a line break before a word
 _LONGEST_WORD = 24  # tokens; the rest of a longer one counts as another, or a text without spaces costs squared time
+_LONGEST_SENTENCE = 256  # tokens; what has no full stops still has parts
 
 
 class TextBuilder:
@@ -46,12 +48,12 @@ class TextBuilder:
 
 
 class Words:
-    """The word that each token is a part of, as a number equal for equal words; case does not count."""
+    """The word that each token is a part of, as a number equal for equal words; case and a last s do not count."""
 
     def __init__(self, prism: Prism) -> None:
         self._prism = prism
         self._pieces: dict[int, str] = {}
-        self.numbers: list[int] = []
+        self.numbers = array("q")
         self._start = 0  # of the newest word, in tokens
         self._text = ""
 
@@ -64,7 +66,8 @@ class Words:
             self._text = self._text + bare.lower() if goes_on else bare.lower()
             if not goes_on:
                 self._start = len(self.numbers)
-            self.numbers[self._start :] = [hash(self._text)] * (len(self.numbers) - self._start + 1)
+            whole = len(self.numbers) - self._start + 1
+            self.numbers[self._start :] = array("q", [hash(_stem(self._text))] * whole)
 
     def truncate(self, length: int) -> None:
         del self.numbers[length:]
@@ -76,36 +79,58 @@ class Words:
         return self._pieces[token]
 
 
+def _stem(word: str) -> str:
+    """A noun in the singular, nearly: "One rope costs 3 coins" is about ropes."""
+    return word.removesuffix("s") if len(word) > 3 else word
+
+
+def words_of(prism: Prism, ids: Iterable[int]) -> list[int]:
+    """Numbers of the words that these tokens are."""
+    words = Words(prism)
+    words.extend(ids)
+    return words.numbers.tolist()
+
+
 class Sentences:
-    """The tokens so far, their words and sentences; a sentence ends with a line, a full stop or a special token."""
+    """The tokens so far, their words and sentences; a sentence ends with a line, a full stop or a special token.
+
+    Attributes:
+        ids, numbers: of each token, and of the sentence that it is in.
+        own: whether the River wrote it.
+        starts: the first token of each sentence.
+    """
 
     def __init__(self, prism: Prism) -> None:
         self._prism = prism
         self._ends: dict[int, bool] = {}
         self.words = Words(prism)
-        self.ids: list[int] = []
-        self.numbers: list[int] = []
-        self.own: list[bool] = []  # whether the River wrote it
-        self._current = 0
+        self.ids = array("i")
+        self.numbers = array("i")
+        self.own = bytearray()
+        self.starts = array("i")
+        self._open = False  # whether the newest sentence goes on
 
-    def extend(self, ids: list[int], own: bool = False) -> None:
-        self.ids += ids
-        self.own += [own] * len(ids)
-        self.words.extend(ids)
+    def extend(self, ids: Iterable[int], own: bool = False) -> None:
         for token in ids:
-            self.numbers.append(self._current)
-            if self._is_end(token):
-                self._current += 1
+            if not self._open:
+                self.starts.append(len(self.ids))
+            self.ids.append(token)
+            self.own.append(own)
+            self.numbers.append(len(self.starts) - 1)
+            self._open = not self._is_end(token) and len(self.ids) - self.starts[-1] < _LONGEST_SENTENCE
+        self.words.extend(self.ids[len(self.words.numbers) :])
 
     def claim(self, tokens: int) -> None:
         """The newest tokens are the River's own, though they were read."""
         start = len(self.own) - tokens
-        self.own[start:] = [True] * tokens
+        self.own[start:] = bytes([True]) * tokens
 
     def truncate(self, length: int) -> None:
         del self.ids[length:], self.numbers[length:], self.own[length:]
         self.words.truncate(length)
-        self._current = self.numbers[-1] + 1 if self.numbers else 0
+        del self.starts[self.numbers[-1] + 1 if self.numbers else 0 :]
+        self._open = bool(self.ids) and not self._is_end(self.ids[-1])
+        self._open = self._open and len(self.ids) - self.starts[-1] < _LONGEST_SENTENCE
 
     def lines(self, tokens: Iterable[int]) -> list[str]:
         """The text of some of the tokens, by index: a line for each sentence, in order, without special tokens."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from warpcortex_cli.engine.engine import Engine
 from warpcortex_cli.engine.stream import Stream
+from warpcortex_cli.memory.store import Tier
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,23 @@ class SynapseView:
 
 
 @dataclass(frozen=True)
+class MemoryView:
+    """The River's context: tokens in its tail, in blocks and recalled out of them; blocks and bytes of each tier.
+
+    `bound`: tokens that a step attends to at most, beside thoughts. `anew`: damaged blocks that were computed anew.
+    """
+
+    tail: int
+    stored: int
+    recalled: int
+    bound: int
+    tiers: dict[str, Tier]
+    format: str
+    anew: int
+    failure: str
+
+
+@dataclass(frozen=True)
 class GateView:
     passed: int
     rejected: int
@@ -56,6 +74,7 @@ class SessionView:
     forgotten: dict[str, int]
     synapse: SynapseView | None
     gate: GateView
+    memory: MemoryView
     asides: int
     aside_tokens: int
     aside_bytes: int
@@ -78,18 +97,33 @@ def stream_view(stream: Stream, now: float) -> StreamView:
     )
 
 
+def _memory_view(engine: Engine) -> MemoryView:
+    river, past = engine.river, engine.river.past
+    return MemoryView(
+        tail=river.tail.length,
+        stored=past.tokens,
+        recalled=len(past.recalled),
+        bound=river.limit + past.base,
+        tiers=past.store.tiers(),
+        format=engine.profile.memory.stored,
+        anew=len(past.anew),
+        failure=past.store.failure,
+    )
+
+
 def session_view(engine: Engine) -> SessionView:
     now = engine.journal.now()
     synapse, river, gate = engine.admission.synapse, engine.river, engine.gate
     return SessionView(
         river_tokens=river.written,
-        river_positions=river.position,
+        river_positions=river.length,
         river_state=river.state,
         river_kv_bytes=river.tail.nbytes,
         streams=[stream_view(s, now) for s in engine.streams],
         forgotten=dict(engine.streams.forgotten),
         synapse=SynapseView(synapse.version, synapse.landmarks, synapse.context, synapse.nbytes) if synapse else None,
         gate=GateView(gate.passed, gate.rejected, gate.threshold, gate.settings.mode),
+        memory=_memory_view(engine),
         asides=len(river.asides),
         aside_tokens=sum(a.tokens for a in river.asides),
         aside_bytes=sum(a.segment.nbytes for a in river.asides),

@@ -144,7 +144,7 @@ def _tell(session: Session, stream: Stream, thought: str) -> None:
 
 def _nll(session: Session, tokens: int) -> float:
     """Mean nats a token of the reply's last `tokens`, read again without any thought beside it."""
-    ids = session.engine.river.sentences.ids
+    ids = list(session.engine.river.sentences.ids)
     if not 0 < tokens < len(ids):
         return math.nan
     scores = scores_of(session.prism, ids)[-tokens - 1 : -1]

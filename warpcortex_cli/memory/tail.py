@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from warpcortex_cli.memory.room import ROOMS, Room, Stored
-from warpcortex_cli.memory.segment import KVLayout, Segment
+from warpcortex_cli.memory.segment import KVLayout, Segment, Turns
 
 FIRST_CAPACITY = 256  # tokens a growing tail begins with
 SLOTS = 16  # tails in a slab, unless the pool is told how many agents to expect
@@ -163,6 +163,19 @@ class Tail:
             raise ValueError(f"a tail of {self.length} tokens cannot be cut to {length}")
         self.slab.clear(self.slot, length, self._touched)
         self.length = self._touched = length
+
+    @torch.inference_mode()
+    def shift(self, tokens: int, rope: Turns, by: int) -> None:
+        """Forgets the first `tokens` tokens and moves the others by `by` positions.
+
+        Raises:
+            ValueError: the tail is shorter than that.
+        """
+        rest = self.freeze(tokens, self.length)
+        self.truncate(0)
+        if rest.tokens:
+            moved = rest.moved(rope, rest.positions + by)
+            self.append(list(moved.keys), list(moved.values), moved.positions)
 
     def view(self, tokens: int) -> TailView:
         """The first `tokens` tokens, to be read by other rows; later ones stay invisible to them.

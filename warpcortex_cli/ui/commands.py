@@ -17,7 +17,7 @@ from rich.text import Text
 from warpcortex_cli.errors import UsageError
 from warpcortex_cli.ui.markdown import as_markdown
 from warpcortex_cli.ui.notes import load_with_progress, notes_line, read_notes
-from warpcortex_cli.ui.panels import counts, river_words, size, streams_table, thoughts_list
+from warpcortex_cli.ui.panels import counts, memory_table, river_words, size, streams_table, thoughts_list
 from warpcortex_cli.ui.safe import one_line
 from warpcortex_cli.ui.terminal import interrupts, quiet_input
 
@@ -124,6 +124,28 @@ def _thoughts(desk: Desk, argument: str) -> None:
     if len(thoughts) > _SHOWN:
         desk.say(f"+{len(thoughts) - _SHOWN} earlier: {counts(thoughts[:-_SHOWN])}", "dim")
     desk.console.print(thoughts_list(thoughts[-_SHOWN:]))
+
+
+def _memory(desk: Desk, argument: str) -> None:
+    view = desk.session.snapshot()
+    memory = view.memory
+    desk.console.print(memory_table(view))
+    desk.say(f"A step reads at most {memory.bound:,} tokens and thoughts. Blocks are stored as {memory.format}.", "dim")
+    if memory.anew:
+        desk.say(f"{memory.anew} damaged blocks were computed anew from their tokens.")
+    if memory.failure:
+        desk.say(memory.failure, "red")
+    if not memory.stored:
+        desk.say("Everything is in the tail: nothing had to be recalled.", "dim")
+        return
+    recalled = desk.session.recalled()
+    desk.say(f"Recalled for the last answer: {len(recalled)} sentences.")
+    for text, shared in recalled[:_SHOWN]:
+        why = f"shares {', '.join(one_line(w, 40) for w in shared)}" if shared else "its fingerprint is near"
+        desk.say(f"  {one_line(text, 200)}")
+        desk.say(f"    {why}", "dim")
+    if len(recalled) > _SHOWN:
+        desk.say(f"  and {len(recalled) - _SHOWN} more", "dim")
 
 
 def _inject(desk: Desk, argument: str) -> None:
@@ -233,6 +255,7 @@ COMMANDS = (
     Command("help", "", "this list", _help),
     Command("agents", "", "the River and all Streams: state, tokens, landmarks, memory", _agents),
     Command("thoughts", "", "thoughts, injected or rejected, with score and reason", _thoughts),
+    Command("memory", "", "tail, blocks and tiers; what was recalled for the last answer, and why", _memory),
     Command("inject", "on|off", "whether thoughts join the River's attention", _inject),
     Command("undo", "", "withdraw the last reply's thought; if it has none, take back the turn", _undo),
     Command("gate", "X", "set the Gate's threshold", _gate),

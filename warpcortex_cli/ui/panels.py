@@ -158,7 +158,10 @@ def river_words(view: SessionView, done: int, total: int) -> str:
     if view.river_state in ("reading", "prefill"):
         return f"River reads {done:,}/{total:,} tokens" if total else "River reads"
     doing = {"waiting": "waits for its Streams", "held": "waits for its Streams", "idle": "is done"}
-    return f"River {doing.get(view.river_state, 'writes')}, {view.river_tokens} tokens"
+    words = f"River {doing.get(view.river_state, 'writes')}, {view.river_tokens} tokens"
+    if view.memory.stored:
+        words += " \u00b7 blocks " + " ".join(f"{t.blocks:,} {name}" for name, t in view.memory.tiers.items())
+    return words
 
 
 @dataclass(frozen=True)
@@ -207,6 +210,21 @@ def summary(scene: Scene, reason: str, seconds: float, tokens: int, width: int =
     line = Text(" \u00b7 ".join(parts), style="dim")
     line.truncate(width, overflow="ellipsis")
     return line
+
+
+def memory_table(view: SessionView) -> RenderableType:
+    """What the River's context is made of: parts in tokens, tiers in blocks and bytes."""
+    memory = view.memory
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    for name in ("", "tokens", "blocks", "bytes"):
+        table.add_column(name, justify="left" if not name else "right")
+    table.add_row("tail, always read", f"{memory.tail:,}", "", size(view.river_kv_bytes))
+    table.add_row("recalled", f"{memory.recalled:,}", "", "")
+    where = {"hot": "hot, unpacked", "warm": "warm, in memory", "cold": "cold, on disk"}
+    for name, tier in memory.tiers.items():
+        table.add_row(where[name], "", f"{tier.blocks:,}", size(tier.bytes))
+    table.add_row("in blocks", f"{memory.stored:,}", "", "")
+    return table
 
 
 def thoughts_list(thoughts: Sequence[StreamView]) -> RenderableType:

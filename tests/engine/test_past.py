@@ -1,0 +1,234 @@
+"""A River without end: what leaves its tail is not lost, costs no step anything, and comes back when asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.engine.conftest import make_profile, run
+from warpcortex_cli import events as ev
+from warpcortex_cli.engine.archive import Archive
+from warpcortex_cli.engine.river import River
+from warpcortex_cli.engine.session import Session
+from warpcortex_cli.memory.log import RecordLog
+from warpcortex_cli.memory.store import BLOCK
+from warpcortex_cli.prism.prism import Prism
+from warpcortex_cli.prism.rows import Row
+
+FACT = "Zoltan keeps lanterns: 31, violet, in the cellar."
+SMALL = {"window": 256, "recall": 128}
+
+
+def filler(sentences: int) -> str:
+    return " ".join(f"Note {i} says that a cart of hay number {i * 7} went by." for i in range(sentences))
+
+
+def new_session(prism: Prism, **memory: object) -> Session:
+    return Session(prism, make_profile(memory={**SMALL, **memory}, river={"max_tokens": 40}))
+
+
+def long_session(prism: Prism, **memory: object) -> Session:
+    session = new_session(prism, **memory)
+    session.load_notes(f"{FACT} {filler(60)}")
+    assert session.engine.river.past.tokens > 256
+    return session
+
+
+def plain(river: River) -> list[torch.Tensor]:
+    """The tail's keys without positions, and values."""
+    layers = [river.tail.layer(i) for i in range(river.prism.layers)]
+    keys = river.prism.rope.unrotated([k for k, _ in layers], river.tail.positions)
+    return [*keys, *(v.clone() for _, v in layers)]
+
+
+def test_a_text_beyond_the_models_context_is_read_and_answered(prism) -> None:
+    session = new_session(prism)
+    bounds = []
+
+    def watch(done: int, total: int) -> None:
+        river = session.engine.river
+        bounds.append(river.tail.length)
+        assert river.position < prism.max_context
+
+    tokens = session.load_notes(filler(300), progress=watch)
+    assert tokens > prism.max_context and max(bounds) <= 256
+    events = run(session, "What went by?")
+    assert isinstance(events[-1], ev.RiverFinished) and events[-1].tokens > 0
+    river = session.engine.river
+    assert river.length == len(river.sentences.ids) == river.past.tokens + river.tail.length
+    assert river.tail.positions.tolist() == list(range(river.past.base, river.position))
+
+
+def test_making_room_moves_tokens_and_changes_none(prism) -> None:
+    session = new_session(prism, window=512)
+    session.load_notes(filler(10))
+    river = session.engine.river
+    before, ids = plain(river), list(river.sentences.ids)
+    assert not river.past.tokens
+    river.make_room()
+    gone = river.past.tokens
+    assert gone and gone % BLOCK == 0 and list(river.sentences.ids) == ids
+    kept = river.past.gather(list(range(gone)), torch.zeros(gone, dtype=torch.long))  # at position 0: unrotated
+    for index, (old, stored, new) in enumerate(zip(before, [*kept.keys, *kept.values], plain(river), strict=True)):
+        assert torch.allclose(old[:, :gone], stored, atol=1e-4), index
+        assert torch.allclose(old[:, gone:], new, atol=1e-4), index
+
+
+def test_with_room_for_all_of_it_the_output_is_that_of_full_attention(prism) -> None:
+    session = new_session(prism, window=512)
+    session.load_notes(filler(10))
+    river = session.engine.river
+    ask = prism.encode("And then?")
+
+    def logits() -> torch.Tensor:
+        probe = prism.new_tail(len(ask))
+        positions = list(range(river.position, river.position + len(ask)))
+        row = Row(ask, positions, probe, (*river.beside(), river.tail.view(river.tail.length)), "all")
+        found = prism.forward([row])[0].logits
+        assert found is not None
+        return found
+
+    full = logits()
+    river.past.budget = (river.tail.length - river.limit // 2) // BLOCK * BLOCK - 4  # all that leaves, but the sinks
+    river.make_room()
+    assert not torch.allclose(logits(), full, atol=1e-3)
+    river.past.recall(list(range(river.past.tokens)))
+    assert torch.allclose(logits(), full, atol=1e-3)
+
+
+def test_a_question_brings_back_what_it_asks_for(prism) -> None:
+    session = long_session(prism)
+    river = session.engine.river
+    run(session, "How many lanterns does Zoltan keep?")
+    text = " ".join(line for line, _ in session.recalled())
+    assert FACT in text and "hay" not in text
+    assert {"lanterns", "Zoltan"} <= {w for _, shared in session.recalled() for w in shared}
+    run(session, "What about carts?")
+    assert all(t < river.past.tokens for t in river.past.recalled) and len(river.past.recalled) <= 128
+
+
+def test_a_stream_finds_its_focus_in_the_past(prism) -> None:
+    session = Session(
+        prism, make_profile(trigger=r"<(?P<task>[^>]{1,40})>", memory=SMALL, synapse={"landmarks": 8, "focus": 32})
+    )
+    session.load_notes(f"{FACT} {filler(60)}")
+    engine = session.engine
+    for match in engine.river.router.feed("<lanterns of Zoltan>"):
+        engine.spawn(match)
+    engine.begin_turn(prism.encode("Go on."))
+    engine.step()
+    stream = engine.streams[1]
+    assert stream.focus and stream.state == "thinking"
+    assert engine.river.sentences.lines(stream.focus_tokens) == [FACT]
+    positions = stream.tail.positions[: len(stream.focus_tokens)].tolist()
+    assert positions == list(range(engine.river.past.base - len(positions), engine.river.past.base))
+
+
+def test_a_turn_that_filled_the_past_can_be_taken_back(prism) -> None:
+    session = new_session(prism)
+    session.load_notes(filler(5))
+    assert not session.engine.river.past.tokens
+    before, ids = plain(session.engine.river), list(session.engine.river.sentences.ids)
+    session.load_notes(filler(80))
+    assert session.engine.river.past.tokens > len(ids)
+    assert session.undo() is not None
+    river = session.engine.river
+    assert (
+        list(river.sentences.ids) == ids
+        and river.length == len(ids)
+        and len(river.past.store) * BLOCK == river.past.tokens
+    )
+    for old, new in zip(before, plain(river), strict=True):
+        assert torch.allclose(old[:, -river.tail.length :], new, atol=1e-4)
+    assert session.undo() is not None and river.length == 0 and river.past.base == 0
+    assert run(session)[-1].name == "river_finished"
+
+
+@given(steps=st.lists(st.tuples(st.integers(1, 40), st.booleans()), min_size=1, max_size=6))
+@settings(max_examples=15, deadline=None)
+def test_tokens_are_never_lost_or_doubled(prism, steps: list[tuple[int, bool]]) -> None:
+    session = new_session(prism)
+    for sentences, back in steps:
+        session.load_notes(filler(sentences))
+        if back:
+            session.undo()
+        river = session.engine.river
+        assert river.length == len(river.sentences.ids)
+        assert len(river.past.store) * BLOCK == river.past.tokens == len(river.past.prints) * BLOCK
+        assert river.position <= prism.max_context and river.tail.length <= river.limit
+
+
+def kept(prism: Prism, path: Path, **memory: object) -> Session:
+    session = new_session(prism, **memory)
+    archive = Archive(path)
+    archive.restore(session)
+    session.load_notes(f"{FACT} {filler(60)}")
+    run(session, "How many lanterns does Zoltan keep?")
+    archive.save(session)
+    archive.log.close()  # as after kill -9: nothing is tidied up
+    return session
+
+
+@pytest.mark.parametrize("warm", [0, 1, 256])
+def test_it_is_taken_up_without_prefilling(prism, tmp_path: Path, monkeypatch, warm: int) -> None:
+    session = kept(prism, tmp_path / "s", warm_mb=warm)
+    back = new_session(prism, warm_mb=warm)
+    archive = Archive(tmp_path / "s")
+    with monkeypatch.context() as patch:
+        patch.setattr(prism, "forward", lambda rows: pytest.fail("nothing needs to be computed"))
+        assert archive.restore(back) == []
+    a, b = session.engine.river, back.engine.river
+    assert b.past.tokens == a.past.tokens and b.past.base == a.past.base and b.sentences.ids == a.sentences.ids
+    for x, y in zip(plain(a), plain(b), strict=True):
+        assert torch.equal(x, y)
+    assert b.past.store.tiers()["cold"].blocks == a.past.tokens // BLOCK  # headers only: no block was read
+    run(back, "How many lanterns does Zoltan keep?")
+    assert FACT in " ".join(line for line, _ in back.recalled())
+    archive.save(back)
+    archive.compact(back)
+    archive.close()
+
+
+def test_a_damaged_block_is_computed_anew_from_its_tokens(prism, tmp_path: Path) -> None:
+    session = kept(prism, tmp_path / "s")
+    whole = session.engine.river.past.gather(list(range(BLOCK)), torch.arange(BLOCK))
+    with RecordLog(tmp_path / "s", readonly=True) as log:
+        first = next(r for r in log.records if r.kind == 7 and r.key == 0)
+    data = bytearray((tmp_path / "s").read_bytes())
+    data[first.offset + first.length // 2] ^= 0xFF
+    (tmp_path / "s").write_bytes(data)
+    back = new_session(prism)
+    archive = Archive(tmp_path / "s")
+    archive.restore(back)
+    again = back.engine.river.past.gather(list(range(BLOCK)), torch.arange(BLOCK))
+    assert back.engine.river.past.anew == [0] and back.snapshot().memory.anew == 1
+    for x, y in zip(whole.keys, again.keys, strict=True):
+        assert torch.allclose(x, y, atol=1e-3)  # nothing stood before the first block
+    archive.close()
+
+
+def test_clearing_begins_another_past_in_the_same_file(prism, tmp_path: Path) -> None:
+    session = new_session(prism, warm_mb=0)
+    archive = Archive(tmp_path / "s")
+    archive.restore(session)
+    session.load_notes(filler(60))
+    archive.save(session)
+    session.clear()
+    session.load_notes(f"{FACT} {filler(70)}")
+    run(session, "Where?")
+    archive.save(session)
+    tokens = list(range(session.engine.river.past.tokens))
+    whole = session.engine.river.past.gather(tokens, torch.tensor(tokens))
+    archive.compact(session)
+    archive.close()
+    back = new_session(prism)
+    archive = Archive(tmp_path / "s")
+    assert archive.restore(back) == []
+    again = back.engine.river.past.gather(tokens, torch.tensor(tokens))
+    for x, y in zip((*whole.keys, *whole.values), (*again.keys, *again.values), strict=True):
+        assert torch.equal(x, y)
+    archive.close()

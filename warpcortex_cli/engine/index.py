@@ -1,0 +1,119 @@
+"""The index of the River's sentences: which of them share a task's rare words, and which its queries look for.
+
+One index has two users: the River recalls by it what has left its tail, and a Stream's focus set is found by it.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from warpcortex_cli.engine.text import Sentences
+
+_PRINTS = 0.1  # weight of fingerprints against shared words
+_LEAST = 0.3  # of the best sentence's worth, where words are shared; what is worth less only distracts
+_COMMON = 0.2  # a word in more than this share of all sentences tells none of them apart
+_FEW = 32  # sentences; a word in no more than these is never too common
+
+
+class SentenceIndex:
+    """Sentences by their words. It follows `Sentences`: what is new, or was taken back, is noticed when it is asked."""
+
+    def __init__(self, sentences: Sentences) -> None:
+        self._sentences = sentences
+        self._holding: dict[int, array[int]] = {}  # word -> sentences, ascending, each once
+        self._indexed = 0  # sentences
+
+    def truncate(self, sentences: int) -> None:
+        """Forgets all sentences from the given one on. Called before their tokens are gone."""
+        if sentences >= self._indexed:
+            return
+        first = self._sentences.starts[sentences]
+        for word in set(self._sentences.words.numbers[first:]):
+            holding = self._holding.get(word, array("i"))
+            while holding and holding[-1] >= sentences:
+                holding.pop()
+        self._indexed = sentences
+
+    def worth(self, words: Iterable[int], prints: NDArray[np.float32] | None, block: int) -> NDArray[np.float32]:
+        """What each finished sentence is worth, fp32 [sentences]; 0 for those that share nothing.
+
+        The inverse document frequency of BM25 (Robertson & Zaragoza 2009), over sentences, and a tenth as much the
+        fingerprint's score of the blocks that hold the sentence: where no word is shared, it alone decides.
+
+        Args:
+            words: the task's, as numbers.
+            prints: score of each block of `block` tokens, the higher the better, [blocks]; None: not asked.
+            block: tokens in a block.
+        """
+        self._follow()
+        count = self._indexed
+        worth = np.zeros(count, np.float32)
+        for word in set(words):
+            holding = self._holding.get(word)
+            if holding and self.tells_apart(word):
+                worth[np.array(holding)] += math.log(1 + (count - len(holding) + 0.5) / (len(holding) + 0.5))
+        if count and worth.max() > 0:
+            worth /= worth.max()
+            worth[worth < _LEAST] = 0
+        if prints is not None and len(prints) and count:
+            starts = np.array(self._sentences.starts[: count + 1])
+            ends = np.append(starts[1:], len(self._sentences.ids))[:count]
+            first, last = starts[:count] // block, (ends - 1) // block
+            known = last < len(prints)
+            low, high = float(prints.min()), float(prints.max())
+            score = np.maximum(prints[first[known]], prints[last[known]])
+            seen = (score - low) / max(high - low, 1e-9)
+            if worth.max() > 0:
+                worth[known] += np.where(worth[known] > 0, _PRINTS * seen, 0)
+            else:
+                worth[known] = seen
+        return worth
+
+    def tells_apart(self, word: int) -> bool:
+        """Whether a word is in few enough sentences to say anything of one."""
+        return 0 < len(self._holding.get(word, ())) <= max(_FEW, _COMMON * self._indexed)
+
+    def choose(self, worth: NDArray[np.float32], budget: int, among: range) -> list[int]:
+        """The sentences of most worth, whole, whose tokens are at most `budget`; those that the River wrote never.
+
+        Args:
+            worth: of each sentence, as from `worth`.
+            among: tokens that may be chosen.
+
+        Returns:
+            Tokens, ascending.
+        """
+        sentences = self._sentences
+        found: list[int] = []
+        likely = np.flatnonzero(worth > 0)
+        for sentence in likely[np.argsort(-worth[likely], kind="stable")].tolist():
+            start, end = self._span(sentence)
+            if start < among.start or end > among.stop or any(sentences.own[start:end]):
+                continue
+            if end - start > budget:
+                if budget < _FEW:
+                    break
+                continue
+            found += range(start, end)
+            budget -= end - start
+        return sorted(found)
+
+    def _span(self, sentence: int) -> tuple[int, int]:
+        starts = self._sentences.starts
+        last = sentence + 1 >= len(starts)
+        return starts[sentence], len(self._sentences.ids) if last else starts[sentence + 1]
+
+    def _follow(self) -> None:
+        """Takes in the sentences that were finished since the last time."""
+        sentences = self._sentences
+        finished = max(0, len(sentences.starts) - 1)
+        for sentence in range(self._indexed, finished):
+            start, end = self._span(sentence)
+            for word in set(sentences.words.numbers[start:end]):
+                self._holding.setdefault(word, array("i")).append(sentence)
+        self._indexed = max(self._indexed, finished)

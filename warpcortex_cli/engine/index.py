@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from warpcortex_cli.engine.text import Sentences
 
 _PRINTS = 0.1  # weight of fingerprints against shared words
-_LEAST = 0.3  # of the best sentence's worth, where words are shared; what is worth less only distracts
+_SHORTEST = 3  # tokens of a sentence: a line break is none
 _COMMON = 0.2  # a word in more than this share of all sentences tells none of them apart
 _FEW = 32  # sentences; a word in no more than these is never too common
 
@@ -39,39 +39,39 @@ class SentenceIndex:
                 holding.pop()
         self._indexed = sentences
 
-    def worth(self, words: Iterable[int], prints: NDArray[np.float32] | None, block: int) -> NDArray[np.float32]:
-        """What each finished sentence is worth, fp32 [sentences]; 0 for those that share nothing.
+    def worth(
+        self, words: Iterable[int], prints: NDArray[np.float32] | None, block: int, least: float
+    ) -> NDArray[np.float32]:
+        """What each finished sentence is worth, fp32 [sentences]; 0: nothing.
 
-        The inverse document frequency of BM25 (Robertson & Zaragoza 2009), over sentences, and a tenth as much the
-        fingerprint's score of the blocks that hold the sentence: where no word is shared, it alone decides.
+        The inverse document frequency of BM25 (Robertson & Zaragoza 2009) of the words that it shares, over sentences,
+        and a tenth as much the fingerprint's score of the blocks that hold it: where no word is shared, that decides.
 
         Args:
             words: the task's, as numbers.
             prints: score of each block of `block` tokens, the higher the better, [blocks]; None: not asked.
             block: tokens in a block.
+            least: where words are shared, a sentence that shares less than this part of what the best one does is
+                worth nothing.
         """
         self._follow()
         count = self._indexed
-        worth = np.zeros(count, np.float32)
+        shared = np.zeros(count, np.float32)
         for word in set(words):
-            holding = self._holding.get(word)
-            if holding and self.tells_apart(word):
-                worth[np.array(holding)] += math.log(1 + (count - len(holding) + 0.5) / (len(holding) + 0.5))
-        if count and worth.max() > 0:
-            worth /= worth.max()
-            worth[worth < _LEAST] = 0
-        if prints is not None and len(prints) and count:
+            if self.tells_apart(word):
+                holding = np.array(self._holding[word])
+                shared[holding] += math.log(1 + (count - len(holding) + 0.5) / (len(holding) + 0.5))
+        most = float(shared.max()) if count else 0.0
+        worth = shared / (most or 1.0)
+        if prints is not None and len(prints) and prints.max() > 0:
             starts = np.array(self._sentences.starts[: count + 1])
             ends = np.append(starts[1:], len(self._sentences.ids))[:count]
             first, last = starts[:count] // block, (ends - 1) // block
-            known = last < len(prints)
-            low, high = float(prints.min()), float(prints.max())
-            score = np.maximum(prints[first[known]], prints[last[known]])
-            seen = (score - low) / max(high - low, 1e-9)
-            if worth.max() > 0:
-                worth[known] += np.where(worth[known] > 0, _PRINTS * seen, 0)
-            else:
-                worth[known] = seen
+            stored = last < len(prints)
+            near = np.maximum(prints[first[stored]], prints[last[stored]])
+            worth[stored] += _PRINTS * near / prints.max()
+        if most:
+            worth[shared < least * most] = 0
         return worth
 
     def tells_apart(self, word: int) -> bool:
@@ -93,7 +93,8 @@ class SentenceIndex:
         likely = np.flatnonzero(worth > 0)
         for sentence in likely[np.argsort(-worth[likely], kind="stable")].tolist():
             start, end = self._span(sentence)
-            if start < among.start or end > among.stop or any(sentences.own[start:end]):
+            inside = among.start <= start and end <= among.stop and end - start >= _SHORTEST
+            if not inside or any(sentences.own[start:end]):
                 continue
             if end - start > budget:
                 if budget < _FEW:

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from warpcortex_cli.engine.heads import calibrated
 from warpcortex_cli.engine.index import SentenceIndex
 from warpcortex_cli.engine.text import Sentences
 from warpcortex_cli.memory.fingerprints import Fingerprints
@@ -68,6 +69,7 @@ class Past:
         """Fixes the layout, when the first tokens leave the tail. `opening`: tokens of the system prompt."""
         self.pinned = min(max(_SINKS, opening), self._prism.max_context // 8)
         self.base = self.pinned + self.budget
+        self.prints = calibrated(self._prism)
 
     @torch.inference_mode()
     def take(self, tail: Tail, tokens: int) -> int:
@@ -109,7 +111,14 @@ class Past:
 
     # -- what comes back ----------------------------------------------------------------------------------------
 
-    def look_for(self, words: Iterable[int], queries: Sequence[Tensor] | None, budget: int, among: range) -> list[int]:
+    def look_for(
+        self,
+        words: Iterable[int],
+        queries: Sequence[Tensor] | None,
+        budget: int,
+        among: range,
+        least: float = 0.0,
+    ) -> list[int]:
         """Tokens of the sentences that share the rare words, and that the queries look for.
 
         Args:
@@ -117,11 +126,12 @@ class Past:
             queries: unrotated, per layer [heads, W, head_dim].
             budget: tokens to choose at most.
             among: tokens that may be chosen.
+            least: where words are shared, what shares less than this part of what the best does is left out.
         """
         scores: NDArray[np.float32] | None = None
         if queries is not None and len(self.prints):
             scores = self.prints.scores(queries)
-        return self.index.choose(self.index.worth(words, scores, BLOCK), budget, among)
+        return self.index.choose(self.index.worth(words, scores, BLOCK, least), budget, among)
 
     def recall(self, tokens: list[int]) -> None:
         """Puts these of the stored tokens into the working set, in the place of those that were there."""
@@ -213,6 +223,8 @@ class Past:
             The number of blocks whose fingerprints were there; the others' are made from the blocks.
         """
         self.tokens, self.base, self.pinned = tokens, base, pinned
+        if tokens:
+            self.prints = calibrated(self._prism)
         rows = np.frombuffer(prints, np.uint64).reshape(-1, self.prints.bytes_per_block // 8)
         self.prints.extend(rows)
         for number in range(len(rows), tokens // BLOCK):

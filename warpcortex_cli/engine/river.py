@@ -64,7 +64,8 @@ class River:
         self.sentences = Sentences(prism)
         self.past = Past(prism, profile.memory, self.sentences)
         self._window = profile.memory.window
-        self._asked: list[int] = []  # words of the turn that it answers
+        self._asked: list[int] = []  # words of the turn that it answers,
+        self._asking: list[torch.Tensor] | None = None  # and their queries, unrotated
         self.asides: list[Aside] = []
         self._joined_from: tuple[Segment, ...] = ()
         self._joined: tuple[Segment, ...] = ()
@@ -158,7 +159,7 @@ class River:
 
     @property
     def _chunk(self) -> int:
-        return min(PREFILL_CHUNK, self.limit // 2)
+        return max(1, min(PREFILL_CHUNK, self.limit // 2 - BLOCK))  # fits beside what stays, up to a block too much
 
     @property
     def full(self) -> bool:
@@ -166,10 +167,10 @@ class River:
         return bool(self.pending) and self.tail.length + min(self._chunk, len(self.pending)) > self.limit
 
     def make_room(self) -> None:
-        """Moves the older half of the tail into the past. Nobody may be reading the tail."""
+        """Moves all but the newest third of the tail into the past. Nobody may be reading the tail."""
         if not self.past.tokens:
             self.past.begin(len(self.prism.chat.opening(self.settings.prompt)))
-        leaving = (self.tail.length - self.limit // 2) // BLOCK * BLOCK
+        leaving = (self.tail.length - self.limit // 3) // BLOCK * BLOCK
         if leaving <= 0:
             return
         by = self.past.take(self.tail, leaving)
@@ -205,10 +206,12 @@ class River:
         assert queries is not None
         return queries
 
-    def look_for(self, words: Sequence[int], queries: torch.Tensor, first: int, budget: int, among: range) -> list[int]:
-        """Tokens that share rare words, and that rotated queries at positions from `first` on look for."""
+    def look_for(
+        self, words: Sequence[int], queries: torch.Tensor, first: int, budget: int, among: range, least: float = 0.0
+    ) -> list[int]:
+        """As in `Past`, for rotated queries at positions from `first` on."""
         positions = torch.arange(first, first + queries.shape[2], device=queries.device)
-        return self.past.look_for(words, self.prism.rope.unrotated(list(queries), positions), budget, among)
+        return self.past.look_for(words, self.prism.rope.unrotated(list(queries), positions), budget, among, least)
 
     def recall(self, ids: list[int]) -> None:
         """Brings back what a turn asks for, before it is read."""
@@ -218,21 +221,26 @@ class River:
             return
         asked = ids[-_ASKED:]
         self._asked = words_of(self.prism, asked)
-        self._bring_back(self._asked, self.queries_of(asked, self.tail.length), self.position)
+        positions = torch.arange(self.position, self.position + len(asked), device=self.prism.device)
+        self._asking = self.prism.rope.unrotated(list(self.queries_of(asked, self.tail.length)), positions)
+        self.past.recall(self._answering(self.past.budget))
 
     def reasons(self) -> list[tuple[str, list[str]]]:
         """What came back for the last turn, and the rare words that it shares with what was asked."""
         return self.past.reasons(self._asked)
 
     def recall_again(self) -> None:
-        """Brings back what its newest words ask for, beside what the turn asked."""
-        if self.past.tokens and self.queries is not None:
-            newest = self.sentences.words.numbers[-QUERY_WINDOW:].tolist()
-            self._bring_back([*self._asked, *newest], self.queries, self.position - self.queries.shape[2])
+        """Brings back what its newest words ask for, beside what the turn asked for."""
+        if not self.past.tokens or self.queries is None:
+            return
+        newest = self.sentences.words.numbers[-QUERY_WINDOW:].tolist()
+        first, budget = self.position - self.queries.shape[2], self.past.budget
+        found = self.look_for(newest, self.queries, first, budget // 2, range(self.past.tokens))
+        self.past.recall(sorted({*found, *self._answering(budget - len(found))}))
 
-    def _bring_back(self, words: list[int], queries: torch.Tensor, first: int) -> None:
-        among = range(self.past.tokens)
-        self.past.recall(self.look_for(words, queries, first, self.past.budget, among))
+    def _answering(self, budget: int) -> list[int]:
+        """What the turn itself asked for."""
+        return self.past.look_for(self._asked, self._asking, budget, range(self.past.tokens))
 
     def copy(self, tokens: list[int], into: Tail) -> None:
         """Appends its tokens of these numbers, ascending, to a tail: at their positions, or just before its base."""
@@ -301,7 +309,7 @@ class River:
         if mark.tokens < self.length:
             self.past.truncate(self.sentences.numbers[mark.tokens])
         if mark.tokens < self.past.tokens:
-            self.past.give_back(self.tail, mark.tokens, self.limit // 2)
+            self.past.give_back(self.tail, mark.tokens, self.limit // 3)
         else:
             self.tail.truncate(mark.tokens - self.past.tokens)
         self.sentences.truncate(mark.tokens)

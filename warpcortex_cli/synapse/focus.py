@@ -13,7 +13,7 @@ from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.synapse.mass import attention
 
 _ATTENTION = 0.1  # weight of attention against shared words
-_LEAST = 0.3  # of the best sentence's worth, where words are shared; what is worth less only distracts
+LEAST = 0.3  # of the best sentence's worth, where words are shared; what is worth less only distracts
 _SHORTEST = 3  # tokens of a sentence
 _SINKS = 4  # first tokens, which are landmarks for every Stream anyway
 
@@ -71,7 +71,7 @@ def focus_indices(
     if task is not None and words is not None:
         shared = lexical_worth(task, words, ends).masked_fill_(left_out, 0)
         worth = _ATTENTION * worth / worth.max().clamp_min(1e-9) + shared / shared.max().clamp_min(1e-9)
-        least = _LEAST * float(worth.max()) if float(shared.max()) > 0 else 0.0
+        least = LEAST * float(worth.max()) if float(shared.max()) > 0 else 0.0
     worth[left_out] = -1
     chosen: list[Tensor] = []
     for place in worth.argsort(descending=True, stable=True).tolist():

@@ -1,0 +1,32 @@
+"""Formats of blocks on pocket: exact costs nothing, fewer bits cost more."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from warpcortex_cli.eval.formats import against_uniform, compared, judge
+from warpcortex_cli.memory.formats import POLICIES
+from warpcortex_cli.prism.prism import Prism
+from warpcortex_cli.prism.source import resolve_model
+
+
+def test_fewer_bytes_and_larger_errors() -> None:
+    prism = Prism.load(resolve_model("pocket", "auto"), "cpu")
+    policies = compared()
+    names = ("exact", "16", "8", "4/4", "2/2")
+    results = judge(prism, {name: policies[name] for name in names}, seed=1, n=1)
+    assert [r.policy for r in results] == list(reversed(names))
+    coarse, four, eight, half, exact = results
+    assert exact.kl < 1e-6 and exact.attention_error < 1e-5 and exact.n == 3
+    assert exact.attention_error < half.attention_error < eight.attention_error < four.attention_error
+    assert eight.kl < four.kl < coarse.kl and coarse.recall <= exact.recall
+    assert 0.99 < exact.bytes_per_token / prism.kv_bytes_per_token < 1.01
+    assert against_uniform(four, results) >= 1 and math.isnan(against_uniform(exact, results))
+
+
+def test_a_model_without_meaning_is_asked_nothing_that_it_must_know(make_prism: Callable[[str], Prism]) -> None:
+    prism = make_prism("gemma3")
+    results = judge(prism, dict(POLICIES), seed=1, n=1, meaning=False)  # type: ignore[arg-type]
+    errors = {r.policy: r.attention_error for r in results}
+    assert errors["exact"] < 1e-5 < errors["8"] < errors["4/4"]

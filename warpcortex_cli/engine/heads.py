@@ -1,0 +1,52 @@
+"""Which of a model's heads find things again: their keys are what fingerprints are made of."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from warpcortex_cli.memory.fingerprints import Fingerprints
+from warpcortex_cli.prism.prism import Prism
+from warpcortex_cli.prism.rows import Row
+
+# Read twice to see which heads find things again. Of tokens at random the heads are the same, but their mean key is not
+# that of a text: on pocket they find 15 % of the prices asked for by a cost instead of 35 %.
+PROBE = """The ferry to the island leaves at seven in the morning, when the harbour is still dark, and Judith is always
+the first to step on board. She carries two baskets of bread for the bakery near the church, a box with 48 candles, and
+the letters that her uncle forgot on Monday. "You are early again," says the captain; he has known her since 1987, and
+he never asks for a ticket. The crossing takes forty minutes. On the left are the cliffs where gulls build their nests,
+on the right the lighthouse, painted white and red: it was built by a wealthy merchant whose ship had sunk there. In
+winter the sea is rough, so most of the islanders stay at home, mend their nets, drink tea and play chess. In summer
+there are visitors with cameras, tents and bicycles, and the only hotel, which has 19 rooms, is full until October. What
+do they all look for? Silence, perhaps, or a piece of amber on the beach; few of them find either."""
+_known: WeakKeyDictionary[Prism, Fingerprints] = WeakKeyDictionary()  # none made yet
+
+
+def calibrated(prism: Prism) -> Fingerprints:
+    """Fingerprints, none yet, whose heads were chosen by reading a text twice: the same ones for the same weights."""
+    if prism not in _known:
+        ids = prism.encode(PROBE)[: prism.max_context // 2]
+        keys, queries = read(prism, [], ids * 2)
+        prints = Fingerprints(prism.layers, prism.heads, prism.kv_heads, prism.head_dim)
+        prints.calibrate(keys, queries, len(ids))
+        _known[prism] = prints
+    return copy.copy(_known[prism])
+
+
+@torch.inference_mode()
+def read(prism: Prism, before: Sequence[int], ids: Sequence[int]) -> tuple[list[Tensor], list[Tensor]]:
+    """Unrotated keys and queries of `ids`, read behind `before`."""
+    tail = prism.new_tail(len(before) + len(ids))
+    positions = list(range(len(before) + len(ids)))
+    queries = prism.forward([Row([*before, *ids], positions, tail, logits="none", queries=True)])[0].queries
+    assert queries is not None
+    places = torch.tensor(positions[len(before) :], device=prism.device)
+    keys = [tail.layer(i)[0][:, len(before) :] for i in range(prism.layers)]
+    rope = prism.rope
+    unrotated = rope.unrotated(keys, places), rope.unrotated([q[:, len(before) :] for q in queries], places)
+    tail.release()
+    return unrotated

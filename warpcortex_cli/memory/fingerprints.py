@@ -1,0 +1,256 @@
+"""Fingerprints of blocks: sign bits of their keys, by which a few queries find the blocks that they look for.
+
+A few heads find things again: an induction head (Olsson et al. 2022, arXiv 2209.11895) looks for what came before the
+same words. The fingerprint of a block has 64 sign bits of random projections (Charikar 2002, SimHash) for each of its
+tokens in each of these heads: heads are kept apart, and a name of three tokens is not lost in the mean of 32. Which
+heads they are is measured on the model itself, see `calibrate`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+BLOCK = 32
+WATCHED = 2
+BITS = 64
+_SEED = 20156060  # stored fingerprints are only worth something beside the same projections
+_CHUNK = 8192  # blocks compared at once, so that differences and counts stay in the second cache
+_COMPARED = (
+    7_500_000  # words that one search compares, at about 0.8 ns each (twice that while a sibling thread computes)
+)
+_SECOND = 1_000_000  # of them, for blocks that are looked at again
+_SAMPLE = 512  # blocks, at most, that tell what is usual
+_NEAR = 1  # tokens beside the right one that a head may find as well: it looks for the token or for what followed it
+
+Prints = NDArray[np.uint64]
+
+
+class Fingerprints:
+    """The fingerprints of all blocks, in their order, and the search among them.
+
+    Args:
+        layers, heads, kv_heads, head_dim: the model's.
+        block: tokens in a block.
+        watched: KV heads whose keys are kept, 8 bytes a token each.
+
+    Attributes:
+        watches: which heads these are, (layer, KV head), the best first.
+        bytes_per_block: of one fingerprint.
+    """
+
+    def __init__(
+        self, layers: int, heads: int, kv_heads: int, head_dim: int, block: int = BLOCK, watched: int = WATCHED
+    ) -> None:
+        if heads % kv_heads:
+            raise ValueError(f"{heads} heads cannot share {kv_heads} KV heads")
+        self._shape = layers, heads, kv_heads, head_dim
+        self.block = block
+        every = [(layer, head) for layer in range(layers) for head in range(kv_heads)]
+        count = min(watched, len(every))
+        # Not known to be good: spread over the layers, until somebody calibrates.
+        self.watches = [every[(2 * i + 1) * len(every) // (2 * count)] for i in range(count)]
+        self._key_mean = torch.zeros(count, head_dim)
+        self._query_mean = torch.zeros(count, head_dim)
+        self._projection = _projection(head_dim)
+        self.bytes_per_block = 8 * count * block
+        # A row for each token of each head, a column for each block: 3 times as fast to compare as the other way.
+        self._codes: Prints = np.zeros((count * block, 0), np.uint64)
+        self._blocks = 0
+
+    def __len__(self) -> int:
+        return self._blocks
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all fingerprints, without the room to grow."""
+        return self._blocks * self.bytes_per_block
+
+    # -- which heads ---------------------------------------------------------------------------------------------
+
+    def calibrate(self, keys: Sequence[Tensor], queries: Sequence[Tensor], period: int) -> list[float]:
+        """Chooses the heads, and what is usual in them, from a text that is read twice in a row.
+
+        A head is as good as the share of tokens of the second reading whose query points best to themselves, or the
+        token after it, in the first ("prefix matching", Olsson et al. 2022). Keys and queries have a large mean in
+        common that says nothing; it is taken off before the signs. So the text should be of the usual kind, and the
+        same one whenever stored fingerprints are to be read.
+
+        Args:
+            keys: unrotated, per layer [kv_heads, 2 * period, head_dim].
+            queries: unrotated, per layer [heads, 2 * period, head_dim].
+            period: tokens of the text.
+
+        Returns:
+            The share of each (layer, KV head), in the order of layers.
+
+        Raises:
+            ValueError: there are fingerprints already, which other heads could not read.
+        """
+        if self._blocks:
+            raise ValueError(f"{self._blocks} fingerprints are there, made by other heads")
+        layers, _, kv_heads, _ = self._shape
+        own = torch.arange(period)
+        found: dict[tuple[int, int], float] = {}
+        for layer in range(layers):
+            key, query = keys[layer].float().cpu(), self._pooled(queries[layer])
+            key, query = key - key.mean(1, keepdim=True), query - query.mean(1, keepdim=True)
+            best = (query[:, period:] @ key[:, :period].transpose(1, 2)).argmax(-1)
+            for head in range(kv_heads):
+                found[layer, head] = float(((best[head] - own).abs() <= _NEAR).float().mean())
+        self.watches = sorted(found, key=lambda at: -found[at])[: len(self.watches)]
+        self._key_mean = torch.stack([keys[i][h].float().cpu().mean(0) for i, h in self.watches])
+        self._query_mean = torch.stack([self._pooled(queries[i])[h].mean(0) for i, h in self.watches])
+        return list(found.values())
+
+    # -- making them ---------------------------------------------------------------------------------------------
+
+    def of(self, keys: Sequence[Tensor]) -> Prints:
+        """The fingerprint of one block: keys per layer [kv_heads, block, head_dim], unrotated -> [words]."""
+        return self.of_blocks(keys, self.block)[0]
+
+    def of_blocks(self, keys: Sequence[Tensor], block: int) -> Prints:
+        """Fingerprints of all whole blocks of some tokens.
+
+        Args:
+            keys: unrotated, per layer [kv_heads, tokens, head_dim].
+            block: tokens in a block, as told to the constructor.
+
+        Returns:
+            [tokens // block, words]
+
+        Raises:
+            ValueError: another size of blocks.
+        """
+        if block != self.block:
+            raise ValueError(f"fingerprints are of blocks of {self.block} tokens, not of {block}")
+        blocks = keys[0].shape[1] // block
+        watched = torch.stack([keys[layer][head, : blocks * block] for layer, head in self.watches])
+        codes = self._signs(watched.float().cpu() - self._key_mean[:, None])
+        return np.ascontiguousarray(codes.reshape(len(codes), blocks, block).swapaxes(0, 1)).reshape(blocks, -1)
+
+    def _signs(self, vectors: Tensor) -> Prints:
+        """64 sign bits of each, [..., head_dim] -> [...]."""
+        bits = (vectors @ self._projection > 0).numpy()
+        codes: Prints = np.packbits(bits, axis=-1, bitorder="little").view("<u8")[..., 0].astype(np.uint64)
+        return codes
+
+    def _pooled(self, queries: Tensor) -> Tensor:
+        """The mean query of the heads that share a KV head, [kv_heads, W, head_dim] in fp32.
+
+        Heads of a group look for the same things: on pocket the mean finds what they find, for half the time.
+        """
+        _, heads, kv_heads, _ = self._shape
+        return queries.float().cpu().unflatten(0, (kv_heads, heads // kv_heads)).mean(1)
+
+    # -- as a list -----------------------------------------------------------------------------------------------
+
+    def extend(self, prints: Prints) -> None:
+        """Appends fingerprints [blocks, words].
+
+        Raises:
+            ValueError: they have another number of words.
+        """
+        if prints.ndim != 2 or prints.shape[1] != len(self._codes):
+            raise ValueError(f"fingerprints of shape {prints.shape} do not fit to those of {len(self._codes)} words")
+        needed = self._blocks + len(prints)
+        if needed > self._codes.shape[1]:
+            wider = np.zeros((len(self._codes), max(needed, 2 * self._codes.shape[1])), np.uint64)
+            wider[:, : self._blocks] = self._codes[:, : self._blocks]
+            self._codes = wider
+        self._codes[:, self._blocks : needed] = prints.T
+        self._blocks = needed
+
+    def truncate(self, blocks: int) -> None:
+        """Forgets all fingerprints from number `blocks` on; nothing if there are no more than that."""
+        self._blocks = min(self._blocks, max(0, blocks))
+
+    def rows(self, start: int = 0) -> Prints:
+        """Fingerprints from number `start` on, [blocks, words], as `extend` takes them."""
+        return np.ascontiguousarray(self._codes[:, start : self._blocks].T)
+
+    # -- searching -----------------------------------------------------------------------------------------------
+
+    def scores(self, queries: Sequence[Tensor]) -> NDArray[np.float32]:
+        """How much each block holds of what the queries look for; higher is better, 0 is nothing unusual.
+
+        A query's distance to a block is that of the nearest token's bits. It counts by how far below the usual it is,
+        in standard deviations, squared: what is near everywhere says nothing, two unusual finds say more than one.
+
+        While blocks times queries are few enough, all are compared. Beyond that, the queries with the most unusual
+        finds in a sample of the blocks choose blocks for the others, so that a search costs about `_COMPARED` words.
+
+        Args:
+            queries: unrotated, per layer [heads, W, head_dim].
+
+        Returns:
+            [blocks]
+        """
+        if not self._blocks or not queries[0].shape[1]:
+            return np.zeros(self._blocks, np.float32)
+        codes, pairs = self._codes[:, : self._blocks], self._query_codes(queries)
+        sample = self._distances(np.ascontiguousarray(codes[:, :: -(-self._blocks // _SAMPLE)]), pairs)
+        mean, deviation = sample.mean(1, keepdims=True), np.maximum(sample.std(1, keepdims=True), 0.5)
+        worth = np.square(np.maximum((mean - np.arange(BITS + 1)) / deviation, 0)).astype(np.float32)
+        every = np.arange(len(pairs))
+        if len(pairs) * codes.size // len(self.watches) <= _COMPARED:
+            return _sum(self._distances(codes, pairs), worth, every)
+        count = max(1, (_COMPARED - _SECOND) // (self.block * self._blocks))
+        telling = np.argsort(((sample.min(1) - mean[:, 0]) / deviation[:, 0]), kind="stable")[:count]
+        first = _sum(self._distances(codes, [pairs[i] for i in telling]), worth, telling)
+        second = max(1, min(self._blocks, _SECOND // (self.block * len(pairs))))
+        chosen = np.sort(np.argpartition(-first, second - 1)[:second])
+        out = first / (1 + first.max())  # below 1, for those that are not looked at again
+        out[chosen] = 1 + _sum(self._distances(np.take(codes, chosen, 1), pairs), worth, every)
+        return out
+
+    def _query_codes(self, queries: Sequence[Tensor]) -> list[tuple[int, np.uint64]]:
+        """Number of the watched head, and signs, of each query in it."""
+        found = []
+        for number, (layer, head) in enumerate(self.watches):
+            signs = self._signs(self._pooled(queries[layer])[head] - self._query_mean[number])
+            found += [(number, code) for code in signs]
+        return found
+
+    def _distances(self, codes: Prints, pairs: Sequence[tuple[int, np.uint64]]) -> NDArray[np.uint8]:
+        """Bits in which each query differs from the nearest token of each block, [pairs, blocks].
+
+        Args:
+            codes: as they are kept, [words, blocks].
+            pairs: head and signs of each query.
+        """
+        blocks = codes.shape[1]
+        out = np.empty((len(pairs), blocks), np.uint8)
+        differ = np.empty((self.block, min(blocks, _CHUNK)), np.uint64)
+        bits = np.empty(differ.shape, np.uint8)
+        for start in range(0, blocks, _CHUNK):
+            end = min(blocks, start + _CHUNK)
+            there, counted = differ[:, : end - start], bits[:, : end - start]
+            for number, (head, code) in enumerate(pairs):
+                np.bitwise_xor(codes[head * self.block : (head + 1) * self.block, start:end], code, out=there)
+                np.bitwise_count(there, out=counted)
+                counted.min(0, out=out[number, start:end])
+        return out
+
+
+def _sum(distances: NDArray[np.uint8], worth: NDArray[np.float32], rows: NDArray[np.intp]) -> NDArray[np.float32]:
+    """Sum of what distances [n, blocks] are worth; `worth` [pairs, BITS + 1], of which `rows` [n] are these."""
+    total = np.zeros(distances.shape[1], np.float32)
+    for distance, row in zip(distances, rows, strict=True):
+        total += worth[row].take(distance)
+    return total
+
+
+def _projection(head_dim: int) -> Tensor:
+    """Random directions as columns, [head_dim, BITS]: orthogonal ones, in as many sets as it takes.
+
+    Signs of orthogonal directions estimate an angle better than those of independent ones (Ji et al. 2012, Super-Bit
+    LSH). Signs of the coordinates themselves do not: on pocket a few are large in all keys.
+    """
+    generator = np.random.default_rng(_SEED)
+    sets = [np.linalg.qr(generator.standard_normal((head_dim, head_dim)))[0] for _ in range(-(-BITS // head_dim))]
+    return torch.from_numpy(np.concatenate(sets, 1)[:, :BITS].astype(np.float32).copy())

@@ -234,7 +234,8 @@ class MemorySettings(_Settings):
     )
     warm_mb: Count = Field(default=256, description="MiB of blocks kept in memory; the others are on disk.")
     stored: Literal["exact", "16", "8", "6/5", "8/4", "4/4", "ladder"] = Field(
-        default="exact", description="How blocks are stored, in memory and on disk."
+        default="8",
+        description="How blocks are stored, in memory and on disk: bits of keys and of values; `exact`: as they are.",
     )
 
 

@@ -20,7 +20,7 @@ from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.rows import Row
 
 FACT = "Zoltan keeps lanterns: 31, violet, in the cellar."
-SMALL = {"window": 256, "recall": 128}
+SMALL = {"window": 256, "recall": 128, "stored": "exact"}
 
 
 def filler(sentences: int) -> str:
@@ -107,8 +107,12 @@ def test_a_question_brings_back_what_it_asks_for(prism) -> None:
     text = " ".join(line for line, _ in session.recalled())
     assert FACT in text
     assert {"lanterns", "Zoltan"} <= {w for _, shared in session.recalled() for w in shared}
+    before = river.length
     run(session, "What about carts?")
     assert all(t < river.past.tokens for t in river.past.recalled) and len(river.past.recalled) <= 128
+    while river.length > before:
+        assert session.undo() is not None
+    assert river.length == before == len(river.sentences.ids)
 
 
 def test_a_stream_finds_its_focus_in_the_past(prism) -> None:

@@ -27,6 +27,7 @@ from warpcortex_cli.memory.formats import (
     unpack_bits,
     unpack_block,
 )
+from warpcortex_cli.profile import MemorySettings
 
 CPU = torch.device("cpu")
 QUANTIZED = [f for f in FORMATS if 0 < f.bits < 16]
@@ -107,6 +108,11 @@ def test_exact_is_exact(dtype: torch.dtype, tokens: int) -> None:
     back = unpack_block(pack_block(keys, values, POLICIES["exact"]), dtype, CPU)
     for ours, theirs in zip((*back[0], *back[1]), (*keys, *values), strict=True):
         assert torch.equal(ours.view(torch.uint8), theirs.view(torch.uint8))
+
+
+def test_a_profile_may_name_every_format() -> None:
+    named = get_args(MemorySettings.model_fields["stored"].annotation)
+    assert set(named) == set(get_args(BlockFormat)) == set(POLICIES)
 
 
 @pytest.mark.parametrize("name", get_args(BlockFormat))

@@ -7,7 +7,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 from warpcortex_cli.engine.session import Turn, UndoResult
-from warpcortex_cli.engine.view import GateView, SessionView, StreamView, SynapseView
+from warpcortex_cli.engine.view import GateView, MemoryView, SessionView, StreamView, SynapseView
 from warpcortex_cli.errors import UsageError
 from warpcortex_cli.events import (
     Event,
@@ -21,6 +21,7 @@ from warpcortex_cli.events import (
     StreamSpawned,
     SynapseTaken,
 )
+from warpcortex_cli.memory.store import Tier
 
 ESCAPES = "\x1b]0;owned\x07\x1b[2J\x9b31m"
 
@@ -44,6 +45,9 @@ def stream(number: int, state: str = "thinking", **changes: object) -> StreamVie
     return replace(base, **changes)  # type: ignore[arg-type]
 
 
+NO_PAST = MemoryView(1204, 0, 0, 4096, {n: Tier(0, 0) for n in ("hot", "warm", "cold")}, "exact", 0, "")
+
+
 def view(streams: Sequence[StreamView] = (), **changes: object) -> SessionView:
     """A session as the panels see it."""
     base = SessionView(
@@ -55,6 +59,7 @@ def view(streams: Sequence[StreamView] = (), **changes: object) -> SessionView:
         forgotten={},
         synapse=SynapseView(3, 64, 1204, 786_432),
         gate=GateView(3, 1, 0.5, "calibrated"),
+        memory=NO_PAST,
         asides=2,
         aside_tokens=31,
         aside_bytes=9,
@@ -150,6 +155,9 @@ class FakeSession:
         if not self.turns:
             return None
         return UndoResult("turn", self.turns.pop().text)
+
+    def recalled(self) -> list[tuple[str, list[str]]]:
+        return [(f"Mara keeps [b]ropes[/b]{ESCAPES}.", ["ropes", "Mara"]), ("A far note.", [])]
 
     def clear(self) -> None:
         self.cleared = True

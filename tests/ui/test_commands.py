@@ -9,7 +9,9 @@ from rich.console import Console
 
 from tests.ui.fake_session import ESCAPES, FakeSession, stream, view
 from warpcortex_cli.engine.session import UndoResult
+from warpcortex_cli.engine.view import MemoryView
 from warpcortex_cli.errors import UsageError
+from warpcortex_cli.memory.store import Tier
 from warpcortex_cli.ui.commands import COMMANDS, Desk, is_command, is_known, run_command
 
 
@@ -32,6 +34,7 @@ def test_help_names_every_command(desk: Desk) -> None:
         "help",
         "agents",
         "thoughts",
+        "memory",
         "inject",
         "undo",
         "gate",
@@ -108,6 +111,29 @@ def test_thoughts_and_agents(desk: Desk) -> None:
     assert "+60 earlier: 60 injected" in text and "t61" in text and "t60" not in text
     session.view = view([])
     assert "No Streams yet." in said(desk, "/agents") and "No Stream has finished" in said(desk, "/thoughts")
+
+
+def test_memory_says_what_came_back_and_why(desk: Desk) -> None:
+    assert "Everything is in the tail" in said(desk, "/memory")
+    session: FakeSession = desk.session  # type: ignore[assignment]
+    tiers = {"hot": Tier(2, 4096), "warm": Tier(30, 60 << 10), "cold": Tier(6_000, 12 << 20)}
+    session.view = view(
+        [], memory=MemoryView(700, 193_024, 41, 1_540, tiers, "8", 1, "older context cannot be written to disk.")
+    )
+    text = said(desk, "/memory")
+    for words in (
+        "193,024",
+        "6,000",
+        "12.0 MB",
+        "at most 1,540 tokens",
+        "stored as 8",
+        "1 damaged",
+        "cannot be written",
+    ):
+        assert words in text
+    assert "Mara keeps [b]ropes[/b]" in text and "shares ropes, Mara" in text and "fingerprint is near" in text
+    assert "\x1b" not in text and max(map(len, text.splitlines())) <= 80
+    assert "2 hot 30 warm 6,000 cold" in " ".join(said(desk, "/agents").split())
 
 
 def test_load_and_save(desk: Desk, tmp_path: Path) -> None:

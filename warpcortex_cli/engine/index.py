@@ -76,7 +76,7 @@ class SentenceIndex:
 
     def tells_apart(self, word: int) -> bool:
         """Whether a word is in few enough sentences to say anything of one."""
-        return 0 < len(self._holding.get(word, ())) <= max(_FEW, _COMMON * self._indexed)
+        return word != 0 and 0 < len(self._holding.get(word, ())) <= max(_FEW, _COMMON * self._indexed)
 
     def choose(self, worth: NDArray[np.float32], budget: int, among: range) -> list[int]:
         """The sentences of most worth, whole, whose tokens are at most `budget`; those that the River wrote never.

@@ -188,7 +188,10 @@ class Past:
         return self._prism.rope.unrotated(found.keys, found.positions), list(found.values)
 
     def reasons(self, words: Iterable[int]) -> list[tuple[str, list[str]]]:
-        """The sentences that came back since the turn began, and the rare words that each shares with `words`."""
+        """The sentences that came back since the turn began, and the rare words that each shares with `words`.
+
+        Those that share most come first.
+        """
         asked = {w for w in words if self.index.tells_apart(w)}
         sentences = self.sentences
         found: list[tuple[str, list[str]]] = []
@@ -202,7 +205,7 @@ class Past:
             text = " ".join(sentences.lines(tokens))
             if text:
                 found.append((text, [self._prism.decode(ids).strip() for ids in shared.values()]))
-        return found
+        return sorted(found, key=lambda f: -len(f[1]))
 
     # -- on disk ------------------------------------------------------------------------------------------------
 

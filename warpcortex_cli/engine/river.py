@@ -302,7 +302,7 @@ class River:
     # -- going back ---------------------------------------------------------------------------------------------
 
     def mark(self, turns: int) -> Mark:
-        return Mark(self.position, tuple(self.asides), turns, self.open_user, self.needs_close)
+        return Mark(self.length, tuple(self.asides), turns, self.open_user, self.needs_close)
 
     def rewind(self, mark: Mark) -> None:
         """Returns to a mark: KV and asides are then what they were."""

@@ -48,7 +48,10 @@ class TextBuilder:
 
 
 class Words:
-    """The word that each token is a part of, as a number equal for equal words; case and a last s do not count."""
+    """The word that each token is a part of, as a number equal for equal words; case and a last s do not count.
+
+    What has neither letters nor digits is no word: 0.
+    """
 
     def __init__(self, prism: Prism) -> None:
         self._prism = prism
@@ -67,7 +70,7 @@ class Words:
             if not goes_on:
                 self._start = len(self.numbers)
             whole = len(self.numbers) - self._start + 1
-            self.numbers[self._start :] = array("q", [hash(_stem(self._text))] * whole)
+            self.numbers[self._start :] = array("q", [_number(self._text)] * whole)
 
     def truncate(self, length: int) -> None:
         del self.numbers[length:]
@@ -79,9 +82,11 @@ class Words:
         return self._pieces[token]
 
 
-def _stem(word: str) -> str:
-    """A noun in the singular, nearly: "One rope costs 3 coins" is about ropes."""
-    return word.removesuffix("s") if len(word) > 3 else word
+def _number(word: str) -> int:
+    """Of a noun the same in the plural, nearly: "One rope costs 3 coins" is about ropes."""
+    if not any(c.isalnum() for c in word):
+        return 0
+    return hash(word.removesuffix("s") if len(word) > 3 else word)
 
 
 def words_of(prism: Prism, ids: Iterable[int]) -> list[int]:

@@ -90,12 +90,12 @@ def lexical_worth(task: Tensor, words: Tensor, ends: Tensor) -> Tensor:
     The inverse document frequency of BM25 (Robertson & Zaragoza 2009), over sentences.
 
     Args:
-        task: numbers of words, [n].
+        task: numbers of words, [n]; 0 is none.
         words: those of the context, [L].
         ends: where each sentence ends (exclusive), ascending to L, [S].
     """
     worth = torch.zeros(len(ends))
-    for word in task.unique():
+    for word in task[task != 0].unique():
         upto = (words == word).cumsum(0)[ends - 1]
         holds = torch.diff(upto, prepend=upto.new_zeros(1)) > 0
         frequency = int(holds.sum())

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _COMMAND = re.compile(r"/([A-Za-z]+)(?:\s+(.*))?\Z", re.DOTALL)
 _SHOWN = 40  # of the newest Streams or thoughts in one listing
+_SHOWN_RECALLED = 12
 
 
 @dataclass
@@ -140,12 +141,12 @@ def _memory(desk: Desk, argument: str) -> None:
         return
     recalled = desk.session.recalled()
     desk.say(f"Recalled for the last answer: {len(recalled)} sentences.")
-    for text, shared in recalled[:_SHOWN]:
+    for text, shared in recalled[:_SHOWN_RECALLED]:
         why = f"shares {', '.join(one_line(w, 40) for w in shared)}" if shared else "its fingerprint is near"
         desk.say(f"  {one_line(text, 200)}")
         desk.say(f"    {why}", "dim")
-    if len(recalled) > _SHOWN:
-        desk.say(f"  and {len(recalled) - _SHOWN} more", "dim")
+    if len(recalled) > _SHOWN_RECALLED:
+        desk.say(f"  and {len(recalled) - _SHOWN_RECALLED} more", "dim")
 
 
 def _inject(desk: Desk, argument: str) -> None:

@@ -10,7 +10,8 @@ import torch
 
 from tests.engine.conftest import QUESTION, make_profile, run
 from warpcortex_cli import events as ev
-from warpcortex_cli.engine.archive import Archive, read_contents
+from warpcortex_cli.engine.archive import Archive
+from warpcortex_cli.engine.contents import read_contents
 from warpcortex_cli.engine.session import Session
 from warpcortex_cli.memory.log import RecordLog
 

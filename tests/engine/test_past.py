@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tests.engine.conftest import make_profile, run
 from warpcortex_cli import events as ev
 from warpcortex_cli.engine.archive import Archive
+from warpcortex_cli.engine.contents import PAST
 from warpcortex_cli.engine.river import River
 from warpcortex_cli.engine.session import Session
 from warpcortex_cli.memory.log import RecordLog
@@ -201,7 +202,7 @@ def test_a_damaged_block_is_computed_anew_from_its_tokens(prism, tmp_path: Path)
     session = kept(prism, tmp_path / "s")
     whole = session.engine.river.past.gather(list(range(BLOCK)), torch.arange(BLOCK))
     with RecordLog(tmp_path / "s", readonly=True) as log:
-        first = next(r for r in log.records if r.kind == 7 and r.key == 0)
+        first = next(r for r in log.records if r.kind == PAST and r.key == 0)
     data = bytearray((tmp_path / "s").read_bytes())
     data[first.offset + first.length // 2] ^= 0xFF
     (tmp_path / "s").write_bytes(data)

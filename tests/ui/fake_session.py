@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 
-from warpcortex_cli.engine.session import Turn, UndoResult
+from warpcortex_cli.engine.contents import Turn
+from warpcortex_cli.engine.session import UndoResult
 from warpcortex_cli.engine.view import GateView, MemoryView, SessionView, StreamView, SynapseView
 from warpcortex_cli.errors import UsageError
 from warpcortex_cli.events import (

@@ -16,12 +16,14 @@ from rich.table import Table
 from rich.text import Text
 
 from warpcortex_cli.cli.output import print_json, progress_bar
+from warpcortex_cli.engine.contents import Contents, read_contents
 from warpcortex_cli.errors import RunError, UsageError, WarpError
+from warpcortex_cli.memory.log import RecordLog
 from warpcortex_cli.ui.safe import clean, one_line
 from warpcortex_cli.ui.terminal import forgive_encoding
 
 if TYPE_CHECKING:
-    from warpcortex_cli.engine.archive import Archive, Contents
+    from warpcortex_cli.engine.archive import Archive
     from warpcortex_cli.engine.session import Session
 
 app = typer.Typer(help="Conversations kept with `chat --session NAME`.", no_args_is_help=True)
@@ -101,9 +103,6 @@ class Keeper:
 
 
 def _read(name: str) -> tuple[Path, Contents]:
-    from warpcortex_cli.engine.archive import read_contents
-    from warpcortex_cli.memory.log import RecordLog
-
     path = session_path(name)
     if not path.is_file():
         raise UsageError(f"there is no session named {name}.", "`warpcortex sessions list` shows what there is.")

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,113 +21,30 @@ import torch
 from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 
+from warpcortex_cli.engine.contents import (
+    ASIDE,
+    BLOCK_OF_TAIL,
+    MODEL,
+    PAST,
+    PRINTS,
+    STATE,
+    TOKENS,
+    TURN,
+    Contents,
+    State,
+    Turn,
+    read_contents,
+)
 from warpcortex_cli.engine.river import PREFILL_CHUNK, Aside, Mark
-from warpcortex_cli.engine.session import Session, Turn
-from warpcortex_cli.memory.log import DamagedError, Record, RecordLog
+from warpcortex_cli.engine.session import Session
+from warpcortex_cli.memory.log import DamagedError, RecordLog
 from warpcortex_cli.memory.segment import Segment
 from warpcortex_cli.memory.store import BLOCK
 from warpcortex_cli.prism.fingerprint import fingerprint
 from warpcortex_cli.prism.rows import Row
 
-# Keys: -, first token, first token, Stream, number, -, block, block.
-_MODEL, _TOKENS, _BLOCK, _ASIDE, _TURN, _STATE, _PAST, _PRINTS = range(1, 9)
 _WORTH_COMPACTING = 4 << 20  # bytes that nothing refers to any more
-_DAMAGED = Turn("assistant", "(this part of the conversation is damaged)")
-_ALL = 1 << 60  # no end
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class State:
-    """A conversation at the end of a turn. `tokens`: of the River; `asides`: Streams whose thoughts it holds.
-
-    `past`, `base`, `pinned`: as in `Past`.
-    """
-
-    tokens: int
-    turns: int
-    marks: list[dict[str, Any]]
-    asides: list[int]
-    spawned: int
-    open_user: bool
-    needs_close: bool
-    past: int = 0
-    base: int = 0
-    pinned: int = 0
-
-
-@dataclass
-class Contents:
-    """What a log holds: the model that it was written with, the last state, and where the rest is.
-
-    `own`: which tokens the River wrote. `blocks`: first token, the token before which it is still valid, and the record
-    of the KV, in order. `past`: records of the blocks of its past. `prints`: first block, and the record of the
-    fingerprints from there on. `used`: records up to and with the last state.
-    """
-
-    model: dict[str, Any] = field(default_factory=dict)
-    state: State | None = None
-    turns: list[Turn] = field(default_factory=list)
-    ids: list[int] = field(default_factory=list)
-    own: list[int] = field(default_factory=list)
-    blocks: list[tuple[int, int, Record]] = field(default_factory=list)
-    asides: dict[int, Record] = field(default_factory=dict)
-    past: dict[int, Record] = field(default_factory=dict)
-    prints: list[tuple[int, Record]] = field(default_factory=list)
-    used: int = 0
-    damaged: list[str] = field(default_factory=list)
-
-
-def read_contents(log: RecordLog) -> Contents:
-    """Reads all but the KV, up to the last state. Damaged records are left out and named."""
-    out = Contents()
-    turns: dict[int, Turn] = {}
-    out.state, out.used = _last_state(log)
-    for record in log.records[: out.used]:
-        if record.kind == _BLOCK:
-            out.blocks.append((record.key, _ALL, record))
-            continue
-        if record.kind == _ASIDE:
-            out.asides[record.key] = record
-            continue
-        if record.kind == _PAST:
-            out.past[record.key] = record
-            continue
-        if record.kind == _PRINTS:
-            out.prints = [(first, r) for first, r in out.prints if first < record.key] + [(record.key, record)]
-            continue
-        if record.kind == _TOKENS:  # also where its own bytes are damaged: KV from here on is of other tokens now
-            out.blocks = [(s, min(e, record.key), r) for s, e, r in out.blocks if s < record.key]
-            del out.ids[record.key :], out.own[record.key :]
-        try:
-            found = json.loads(log.read(record))
-        except (DamagedError, ValueError) as error:
-            out.damaged.append(str(error))
-            if record.kind == _TURN:
-                turns.pop(record.key, None)  # an older one of this number was taken back
-            continue
-        if record.kind == _MODEL:
-            out.model = found
-        elif record.kind == _TOKENS and len(out.ids) == record.key:
-            out.ids += found["ids"]
-            out.own += found["own"]
-        elif record.kind == _TURN:
-            turns[record.key] = Turn(**found)
-    count = out.state.turns if out.state else len(turns)
-    out.turns = [turns.get(n, _DAMAGED) for n in range(count)]
-    return out
-
-
-def _last_state(log: RecordLog) -> tuple[State | None, int]:
-    """The newest state that can be read, and the number of records up to it; all of them if there is none."""
-    for number in range(len(log.records), 0, -1):
-        record = log.records[number - 1]
-        if record.kind == _STATE:
-            try:
-                return State(**json.loads(log.read(record))), number
-            except (DamagedError, ValueError, TypeError):
-                continue
-    return None, len(log.records)
 
 
 class Archive:
@@ -160,7 +77,7 @@ class Archive:
         store = river.past.store
         count = len(self.log.records)
         try:
-            store.use(self.log, _PAST)
+            store.use(self.log, PAST)
             for kind, key, payload in self._news(session, store.unwritten()):
                 self.log.append(kind, key, payload)
             self.log.commit()
@@ -172,42 +89,42 @@ class Archive:
             with contextlib.suppress(OSError):  # whoever reads it stops at the last whole state anyway
                 self.log.forget_from(count)
             return
-        store.written({r.key: r for r in self.log.records[count:] if r.kind == _PAST})
+        store.written({r.key: r for r in self.log.records[count:] if r.kind == PAST})
         river.unchanged = river.length
 
     def _news(self, session: Session, past: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, int, bytes]]:
         river = session.engine.river
         if not self._begun:
-            yield _MODEL, 0, _json({"fingerprint": fingerprint(session.prism), "model": session.prism.name})
+            yield MODEL, 0, _json({"fingerprint": fingerprint(session.prism), "model": session.prism.name})
             self._begun = True
         start, end, stored = river.unchanged, river.length, river.past.tokens
         sentences = river.sentences
         yield (
-            _TOKENS,
+            TOKENS,
             start,
             _json({"ids": sentences.ids[start:end].tolist(), "own": list(sentences.own[start:end])}),
         )
         for number, packed in past:
-            yield _PAST, number, packed
+            yield PAST, number, packed
         blocks = len(river.past.prints)
         self._printed = min(self._printed, start // BLOCK)
         if blocks > self._printed:
-            yield _PRINTS, self._printed, river.past.prints.rows(self._printed).tobytes()
+            yield PRINTS, self._printed, river.past.prints.rows(self._printed).tobytes()
             self._printed = blocks
         start = max(start, stored)
         for a, b in pairwise([start, *range(start - start % BLOCK + BLOCK, end, BLOCK), end] if end > start else []):
-            yield _BLOCK, a, _packed(river.tail.freeze(a - stored, b - stored))
+            yield BLOCK_OF_TAIL, a, _packed(river.tail.freeze(a - stored, b - stored))
         for aside in dict.fromkeys((*river.asides, *(a for mark in session.marks for a in mark.asides))):
             if self._asides.get(aside.stream) is not aside:  # numbers begin anew after /clear
-                yield _ASIDE, aside.stream, _packed(aside.segment, aside.text)
+                yield ASIDE, aside.stream, _packed(aside.segment, aside.text)
                 self._asides[aside.stream] = aside
         same = next((n for n, (a, b) in enumerate(zip(self._turns, session.turns, strict=False)) if a is not b), None)
         known = min(len(self._turns), len(session.turns)) if same is None else same
         for number, turn in enumerate(session.turns[known:], start=known):
-            yield _TURN, number, _json(asdict(turn))
+            yield TURN, number, _json(asdict(turn))
         self._turns = list(session.turns)
         self._state = _state_of(session)
-        yield _STATE, 0, _json(asdict(self._state))
+        yield STATE, 0, _json(asdict(self._state))
 
     def compact(self, session: Session) -> None:
         """Writes the file anew where much of it is of no use any more."""
@@ -238,7 +155,7 @@ class Archive:
         except OSError:
             self._asides, self._turns, self._state, self._begun, self._printed, river.unchanged = before
             raise
-        river.past.store.moved({r.key: r for r in self.log.records if r.kind == _PAST})
+        river.past.store.moved({r.key: r for r in self.log.records if r.kind == PAST})
         river.unchanged = river.length
 
     def close(self) -> None:
@@ -257,7 +174,7 @@ class Archive:
         if unfinished:
             found.damaged.append(f"{unfinished:,} bytes of an unfinished turn were dropped")
         state, same = found.state, found.model.get("fingerprint") == fingerprint(session.prism)
-        session.engine.river.past.store.use(self.log, _PAST)
+        session.engine.river.past.store.use(self.log, PAST)
         if state is not None and same and len(found.ids) >= state.tokens:
             self.log.forget_from(found.used)
             del found.ids[state.tokens :], found.own[state.tokens :]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from warpcortex_cli.engine.calibration import Calibration
+from warpcortex_cli.engine.contents import Turn
 from warpcortex_cli.engine.engine import Engine
 from warpcortex_cli.engine.journal import Journal
 from warpcortex_cli.engine.river import Mark
@@ -16,14 +17,6 @@ from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.profile import Profile
 
 NOTES_BREAK = "\n\n"
-
-
-@dataclass(frozen=True)
-class Turn:
-    """One stretch of the conversation. `role`: "user", "assistant" or "notes"."""
-
-    role: str
-    text: str
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,83 @@
+"""The index finds sentences by rare words and fingerprints, and forgets what was taken back."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from warpcortex_cli.engine.index import SentenceIndex
+from warpcortex_cli.engine.text import Sentences, words_of
+from warpcortex_cli.prism.prism import Prism
+
+FACT = "Zoltan keeps lanterns: 31, violet, in the cellar.\n"
+FILLER = "Boxes hold gloves: 12, red, in the barn.\n"
+
+
+def read(prism: Prism, *texts: str) -> Sentences:
+    sentences = Sentences(prism)
+    for text in texts:
+        sentences.extend(prism.encode(text))
+    return sentences
+
+
+def text_of(sentences: Sentences, tokens: list[int]) -> str:
+    return " ".join(sentences.lines(tokens))
+
+
+def found(prism: Prism, sentences: Sentences, asked: str, budget: int = 64, least: float = 0.3) -> str:
+    index = SentenceIndex(sentences)
+    worth = index.worth(words_of(prism, prism.encode(asked)), None, 32, least)
+    return text_of(sentences, index.choose(worth, budget, range(len(sentences.ids))))
+
+
+def test_rare_words_find_their_sentence(prism) -> None:
+    sentences = read(prism, FILLER * 30, FACT, FILLER * 30, "The end.")
+    assert found(prism, sentences, "Where are the lanterns of Zoltan?") == FACT.strip()
+    assert found(prism, sentences, "One lantern") == FACT.strip()  # in the singular
+    assert found(prism, sentences, "gloves") == ""  # a word that is everywhere tells nothing apart
+    assert found(prism, sentences, "lanterns", budget=4) == ""  # whole sentences only
+
+
+def test_what_shares_less_is_left_out_only_where_that_is_asked(prism) -> None:
+    sentences = read(prism, FILLER * 40, FACT, "Zoltan has keys: 5, blue, at home.\n" * 30, FILLER, "x")
+    asked = "lanterns of Zoltan, violet"
+    assert "keys" not in found(prism, sentences, asked, least=0.6)
+    assert "keys" in found(prism, sentences, asked, least=0.0)
+
+
+def test_fingerprints_decide_where_no_word_is_shared(prism) -> None:
+    sentences = read(prism, FILLER * 20, "x")
+    index = SentenceIndex(sentences)
+    scores = np.zeros(len(sentences.ids) // 32, np.float32)
+    scores[3] = 2.0
+    worth = index.worth([], scores, 32, 0.3)
+    tokens = index.choose(worth, 48, range(len(sentences.ids)))
+    assert any(3 * 32 <= t < 4 * 32 for t in tokens) and len(tokens) <= 48
+    assert worth.max() == pytest.approx(0.1)
+
+
+def test_what_the_river_wrote_is_not_chosen(prism) -> None:
+    sentences = read(prism, FILLER * 40)
+    sentences.extend(prism.encode(FACT), own=True)
+    sentences.extend(prism.encode("The end."))
+    assert found(prism, sentences, "lanterns of Zoltan") == ""
+
+
+@given(parts=st.lists(st.tuples(st.sampled_from([FACT, FILLER, "A b c d e.\n", "no stop "]), st.integers(0, 120))))
+@settings(max_examples=25, deadline=None)
+def test_taking_back_and_going_on_is_as_if_it_had_never_been(prism, parts: list[tuple[str, int]]) -> None:
+    sentences = Sentences(prism)
+    index = SentenceIndex(sentences)
+    asked = words_of(prism, prism.encode("lanterns of Zoltan, a b c"))
+    for text, back in parts:
+        sentences.extend(prism.encode(text))
+        index.worth(asked, None, 32, 0.0)
+        length = max(0, len(sentences.ids) - back)
+        if length < len(sentences.ids):
+            index.truncate(sentences.numbers[length])
+            sentences.truncate(length)
+    sentences.extend(prism.encode("The end.\n"))
+    fresh = SentenceIndex(sentences)
+    assert np.array_equal(index.worth(asked, None, 32, 0.0), fresh.worth(asked, None, 32, 0.0))

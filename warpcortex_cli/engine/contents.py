@@ -1,0 +1,117 @@
+"""What the file of a session holds, without the KV: what was said, tokens, and where the rest is. It loads no model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from warpcortex_cli.memory.log import DamagedError, Record, RecordLog
+
+# Keys: -, first token, first token, Stream, number, -, block, block.
+MODEL, TOKENS, BLOCK_OF_TAIL, ASIDE, TURN, STATE, PAST, PRINTS = range(1, 9)
+_ALL = 1 << 60  # no end
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One stretch of the conversation. `role`: "user", "assistant" or "notes"."""
+
+    role: str
+    text: str
+
+
+_DAMAGED = Turn("assistant", "(this part of the conversation is damaged)")
+
+
+@dataclass(frozen=True)
+class State:
+    """A conversation at the end of a turn. `tokens`: of the River; `asides`: Streams whose thoughts it holds.
+
+    `past`, `base`, `pinned`: as in `Past`.
+    """
+
+    tokens: int
+    turns: int
+    marks: list[dict[str, Any]]
+    asides: list[int]
+    spawned: int
+    open_user: bool
+    needs_close: bool
+    past: int = 0
+    base: int = 0
+    pinned: int = 0
+
+
+@dataclass
+class Contents:
+    """What a log holds: the model that it was written with, the last state, and where the rest is.
+
+    `own`: which tokens the River wrote. `blocks`: first token, the token before which it is still valid, and the record
+    of the KV, in order. `past`: records of the blocks of its past. `prints`: first block, and the record of the
+    fingerprints from there on. `used`: records up to and with the last state.
+    """
+
+    model: dict[str, Any] = field(default_factory=dict)
+    state: State | None = None
+    turns: list[Turn] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)
+    own: list[int] = field(default_factory=list)
+    blocks: list[tuple[int, int, Record]] = field(default_factory=list)
+    asides: dict[int, Record] = field(default_factory=dict)
+    past: dict[int, Record] = field(default_factory=dict)
+    prints: list[tuple[int, Record]] = field(default_factory=list)
+    used: int = 0
+    damaged: list[str] = field(default_factory=list)
+
+
+def read_contents(log: RecordLog) -> Contents:
+    """Reads all but the KV, up to the last state. Damaged records are left out and named."""
+    out = Contents()
+    turns: dict[int, Turn] = {}
+    out.state, out.used = _last_state(log)
+    for record in log.records[: out.used]:
+        if record.kind == BLOCK_OF_TAIL:
+            out.blocks.append((record.key, _ALL, record))
+            continue
+        if record.kind == ASIDE:
+            out.asides[record.key] = record
+            continue
+        if record.kind == PAST:
+            out.past[record.key] = record
+            continue
+        if record.kind == PRINTS:
+            out.prints = [(first, r) for first, r in out.prints if first < record.key] + [(record.key, record)]
+            continue
+        if record.kind == TOKENS:  # also where its own bytes are damaged: KV from here on is of other tokens now
+            out.blocks = [(s, min(e, record.key), r) for s, e, r in out.blocks if s < record.key]
+            del out.ids[record.key :], out.own[record.key :]
+        try:
+            found = json.loads(log.read(record))
+        except (DamagedError, ValueError) as error:
+            out.damaged.append(str(error))
+            if record.kind == TURN:
+                turns.pop(record.key, None)  # an older one of this number was taken back
+            continue
+        if record.kind == MODEL:
+            out.model = found
+        elif record.kind == TOKENS and len(out.ids) == record.key:
+            out.ids += found["ids"]
+            out.own += found["own"]
+        elif record.kind == TURN:
+            turns[record.key] = Turn(**found)
+    count = out.state.turns if out.state else len(turns)
+    out.turns = [turns.get(n, _DAMAGED) for n in range(count)]
+    return out
+
+
+def _last_state(log: RecordLog) -> tuple[State | None, int]:
+    """The newest state that can be read, and the number of records up to it; all of them if there is none."""
+    for number in range(len(log.records), 0, -1):
+        record = log.records[number - 1]
+        if record.kind == STATE:
+            try:
+                return State(**json.loads(log.read(record))), number
+            except (DamagedError, ValueError, TypeError):
+                continue
+    return None, len(log.records)

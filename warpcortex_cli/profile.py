@@ -275,6 +275,10 @@ class Profile(_Settings):
     stream_sampling: Sampling = Sampling()
     limits: Limits = Limits()
 
+    def with_whole_context(self) -> Profile:
+        """The same, but nothing leaves the River's tail before the model's context is full."""
+        return self.model_copy(update={"memory": self.memory.model_copy(update={"window": None})})
+
     @field_validator("roles")
     @classmethod
     def _check_roles(cls, roles: tuple[Role, ...]) -> tuple[Role, ...]:

@@ -116,6 +116,18 @@ def test_a_question_brings_back_what_it_asks_for(prism) -> None:
     assert river.length == before == len(river.sentences.ids)
 
 
+@pytest.mark.parametrize("behind", range(3, 10))
+def test_what_leaves_the_tail_as_a_turn_begins_is_not_missed(prism, behind: int) -> None:
+    session = new_session(prism)
+    session.load_notes(f"{filler(40)} {FACT} {filler(behind)}")
+    river = session.engine.river
+    wanted = river.sentences.ids.tolist()
+    fact = prism.encode(f" {FACT}")[-12:]
+    start = next(i for i in range(len(wanted)) if wanted[i : i + len(fact)] == fact)
+    session.engine.begin_turn(prism.encode("How many lanterns does Zoltan keep, and are they violet? " * 3))
+    assert start >= river.past.tokens or set(range(start, start + len(fact))) <= set(river.past.recalled)
+
+
 def test_a_stream_finds_its_focus_in_the_past(prism) -> None:
     session = Session(
         prism, make_profile(trigger=r"<(?P<task>[^>]{1,40})>", memory=SMALL, synapse={"landmarks": 8, "focus": 32})

@@ -1,4 +1,4 @@
-"""`warpcortex eval`: what landmarks keep, what the Gate tells apart, whether thoughts help."""
+"""`warpcortex eval`: what landmarks keep, what the Gate tells apart, whether thoughts help, what comes back."""
 
 from __future__ import annotations
 
@@ -28,18 +28,25 @@ if TYPE_CHECKING:
     from warpcortex_cli.prism.prism import Prism
 
 T = TypeVar("T")
-app = typer.Typer(help="Measure whether landmarks, Gate and thoughts do what they are for.", no_args_is_help=True)
+app = typer.Typer(
+    help="Measure whether landmarks, Gate, thoughts and recall do what they are for.", no_args_is_help=True
+)
 
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Of the cases.")]
 QuickOption = Annotated[bool, typer.Option("--quick", help="Few cases, in a minute or so.")]
 EvalModel = Annotated[str, typer.Option("--model", "-m", metavar="MODEL")]
 EvalProfile = Annotated[str, typer.Option("--profile", "-p", metavar="NAME|FILE")]
 NotesOption = Annotated[int, typer.Option("--notes", min=4, max=100, help="Notes in each case.")]
+BudgetOption = Annotated[
+    int, typer.Option("--budget", min=64, help="Tokens that come back at once; as many newest ones are always read.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 CONTEXTS, BUDGETS = "512,1024,2048,3200", "16,32,64,128,256,512"
 QUICK_CONTEXTS, QUICK_BUDGETS = [1024], [32, 64, 128]
-CASES = {"synapse": 60, "gate": 120, "thoughts": 120}
-QUICK_CASES = {"synapse": 20, "gate": 30, "thoughts": 18}
+DEPTHS, QUICK_DEPTHS = "512,1024,2048,4096,8192,16384", [512, 1024, 2048]
+BUDGET, TIMES, QUICK_TIMES = 256, "1,4,16,64", [1, 4]
+CASES = {"synapse": 60, "gate": 120, "thoughts": 120, "recall": 40, "depth": 10}
+QUICK_CASES = {"synapse": 20, "gate": 30, "thoughts": 18, "recall": 5, "depth": 3}
 NOTES = {"gate": 12, "thoughts": 20}
 
 
@@ -90,6 +97,14 @@ def check_contexts(contexts: list[int], prism: Prism) -> None:
         raise UsageError(
             f"a context of {contexts[-1]} tokens leaves no room in the {prism.max_context} of {prism.name}.",
             "Lower --context.",
+        )
+
+
+def check_budget(budget: int, prism: Prism) -> None:
+    if budget > prism.max_context // 4:
+        raise UsageError(
+            f"--budget {budget} is more than a quarter of the {prism.max_context} positions of {prism.name}.",
+            f"Take {prism.max_context // 4} or less.",
         )
 
 
@@ -181,6 +196,81 @@ def thoughts(
         print_json(evaluation.as_json(results, prism.name, seed))
         return
     print_grids(report.thoughts_grids(results), report.thoughts_line(results), f"seed {seed}")
+
+
+@app.command("recall")
+def recall(
+    n: Annotated[int, typer.Option("--n", min=1, help="Notes that are loaded.")] = CASES["recall"],
+    budget: BudgetOption = BUDGET,
+    times: Annotated[
+        str, typer.Option("--depths", metavar="D,D", help="How far before the end the facts stand, in budgets.")
+    ] = TIMES,
+    methods: Annotated[str, typer.Option("--methods", help="Which methods; all by default.", show_default=False)] = "",
+    seed: SeedOption = 2033,
+    quick: QuickOption = False,
+    model: EvalModel = "pocket",
+    device: DeviceOption = AUTO,
+    dtype: DtypeOption = AUTO,
+    as_json: JsonOption = False,
+) -> None:
+    """Facts that left the window long ago: whether they come back when they are asked for, beside other ways."""
+    from warpcortex_cli.eval import recall as evaluation
+
+    depths = QUICK_TIMES if quick else numbers("--depths", times)
+    chosen = [m.strip() for m in methods.split(",")] if methods else list(evaluation.METHODS)
+    if unknown := [m for m in chosen if m not in evaluation.METHODS]:
+        raise UsageError(f"there is no method {unknown[0]!r}.", f"Methods are {', '.join(evaluation.METHODS)}.")
+    prism, settings = open_prism(model=model, profile="pocket", device=device, dtype=dtype)
+    check_budget(budget, prism)
+    with progress_bar(stderr_console()) as show:
+        results = gather(
+            lambda p: evaluation.run(prism, settings, budget, depths, cases("recall", n, quick), seed, chosen, p),
+            "asking",
+            show,
+        )
+    if as_json:
+        print_json(evaluation.as_json(results, budget, prism.name, seed))
+        return
+    print_grids(evaluation.grids(results, budget), f"seed {seed}")
+
+
+@app.command("depth")
+def depth(
+    n: Annotated[int, typer.Option("--n", min=1, help="Texts, each with four questions.")] = CASES["depth"],
+    budget: BudgetOption = BUDGET,
+    depths: Annotated[str, typer.Option("--depths", metavar="N,N", help="Tokens that were read.")] = DEPTHS,
+    stored: Annotated[
+        str, typer.Option("--stored", metavar="FORMAT", help="Format of blocks; the profile's.", show_default=False)
+    ] = "",
+    seed: SeedOption = 2034,
+    quick: QuickOption = False,
+    model: EvalModel = "pocket",
+    profile: EvalProfile = "pocket",
+    device: DeviceOption = AUTO,
+    dtype: DtypeOption = AUTO,
+    as_json: JsonOption = False,
+) -> None:
+    """How attention's error grows with what was read: rounding, quantization, what is left out, and all of it."""
+    from warpcortex_cli.eval import depth as evaluation
+    from warpcortex_cli.memory.formats import POLICIES
+
+    asked = QUICK_DEPTHS if quick else numbers("--depths", depths, least=128)
+    known = {str(name): name for name in POLICIES}
+    if stored and stored not in known:
+        raise UsageError(f"there is no format {stored!r}.", f"Formats are {', '.join(known)}.")
+    prism, settings = open_prism(model=model, profile=profile, device=device, dtype=dtype)
+    check_budget(budget, prism)
+    kind = known[stored or settings.memory.stored]
+    with progress_bar(stderr_console()) as show:
+        found = gather(
+            lambda p: evaluation.run(prism, settings, kind, budget, asked, cases("depth", n, quick), seed, p),
+            "reading",
+            show,
+        )
+    if as_json:
+        print_json(evaluation.as_json(found, asked, kind, budget, prism.name, seed))
+        return
+    print_grids([evaluation.grid(found, asked, kind)], evaluation.verdict(found, asked), f"seed {seed}")
 
 
 @app.command("all")

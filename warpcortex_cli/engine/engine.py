@@ -182,12 +182,15 @@ class Engine:
             self.cancel_all("the River had to make room for what it writes")
         river.make_room()
         self.admission.forget()
+        if river.state != "reading":  # what a turn asks for may just have left the tail
+            river.recall_again()
 
     def begin_turn(self, ids: list[int]) -> None:
         """Queues a user turn and lets the River write."""
         self.river.begin_turn()
-        self.river.recall(ids)
         self.prefill(ids)
+        self._make_room()  # before the recall, which looks among what has left the tail
+        self.river.recall(ids)
 
     def read(self, ids: list[int]) -> None:
         """Queues tokens that the River reads without an answer."""

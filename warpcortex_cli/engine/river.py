@@ -219,7 +219,7 @@ class River:
         self.past.brought.clear()
         if not self.past.tokens:
             return
-        asked = ids[-_ASKED:]
+        asked = ids[-min(_ASKED, self.prism.max_context - self.position) :]
         self._asked = words_of(self.prism, asked)
         positions = torch.arange(self.position, self.position + len(asked), device=self.prism.device)
         self._asking = self.prism.rope.unrotated(list(self.queries_of(asked, self.tail.length)), positions)

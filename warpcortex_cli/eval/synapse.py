@@ -117,7 +117,7 @@ class Reader:
 
     def __init__(self, prism: Prism, profile: Profile, case: Case) -> None:
         self.prism, self.profile, self.case = prism, profile, case
-        session = Session(prism, profile, streams=False)
+        session = Session(prism, profile.with_whole_context(), streams=False)
         session.load_notes(case.notes + NOTES_BREAK)
         self.river: River = session.engine.river
         self.answer = prism.encode(case.answer)

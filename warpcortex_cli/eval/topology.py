@@ -60,7 +60,7 @@ def shapes(prism: Prism, context: int, k: int, n: int, seed: int, draws: int = 3
     settings = load_profile("pocket").synapse.model_copy(update={"landmarks": k})
     generator = torch.Generator().manual_seed(seed)
     for i in range(n):
-        session = Session(prism, load_profile("pocket"), streams=False)
+        session = Session(prism, load_profile("pocket").with_whole_context(), streams=False)
         session.load_notes(make_case(rng, prism, context, i % 10, "recall").notes)
         river = session.engine.river
         synapse = take(prism, river.tail, settings, river.queries, 1)

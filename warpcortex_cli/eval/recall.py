@@ -1,0 +1,349 @@
+"""Whether the River finds again what left its tail, by depth and by way of choosing.
+
+Long notes are loaded once into a session. Facts that stand at given depths before their end are then asked of the River
+alone, and each turn is taken back. A method stands in for `Past.look_for` and for nothing else: all of them have the
+same budget, the same moments to choose and the same path from what they chose to the answer.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from warpcortex_cli.engine.past import Past
+from warpcortex_cli.engine.session import Session
+from warpcortex_cli.eval import pocket
+from warpcortex_cli.eval.report import Grid, share
+from warpcortex_cli.eval.statistics import interval
+from warpcortex_cli.events import RiverText
+from warpcortex_cli.memory.store import BLOCK
+from warpcortex_cli.pocket import world
+from warpcortex_cli.pocket.vocabulary import Words
+from warpcortex_cli.prism.prism import Prism
+from warpcortex_cli.profile import Profile
+
+KINDS = ("count", "place", "colour")
+_TOKENS_A_NOTE = 14  # at least, in the mean
+_ANSWER = 64  # tokens; right answers are shorter, and one without the fact may go on and on
+_K1, _B = 1.2, 0.75  # of BM25
+
+
+@dataclass(frozen=True)
+class Result:
+    """One method at one depth.
+
+    Attributes:
+        depth: tokens between the fact and the end of the notes.
+        recall: share of right answers.
+        ci95: of `recall`, by Wilson.
+        found: share of questions that the fact came back for, right answer or not.
+    """
+
+    method: str
+    depth: int
+    recall: float
+    ci95: tuple[float, float]
+    n: int
+    found: float
+
+
+class Wanted(NamedTuple):
+    """What `Past.look_for` is asked: words as numbers, queries per layer [heads, W, head_dim], and its bounds."""
+
+    words: list[int]
+    queries: Sequence[Tensor] | None
+    budget: int
+    among: range
+    least: float
+
+
+class Memory:
+    """A past that rivals of ours choose from; what they need of all of it is computed once."""
+
+    def __init__(self, prism: Prism, past: Past, seed: int) -> None:
+        self.prism = prism
+        self.past = past
+        self.rng = np.random.default_rng(seed)
+        self.planted = range(0)  # tokens of the fact that is asked for
+
+    @cached_property
+    def keys(self) -> list[Tensor]:
+        """Unrotated keys of all stored tokens, per layer [kv_heads, N, head_dim] in fp32."""
+        positions = torch.zeros(self.past.tokens, dtype=torch.long, device=self.prism.device)
+        return [k.float().cpu() for k in self.past.gather(list(range(len(positions))), positions).keys]
+
+    @cached_property
+    def order(self) -> NDArray[np.intp]:
+        """Blocks in an order of no meaning."""
+        return self.rng.permutation(len(self.past.prints))
+
+    @cached_property
+    def lottery(self) -> NDArray[np.float32]:
+        """What chance gives to each sentence."""
+        return self.rng.random(len(self.past.sentences.starts), np.float32) + 1e-6
+
+    @cached_property
+    def documents(self) -> list[Counter[int]]:
+        """How often each word is in each sentence, in its order."""
+        sentences = self.past.sentences
+        ends = [*sentences.starts[1:], len(sentences.ids)]
+        spans = zip(sentences.starts, ends, strict=True)
+        return [Counter(word for word, _ in groupby(sentences.words.numbers[a:b])) for a, b in spans]
+
+    def best(self, worth: NDArray[np.float32], wanted: Wanted) -> list[int]:
+        """Tokens of the sentences of most worth, whole, as the River's own index takes them."""
+        return self.past.index.choose(worth, wanted.budget, wanted.among)
+
+
+Method = Callable[[Memory, Wanted], list[int]]
+
+
+def ours(memory: Memory, wanted: Wanted) -> list[int]:
+    """What the River does: rare words it shares, and fingerprints."""
+    return Past.look_for(memory.past, *wanted)
+
+
+def fingerprints(memory: Memory, wanted: Wanted) -> list[int]:
+    """Ours without any words."""
+    return Past.look_for(memory.past, *wanted._replace(words=[]))
+
+
+def shuffled(memory: Memory, wanted: Wanted) -> list[int]:
+    """Ours without any words, and each block with the fingerprint of another one: all that is left is chance."""
+    prints = memory.past.prints
+    rows = prints.rows()
+    others = rows[memory.order]
+    prints.truncate(0)
+    prints.extend(others)
+    try:
+        return fingerprints(memory, wanted)
+    finally:
+        prints.truncate(0)
+        prints.extend(rows)
+
+
+def recency(memory: Memory, wanted: Wanted) -> list[int]:
+    """The newest sentences."""
+    return memory.best(np.arange(1, len(memory.past.sentences.starts) + 1, dtype=np.float32), wanted)
+
+
+def at_random(memory: Memory, wanted: Wanted) -> list[int]:
+    """Sentences drawn once for the notes."""
+    return memory.best(memory.lottery, wanted)
+
+
+def bm25(memory: Memory, wanted: Wanted) -> list[int]:
+    """BM25 over sentences with k1 = 1.2 and b = 0.75 (Robertson & Zaragoza 2009)."""
+    documents = memory.documents
+    lengths = np.array([d.total() for d in documents], np.float32)
+    norm = _K1 * (1 - _B + _B * lengths / lengths.mean())
+    worth = np.zeros(len(documents), np.float32)
+    for word in set(wanted.words):
+        counts = np.array([d[word] for d in documents], np.float32)
+        holding = int((counts > 0).sum())
+        idf = np.log(1 + (len(documents) - holding + 0.5) / (holding + 0.5))
+        worth += idf * counts * (_K1 + 1) / (counts + norm)
+    return memory.best(worth, wanted)
+
+
+def mean_key(memory: Memory, wanted: Wanted) -> list[int]:
+    """Sentences of the blocks whose mean keys are most alike to the mean query, all layers and heads as one vector.
+
+    By the cosine, about the mean of all blocks. On pocket nothing else that was tried of the two means is better: dot
+    products, single layers, single heads.
+    """
+    if wanted.queries is None:
+        return []
+    parts = []
+    for queries, keys in zip(wanted.queries, memory.keys, strict=True):
+        query = queries.float().cpu().unflatten(0, (len(keys), -1)).mean((1, 2))
+        means = keys.unflatten(1, (-1, BLOCK)).mean(2)
+        parts.append((query.flatten(), (means - means.mean(1, keepdim=True)).transpose(0, 1).flatten(1)))
+    query, means = torch.cat([q for q, _ in parts]), torch.cat([m for _, m in parts], 1)
+    alike = 2 + torch.cosine_similarity(means, query[None])
+    starts = np.array(memory.past.sentences.starts)
+    last = len(alike) - 1
+    first, end = np.minimum(starts // BLOCK, last), np.minimum((np.append(starts[1:], starts[-1:]) - 1) // BLOCK, last)
+    return memory.best(np.maximum(alike.numpy()[first], alike.numpy()[end]), wanted)
+
+
+def oracle(memory: Memory, wanted: Wanted) -> list[int]:
+    """Sentences that take most of the exact attention of the question's queries over all stored keys.
+
+    No positions: what stands far beyond those that the model knows would be told nothing of by rotated keys.
+    """
+    if wanted.queries is None:
+        return []
+    mass = torch.zeros(memory.past.tokens)
+    for queries, keys, scaling in zip(wanted.queries, memory.keys, memory.prism.scalings, strict=True):
+        grouped = queries.float().cpu().unflatten(0, (len(keys), -1)).flatten(1, 2)
+        mass += (grouped @ keys.mT * scaling).softmax(-1).sum((0, 1))
+    sentences = memory.past.sentences
+    numbers = np.array(sentences.numbers[: len(mass)])
+    worth = np.bincount(numbers, mass.numpy(), len(sentences.starts)).astype(np.float32)
+    return memory.best(worth, wanted)
+
+
+def planted(memory: Memory, wanted: Wanted) -> list[int]:
+    """The fact itself and nothing else: what is wrong then was misread."""
+    return list(memory.planted)
+
+
+METHODS: dict[str, Method] = {
+    "ours": ours,
+    "recency": recency,
+    "random": at_random,
+    "bm25": bm25,
+    "mean-key": mean_key,
+    "shuffled": shuffled,
+    "fingerprints": fingerprints,
+    "oracle": oracle,
+    "planted": planted,
+}
+
+
+class Answered(NamedTuple):
+    """One question: whether the fact was in the working set when it was read, and whether the answer was right."""
+
+    found: bool
+    right: bool
+
+
+class Reader:
+    """Notes that a River read, and questions on them, each with the method that chooses what comes back."""
+
+    def __init__(self, prism: Prism, profile: Profile, budget: int, tokens: int, seed: int) -> None:
+        rng = random.Random(seed)
+        self.facts = make_facts(rng, prism, tokens)
+        settings = {
+            "memory": profile.memory.model_copy(update={"window": budget, "recall": budget}),
+            "river": profile.river.model_copy(update={"max_tokens": _ANSWER}),
+        }
+        self.session = Session(prism, profile.model_copy(update=settings), streams=False)
+        self.session.load_notes("\n".join(self.facts))
+        self.river = self.session.engine.river
+        self.river.make_room()  # the tail is at its shortest, so that a turn moves nothing and all start from the same
+        self.memory = Memory(prism, self.river.past, seed)
+        self._rng = rng
+
+    def plant(self, depth: int, kind: str) -> tuple[range, pocket.Case]:
+        """The last fact that ends at least `depth` tokens before the end of the notes, and a question on it."""
+        sentences = self.river.sentences
+        number = sentences.numbers[len(sentences.ids) - depth]
+        while True:
+            number -= 1
+            tokens = range(sentences.starts[number], sentences.starts[number + 1])
+            fact = self.facts.get(" ".join(sentences.lines(tokens)))
+            if fact is not None:
+                answer = pocket.QUESTIONS[kind](world.World((fact,), {}), self._rng)
+                assert answer is not None
+                return tokens, pocket.Case(kind, "", answer.question, answer.value)
+
+    def ask(self, method: Method, tokens: range, case: pocket.Case) -> Answered:
+        """Asks, judges, and takes the turn back."""
+        first: list[set[int]] = []
+        past = self.river.past
+        self.memory.planted = tokens
+
+        def look_for(
+            words: Iterable[int],
+            queries: Sequence[Tensor] | None,
+            budget: int,
+            among: range,
+            least: float = 0.0,
+        ) -> list[int]:
+            chosen = method(self.memory, Wanted(list(words), queries, budget, among, least))
+            assert len(chosen) <= budget, "a method chose more than its budget"
+            first.append(set(chosen))
+            return chosen
+
+        past.look_for = look_for  # type: ignore[method-assign]
+        try:
+            events = list(self.session.send(case.question))
+        finally:
+            del past.look_for
+        text = "".join(e.text for e in events if isinstance(e, RiverText) and not e.request)
+        self.session.undo()
+        return Answered(first[0].issuperset(tokens), pocket.is_right(case, text))
+
+
+def make_facts(rng: random.Random, prism: Prism, tokens: int) -> dict[str, world.Fact]:
+    """Notes of at least `tokens` tokens, in words that training never saw; no two of the same person and thing.
+
+    Many share one of the two, so that neither word alone tells a note from all others.
+    """
+    facts: dict[str, world.Fact] = {}
+    size = 0
+    for fact in world.make_world(Words(rng, "held-out", 0.5), tokens // _TOKENS_A_NOTE + 8).facts:
+        sentence = fact.sentence(len(facts) % 2)
+        facts[sentence] = fact
+        size += len(prism.encode(sentence + "\n"))
+        if size >= tokens:
+            break
+    return facts
+
+
+def run(
+    prism: Prism,
+    profile: Profile,
+    budget: int,
+    depths: Sequence[int],
+    n: int,
+    seed: int,
+    methods: Sequence[str],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Iterator[Result]:
+    """Each method at each depth over `n` notes; the same questions for all of them.
+
+    Args:
+        budget: tokens that may come back; the window of newest tokens is as long.
+        depths: in budgets.
+    """
+    found: dict[tuple[str, int], list[Answered]] = {(m, d): [] for d in depths for m in methods}
+    for i in range(n):
+        reader = Reader(prism, profile, budget, (max(depths) + 1) * budget, seed + i)
+        for depth in depths:
+            tokens, case = reader.plant(depth * budget, KINDS[i % len(KINDS)])
+            for method in methods:
+                found[method, depth].append(reader.ask(METHODS[method], tokens, case))
+        reader.river.past.close()
+        progress(i + 1, n)
+    for (method, depth), answers in found.items():
+        right = sum(a.right for a in answers)
+        brought = sum(a.found for a in answers) / n
+        yield Result(method, depth * budget, right / n, interval(right, n), n, brought)
+
+
+def as_json(results: Sequence[Result], budget: int, model: str, seed: int) -> dict[str, Any]:
+    """The contract of `eval recall --json`."""
+    return {
+        "schema_version": 1,
+        "budget": budget,
+        "model": model,
+        "seed": seed,
+        "results": [vars(r) for r in results],
+    }
+
+
+def grids(results: Sequence[Result], budget: int) -> list[Grid]:
+    """Right answers, and whether the fact came back, by method and depth."""
+    depths = sorted({r.depth for r in results})
+    of = {(r.method, r.depth): r for r in results}
+    methods = list(dict.fromkeys(r.method for r in results))
+    heads = ("method", *(f"{d} tokens" for d in depths))
+    right = tuple((m, *(share(of[m, d].recall, of[m, d].ci95) for d in depths)) for m in methods)
+    found = tuple((m, *(f"{of[m, d].found:.0%}" for d in depths)) for m in methods)
+    return [
+        Grid(f"right answers by depth of the fact, budget of {budget} tokens, n = {results[0].n}", heads, right),
+        Grid("the fact was in the working set", heads, found),
+    ]

@@ -187,12 +187,12 @@ class Past:
         tail.release()
         return self._prism.rope.unrotated(found.keys, found.positions), list(found.values)
 
-    def reasons(self, words: Iterable[int]) -> list[tuple[str, list[str]]]:
-        """The sentences that came back since the turn began, and the rare words that each shares with `words`.
+    def reasons(self, asked: Iterable[int]) -> list[tuple[str, list[str]]]:
+        """The sentences that came back since the turn began, and the rare words that each shares with what was asked.
 
         Those that share most come first.
         """
-        asked = {w for w in words if self.index.tells_apart(w)}
+        rare = {w for w in asked if self.index.tells_apart(w)}
         sentences = self.sentences
         found: list[tuple[str, list[str]]] = []
         for _, some in groupby(sorted(self.brought), lambda t: sentences.numbers[t]):
@@ -200,11 +200,12 @@ class Past:
             shared: dict[int, list[int]] = {}
             for token in tokens:
                 word = sentences.words.numbers[token]
-                if word in asked:
+                if word in rare:
                     shared.setdefault(word, []).append(sentences.ids[token])
             text = " ".join(sentences.lines(tokens))
             if text:
-                found.append((text, [self._prism.decode(ids).strip() for ids in shared.values()]))
+                words = (self._prism.decode(ids).strip() for ids in shared.values())
+                found.append((text, [word for word in words if word]))
         return sorted(found, key=lambda f: -len(f[1]))
 
     # -- on disk ------------------------------------------------------------------------------------------------

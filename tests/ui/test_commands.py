@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -134,6 +135,17 @@ def test_memory_says_what_came_back_and_why(desk: Desk) -> None:
     assert "Mara keeps [b]ropes[/b]" in text and "shares ropes, Mara" in text and "fingerprint is near" in text
     assert "\x1b" not in text and max(map(len, text.splitlines())) <= 80
     assert "2 hot 30 warm 6,000 cold" in " ".join(said(desk, "/agents").split())
+
+
+def test_what_went_wrong_below_is_said_once(desk: Desk) -> None:
+    desk.warn()
+    assert desk.console.file.getvalue() == ""  # type: ignore[attr-defined]
+    session: FakeSession = desk.session  # type: ignore[assignment]
+    session.view = view([], memory=replace(session.view.memory, failure="the disk is full", anew=2))
+    desk.warn()
+    desk.warn()
+    text = desk.console.file.getvalue()  # type: ignore[attr-defined]
+    assert text.count("the disk is full") == 1 and text.count("2 damaged blocks") == 1
 
 
 def test_load_and_save(desk: Desk, tmp_path: Path) -> None:

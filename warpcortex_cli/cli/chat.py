@@ -110,6 +110,7 @@ def read_lines(session: Session, errors: Console, keep: Callable[[], None]) -> N
                 return
         elif line:
             say(session, line, sys.stdout)
+        desk.warn()
         keep()
 
 
@@ -147,6 +148,7 @@ def talk(session: Session, errors: Console, keep: Callable[[], None]) -> None:
                 say(session, line, sys.stdout)
         except WarpError as error:
             notices.print(Text(clean(str(error)), style="red"))
+        desk.warn()
         keep()
 
 

@@ -63,7 +63,6 @@ class River:
         self.tail = prism.new_tail(None)
         self.sentences = Sentences(prism)
         self.past = Past(prism, profile.memory, self.sentences)
-        self._window = profile.memory.window
         self._asked: list[int] = []  # words of the turn that it answers,
         self._asking: list[torch.Tensor] | None = None  # and their queries, unrotated
         self.asides: list[Aside] = []
@@ -81,8 +80,9 @@ class River:
         self.begin_turn()
 
     def use(self, profile: Profile) -> None:
-        """Takes router and pause points from a profile; the context stays."""
+        """Takes router, pause points and window from a profile; the context stays, and what is stored of it."""
         self.settings = profile.river
+        self._window = profile.memory.window
         self.router = Router(profile.roles)
         self._pause = re2.compile(f"(?:{profile.river.pause})\\z") if profile.river.pause else None
 

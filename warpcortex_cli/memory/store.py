@@ -163,6 +163,8 @@ class BlockStore:
         if self._log is None:  # nobody keeps this conversation: its file goes when it does
             self._folder = tempfile.TemporaryDirectory(prefix="warpcortex-", ignore_cleanup_errors=True)
             self._log = RecordLog(Path(self._folder.name) / "blocks")
+            with contextlib.suppress(OSError):  # open, it needs no name; a killed process then leaves nothing behind
+                self._log.path.unlink()
         return self._log
 
     def _drop_own(self, log: RecordLog | None) -> None:

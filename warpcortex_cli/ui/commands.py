@@ -38,9 +38,20 @@ class Desk:
     injecting: bool
     leaving: bool = False
     saved: set[Path] = field(default_factory=set)
+    warned: set[str] = field(default_factory=set)
 
     def say(self, text: str, style: str = "") -> None:
         self.console.print(Text(text, style=style))
+
+    def warn(self) -> None:
+        """Says once what went wrong below: a full disk, damaged blocks. The chat goes on."""
+        memory = self.session.snapshot().memory
+        if memory.failure and memory.failure not in self.warned:
+            self.say(memory.failure, "red")
+        anew = f"{memory.anew} damaged blocks were computed anew from their tokens."
+        if memory.anew and anew not in self.warned:
+            self.say(anew, "dim")
+        self.warned |= {memory.failure, anew}
 
 
 @dataclass(frozen=True)

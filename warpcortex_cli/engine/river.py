@@ -168,11 +168,11 @@ class River:
 
     def make_room(self) -> None:
         """Moves all but the newest third of the tail into the past. Nobody may be reading the tail."""
+        if self.tail.length - self.limit // 3 < BLOCK:
+            return
         if not self.past.tokens:
             self.past.begin(len(self.prism.chat.opening(self.settings.prompt)))
         leaving = (self.tail.length - self.limit // 3) // BLOCK * BLOCK
-        if leaving <= 0:
-            return
         by = self.past.take(self.tail, leaving)
         self.unchanged = min(self.unchanged, self.past.tokens)
         self.asides = [self._moved(a, by) for a in self.asides]

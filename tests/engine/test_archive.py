@@ -117,7 +117,7 @@ def test_an_unfinished_turn_is_dropped_and_the_rest_is_there(prism, tmp_path: Pa
         copy.write_bytes(path.read_bytes()[: cut - 3])
         back, told = taken_up(prism, copy)
         assert back.turns == session.turns and same_kv(session, back)
-        assert any("unfinished turn" in line for line in told)
+        assert any("behind the last whole turn" in line for line in told)
 
 
 def test_damaged_kv_is_reported_and_computed_anew(prism, tmp_path: Path) -> None:

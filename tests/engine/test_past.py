@@ -228,6 +228,21 @@ def test_a_damaged_block_is_computed_anew_from_its_tokens(prism, tmp_path: Path)
     archive.close()
 
 
+def test_what_was_taken_back_leaves_the_disk(prism, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("warpcortex_cli.engine.archive._WORTH_COMPACTING", 1 << 14)
+    session = new_session(prism)
+    archive = Archive(tmp_path / "s")
+    archive.restore(session)
+    session.load_notes(filler(60))
+    archive.save(session)
+    full = (tmp_path / "s").stat().st_size
+    assert session.undo() is not None and session.recalled() == []
+    archive.save(session)
+    archive.compact(session)
+    archive.close()
+    assert (tmp_path / "s").stat().st_size < full / 10
+
+
 def test_clearing_begins_another_past_in_the_same_file(prism, tmp_path: Path) -> None:
     session = new_session(prism, warm_mb=0)
     archive = Archive(tmp_path / "s")

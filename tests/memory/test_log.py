@@ -92,3 +92,13 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
         RecordLog(tmp_path / "log")
     with RecordLog(tmp_path / "log") as log, RecordLog(tmp_path / "log", readonly=True) as looking:
         assert not log.records and not looking.records
+
+
+def test_a_file_that_is_none_of_ours_is_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(b"something else that somebody keeps here, longer than a header")
+    before = path.read_bytes()
+    for readonly in (False, True):
+        with pytest.raises(OSError, match="move it away"):
+            RecordLog(path, readonly=readonly)
+    assert path.read_bytes() == before

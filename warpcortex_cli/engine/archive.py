@@ -129,10 +129,11 @@ class Archive:
     def compact(self, session: Session) -> None:
         """Writes the file anew where much of it is of no use any more."""
         found = read_contents(self.log)
+        stored = session.engine.river.past.tokens
         kept = (
-            *(r for _, _, r in found.blocks),
+            *(r for first, _, r in found.blocks if first >= stored),
             *found.asides.values(),
-            *found.past.values(),
+            *(r for number, r in found.past.items() if number < stored // BLOCK),
             *(r for _, r in found.prints),
         )
         live = sum(r.length for r in kept)
@@ -172,7 +173,9 @@ class Archive:
         found = read_contents(self.log)
         unfinished = self.log.cut + sum(r.length for r in self.log.records[found.used :])
         if unfinished:
-            found.damaged.append(f"{unfinished:,} bytes of an unfinished turn were dropped")
+            found.damaged.append(
+                f"{unfinished:,} bytes behind the last whole turn were dropped: it was never finished, or cut"
+            )
         state, same = found.state, found.model.get("fingerprint") == fingerprint(session.prism)
         session.engine.river.past.store.use(self.log, PAST)
         if state is not None and same and len(found.ids) >= state.tokens:
@@ -185,7 +188,9 @@ class Archive:
             session.repeat(found.turns, progress)
             with contextlib.suppress(OSError):  # `save` will say so
                 self._rewrite(session)
-            why = "part of it is damaged" if same else f"it was held with other weights or types ({was})"
+            why = f"it was held with other weights or types ({was})"
+            if same or not found.model:
+                why = "a part of it is damaged, and what that said is lost" if same else "its first record is damaged"
             found.damaged.append(f"the conversation was read anew: {why}")
         return found.damaged
 

@@ -306,6 +306,7 @@ class River:
 
     def rewind(self, mark: Mark) -> None:
         """Returns to a mark: KV and asides are then what they were."""
+        self.past.brought.clear()
         if mark.tokens < self.length:
             self.past.truncate(self.sentences.numbers[mark.tokens])
         if mark.tokens < self.past.tokens:

@@ -8,6 +8,7 @@ read.
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import struct
@@ -57,8 +58,16 @@ class RecordLog:
         self._end = self._scan()
         size = self._file.seek(0, os.SEEK_END)
         self.cut = size - self._end
+        if not self.records and self.cut >= _HEADER.size and not self._begins_a_record():
+            self._file.close()  # nothing in it is ours to cut off
+            raise OSError(errno.EINVAL, "nothing in this file is a record; move it away")
         if self.cut and not readonly:
             self._file.truncate(self._end)
+
+    def _begins_a_record(self) -> bool:
+        """Whether the first bytes are a record's, but for one that may be damaged."""
+        self._file.seek(0)
+        return sum(a == b for a, b in zip(self._file.read(len(_MAGIC)), _MAGIC, strict=False)) >= len(_MAGIC) - 1
 
     def _scan(self) -> int:
         """Reads headers; returns where the last whole record ends."""

@@ -142,7 +142,8 @@ def _memory(desk: Desk, argument: str) -> None:
     view = desk.session.snapshot()
     memory = view.memory
     desk.console.print(memory_table(view))
-    desk.say(f"A step reads at most {memory.bound:,} tokens and thoughts. Blocks are stored as {memory.format}.", "dim")
+    desk.say(f"A step reads at most {memory.bound:,} tokens: the first, recalled ones, the tail; and thoughts.", "dim")
+    desk.say(f"Blocks are stored as {memory.format}.", "dim")
     if memory.anew:
         desk.say(f"{memory.anew} damaged blocks were computed anew from their tokens.")
     if memory.failure:
@@ -151,7 +152,7 @@ def _memory(desk: Desk, argument: str) -> None:
         desk.say("Everything is in the tail: nothing had to be recalled.", "dim")
         return
     recalled = desk.session.recalled()
-    desk.say(f"Recalled for the last answer: {len(recalled)} sentences.")
+    desk.say(f"Recalled for the last answer: {len(recalled)} sentence{'' if len(recalled) == 1 else 's'}.")
     for text, shared in recalled[:_SHOWN_RECALLED]:
         why = f"shares {', '.join(one_line(w, 40) for w in shared)}" if shared else "its fingerprint is near"
         desk.say(f"  {one_line(text, 200)}")

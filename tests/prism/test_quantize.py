@@ -80,7 +80,7 @@ def test_layers_that_are_given_the_same_input_are_computed_at_once(monkeypatch: 
     assert [len(c) for c in calls] == [3, 5, 3]
     for a, b in zip(found, [layer(t) for t in (x, y, x) for layer in apart], strict=True):
         assert torch.allclose(a, b, atol=1e-5)
-    assert not block.gate_proj._waiting  # nothing of a step outlives it
+    assert block.gate_proj.joint._of is None and not block.gate_proj.joint._parts  # nothing of a step outlives it
 
 
 @pytest.mark.skipif(not packs(), reason="this CPU does not multiply packed weights")

@@ -11,7 +11,6 @@ import random
 import statistics
 import time
 
-import psutil
 from rich.console import Console
 from rich.table import Table
 
@@ -20,6 +19,7 @@ from warpcortex_cli.events import RiverFinished
 from warpcortex_cli.memory.store import BLOCK
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.source import resolve_model
+from warpcortex_cli.probes.memory import MemoryProbe
 from warpcortex_cli.profile import Profile, load_profile
 
 _QUESTION = "How many lanterns does Zoltan have?"
@@ -87,7 +87,7 @@ def main() -> None:
             session.undo()
         tiers = river.past.store.tiers()
         mib = [f"{tiers[name].bytes / 2**20:,.0f}" for name in ("hot", "warm", "cold")]
-        rss = psutil.Process().memory_info().rss / 2**20
+        rss = MemoryProbe("cpu").read().bytes / 2**20
         ms = f"{1000 * statistics.median(each):.2f}", f"{1000 * statistics.median(recalls):.1f}"
         table.add_row(f"{river.past.tokens:,}", *ms, f"{statistics.median(first):.3f}", *mib, f"{rss:,.0f}")
         river.past.close()

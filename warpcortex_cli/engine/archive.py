@@ -165,11 +165,7 @@ class Archive:
     # -- reading ------------------------------------------------------------------------------------------------
 
     def restore(self, session: Session, progress: Progress | None = None) -> list[str]:
-        """Brings an empty session to where the stored one stood. Returns what the user should know, in sentences.
-
-        Raises:
-            UsageError: it has to be read anew, and does not fit into this model's context.
-        """
+        """Brings an empty session to where the stored one stood. Returns what the user should know, in sentences."""
         found = read_contents(self.log)
         unfinished = self.log.cut + sum(r.length for r in self.log.records[found.used :])
         if unfinished:

@@ -117,7 +117,7 @@ class Engine:
             work.append(Work(river_row, self._absorb_river))
         prefill = STEP_PREFILL_TOKENS
         # Where not all may come, the oldest do: a Stream that is finished early is worth more than many half done.
-        thinking = sorted((s for s in self.alive if s.state == "thinking"), key=lambda s: (-s.role.priority, s.id))
+        thinking = sorted((s for s in self.alive if s.state == "thinking"), key=lambda s: -s.role.priority)
         wanted = sum(min(len(s.pending), STREAM_PREFILL_CHUNK) for s in thinking)
         wanted += sum(self._tokens_of(i) for i in self.injections)
         width = self.pacer.width(wanted, river_row is not None)

@@ -14,7 +14,7 @@ from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.rows import Row
 
 # Read twice to see which heads find things again. Of tokens at random the heads are the same, but their mean key is not
-# that of a text: on pocket they find 15 % of the prices asked for by a cost instead of 35 %.
+# that of a text.
 PROBE = """The ferry to the island leaves at seven in the morning, when the harbour is still dark, and Judith is always
 the first to step on board. She carries two baskets of bread for the bakery near the church, a box with 48 candles, and
 the letters that her uncle forgot on Monday. "You are early again," says the captain; he has known her since 1987, and

@@ -5,7 +5,6 @@ One index has two users: the River recalls by it what has left its tail, and a S
 
 from __future__ import annotations
 
-import math
 from array import array
 from collections.abc import Iterable
 
@@ -13,11 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from warpcortex_cli.engine.text import Sentences
+from warpcortex_cli.synapse.focus import rarity
 
 _PRINTS = 0.1  # weight of fingerprints against shared words
 _SHORTEST = 3  # tokens of a sentence: a line break is none
 _COMMON = 0.2  # a word in more than this share of all sentences tells none of them apart
 _FEW = 32  # sentences; a word in no more than these is never too common
+_REST = 32  # tokens; what is left of a budget below that is not worth looking further
 
 
 class SentenceIndex:
@@ -44,8 +45,8 @@ class SentenceIndex:
     ) -> NDArray[np.float32]:
         """What each finished sentence is worth, fp32 [sentences]; 0: nothing.
 
-        The inverse document frequency of BM25 (Robertson & Zaragoza 2009) of the words that it shares, over sentences,
-        and a tenth as much the fingerprint's score of the blocks that hold it: where no word is shared, that decides.
+        The rarity of the words that it shares, and a tenth as much the fingerprint's score of the blocks that hold it:
+        where no word is shared, that decides.
 
         Args:
             words: the task's, as numbers.
@@ -60,7 +61,7 @@ class SentenceIndex:
         for word in set(words):
             if self.tells_apart(word):
                 holding = np.array(self._holding[word])
-                shared[holding] += math.log(1 + (count - len(holding) + 0.5) / (len(holding) + 0.5))
+                shared[holding] += rarity(len(holding), count)
         most = float(shared.max()) if count else 0.0
         worth = shared / (most or 1.0)
         if prints is not None and len(prints) and prints.max() > 0:
@@ -97,7 +98,7 @@ class SentenceIndex:
             if not inside or any(sentences.own[start:end]):
                 continue
             if end - start > budget:
-                if budget < _FEW:
+                if budget < _REST:
                     break
                 continue
             found += range(start, end)

@@ -7,8 +7,9 @@ and the tokens that a step attends to are bounded by the sum of the three.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ from warpcortex_cli.profile import MemorySettings
 
 _SINKS = 4  # first tokens that are always read (StreamingLLM, arXiv 2309.17453)
 _BEFORE = 64  # tokens that a damaged block is computed anew behind
+_Read = TypeVar("_Read")
 
 
 class Past:
@@ -168,13 +170,16 @@ class Past:
         return Segment(tuple(turned), tuple(torch.cat(v, 1) for v in values), positions)
 
     def _block(self, number: int) -> Plain:
+        return self._mended(self.store.get, number)
+
+    def _mended(self, read: Callable[[int], _Read], number: int) -> _Read:
+        """What `read` gives of a block, which is computed anew if its record is damaged or lost."""
         try:
-            return self.store.get(number)
+            return read(number)
         except (DamagedError, KeyError):
             self.anew.append(number)
-            keys, values = self._computed(number)
-            self.store.put(number, keys, values)
-            return self.store.get(number)
+            self.store.put(number, *self._computed(number))
+            return read(number)
 
     def _computed(self, number: int) -> tuple[list[Tensor], list[Tensor]]:
         """A block from its tokens, behind a few of those before it: what it once attended to beyond is lost."""
@@ -213,12 +218,7 @@ class Past:
     def packed(self) -> Iterator[tuple[int, bytes]]:
         """All blocks as they are stored, in order; damaged ones are computed anew."""
         for number in range(self.tokens // BLOCK):
-            try:
-                packed = self.store.packed(number)
-            except (DamagedError, KeyError):
-                self._block(number)
-                packed = self.store.packed(number)
-            yield number, packed
+            yield number, self._mended(self.store.packed, number)
 
     def take_up(self, tokens: int, base: int, pinned: int, prints: bytes) -> int:
         """Brings an empty past to where a stored one stood; its blocks are in the store already.

@@ -210,8 +210,12 @@ class River:
         self, words: Sequence[int], queries: torch.Tensor, first: int, budget: int, among: range, least: float = 0.0
     ) -> list[int]:
         """As in `Past`, for rotated queries at positions from `first` on."""
+        return self.past.look_for(words, self._unrotated(queries, first), budget, among, least)
+
+    def _unrotated(self, queries: torch.Tensor, first: int) -> list[torch.Tensor]:
+        """Queries [layers, heads, W, head_dim] at positions from `first` on, as they were before these were applied."""
         positions = torch.arange(first, first + queries.shape[2], device=queries.device)
-        return self.past.look_for(words, self.prism.rope.unrotated(list(queries), positions), budget, among, least)
+        return self.prism.rope.unrotated(list(queries), positions)
 
     def recall(self, ids: list[int]) -> None:
         """Brings back what a turn asks for, before it is read."""
@@ -221,8 +225,7 @@ class River:
             return
         asked = ids[-min(_ASKED, self.prism.max_context - self.position) :]
         self._asked = words_of(self.prism, asked)
-        positions = torch.arange(self.position, self.position + len(asked), device=self.prism.device)
-        self._asking = self.prism.rope.unrotated(list(self.queries_of(asked, self.tail.length)), positions)
+        self._asking = self._unrotated(self.queries_of(asked, self.tail.length), self.position)
         self.past.recall(self._answering(self.past.budget))
 
     def reasons(self) -> list[tuple[str, list[str]]]:

@@ -82,7 +82,7 @@ def chosen(scores: Tensor, ids: Sequence[int]) -> Tensor:
 def _largest(logits: Tensor) -> tuple[Tensor, Tensor]:
     """The largest of each row and its place, both [n]; NaN where there is one.
 
-    Found by parts first: torch looks for a place ten times slower than for a value.
+    Found by parts first: torch looks for a place much slower than for a value.
     """
     rows, size = logits.shape
     whole = size - size % _PART

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -150,14 +150,6 @@ class BlockStore:
         """Blocks that are in no record yet, in order."""
         for number in sorted(n for n in self._warm if n not in self._cold):
             yield number, self._warm[number]
-
-    def all(self, damaged: Callable[[int], None]) -> Iterator[tuple[int, bytes]]:
-        """All blocks as they are stored, in order; `damaged` is told of those that cannot be read."""
-        for number in sorted({*self._warm, *self._cold}):
-            try:
-                yield number, self.packed(number)
-            except DamagedError:
-                damaged(number)
 
     def _file(self) -> RecordLog:
         if self._log is None:  # nobody keeps this conversation: its file goes when it does

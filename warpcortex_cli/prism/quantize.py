@@ -35,7 +35,7 @@ def _activations(x: Tensor) -> tuple[Tensor, Tensor]:
     """Tokens [..., in] -> uint8 [tokens, in] with zero at 128, and the scale of each token, fp32 [tokens, 1]."""
     rows = x.reshape(-1, x.shape[-1]).float()
     scale = rows.abs().amax(1, True).div_(_LEVELS).clamp_min_(1e-12)
-    # To int8 and then its sign bit turned over: torch converts to uint8 five times slower.
+    # To int8 and then its sign bit turned over: torch converts to uint8 much slower.
     signed = (rows / scale).round_().to(torch.int8)
     return signed.bitwise_xor_(-_ZERO).view(torch.uint8), scale
 
@@ -60,7 +60,7 @@ class Int8Weight(nn.Module):
 
 
 class PackedWeight(nn.Module):
-    """The same in the blocks that oneDNN multiplies in: half of `Int8Weight`'s time from four rows on."""
+    """The same in the blocks that oneDNN multiplies in: much faster for many rows (`bench` shows it)."""
 
     def __init__(self, values: Tensor, scale: Tensor) -> None:
         super().__init__()
@@ -103,28 +103,39 @@ class Int8Linear(nn.Module):
         return out.to(x.dtype).view(*x.shape[:-1], out.shape[1])
 
 
-class Share(nn.Module):
-    """The part of one layer in what several compute together: the first that is called does it for all.
+class Joint(nn.Module):
+    """Layers that are always given the same tensor, such as q, k and v: computed when the first of them is called.
 
-    q, k and v are given one tensor, and so are gate and up; nothing in a forward changes it in place. What was computed
-    is kept only until the last of them has taken its part.
+    Nothing in a forward changes that tensor in place. What was computed is kept until the last one has taken its part.
     """
 
-    def __init__(self, joint: Int8Linear, waiting: list[tuple[Tensor, list[Tensor]]], number: int) -> None:
+    def __init__(self, linears: Sequence[nn.Linear]) -> None:
         super().__init__()
-        self._waiting = waiting
-        self._number = number
-        self._last = number == len(joint.sizes) - 1
+        self.linear = Int8Linear(linears)
+        self._of: Tensor | None = None
+        self._parts: Sequence[Tensor] = ()
+
+    def part(self, number: int, x: Tensor) -> Tensor:
+        """What layer `number` gives for `x`."""
+        if self._of is not x:
+            self._of, self._parts = x, self.linear(x).split(self.linear.sizes, -1)
+        found = self._parts[number]
+        if number == len(self._parts) - 1:
+            self._of, self._parts = None, ()
+        return found
+
+
+class Share(nn.Module):
+    """One layer of a joint."""
+
+    def __init__(self, joint: Joint, number: int) -> None:
+        super().__init__()
         self.joint = joint
-        self.out_features = joint.sizes[number]
+        self._number = number
+        self.out_features = joint.linear.sizes[number]
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self._waiting or self._waiting[0][0] is not x:
-            self._waiting[:] = [(x, list(self.joint(x).split(self.joint.sizes, -1)))]
-        part = self._waiting[0][1][self._number]
-        if self._last:
-            self._waiting.clear()
-        return part
+        return self.joint.part(self._number, x)
 
 
 def _weight(values: Tensor, scale: Tensor) -> Int8Weight | PackedWeight:
@@ -178,9 +189,8 @@ def _exchange(parent: nn.Module) -> None:
     linears = {name: child for name, child in parent.named_children() if type(child) is nn.Linear}
     for names in _TOGETHER:
         if all(name in linears for name in names):
-            joint = Int8Linear([linears.pop(name) for name in names])
-            waiting: list[tuple[Tensor, list[Tensor]]] = []
+            joint = Joint([linears.pop(name) for name in names])
             for number, name in enumerate(names):
-                setattr(parent, name, Share(joint, waiting, number))
+                setattr(parent, name, Share(joint, number))
     for name, linear in linears.items():
         setattr(parent, name, Int8Linear([linear]))

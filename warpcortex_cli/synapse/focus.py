@@ -87,7 +87,7 @@ def focus_indices(
 def lexical_worth(task: Tensor, words: Tensor, ends: Tensor) -> Tensor:
     """What sentences share of the task's words, rare ones counting more, [S].
 
-    The inverse document frequency of BM25 (Robertson & Zaragoza 2009), over sentences.
+    The sum of the `rarity` of the words that it holds.
 
     Args:
         task: numbers of words, [n]; 0 is none.
@@ -99,8 +99,13 @@ def lexical_worth(task: Tensor, words: Tensor, ends: Tensor) -> Tensor:
         upto = (words == word).cumsum(0)[ends - 1]
         holds = torch.diff(upto, prepend=upto.new_zeros(1)) > 0
         frequency = int(holds.sum())
-        worth[holds] += math.log(1 + (len(ends) - frequency + 0.5) / (frequency + 0.5))
+        worth[holds] += rarity(frequency, len(ends))
     return worth
+
+
+def rarity(holding: int, sentences: int) -> float:
+    """The inverse document frequency of BM25 (Robertson & Zaragoza 2009): of a word that `holding` sentences hold."""
+    return math.log(1 + (sentences - holding + 0.5) / (holding + 0.5))
 
 
 def sentence_worth(queries: Tensor, keys: Tensor, ends: Tensor, scale: float) -> Tensor:

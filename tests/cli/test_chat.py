@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,12 @@ def test_a_message_a_line(session: FakeSession, run, tmp_path: Path) -> None:  #
     assert (code, out) == (0, f"{ANSWER}\n{ANSWER}\n")
     assert "n.txt: 21 characters, 3 tokens" in err
     assert [t.text for t in session.turns if t.role == "user"] == ["How many?", "/nosuch is text"]
+
+
+def test_a_full_disk_is_said_and_the_chat_goes_on(session: FakeSession, run) -> None:  # type: ignore[no-untyped-def]  # noqa: F811
+    session.view = replace(session.view, memory=replace(session.view.memory, failure="older context stays in memory."))
+    code, out, err = run("chat", stdin=b"How many?\nAnd now?\n")
+    assert (code, out) == (0, f"{ANSWER}\n{ANSWER}\n") and err.count("older context stays in memory.") == 1
 
 
 def test_a_line_that_is_not_text(session: FakeSession, run) -> None:  # type: ignore[no-untyped-def]  # noqa: F811

@@ -91,3 +91,48 @@ def test_the_engine_asks_the_pacer_and_the_oldest_streams_come_first(prism: Pris
     assert all(width <= 2 for width, _ in narrow.seen if width < 4)
     ended = [engine.streams[i].ended for i in (1, 2, 3, 4)]
     assert ended == sorted(ended) and len(set(ended)) > 2
+
+
+def test_what_matters_more_comes_first(prism: Prism) -> None:
+    limits = {"streams": 4, "stream_tail_tokens": 64, "river_share": 0.85}
+    profile = make_profile(trigger=r"<(?P<task>[^>]{1,20})>", role={"synapse": False}, limits=limits)
+    urgent = profile.roles[0].model_copy(update={"name": "urgent", "priority": 5})
+    engine = Engine(prism, profile, Journal())
+    engine.pacer = Narrow()
+    for role in (profile.roles[0], profile.roles[0], urgent):
+        engine.spawn(Match(role, {"task": "a"}, 0, 0))
+    engine.begin_turn(prism.encode("Mara keeps ropes."))
+    for _ in range(600):
+        engine.step()
+        if not engine.alive:
+            break
+    ended = [engine.streams[i].ended for i in (3, 1, 2)]
+    assert ended == sorted(ended) and len(set(ended)) == 3
+
+
+class Closed(Narrow):
+    """Grants nothing while the River writes."""
+
+    def width(self, wanted: int, river_writes: bool) -> int:
+        return 0 if river_writes else wanted
+
+
+def test_thoughts_on_their_way_in_are_paced_too(prism: Prism) -> None:
+    limits = {"streams": 4, "stream_tail_tokens": 64, "river_share": 0.85}
+    profile = make_profile(trigger=r"<(?P<task>[^>]{1,20})>", role={"synapse": False}, limits=limits)
+    engine = Engine(prism, profile, Journal())
+    engine.begin_turn(prism.encode("Mara keeps ropes."))
+    while engine.river.state == "prefill":
+        engine.step()
+    engine.spawn(Match(profile.roles[0], {"task": "a"}, 0, 0))
+    engine.streams[1].thought = "47 ropes"
+    engine.offer(engine.streams[1])
+    open_pacer, engine.pacer = engine.pacer, Closed()
+    written = engine.river.written
+    for _ in range(4):
+        engine.step()
+    assert engine.river.written > written and len(engine.injections) == 1 and not engine.river.asides
+    engine.pacer = open_pacer
+    for _ in range(8):
+        engine.step()
+    assert not engine.injections and len(engine.river.asides) == 1

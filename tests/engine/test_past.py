@@ -13,7 +13,7 @@ from tests.engine.conftest import make_profile, run
 from warpcortex_cli import events as ev
 from warpcortex_cli.engine.archive import Archive
 from warpcortex_cli.engine.contents import PAST
-from warpcortex_cli.engine.river import River
+from warpcortex_cli.engine.river import QUERY_WINDOW, River
 from warpcortex_cli.engine.session import Session
 from warpcortex_cli.memory.log import RecordLog
 from warpcortex_cli.memory.store import BLOCK
@@ -125,7 +125,44 @@ def test_what_leaves_the_tail_as_a_turn_begins_is_not_missed(prism, behind: int)
     fact = prism.encode(f" {FACT}")[-12:]
     start = next(i for i in range(len(wanted)) if wanted[i : i + len(fact)] == fact)
     session.engine.begin_turn(prism.encode("How many lanterns does Zoltan keep, and are they violet? " * 3))
+    assert not river.full  # room was made first, so that the question has the whole budget
+    while river.state == "prefill":
+        session.engine.step()
     assert start >= river.past.tokens or set(range(start, start + len(fact))) <= set(river.past.recalled)
+
+
+def test_what_leaves_the_tail_while_a_long_turn_is_read_is_not_missed(prism) -> None:
+    session = new_session(prism)
+    session.load_notes(f"{filler(40)} {FACT} {filler(1)}")
+    engine, river = session.engine, session.engine.river
+    fact = prism.encode(f" {FACT}")[-12:]
+    ids = river.sentences.ids.tolist()
+    start = next(i for i in range(len(ids)) if ids[i : i + len(fact)] == fact)
+    engine.begin_turn(prism.encode(f"{filler(12)} How many lanterns does Zoltan keep, and are they violet?"))
+    assert start >= river.past.tokens
+    while river.state == "prefill":
+        engine.step()
+    assert start < river.past.tokens and set(range(start, start + len(fact))) <= set(river.past.recalled)
+
+
+def test_what_the_river_writes_brings_back_more(prism, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it says itself is asked for as well, at the latest after QUERY_WINDOW tokens."""
+    session = Session(prism, make_profile(memory={**SMALL, "window": 288}, river={"max_tokens": 40}), streams=False)
+    session.load_notes(f"{FACT} {filler(60)}")
+    engine, river = session.engine, session.engine.river
+    engine.begin_turn(prism.encode("Go on."))
+    while river.state == "prefill":
+        engine.step()
+    asked, stored = [], river.past.tokens
+    look_for = river.past.look_for
+    monkeypatch.setattr(
+        river.past, "look_for", lambda words, *a, **k: asked.append(set(words)) or look_for(words, *a, **k)
+    )
+    while river.state == "writing":
+        engine.step()
+    own = {w for w, mine in zip(river.sentences.words.numbers, river.sentences.own, strict=True) if mine}
+    assert river.written > QUERY_WINDOW and river.past.tokens == stored  # nothing left the tail meanwhile
+    assert any(own & words for words in asked)
 
 
 def test_a_stream_finds_its_focus_in_the_past(prism) -> None:

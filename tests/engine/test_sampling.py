@@ -20,6 +20,14 @@ def test_greedy_takes_the_largest() -> None:
     assert sample(logits, [Sampler() for _ in range(5)]) == logits.argmax(1).tolist()
 
 
+@given(st.integers(1, 700), st.integers(0, 9), st.booleans(), st.integers(0, 2**32))
+def test_greedy_finds_the_first_largest_of_any_vocabulary(size: int, peaks: int, tied: bool, seed: int) -> None:
+    logits = some_logits(3, size, seed)
+    for peak in range(peaks):
+        logits[1, (peak * 131 + seed) % size] = 50.0 if tied else 50.0 + peak
+    assert sample(logits, [Sampler()] * 3) == logits.argmax(1).tolist()
+
+
 @pytest.mark.parametrize("top_p", [1.0, 0.7])
 def test_frequencies_follow_temperature_and_top_p(top_p: float) -> None:
     logits = some_logits(1, 8)

@@ -8,7 +8,7 @@ from statistics import fmean
 import numpy as np
 
 from warpcortex_cli.eval.fingerprints import ask, calibrated, methods, read_notes, recall
-from warpcortex_cli.memory.fingerprints import BLOCK
+from warpcortex_cli.memory.store import BLOCK
 from warpcortex_cli.pocket import world
 from warpcortex_cli.pocket.vocabulary import Words
 from warpcortex_cli.prism.prism import Prism

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from warpcortex_cli.eval.formats import against_uniform, compared, judge
-from warpcortex_cli.memory.formats import POLICIES
+import pytest
+
+from warpcortex_cli.eval.formats import Result, against_uniform, compared, judge
+from warpcortex_cli.memory.formats import POLICIES, Policy
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.source import resolve_model
 
@@ -23,6 +25,26 @@ def test_fewer_bytes_and_larger_errors() -> None:
     assert eight.kl < four.kl < coarse.kl and coarse.recall <= exact.recall
     assert 0.99 < exact.bytes_per_token / prism.kv_bytes_per_token < 1.01
     assert against_uniform(four, results) >= 1 and math.isnan(against_uniform(exact, results))
+
+
+def test_keys_and_values_are_told_apart_and_an_answer_is_right_that_the_notes_give() -> None:
+    prism = Prism.load(resolve_model("pocket", "auto"), "cpu")
+    exact, coarse = POLICIES["exact"].keys, POLICIES["4/4"].keys
+    found = judge(prism, {"keys": Policy(coarse, exact), "values": Policy(exact, coarse)}, seed=1, n=1)
+    keys, values = sorted(found, key=lambda r: r.policy)
+    assert keys.key_error > 1e-3 > 1e-5 > keys.value_error and keys.attention_error == keys.key_error
+    assert values.value_error > 1e-3 > 1e-5 > values.key_error
+    assert keys.recall == 1
+
+
+def test_a_policy_is_compared_with_uniform_widths_at_equal_bytes() -> None:
+    def result(policy: str, size: float, log_kl: float) -> Result:
+        return Result(policy, size, 0, 0, 0, math.exp(log_kl), 1, 1, (0, 1), 1)
+
+    found = [result("4/4", 100, -1), result("6/5", 200, -3), result("8", 300, -3.5), result("4/4 KIVI", 150, -9)]
+    assert against_uniform(result("ladder", 150, -1), found) == pytest.approx(math.e)
+    assert against_uniform(found[3], found) == pytest.approx(math.exp(-7))
+    assert math.isnan(against_uniform(result("ladder", 400, -5), found))
 
 
 def test_a_model_without_meaning_is_asked_nothing_that_it_must_know(make_prism: Callable[[str], Prism]) -> None:

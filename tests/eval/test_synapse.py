@@ -11,7 +11,7 @@ import torch
 from warpcortex_cli.cli.app import main
 from warpcortex_cli.eval.rivals import METHODS
 from warpcortex_cli.eval.statistics import interval
-from warpcortex_cli.eval.synapse import Reader, make_case, run
+from warpcortex_cli.eval.synapse import KINDS, Reader, make_case, run
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.source import resolve_model
 from warpcortex_cli.profile import load_profile
@@ -29,6 +29,15 @@ def view_of(method: str, tokens: int, k: int) -> LayerView:
     queries = torch.randn(4, 6, 8, generator=generator)
     always = METHODS[method].landmarks.always(tokens, k)
     return LayerView(keys - keys.mean(1, keepdim=True), keys, keys, queries, always, k, 8**-0.5)
+
+
+def test_the_full_context_is_read_whole(pocket: Prism) -> None:
+    """Though pocket's profile lets older notes leave the River's tail."""
+    profile = load_profile("pocket")
+    case = make_case(random.Random(1), pocket, 1400, 3, KINDS[0])
+    reader = Reader(pocket, profile, case)
+    assert profile.memory.window is not None and reader.river.tail.length > profile.memory.window
+    assert not reader.river.past.tokens
 
 
 @pytest.mark.parametrize("method", METHODS)

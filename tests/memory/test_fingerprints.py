@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from warpcortex_cli.memory import fingerprints
-from warpcortex_cli.memory.fingerprints import BITS, BLOCK, Fingerprints
+from warpcortex_cli.memory.fingerprints import BITS, Fingerprints
+from warpcortex_cli.memory.store import BLOCK
 
 LAYERS, HEADS, KV_HEADS, DIM = 3, 4, 2, 64
 
@@ -85,7 +86,7 @@ def test_one_block_and_many_agree() -> None:
     assert rows.shape == (5, index.bytes_per_block // 8) and rows.dtype == np.uint64
     for number, row in enumerate(rows):
         part = slice(number * BLOCK, (number + 1) * BLOCK)
-        np.testing.assert_array_equal(index.of([k[:, part] for k in keys]), row)
+        np.testing.assert_array_equal(index.of_blocks([k[:, part] for k in keys], BLOCK)[0], row)
     np.testing.assert_array_equal(prints().of_blocks(keys, BLOCK), rows)  # another time, the same bits
     with pytest.raises(ValueError, match="blocks of 32"):
         index.of_blocks(keys, 16)
@@ -162,7 +163,7 @@ def test_it_is_a_list(steps: list[tuple[str, int]]) -> None:
             del model[count:]
         assert index.rows().tolist() == model
         assert index.rows(len(model) // 2).tolist() == model[len(model) // 2 :]
-        assert len(index) == len(model) and index.nbytes == len(model) * index.bytes_per_block
+        assert len(index) == len(model)
         assert len(index.scores(noise(HEADS, 1))) == len(model)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -33,6 +33,7 @@ app = typer.Typer(
 )
 
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Of the cases.")]
+MethodsOption = Annotated[str, typer.Option("--methods", help="Which methods; all by default.", show_default=False)]
 QuickOption = Annotated[bool, typer.Option("--quick", help="Few cases, in a minute or so.")]
 EvalModel = Annotated[str, typer.Option("--model", "-m", metavar="MODEL")]
 EvalProfile = Annotated[str, typer.Option("--profile", "-p", metavar="NAME|FILE")]
@@ -60,6 +61,18 @@ def numbers(option: str, text: str, least: int = 1) -> list[int]:
     if not all(part.isdecimal() and int(part) >= least for part in found):
         raise UsageError(f"{option} {text}: these are not numbers from {least} on.", f"Write for example {option} 64.")
     return sorted({int(part) for part in found})
+
+
+def named(text: str, known: Sequence[str]) -> list[str]:
+    """The methods of `ours,random`, each once; all that are known if there is no text.
+
+    Raises:
+        UsageError: one of them is not known.
+    """
+    found = list(dict.fromkeys(part.strip() for part in text.split(","))) if text else list(known)
+    if unknown := [m for m in found if m not in known]:
+        raise UsageError(f"there is no method {unknown[0]!r}.", f"Methods are {', '.join(known[:-1])} and {known[-1]}.")
+    return found
 
 
 def cases(of: str, n: int, quick: bool) -> int:
@@ -113,7 +126,7 @@ def synapse(
     n: Annotated[int, typer.Option("--n", min=1, help="Cases for each context length.")] = CASES["synapse"],
     k: Annotated[str, typer.Option("--k", metavar="K,K", help="Budgets in tokens.")] = BUDGETS,
     context: Annotated[str, typer.Option("--context", metavar="L,L", help="Context lengths.")] = CONTEXTS,
-    methods: Annotated[str, typer.Option("--methods", help="Which methods; all by default.", show_default=False)] = "",
+    methods: MethodsOption = "",
     seed: SeedOption = 2026,
     quick: QuickOption = False,
     model: EvalModel = "pocket",
@@ -129,10 +142,7 @@ def synapse(
     budgets, contexts = numbers("--k", k), numbers("--context", context, least=64)
     if quick:
         n, budgets, contexts = cases("synapse", n, quick), QUICK_BUDGETS, QUICK_CONTEXTS
-    chosen = [m.strip() for m in methods.split(",")] if methods else list(METHODS)
-    if unknown := [m for m in chosen if m not in METHODS and m != "full"]:
-        raise UsageError(f"there is no method {unknown[0]!r}.", f"Methods are {', '.join(METHODS)} and full.")
-    asked = {m: METHODS[m] for m in chosen if m in METHODS}
+    asked = {m: METHODS[m] for m in named(methods, [*METHODS, "full"]) if m in METHODS}  # full is always asked
     prism, profile = open_prism(model=model, profile="pocket", device=device, dtype=dtype)
     check_contexts(contexts, prism)
     with progress_bar(stderr_console()) as show:
@@ -205,7 +215,7 @@ def recall(
     times: Annotated[
         str, typer.Option("--depths", metavar="D,D", help="How far before the end the facts stand, in budgets.")
     ] = TIMES,
-    methods: Annotated[str, typer.Option("--methods", help="Which methods; all by default.", show_default=False)] = "",
+    methods: MethodsOption = "",
     seed: SeedOption = 2033,
     quick: QuickOption = False,
     model: EvalModel = "pocket",
@@ -217,9 +227,7 @@ def recall(
     from warpcortex_cli.eval import recall as evaluation
 
     depths = QUICK_TIMES if quick else numbers("--depths", times)
-    chosen = [m.strip() for m in methods.split(",")] if methods else list(evaluation.METHODS)
-    if unknown := [m for m in chosen if m not in evaluation.METHODS]:
-        raise UsageError(f"there is no method {unknown[0]!r}.", f"Methods are {', '.join(evaluation.METHODS)}.")
+    chosen = named(methods, list(evaluation.METHODS))
     prism, settings = open_prism(model=model, profile="pocket", device=device, dtype=dtype)
     check_budget(budget, prism)
     with progress_bar(stderr_console()) as show:
@@ -285,7 +293,7 @@ def all_(
     device: DeviceOption = AUTO,
     dtype: DtypeOption = AUTO,
 ) -> None:
-    """All of them, and a report: report.md, report.json and accuracy.svg."""
+    """Synapse, gate and thoughts, and a report: report.md, report.json and accuracy.svg."""
     import json
 
     from warpcortex_cli.bench.plot import check_plot

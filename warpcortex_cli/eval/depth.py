@@ -37,7 +37,7 @@ from torch.nn import functional as F
 
 from warpcortex_cli.engine.session import NOTES_BREAK, Session
 from warpcortex_cli.eval import pocket
-from warpcortex_cli.eval.recall import KINDS, make_facts
+from warpcortex_cli.eval.recall import KINDS, make_facts, unrotated
 from warpcortex_cli.eval.report import Grid
 from warpcortex_cli.memory.formats import POLICIES, BlockFormat, pack_block, unpack_block
 from warpcortex_cli.memory.store import BLOCK
@@ -150,7 +150,8 @@ class Reader:
     @torch.inference_mode()
     def errors(self, stored: BlockFormat) -> tuple[NDArray[np.float64], int]:
         """Errors of each question after what was read so far, [questions, ERRORS]; and the most tokens attended."""
-        exact, packed = self.everything(), self.everything(stored)
+        exact = self.everything()
+        packed = self._through(exact, stored)
         length = self.river.length
         # What all questions share is rotated once.
         whole, coarse = (
@@ -176,8 +177,7 @@ class Reader:
                     attend(whole[i][:, kept], values[:, kept], length),
                     attend(stored_moved, stored_values[:, kept], here, own),
                 )
-                size = reference.norm(dim=(1, 2))
-                found.append([float(((o - reference).norm(dim=(1, 2)) / size).mean()) for o in ours])
+                found.append([relative_error(o, reference) for o in ours])
             rows.append([fmean(e) for e in zip(*found, strict=True)])
         return np.array(rows), attended
 
@@ -216,36 +216,32 @@ class Reader:
     def working(self) -> tuple[Tensor, Tensor]:
         """The tokens that a step reads now, ascending, and the positions that it reads them at."""
         past = self.river.past
-        if not past.tokens:
-            return torch.arange(self.river.length), torch.arange(self.river.length)
         pinned = range(min(past.pinned, past.tokens))
         back = [t for t in past.recalled if t not in pinned]
         kept = [*pinned, *back, *range(past.tokens, self.river.length)]
         return torch.tensor(kept), torch.tensor([*pinned, *range(past.base - len(back), self.river.position)])
 
-    def everything(self, stored: BlockFormat | None = None) -> Stored:
-        """All tokens that were read; those in blocks by way of a format."""
+    def everything(self) -> Stored:
+        """All tokens that were read, as exactly as the River itself has them."""
         past, tail, rope = self.river.past, self.river.tail, self.prism.rope
         parts = []
         if past.tokens:
-            nowhere = torch.zeros(past.tokens, dtype=torch.long, device=self.prism.device)
-            blocks = past.gather(list(range(past.tokens)), nowhere)
-            plain = Stored([k.cpu() for k in blocks.keys], [v.cpu() for v in blocks.values])
-            parts.append(plain if stored is None else self._through(plain, stored))
+            blocks = unrotated(self.prism, past)
+            parts.append(Stored([k.cpu() for k in blocks.keys], [v.cpu() for v in blocks.values]))
         newest = tail.freeze(0, tail.length)
         bare = rope.unrotated(newest.keys, newest.positions)
         parts.append(Stored([k.cpu() for k in bare], [v.cpu() for v in newest.values]))
         return joined(parts)
 
     def _through(self, plain: Stored, stored: BlockFormat) -> Stored:
-        """Blocks packed and unpacked as the store does it; those that were there before are not packed again."""
-        packed = self._packed[stored]
-        for number in range(len(packed), plain.keys[0].shape[1] // BLOCK):
+        """The same, with what is in blocks packed and unpacked as the store does it, each block once."""
+        packed, tokens = self._packed[stored], self.river.past.tokens
+        for number in range(len(packed), tokens // BLOCK):
             part = slice(number * BLOCK, (number + 1) * BLOCK)
             data = pack_block([k[:, part] for k in plain.keys], [v[:, part] for v in plain.values], POLICIES[stored])
             block = unpack_block(data, self.prism.dtype, torch.device("cpu"))
             packed.append(Stored(*map(list, block)))
-        return joined(packed)
+        return joined([*packed, Stored([k[:, tokens:] for k in plain.keys], [v[:, tokens:] for v in plain.values])])
 
 
 def joined(parts: Sequence[Stored]) -> Stored:
@@ -253,6 +249,11 @@ def joined(parts: Sequence[Stored]) -> Stored:
     layers = range(len(parts[0].keys))
     keys = [torch.cat([p.keys[i] for p in parts], 1) for i in layers]
     return Stored(keys, [torch.cat([p.values[i] for p in parts], 1) for i in layers])
+
+
+def relative_error(found: Tensor, exact: Tensor) -> float:
+    """Length of the difference of [heads, n, d] over that of what is exact, the mean over heads."""
+    return float(((found - exact).norm(dim=(1, 2)) / exact.norm(dim=(1, 2))).mean())
 
 
 def attention(queries: Tensor, keys: Tensor, values: Tensor, scaling: float, dtype: torch.dtype) -> Tensor:

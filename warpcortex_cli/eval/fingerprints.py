@@ -10,7 +10,6 @@ of it has it in either, those on a cost only in the plural; in `typo` letters of
 from __future__ import annotations
 
 import argparse
-import math
 import random
 import re
 import time
@@ -26,12 +25,14 @@ from torch import Tensor
 from warpcortex_cli.engine.heads import calibrated, read
 from warpcortex_cli.engine.text import Words
 from warpcortex_cli.eval.statistics import interval
-from warpcortex_cli.memory.fingerprints import BLOCK, Fingerprints
+from warpcortex_cli.memory.fingerprints import Fingerprints
+from warpcortex_cli.memory.store import BLOCK
 from warpcortex_cli.pocket import vocabulary, world
 from warpcortex_cli.pocket.vocabulary import Thing
 from warpcortex_cli.pocket.world import Answer, Fact, World
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.source import resolve_model
+from warpcortex_cli.synapse.focus import lexical_worth
 
 _ASKED: dict[str, Callable[[World, random.Random], Answer | None]] = {
     "count": world.ask_count,
@@ -148,12 +149,9 @@ def _mistyped(w: World, rng: random.Random) -> Answer:
 
 
 def by_words(text: Text, words: Sequence[int]) -> Scores:
-    """What blocks share of the words: BM25's inverse document frequencies (Robertson & Zaragoza 2009)."""
-    held = [set(text.words[i * BLOCK : (i + 1) * BLOCK]) for i in range(text.blocks)]
-    scores = np.zeros(text.blocks, np.float32)
-    for word in set(words):
-        holding = [i for i, block in enumerate(held) if word in block]
-        scores[holding] += math.log(1 + (text.blocks - len(holding) + 0.5) / (len(holding) + 0.5))
+    """What blocks share of the words: BM25's inverse document frequencies, over blocks."""
+    ends = BLOCK * torch.arange(1, text.blocks + 1)
+    scores: Scores = lexical_worth(torch.tensor(words), torch.tensor(text.words), ends).numpy()
     return scores
 
 

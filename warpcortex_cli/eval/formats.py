@@ -18,18 +18,20 @@ from statistics import fmean
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from warpcortex_cli.bench.shapes import SHAPES, random_prism
 from warpcortex_cli.engine.sampling import chosen
+from warpcortex_cli.eval.depth import relative_error
 from warpcortex_cli.eval.statistics import interval
 from warpcortex_cli.memory.formats import POLICIES, Format, Policy, ladder, pack_block, uniform, unpack_block
 from warpcortex_cli.memory.segment import Segment
+from warpcortex_cli.memory.store import BLOCK
 from warpcortex_cli.pocket import world
 from warpcortex_cli.pocket.vocabulary import Words
 from warpcortex_cli.prism.prism import Prism, Row
 from warpcortex_cli.prism.source import resolve_model
 
-BLOCK = 32  # tokens
 _NOTES = 20
 _QUESTIONS = (world.ask_count, world.ask_place, world.ask_colour)
 
@@ -111,7 +113,9 @@ class Reader:
         prism.forward([Row(case.notes, list(range(len(case.notes))), tail, logits="none")])
         self.exact = tail.freeze(0, len(case.notes))
         self.bare = prism.rope.unrotated(self.exact.keys, self.exact.positions)
-        self.expected, self.queries = self._later(self.exact)
+        self.expected, queries = self._later(self.exact)
+        self.queries = [torch.cat(q, 1) for q in zip(*queries, strict=True)]
+        self.attended = [self._attended(i, *self.exact.layer(i)) for i in range(prism.layers)]
 
     def judge(self, policy: Policy, sums: _Sums) -> None:
         """Adds what this policy does to the case."""
@@ -159,20 +163,14 @@ class Reader:
         return scores, queries
 
     def _attention_error(self, keys: Sequence[Tensor], values: Sequence[Tensor]) -> float:
-        errors = []
-        for layer in range(self.prism.layers):
-            queries = torch.cat([q[layer] for q in self.queries], 1)
-            exact = self._attended(layer, queries, *self.exact.layer(layer))
-            ours = self._attended(layer, queries, keys[layer], values[layer])
-            errors.append(float(((ours - exact).norm(dim=(1, 2)) / exact.norm(dim=(1, 2))).mean()))
-        return fmean(errors)
+        return fmean(
+            relative_error(self._attended(i, keys[i], values[i]), exact) for i, exact in enumerate(self.attended)
+        )
 
-    def _attended(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def _attended(self, layer: int, keys: Tensor, values: Tensor) -> Tensor:
         """Attention over keys and values [kv_heads, n, head_dim] in float64, [heads, tokens, head_dim]."""
-        each = len(queries) // len(keys)
-        keys, values = (t.double().repeat_interleave(each, 0) for t in (keys, values))
-        weights = (queries.double() @ keys.mT * self.prism.scalings[layer]).softmax(-1)
-        return weights @ values
+        query, key, value = (t[None].double() for t in (self.queries[layer], keys, values))
+        return F.scaled_dot_product_attention(query, key, value, scale=self.prism.scalings[layer], enable_gqa=True)[0]
 
 
 def judge(prism: Prism, policies: Mapping[str, Policy], seed: int, n: int, meaning: bool = True) -> list[Result]:

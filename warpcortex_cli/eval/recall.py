@@ -26,6 +26,7 @@ from warpcortex_cli.eval import pocket
 from warpcortex_cli.eval.report import Grid, share
 from warpcortex_cli.eval.statistics import interval
 from warpcortex_cli.events import RiverText
+from warpcortex_cli.memory.segment import Segment
 from warpcortex_cli.memory.store import BLOCK
 from warpcortex_cli.pocket import world
 from warpcortex_cli.pocket.vocabulary import Words
@@ -67,6 +68,11 @@ class Wanted(NamedTuple):
     least: float
 
 
+def unrotated(prism: Prism, past: Past) -> Segment:
+    """All stored tokens, as if each stood at position 0."""
+    return past.gather(list(range(past.tokens)), torch.zeros(past.tokens, dtype=torch.long, device=prism.device))
+
+
 class Memory:
     """A past that rivals of ours choose from; what they need of all of it is computed once."""
 
@@ -79,8 +85,7 @@ class Memory:
     @cached_property
     def keys(self) -> list[Tensor]:
         """Unrotated keys of all stored tokens, per layer [kv_heads, N, head_dim] in fp32."""
-        positions = torch.zeros(self.past.tokens, dtype=torch.long, device=self.prism.device)
-        return [k.float().cpu() for k in self.past.gather(list(range(len(positions))), positions).keys]
+        return [k.float().cpu() for k in unrotated(self.prism, self.past).keys]
 
     @cached_property
     def order(self) -> NDArray[np.intp]:
@@ -159,8 +164,7 @@ def bm25(memory: Memory, wanted: Wanted) -> list[int]:
 def mean_key(memory: Memory, wanted: Wanted) -> list[int]:
     """Sentences of the blocks whose mean keys are most alike to the mean query, all layers and heads as one vector.
 
-    By the cosine, about the mean of all blocks. On pocket nothing else that was tried of the two means is better: dot
-    products, single layers, single heads.
+    By the cosine, about the mean of all blocks.
     """
     if wanted.queries is None:
         return []

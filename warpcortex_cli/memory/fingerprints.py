@@ -15,14 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-BLOCK = 32
+from warpcortex_cli.memory.store import BLOCK
+
 WATCHED = 2
 BITS = 64
 _SEED = 20156060  # stored fingerprints are only worth something beside the same projections
 _CHUNK = 8192  # blocks compared at once, so that differences and counts stay in the second cache
-_COMPARED = (
-    7_500_000  # words that one search compares, at about 0.8 ns each (twice that while a sibling thread computes)
-)
+_COMPARED = 7_500_000  # words that one search compares; `python -m warpcortex_cli.eval.fingerprints` prints its times
 _SECOND = 1_000_000  # of them, for blocks that are looked at again
 _SAMPLE = 512  # blocks, at most, that tell what is usual
 _NEAR = 1  # tokens beside the right one that a head may find as well: it looks for the token or for what followed it
@@ -58,17 +57,12 @@ class Fingerprints:
         self._query_mean = torch.zeros(count, head_dim)
         self._projection = _projection(head_dim)
         self.bytes_per_block = 8 * count * block
-        # A row for each token of each head, a column for each block: 3 times as fast to compare as the other way.
+        # A row for each token of each head, a column for each block: a search goes along the blocks.
         self._codes: Prints = np.zeros((count * block, 0), np.uint64)
         self._blocks = 0
 
     def __len__(self) -> int:
         return self._blocks
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all fingerprints, without the room to grow."""
-        return self._blocks * self.bytes_per_block
 
     # -- which heads ---------------------------------------------------------------------------------------------
 
@@ -109,10 +103,6 @@ class Fingerprints:
 
     # -- making them ---------------------------------------------------------------------------------------------
 
-    def of(self, keys: Sequence[Tensor]) -> Prints:
-        """The fingerprint of one block: keys per layer [kv_heads, block, head_dim], unrotated -> [words]."""
-        return self.of_blocks(keys, self.block)[0]
-
     def of_blocks(self, keys: Sequence[Tensor], block: int) -> Prints:
         """Fingerprints of all whole blocks of some tokens.
 
@@ -140,10 +130,7 @@ class Fingerprints:
         return codes
 
     def _pooled(self, queries: Tensor) -> Tensor:
-        """The mean query of the heads that share a KV head, [kv_heads, W, head_dim] in fp32.
-
-        Heads of a group look for the same things: on pocket the mean finds what they find, for half the time.
-        """
+        """The mean query of the heads that share a KV head, [kv_heads, W, head_dim] in fp32: they look for the same."""
         _, heads, kv_heads, _ = self._shape
         return queries.float().cpu().unflatten(0, (kv_heads, heads // kv_heads)).mean(1)
 

@@ -26,7 +26,7 @@ def test_it_comes_back_as_it_was_written(tmp_path: Path) -> None:
     calibration().save(path)
     assert Calibration.load(path) == calibration()
     whole = path.read_text()
-    for damaged in (whole[:40], "[]", "{}", whole.replace('"version": 1', '"version": 9')):
+    for damaged in (whole[:40], "[]", "{}", whole.replace('"version": 2', '"version": 9')):
         path.write_text(damaged)
         with pytest.raises(ValueError):
             Calibration.load(path)

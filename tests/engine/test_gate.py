@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from warpcortex_cli.engine.calibration import Calibration
-from warpcortex_cli.engine.gate import Gate, GateDecision, garbled
+from warpcortex_cli.engine.gate import Gate, GateDecision, gained, garbled
 from warpcortex_cli.engine.stream import certainty
 from warpcortex_cli.profile import GateSettings
 
@@ -38,6 +38,15 @@ def test_a_calibration_scores_by_the_share_of_unrelated_thoughts_below(
     gate = Gate(GateSettings(), Calibration(centre, spread, 0.7, 0.97, 40))
     below = NormalDist(centre, spread).cdf(gain)
     assert gate.score(gain) == pytest.approx(min(below, 0.9999), abs=1e-6)
+
+
+def test_one_expected_word_does_not_make_up_for_an_unexpected_one() -> None:
+    alone = torch.full((4,), -3.0)
+    usual, mixed = torch.tensor([1.0, 1, 1, 1]), torch.tensor([9.0, 9, -4, -4])
+    assert gained(alone + usual, alone) == pytest.approx(1.0)
+    assert gained(alone + mixed, alone) == pytest.approx(-1.0)
+    assert gained(alone - torch.tensor([0.0, 0, 0, 60]), alone) == pytest.approx(-1.0)  # nor is one the end of it
+    assert gained(None, alone) is None and gained(alone, None) is None
 
 
 def test_every_decision_says_why() -> None:

@@ -8,6 +8,7 @@ import torch
 from tests.engine.conftest import QUESTION, make_profile
 from warpcortex_cli import events as ev
 from warpcortex_cli.engine.engine import STEP_THOUGHT_TOKENS
+from warpcortex_cli.engine.gate import gained
 from warpcortex_cli.engine.router import Match
 from warpcortex_cli.engine.sampling import chosen
 from warpcortex_cli.engine.session import Session
@@ -68,6 +69,6 @@ def test_the_gate_is_told_how_much_likelier_the_river_makes_a_thought(prism) -> 
             positions = [*range(len(before)), *range(first, first + len(ids))]
             logits = prism.forward([Row(tokens, positions, prism.new_tail(len(tokens)), logits="all")])[0].logits
             scores = torch.log_softmax(logits[len(before) : -1], -1)
-            likely.append(float(chosen(scores, ids[1:]).mean()))
-        assert event.score == pytest.approx(engine.gate.score(likely[0] - likely[1]), abs=1e-3)
+            likely.append(chosen(scores, ids[1:]))
+        assert event.score == pytest.approx(engine.gate.score(gained(*likely)), abs=1e-3)
     assert len({round(e.score, 3) for e in decided}) > 5

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from platformdirs import user_data_path
 
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True)

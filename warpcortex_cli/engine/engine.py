@@ -12,7 +12,7 @@ import torch
 
 from warpcortex_cli.engine.admission import Admission
 from warpcortex_cli.engine.calibration import Calibration
-from warpcortex_cli.engine.gate import Gate
+from warpcortex_cli.engine.gate import Gate, gained
 from warpcortex_cli.engine.injection import Injection
 from warpcortex_cli.engine.journal import Journal
 from warpcortex_cli.engine.pacing import Pacer
@@ -359,13 +359,12 @@ class Engine:
 
     def _judge(self, injection: Injection, result: RowResult) -> None:
         stream = injection.stream
-        thought_hidden, likely = stream.hidden(), injection.likelihood(result)
-        gain = None if likely is None or injection.by_itself is None else likely - injection.by_itself
+        thought_hidden = stream.hidden()
         decision = self.gate.decide(
             stream.thought,
             thought_hidden if len(thought_hidden) else result.hidden.float(),
             self.river.hidden,
-            gain,
+            gained(injection.likelihood(result), injection.by_itself),
             stream.role.gate_threshold,
             certainty(stream.log_probabilities),
         )

@@ -16,6 +16,7 @@ _HIGHEST = 0.9999  # of a calibrated score, so that a threshold of 1 lets nothin
 _NEUTRAL = 0.5
 _CENTRE, _SPREAD = 0.0, 1.0  # nats a token, where the model has no calibration
 _NARROWEST = 0.05  # spread
+_LEAST, _MOST = -4.0, 2.0  # nats that one token can count for
 
 _REPEATS = 4  # times in a row that a word, or some words, make a thought garbled
 _NUMERIC_REPEATS = 8  # "5 + 5 + 5 + 5" is arithmetic
@@ -47,10 +48,10 @@ class Gate:
     """Judges thoughts by what River and Stream make of them.
 
     Modes:
-        calibrated: how much more likely the River makes the thought than it is by itself, in nats a token
-            (pointwise mutual information, Church & Hanks 1990), as a share: 0.5 is what a thought scores that the
-            River makes neither more nor less likely, on any model. A calibration centres it on unrelated
-            thoughts and scales it by their spread, so that a score is the share of them that lies below.
+        calibrated: how much more likely the River makes the thought than it is by itself, see `gained`, as a
+            share: 0.5 is what a thought scores that the River makes neither more nor less likely, on any
+            model. A calibration centres it on unrelated thoughts and scales it by their spread, so that a
+            score is the share of them that lies below.
         raw: the cosine of the two last hidden states, as in the paper (arXiv 2601.01298). It is high for
             anything.
         off: everything passes that the River could bear to read.
@@ -84,7 +85,7 @@ class Gate:
         """The calibrated score, 0..1.
 
         Args:
-            gain: log-likelihood of the thought under the River less that of the thought by itself, nats a token.
+            gain: of the thought by the River, nats a token.
         """
         centre, spread = _CENTRE, _SPREAD
         if self._calibration:
@@ -144,6 +145,20 @@ class Gate:
         passed = score >= limit
         digits = 2 if f"{score:.2f}" != f"{limit:.2f}" else 4
         return decision(passed, score, f"score {score:.{digits}f} {'>=' if passed else '<'} {limit:.{digits}f}")
+
+
+def gained(likely: Tensor | None, by_itself: Tensor | None) -> float | None:
+    """How much more likely a thought is with the River than by itself, nats a token; None if one is not known.
+
+    Pointwise mutual information (Church & Hanks 1990), its tokens winsorized: a name that the River did expect does
+    not make up for one that it did not.
+
+    Args:
+        likely, by_itself: log-probabilities of its tokens, [n].
+    """
+    if likely is None or by_itself is None:
+        return None
+    return float((likely - by_itself).clamp(_LEAST, _MOST).mean())
 
 
 def raw_cosine(thought: Tensor, river: Tensor) -> float | None:

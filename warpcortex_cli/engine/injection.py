@@ -7,6 +7,7 @@ stay what they were; later tokens also attend to the buffer. The Gate judges the
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from warpcortex_cli.engine.river import Aside, River
 from warpcortex_cli.engine.sampling import chosen
@@ -28,7 +29,7 @@ class Injection:
     def __init__(self, stream: Stream, river: River) -> None:
         self.stream = stream
         self._river = river
-        self.by_itself: float | None = None  # its likelihood without the River, once it is known
+        self.by_itself: Tensor | None = None  # how likely its tokens are without the River, once it is known
         self.text = stream.role.injected_as.format(thought=stream.thought)
         self.ids = river.prism.encode(self.text)
         self.positions = virtual_positions(river.position, len(self.ids))
@@ -49,12 +50,12 @@ class Injection:
         tail = self._river.prism.new_tail(len(tokens))
         return Row(tokens, list(range(len(tokens))), tail, logits="all")
 
-    def likelihood(self, result: RowResult) -> float | None:
-        """Mean log-probability of the thought's tokens after the first, nats a token, from either row's result."""
+    def likelihood(self, result: RowResult) -> Tensor | None:
+        """Log-probabilities of the thought's tokens after the first, [n - 1] nats, from either row's result."""
         if result.logits is None or len(self.ids) < 2:
             return None
         scores = torch.log_softmax(result.logits[-len(self.ids) : -1].float(), -1)
-        return float(chosen(scores, self.ids[1:]).mean())
+        return chosen(scores, self.ids[1:])
 
     def aside(self) -> Aside:
         """The finished aside, after its row was forwarded; its KV is copied out of the working buffer."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from warpcortex_cli.engine.gate import garbled, raw_cosine
+from warpcortex_cli.engine.gate import gained, garbled, raw_cosine
 from warpcortex_cli.engine.injection import Injection
 from warpcortex_cli.engine.sampling import Sampler, chosen
 from warpcortex_cli.engine.session import Session
@@ -83,10 +83,10 @@ class Judge:
         stream.thought = thought
         injection = Injection(stream, river)
         by_itself, likely = (
-            injection.likelihood(r) or 0.0 for r in prism.forward([injection.alone(), injection.row(weigh=True)])
+            injection.likelihood(r) for r in prism.forward([injection.alone(), injection.row(weigh=True)])
         )
         injection.release()
-        gain = likely - by_itself
+        gain = gained(likely, by_itself) or 0.0
         self.judged.append(
             Judged(
                 label,
@@ -95,7 +95,7 @@ class Judge:
                 gain,
                 calibrated=0.0 if garbled(thought) else engine.gate.score(gain),
                 raw_cosine=raw_cosine(work.hidden, river.hidden) or 0.0,
-                likelihood=likely,
+                likelihood=0.0 if likely is None else float(likely.mean()),
                 certainty=certainty(chosen(work.scores, ids).tolist()),
             )
         )

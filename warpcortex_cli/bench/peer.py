@@ -121,17 +121,19 @@ def main() -> None:
                 subprocess.run(quantize, check=True, capture_output=True)
             speeds[f"llama.cpp {kind}"] = peer_speeds(args.build, path, loads[agents[-1]], agents, threads)
             print(kind, speeds[f"llama.cpp {kind}"], flush=True)
-    prism = random_prism(args.shape, "cpu", "fp32", "int8")
-    runs = {n: measure.run(prism, load) for n, load in loads.items()}
-    speeds["warpcortex int8, all"] = {n: r.total_tokens_per_second for n, r in runs.items()}
-    alone = max(r.river_solo_tokens_per_second for r in runs.values())
+    alone = []
+    for name, compiled in (("int8", False), ("int8, compiled", True)):
+        prism = random_prism(args.shape, "cpu", "fp32", "int8", compiled=compiled)
+        runs = {n: measure.run(prism, load) for n, load in loads.items()}
+        speeds[f"warpcortex {name}"] = {n: r.total_tokens_per_second for n, r in runs.items()}
+        alone.append(f"{name} {max(r.river_solo_tokens_per_second for r in runs.values()):.1f}")
     print(f"| tokens per second | {' | '.join(f'{n} agents' for n in agents)} |\n|{'---|' * (1 + len(agents))}")
     for name, row in speeds.items():
         print(f"| {name} | {' | '.join(f'{row[n]:.1f}' for n in agents)} |")
     best = {n: max(row[n] for name, row in speeds.items() if name.startswith("llama.cpp")) for n in agents}
-    ratios = (f"{speeds['warpcortex int8, all'][n] / best[n]:.2f}" for n in agents)
-    print(f"| ours to its best | {' | '.join(ratios)} |")
-    print(f"\nRiver alone: {alone:.1f} tokens per second")
+    ratios = (f"{max(r[n] for name, r in speeds.items() if name.startswith('warp')) / best[n]:.2f}" for n in agents)
+    print(f"| our best to its best | {' | '.join(ratios)} |")
+    print(f"\nRiver alone, tokens per second: {'; '.join(alone)}")
 
 
 if __name__ == "__main__":

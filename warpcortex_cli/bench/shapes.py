@@ -70,7 +70,9 @@ _TEMPLATE = (
 )
 
 
-def random_prism(shape: str, device: str = "auto", dtype: str = "auto", quantize: str = "none", seed: int = 0) -> Prism:
+def random_prism(
+    shape: str, device: str = "auto", dtype: str = "auto", quantize: str = "none", seed: int = 0, compiled: bool = False
+) -> Prism:
     """A Prism of this shape; its words are `w0`, `w1`, ..., one for each token of the vocabulary.
 
     Raises:
@@ -88,7 +90,7 @@ def random_prism(shape: str, device: str = "auto", dtype: str = "auto", quantize
     torch.manual_seed(seed)
     with torch.device(target):
         model = AutoModelForCausalLM.from_config(config, dtype=number, attn_implementation="eager")
-    return Prism(model, _tokenizer(config.vocab_size), f"{name} (random weights)", quantize)
+    return Prism(model, _tokenizer(config.vocab_size), f"{name} (random weights)", quantize, compiled)
 
 
 def _parameters(config: Any) -> int:

@@ -16,6 +16,7 @@ from rich.text import Text
 from warpcortex_cli.cli.gate import stored_calibration
 from warpcortex_cli.cli.output import (
     AUTO,
+    CompileOption,
     DeviceOption,
     DtypeOption,
     ModelOption,
@@ -60,6 +61,7 @@ def ask(
     device: DeviceOption = AUTO,
     dtype: DtypeOption = AUTO,
     quantize: QuantizeOption = "none",
+    compiled: CompileOption = False,
     seed: SeedOption = 0,
     no_streams: NoStreamsOption = False,
     trace: TraceOption = None,
@@ -82,7 +84,9 @@ def ask(
         texts.append(("standard input", piped))
     with ExitStack() as stack:
         writer = stack.enter_context(TraceWriter(trace)) if trace is not None else None
-        prism, settings = open_prism(model=model, profile=profile, device=device, dtype=dtype, quantize=quantize)
+        prism, settings = open_prism(
+            model=model, profile=profile, device=device, dtype=dtype, quantize=quantize, compiled=compiled
+        )
         from warpcortex_cli.engine.ledger import Ledger
         from warpcortex_cli.engine.session import Session
 

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from warpcortex_cli.cli.output import (
     AUTO,
+    CompileOption,
     DeviceOption,
     DtypeOption,
     ModelOption,
@@ -80,6 +81,7 @@ def bench(
     device: DeviceOption = AUTO,
     dtype: DtypeOption = AUTO,
     quantize: QuantizeOption = "none",
+    compiled: CompileOption = False,
     tails: TailsOption = "model",
     river_share: Annotated[
         float,
@@ -116,7 +118,7 @@ def bench(
         from warpcortex_cli.bench.plot import check_plot
 
         check_plot(plot)
-    prism = open_any(random_weights, model, device, dtype, quantize)
+    prism = open_any(random_weights, model, device, dtype, quantize, compiled)
     if soak:
         if compare or as_csv or as_markdown or plot or river_share:
             raise UsageError("--soak gives only a sentence, or --json.", "Leave out the other options for results.")
@@ -188,15 +190,20 @@ def _soak(prism: Prism, load: Load, streams: int, as_json: bool) -> None:
     )
 
 
-def open_any(random_weights: str | None, model: str | None, device: str, dtype: str, quantize: str) -> Prism:
+def open_any(
+    random_weights: str | None, model: str | None, device: str, dtype: str, quantize: str, compiled: bool
+) -> Prism:
     """The model of --random-weights or of --model.
 
     Raises:
         UsageError: both were given, or there is no such shape.
-        ModelError, MemoryLimitError: as in `open_prism`.
+        ModelError, MemoryLimitError, RunError: as in `open_prism`.
     """
     if random_weights is None:
-        return open_prism(model=model, profile=None, device=device, dtype=dtype, quantize=quantize)[0]
+        prism, _ = open_prism(
+            model=model, profile=None, device=device, dtype=dtype, quantize=quantize, compiled=compiled
+        )
+        return prism
     if model is not None:
         raise UsageError("--model and --random-weights were both given.", "Give one of them.")
     from rich.text import Text
@@ -204,7 +211,7 @@ def open_any(random_weights: str | None, model: str | None, device: str, dtype: 
     with stderr_console().status(Text("making random weights", style="dim")):
         from warpcortex_cli.bench.shapes import random_prism
 
-        return random_prism(random_weights, device, dtype, quantize)
+        return random_prism(random_weights, device, dtype, quantize, compiled=compiled)
 
 
 def _table(runs: list[Run], others: list[Naive]) -> Table:

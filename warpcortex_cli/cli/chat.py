@@ -15,6 +15,7 @@ from warpcortex_cli.cli.ask import NotesOption, TraceOption, say
 from warpcortex_cli.cli.gate import stored_calibration
 from warpcortex_cli.cli.output import (
     AUTO,
+    CompileOption,
     DeviceOption,
     DtypeOption,
     ModelOption,
@@ -47,6 +48,7 @@ def chat(
     device: DeviceOption = AUTO,
     dtype: DtypeOption = AUTO,
     quantize: QuantizeOption = "none",
+    compiled: CompileOption = False,
     seed: SeedOption = 0,
     no_streams: NoStreamsOption = False,
     trace: TraceOption = None,
@@ -61,7 +63,9 @@ def chat(
     text = read_notes(notes) if notes is not None else ""
     with ExitStack() as stack:
         writer = stack.enter_context(TraceWriter(trace)) if trace is not None else None
-        prism, settings = open_prism(model=model, profile=profile, device=device, dtype=dtype, quantize=quantize)
+        prism, settings = open_prism(
+            model=model, profile=profile, device=device, dtype=dtype, quantize=quantize, compiled=compiled
+        )
         from warpcortex_cli.engine.session import Session
 
         session = Session(

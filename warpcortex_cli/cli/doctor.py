@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -94,7 +95,10 @@ def _devices() -> list[Finding]:
         found.append(Finding(f"cuda:{i}", value))
     if torch.backends.mps.is_available():
         found.append(Finding("mps", "available"))
-    if len(found) == 1:
+    gpu = len(found) > 1
+    compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", ""), "g++", "clang++", "cl"))), None)
+    found.append(Finding("compiler", compiler or "none; only --compile takes one"))
+    if not gpu:
         card = _nvidia_card()
         if card and torch.version.cuda is None:
             fix = f"This torch is the CPU build: pip install --force-reinstall torch --index-url {_CUDA_WHEELS}"

@@ -161,6 +161,10 @@ QuantizeOption = Annotated[
         autocompletion=_complete(*QUANTIZERS),
     ),
 ]
+CompileOption = Annotated[
+    bool,
+    typer.Option("--compile", help="Compile the layers first: faster steps. Takes a C++ compiler and some seconds."),
+]
 SeedOption = Annotated[
     int,
     typer.Option("--seed", min=0, max=2**63 - 1, metavar="N", help="The same seed gives the same run on a CPU."),
@@ -172,27 +176,35 @@ NoStreamsOption = Annotated[bool, typer.Option("--no-streams", help="The River a
 
 
 def open_prism(
-    *, model: str | None, profile: str | None, device: str = "auto", dtype: str = "auto", quantize: str = "none"
+    *,
+    model: str | None,
+    profile: str | None,
+    device: str = "auto",
+    dtype: str = "auto",
+    quantize: str = "none",
+    compiled: bool = False,
 ) -> tuple[Prism, Profile]:
     """Finds and loads model and profile, and says on stderr in one dim line which they are.
 
     Args:
         model: of -m; None takes the profile's.
         profile: a name, a path, or None (or "auto"): pocket for the model pocket, else council.
-        device, dtype, quantize: as in `Prism.load`.
+        device, dtype, quantize, compiled: as in `Prism.load`.
 
     Raises:
         UsageError: there is no such profile, or it has mistakes.
         ModelError: the model is not here, or cannot be served.
         MemoryLimitError: it does not fit.
+        RunError: nothing can be compiled here.
     """
     source, settings = choose(model, profile)
     console = stderr_console()
     with console.status(Text(f"loading {clean(source.name)}", style="dim")):
         from warpcortex_cli.prism.prism import Prism  # torch and transformers take seconds to import
 
-        prism = Prism.load(source, device, dtype, quantize)
+        prism = Prism.load(source, device, dtype, quantize, compiled)
     kind = str(prism.dtype).removeprefix("torch.") + (f", weights {quantize}" if quantize != "none" else "")
+    kind += ", compiled" if compiled else ""
     line = f"model {source.name} on {prism.device} ({kind}), profile {settings.name}"
     if source.kind == "pocket" and settings.name in _FOR_INSTRUCTION_MODELS:
         line += ", which is written for instruction models and does little for pocket"

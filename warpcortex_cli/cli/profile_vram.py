@@ -20,6 +20,7 @@ from warpcortex_cli.cli.bench import (
 )
 from warpcortex_cli.cli.output import (
     AUTO,
+    CompileOption,
     DeviceOption,
     DtypeOption,
     ModelOption,
@@ -47,6 +48,7 @@ def profile_vram(
     device: DeviceOption = AUTO,
     dtype: DtypeOption = AUTO,
     quantize: QuantizeOption = "none",
+    compiled: CompileOption = False,
     tails: TailsOption = "model",
     card: Annotated[
         str | None,
@@ -75,7 +77,7 @@ def profile_vram(
 
     settle()
     program = MemoryProbe("cpu").read().bytes
-    prism = open_any(random_weights, model, device, dtype, quantize)
+    prism = open_any(random_weights, model, device, dtype, quantize, compiled)
     with progress_bar(stderr_console()) as show:
         runs = [measure.run(prism, Load(n, context, landmarks, tokens, tails=tails), show) for n in counts]
     curve = curve_of(runs, prism.name, program if runs[0].memory_source == "RSS" else 0)

@@ -1,15 +1,16 @@
 """Attention over shared segments and private tails, for all rows of a packed forward.
 
 transformers calls `attention` in every layer with the queries, keys and values of all packed tokens, rotated
-for each row's own positions, and hands through the step that the Prism passed to the model's forward. Rows of
-the same slab, with the same reads and the same number of tokens form a group: what they share is multiplied
-once for all their queries (as in Hydragen and cascade attention), their tails in one batch, and both meet in
-one softmax.
+for each row's own positions. It is an operator of torch, so that layers can be compiled around it; `running` says
+which step it serves. Rows of the same slab, with the same reads and the same number of tokens form a group: what
+they share is multiplied once for all their queries (as in Hydragen and cascade attention), their tails in one
+batch, and both meet in one softmax.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -45,11 +46,57 @@ class Layer(NamedTuple):
 
 
 class Step(Protocol):
-    """What a forward passes to its attention layers, as the keyword `warp`."""
+    """What serves the attention layers of a forward."""
 
     def attend(self, layer: Layer) -> Tensor:
         """The layer's output [T, heads, head_dim]."""
         ...
+
+
+class _Forward:
+    """A forward that runs: its step, and how many of its layers have attended."""
+
+    def __init__(self, step: Step) -> None:
+        self.step = step
+        self.layers = 0
+
+
+_forwards: list[_Forward] = []  # the newest last
+
+
+@contextmanager
+def running(step: Step) -> Iterator[None]:
+    """The model's forward in this context attends through `step`; its layers are counted as they come."""
+    _forwards.append(_Forward(step))
+    try:
+        yield
+    finally:
+        _forwards.pop()
+
+
+_library = torch.library.Library("warpcortex", "FRAGMENT")
+_library.define("attend(Tensor q, Tensor k, Tensor v, float scaling, float? softcap, int? window) -> Tensor")
+
+
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float, softcap: float | None, window: int | None
+) -> Tensor:
+    """The next layer of the forward that runs: as in `Layer`, to [T, heads, head_dim]."""
+    if not _forwards:
+        raise RuntimeError("no step is running: these attention layers serve only Prism.forward")
+    forward = _forwards[-1]
+    number, forward.layers = forward.layers, forward.layers + 1
+    return forward.step.attend(Layer(number, query, key, value, scaling, softcap, window))
+
+
+_library.impl("attend", _attend, "CompositeExplicitAutograd")
+
+
+@torch.library.register_fake("warpcortex::attend")
+def _attended(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float, softcap: float | None, window: int | None
+) -> Tensor:
+    return query.new_empty(query.shape[1], query.shape[0], value.shape[2])
 
 
 def attention(
@@ -62,21 +109,17 @@ def attention(
     softcap: float | None = None,
     sliding_window: int | None = None,
     s_aux: Tensor | None = None,
-    warp: Step | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """What transformers calls in each layer: query [1, heads, T, head_dim] -> [1, T, heads, head_dim].
 
     No mask is registered under this name, so `attention_mask` is None: who sees what is the step's business.
     """
-    if warp is None:
-        raise RuntimeError("the step does not reach its attention layers, which serve only Prism.forward")
     if s_aux is not None:
         raise NotImplementedError("it has attention sinks outside its keys")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    number: int = module.layer_idx  # type: ignore[assignment]
-    layer = Layer(number, query[0], key[0], value[0], scale, softcap, sliding_window)
-    return warp.attend(layer)[None], None
+    out: Tensor = torch.ops.warpcortex.attend(query[0], key[0], value[0], scale, softcap, sliding_window)
+    return out[None], None
 
 
 AttentionInterface.register(NAME, attention)

@@ -13,6 +13,7 @@ from warpcortex_cli.memory.room import Stored
 from warpcortex_cli.memory.tail import FIRST_CAPACITY, SLOTS, Slab, Tail, TailPool
 from warpcortex_cli.prism import attention
 from warpcortex_cli.prism.chat_format import ChatFormat, encode
+from warpcortex_cli.prism.compile import compile_layers, warm_up
 from warpcortex_cli.prism.load import load_prism_parts
 from warpcortex_cli.prism.quantize import quantize_int8
 from warpcortex_cli.prism.rows import Row, RowResult
@@ -27,6 +28,7 @@ class Prism:
 
     Args:
         quantize: "none", or "int8" for weights in int8 on a CPU; it changes `model` itself.
+        compiled: its layers are compiled, which takes some seconds; it changes `model` itself.
 
     Attributes:
         model, tokenizer: as transformers loaded them; the model attends through this class from now on.
@@ -41,10 +43,16 @@ class Prism:
 
     Raises:
         ModelError: the engine cannot serve this model, with the reason.
+        RunError: nothing can be compiled here.
     """
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, quantize: str = "none"
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        name: str,
+        quantize: str = "none",
+        compiled: bool = False,
     ) -> None:
         config: Any = model.config.get_text_config(decoder=True)
         check_config(model.config, name)
@@ -75,17 +83,28 @@ class Prism:
         self._states: list[Tensor] = []
         # The model's own forward runs the head, so that its caps and scales apply; this keeps its input.
         decoder.register_forward_hook(lambda _module, _args, out: self._states.append(out[0]))
+        if compiled:
+            compile_layers(decoder, name)
+            warm_up(lambda n: self.forward([Row([0] * n, list(range(n)), self.new_tail(n), logits="none")]))
 
     @classmethod
-    def load(cls, source: ModelSource, device: str = "auto", dtype: str = "auto", quantize: str = "none") -> Prism:
-        """Loads a model; `quantize` as in the class.
+    def load(
+        cls,
+        source: ModelSource,
+        device: str = "auto",
+        dtype: str = "auto",
+        quantize: str = "none",
+        compiled: bool = False,
+    ) -> Prism:
+        """Loads a model; `quantize` and `compiled` as in the class.
 
         Raises:
             ModelError: not found, broken, or not served.
             MemoryLimitError: too little memory.
+            RunError: nothing can be compiled here.
         """
         model, tokenizer = load_prism_parts(source, device, dtype)
-        return cls(model, tokenizer, source.name, quantize)
+        return cls(model, tokenizer, source.name, quantize, compiled)
 
     # -- the forward -----------------------------------------------------------------------------------------
 
@@ -116,13 +135,13 @@ class Prism:
         wanted = _wanted(step.rows)
         self._states.clear()
         try:
-            logits = self.model(
-                input_ids=tokens[None],
-                position_ids=positions[None],
-                use_cache=False,
-                logits_to_keep=torch.tensor(wanted, dtype=torch.long, device=self.device),
-                warp=step,
-            ).logits[0]
+            with attention.running(step):
+                logits = self.model(
+                    input_ids=tokens[None],
+                    position_ids=positions[None],
+                    use_cache=False,
+                    logits_to_keep=torch.tensor(wanted, dtype=torch.long, device=self.device),
+                ).logits[0]
             hidden = self._states.pop()[0]
         finally:
             self._states.clear()

@@ -7,6 +7,8 @@ LLM.int8(), arXiv 2208.07339, without its outlier columns). A token's result the
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import count
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
@@ -67,12 +69,34 @@ class PackedWeight(nn.Module):
         self.values = nn.Parameter(torch.ops.onednn.qlinear_prepack(values, None), requires_grad=False)
         self.scale = nn.Parameter(scale, requires_grad=False)
         self._zeros = torch.zeros(len(scale), dtype=torch.int32)
+        number = next(_numbers)
+        self.register_buffer("number", torch.tensor(number), persistent=False)
+        _packed[number] = self
 
     def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = torch.ops.warpcortex.multiply(x, self.scale, self.number)
+        return out
+
+    def multiply(self, x: Tensor) -> Tensor:
+        """uint8 [tokens, in], zero at 128 -> fp32 [tokens, out], the tokens' scales not applied."""
         out: Tensor = torch.ops.onednn.qlinear_pointwise(
             x, 1.0, _ZERO, self.values, self.scale, self._zeros, None, 1.0, 0, torch.float32, "none", [], ""
         )
         return out
+
+
+# A compiler cannot look into packed weights, so they are multiplied by an operator that finds them by number; and the
+# number is a tensor, or code would be compiled for each of them.
+_packed: WeakValueDictionary[int, PackedWeight] = WeakValueDictionary()
+_numbers = count()
+_library = torch.library.Library("warpcortex", "FRAGMENT")
+_library.define("multiply(Tensor x, Tensor scale, Tensor number) -> Tensor")
+_library.impl("multiply", lambda x, _scale, number: _packed[int(number)].multiply(x), "CPU")
+
+
+@torch.library.register_fake("warpcortex::multiply")
+def _multiplied(x: Tensor, scale: Tensor, number: Tensor) -> Tensor:
+    return x.new_empty(x.shape[0], scale.shape[0], dtype=torch.float32)
 
 
 class Int8Linear(nn.Module):

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from warpcortex_cli.errors import ModelError
 from warpcortex_cli.memory.segment import KVLayout
-from warpcortex_cli.prism.attention import Layer
+from warpcortex_cli.prism.attention import Layer, running
 from warpcortex_cli.prism.rope import Rope
 
 _SERVED_LAYERS = {"full_attention", "sliding_attention"}
@@ -115,8 +115,8 @@ def try_out(model: PreTrainedModel, decoder: torch.nn.Module, config: Any, name:
     positions = torch.tensor([0] * _TRIAL_TOKENS + [distance] * _TRIAL_TOKENS, device=device)[None]
     trial = _Trial()
     try:
-        with torch.inference_mode():
-            decoder(input_ids=tokens, position_ids=positions, use_cache=False, warp=trial)
+        with torch.inference_mode(), running(trial):
+            decoder(input_ids=tokens, position_ids=positions, use_cache=False)
     except (RuntimeError, TypeError, ValueError, KeyError, AttributeError, NotImplementedError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise

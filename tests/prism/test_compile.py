@@ -1,0 +1,61 @@
+"""Compiled layers: the same output, out of code that is compiled once for all layers and any number of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from warpcortex_cli.errors import RunError
+from warpcortex_cli.prism.prism import Prism
+from warpcortex_cli.prism.rows import Row
+
+TOKENS = [5, 9, 40, 7, 23, 90, 11, 60]
+
+
+def opened(folder: Path, quantize: str, compiled: bool) -> Prism:
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return Prism(model, AutoTokenizer.from_pretrained(folder), folder.name, quantize, compiled)
+
+
+def logits(prism: Prism, agents: int) -> list[torch.Tensor]:
+    """A River that read some tokens and goes on beside `agents` Streams, which read its first ones."""
+    river = prism.new_tail(64)
+    found = prism.forward([Row(TOKENS, list(range(len(TOKENS))), river, logits="all")])
+    shared = river.freeze(0, 4)
+    rows = [Row([20 + i], [4], prism.new_tail(8), (shared,)) for i in range(agents)]
+    found += prism.forward([Row([7], [len(TOKENS)], river), *rows])
+    return [r.logits for r in found if r.logits is not None]
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiled_before() -> None:
+    torch._dynamo.reset()
+    counters.clear()
+
+
+@pytest.mark.parametrize(("architecture", "kinds", "quantize"), [("qwen2", 1, "int8"), ("gemma3", 2, "none")])
+def test_the_output_is_the_same(
+    architecture: str, kinds: int, quantize: str, model_folder: Callable[[str], Path]
+) -> None:
+    folder = model_folder(architecture)
+    plain, compiled = (opened(folder, quantize, c) for c in (False, True))
+    graphs = counters["stats"]["unique_graphs"]
+    assert graphs == 2 * kinds  # for one token and for more; not for each of the layers
+    for agents in (0, 1, 2, 6):
+        for mine, theirs in zip(logits(compiled, agents), logits(plain, agents), strict=True):
+            torch.testing.assert_close(mine, theirs, atol=2e-4 if quantize == "none" else 2e-2, rtol=0)
+    assert counters["stats"]["unique_graphs"] == graphs  # whatever the number of rows
+
+
+def test_what_cannot_be_compiled_is_said(model_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch._inductor.config as inductor
+
+    monkeypatch.setattr(inductor.cpp, "cxx", ("no-such-compiler",))
+    monkeypatch.setattr(inductor, "force_disable_caches", True)
+    with pytest.raises(RunError, match=r"could not be compiled: .*C\+\+ compiler"):
+        opened(model_folder("qwen2"), "none", True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,15 +11,20 @@ from hypothesis import strategies as st
 
 from warpcortex_cli.engine import sampling
 from warpcortex_cli.engine.sampling import Sampler, SamplingError, sample
+from warpcortex_cli.prism.largest import largest
 
 
 def some_logits(rows: int, vocabulary: int = 50, seed: int = 0) -> torch.Tensor:
     return 3 * torch.randn(rows, vocabulary, generator=torch.Generator().manual_seed(seed))
 
 
+def sample_all(logits: torch.Tensor, samplers: Sequence[Sampler]) -> list[int | SamplingError]:
+    return [sample(*row) for row in zip(logits, largest(logits), samplers, strict=True)]
+
+
 def test_greedy_takes_the_largest() -> None:
     logits = some_logits(5)
-    assert sample(logits, [Sampler() for _ in range(5)]) == logits.argmax(1).tolist()
+    assert sample_all(logits, [Sampler() for _ in range(5)]) == logits.argmax(1).tolist()
 
 
 @given(st.integers(1, 700), st.integers(0, 9), st.booleans(), st.integers(0, 2**32))
@@ -25,7 +32,7 @@ def test_greedy_finds_the_first_largest_of_any_vocabulary(size: int, peaks: int,
     logits = some_logits(3, size, seed)
     for peak in range(peaks):
         logits[1, (peak * 131 + seed) % size] = 50.0 if tied else 50.0 + peak
-    assert sample(logits, [Sampler()] * 3) == logits.argmax(1).tolist()
+    assert sample_all(logits, [Sampler()] * 3) == logits.argmax(1).tolist()
 
 
 @pytest.mark.parametrize("top_p", [1.0, 0.7])
@@ -48,10 +55,10 @@ def test_frequencies_follow_temperature_and_top_p(top_p: float) -> None:
 def test_a_seed_gives_the_same_tokens_whoever_is_in_the_batch(seed: int, rows: int, top_p: float) -> None:
     steps = [some_logits(rows, seed=i) for i in range(4)]
     samplers = [Sampler(0.8, top_p, seed + i) for i in range(rows)]
-    together = [sample(step, samplers) for step in steps]
+    together = [sample_all(step, samplers) for step in steps]
     for row in range(rows):
         alone = Sampler(0.8, top_p, seed + row)
-        assert [sample(step[row : row + 1], [alone])[0] for step in steps] == [t[row] for t in together]
+        assert [sample_all(step[row : row + 1], [alone])[0] for step in steps] == [t[row] for t in together]
 
 
 def test_other_seeds_give_other_tokens() -> None:
@@ -72,7 +79,7 @@ def test_top_p_over_a_long_tail_sorts_everything(monkeypatch: pytest.MonkeyPatch
 def test_a_broken_row_fails_alone(bad: float, temperature: float) -> None:
     logits = some_logits(3)
     logits[1, 7] = bad
-    out = sample(logits, [Sampler(temperature, 0.9, i) for i in range(3)])
+    out = sample_all(logits, [Sampler(temperature, 0.9, i) for i in range(3)])
     assert isinstance(out[1], SamplingError)
     assert isinstance(out[0], int)
     assert isinstance(out[2], int)
@@ -84,20 +91,18 @@ def test_forbidden_tokens_are_never_drawn() -> None:
     for top_p in (0.4, 1.0):
         sampler = Sampler(1.0, top_p)
         assert {sampler.draw(logits[0]) for _ in range(50)} <= {1, 5}
-    everything = sample(torch.full((1, 6), -torch.inf), [Sampler()])[0]
+    everything = sample_all(torch.full((1, 6), -torch.inf), [Sampler()])[0]
     assert isinstance(everything, SamplingError)
 
 
 def test_a_tiny_temperature_is_greedy_and_half_precision_is_read() -> None:
     logits = some_logits(4).to(torch.bfloat16)
     logits[:, 3] = 40.0
-    assert sample(logits, [Sampler(1e-300, 0.9, i) for i in range(4)]) == [3] * 4
+    assert sample_all(logits, [Sampler(1e-300, 0.9, i) for i in range(4)]) == [3] * 4
 
 
 def test_wrong_settings_are_refused() -> None:
     for temperature, top_p in ((-1.0, 1.0), (float("nan"), 1.0), (1.0, 0.0), (1.0, 1.1)):
         with pytest.raises(ValueError, match="must be"):
             Sampler(temperature, top_p)
-    with pytest.raises(ValueError, match="2 rows"):
-        sample(some_logits(2), [Sampler()])
-    assert sample(torch.zeros(0, 5), []) == []
+    assert largest(torch.zeros(0, 5)) == []

@@ -228,8 +228,8 @@ class Engine:
             self._wait("waiting")
 
     def _sample_river(self, result: RowResult) -> int:
-        assert result.logits is not None
-        drawn = sample(result.logits[-1:], [self.river.sampler])[0]
+        assert result.logits is not None and result.largest is not None
+        drawn = sample(result.logits[-1], result.largest, self.river.sampler)
         if isinstance(drawn, SamplingError):
             raise RunError(f"the model produced no usable next token: {drawn}", "Try --dtype fp32.")
         return drawn
@@ -306,11 +306,11 @@ class Engine:
             stream.absorb(result)
             if stream.final:
                 return
-            if result.logits is None:
+            if result.logits is None or result.largest is None:
                 if not torch.isfinite(result.hidden).all():  # quantized KV would hide it from the logits
                     self.end(stream, "failed", "the hidden states of its prompt are not finite")
                 return
-            token = sample(result.logits[-1:], [stream.sampler])[0]
+            token = sample(result.logits[-1], result.largest, stream.sampler)
             if isinstance(token, SamplingError):
                 self.end(stream, "failed", str(token))
             elif token in self.prism.eos_ids:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-_PART = 128  # of the vocabulary
 _FIRST_SORTED = 512  # most probable tokens looked at before all of the vocabulary is sorted
 
 
@@ -79,45 +78,15 @@ def chosen(scores: Tensor, ids: Sequence[int]) -> Tensor:
     return scores.gather(1, torch.tensor(ids, device=scores.device)[:, None])[:, 0]
 
 
-def _largest(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest of each row and its place, both [n]; NaN where there is one.
-
-    Found by parts first: torch looks for a place much slower than for a value.
-    """
-    rows, size = logits.shape
-    whole = size - size % _PART
-    if not whole:
-        return logits.max(1)
-    parts = logits[:, :whole].view(rows, -1, _PART).amax(2)
-    if whole < size:
-        parts = torch.cat([parts, logits[:, whole:].amax(1, True)], 1)
-    value, part = parts.max(1)
-    places = part[:, None] * _PART + torch.arange(_PART, device=logits.device)
-    inside = logits.gather(1, places.clamp_max_(size - 1)).max(1).indices
-    return value, (part * _PART + inside).clamp_max_(size - 1)
-
-
-def sample(logits: Tensor, samplers: Sequence[Sampler]) -> list[int | SamplingError]:
-    """A token for each row, or the error of that row alone.
+def sample(logits: Tensor, largest: tuple[float, int], sampler: Sampler) -> int | SamplingError:
+    """A token for one row, or what is wrong with its logits.
 
     Args:
-        logits: [n, vocabulary].
-        samplers: n of them.
-
-    Raises:
-        ValueError: not as many samplers as rows.
+        logits: [vocabulary].
+        largest: of them, and its place; NaN if one of them is, as `RowResult` has it.
     """
-    if len(samplers) != len(logits):
-        raise ValueError(f"{len(logits)} rows of logits and {len(samplers)} samplers")
-    if not len(logits):
-        return []
-    top, greedy = (t.tolist() for t in _largest(logits))
-    out: list[int | SamplingError] = []
-    for row, sampler in enumerate(samplers):
-        # The largest logit is NaN if any is, and infinite if one is or all are minus infinity.
-        if not math.isfinite(top[row]):
-            what = "not a number" if math.isnan(top[row]) else "infinite"
-            out.append(SamplingError(f"the logits are {what}"))
-        else:
-            out.append(int(greedy[row]) if sampler.greedy else sampler.draw(logits[row]))
-    return out
+    value, token = largest
+    # The largest logit is infinite if one is or all are minus infinity.
+    if not math.isfinite(value):
+        return SamplingError(f"the logits are {'not a number' if math.isnan(value) else 'infinite'}")
+    return token if sampler.greedy else sampler.draw(logits)

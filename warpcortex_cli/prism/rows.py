@@ -40,10 +40,12 @@ class RowResult:
 
     Attributes:
         logits: [wanted tokens, vocabulary] in the dtype of the model, or None if none were wanted.
+        largest: the largest logit of the last token, and its place; NaN if one of them is.
         hidden: [tokens, hidden_size], behind the model's last norm.
         queries: [layers, heads, tokens, head_dim] rotated, if the row asked for them.
     """
 
     logits: Tensor | None
+    largest: tuple[float, int] | None
     hidden: Tensor
     queries: Tensor | None

@@ -157,7 +157,18 @@ def test_a_session_survives_kill_9_and_goes_on(home: dict[str, str], tmp_path: P
     assert [t["role"] for t in json.loads(sessions("export", "work").stdout)["turns"]] == [
         "notes", "user", "assistant", "user", "assistant",
     ]  # fmt: skip
-    assert sessions("rm", "work").returncode == 0 and "No sessions" in sessions("list").stdout
+    assert sessions("fork", "work", "other").returncode == 0
+    again = sessions("fork", "work", "other")
+    assert again.returncode == 2 and "already" in again.stderr
+    said = sessions("show", "work").stdout
+    assert sessions("rm", "work").returncode == 0
+    done = subprocess.run(
+        [*command[:-1], "other"], input="How many ropes does Mara have?\n", capture_output=True, text=True, env=home,
+        cwd=tmp_path, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0 and "47" in done.stdout and "read anew" not in done.stderr
+    assert sessions("show", "other").stdout.startswith(said)
+    assert sessions("rm", "other").returncode == 0 and "No sessions" in sessions("list").stdout
     for wrong in ("../work", "gone"):
         done = sessions("show", wrong)
         assert done.returncode == 2 and "Traceback" not in done.stderr

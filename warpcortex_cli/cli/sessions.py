@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -181,6 +182,23 @@ def export(
         out.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:
         raise RunError(f"{out} could not be written: {error.strerror or error}.") from error
+
+
+@app.command("fork")
+def fork(name: NameArgument, new: Annotated[str, typer.Argument(metavar="NEW", help="Name of the copy.")]) -> None:
+    """Copy a session, so that the conversation can go on in two ways."""
+    path, _ = _read(name)
+    copy = session_path(new)
+    if copy.exists():
+        raise UsageError(f"there is a session named {new} already.", "Choose another name, or `sessions rm` it first.")
+    temporary = copy.with_suffix(".tmp")
+    try:
+        shutil.copyfile(path, temporary)  # a record that a chat is writing meanwhile is cut, and then left out
+        temporary.replace(copy)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise RunError(f"the session {new} cannot be written: {error.strerror or error}.") from error
+    print(f"{new} goes on from where {name} is")
 
 
 @app.command("rm")

@@ -63,6 +63,8 @@ def test_it_goes_on_where_it_stood_and_computes_nothing_anew(prism, tmp_path: Pa
         back.engine.river.sentences.own
     )
     assert [a.text for a in back.engine.river.asides] == [a.text for a in session.engine.river.asides]
+    assert not session.earlier_thoughts() and not back.thoughts()
+    assert back.earlier_thoughts() == [(a.stream, a.text) for a in session.engine.river.asides]
     for a, b in zip(session.engine.river.asides, back.engine.river.asides, strict=True):
         assert torch.equal(a.segment.keys[0], b.segment.keys[0])
     for one in (back, session):

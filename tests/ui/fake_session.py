@@ -108,6 +108,7 @@ class FakeSession:
             ]
         )
         self.injecting: bool | None = None
+        self.earlier: list[tuple[int, str]] = []
         self.cleared = self.interrupted = False
         self.failure: Exception | None = None
 
@@ -156,6 +157,9 @@ class FakeSession:
         if not self.turns:
             return None
         return UndoResult("turn", self.turns.pop().text)
+
+    def earlier_thoughts(self) -> list[tuple[int, str]]:
+        return self.earlier
 
     def recalled(self) -> list[tuple[str, list[str]]]:
         return [(f"Mara keeps [b]ropes[/b]{ESCAPES}.", ["ropes", "Mara"]), ("A far note.", [])]

@@ -112,6 +112,9 @@ def test_thoughts_and_agents(desk: Desk) -> None:
     assert "+60 earlier: 60 injected" in text and "t61" in text and "t60" not in text
     session.view = view([])
     assert "No Streams yet." in said(desk, "/agents") and "No Stream has finished" in said(desk, "/thoughts")
+    session.earlier = [(7, f"[b]47{ESCAPES}")]
+    text = said(desk, "/thoughts")
+    assert "still holds 1 from earlier" in text and "#7 [b]47" in text and "\x1b" not in text
 
 
 def test_memory_says_what_came_back_and_why(desk: Desk) -> None:

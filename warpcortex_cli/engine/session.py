@@ -213,6 +213,11 @@ class Session:
         now = self._journal.now()
         return [stream_view(s, now) for s in self.engine.streams if s.final and s.thought]
 
+    def earlier_thoughts(self) -> list[tuple[int, str]]:
+        """Thoughts that the River holds whose Streams are not known any more: of an earlier run, or long ended."""
+        known = {s.id for s in self.engine.streams}
+        return [(a.stream, a.text) for a in self.engine.river.asides if a.stream not in known]
+
     def recalled(self) -> list[tuple[str, list[str]]]:
         """Sentences that came back for the last turn, each with the rare words that it shares with what was asked."""
         return self.engine.river.reasons()

@@ -129,9 +129,15 @@ def _agents(desk: Desk, argument: str) -> None:
 
 
 def _thoughts(desk: Desk, argument: str) -> None:
-    thoughts = desk.session.thoughts()
+    thoughts, earlier = desk.session.thoughts(), desk.session.earlier_thoughts()
+    if earlier:
+        desk.say(f"The River still holds {len(earlier)} from earlier:")
+        for number, text in earlier[-_SHOWN:]:
+            desk.say(f"  #{number} {one_line(text, 400)}", "dim")
     if not thoughts:
-        desk.say("No Stream has finished a thought yet.", "dim")
+        desk.say(
+            "No Stream has finished a thought since." if earlier else "No Stream has finished a thought yet.", "dim"
+        )
         return
     if len(thoughts) > _SHOWN:
         desk.say(f"+{len(thoughts) - _SHOWN} earlier: {counts(thoughts[:-_SHOWN])}", "dim")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from warpcortex_cli.engine.text import Sentences
 from warpcortex_cli.synapse.focus import rarity
 
-_PRINTS = 0.1  # weight of fingerprints against shared words
+_PRINTS = 1.0  # what the best fingerprint is worth, in words that no other sentence has
 _SHORTEST = 3  # tokens of a sentence: a line break is none
 _COMMON = 0.2  # a word in more than this share of all sentences tells none of them apart
 _FEW = 32  # sentences; a word in no more than these is never too common
@@ -45,8 +45,9 @@ class SentenceIndex:
     ) -> NDArray[np.float32]:
         """What each finished sentence is worth, fp32 [sentences]; 0: nothing.
 
-        The rarity of the words that it shares, and a tenth as much the fingerprint's score of the blocks that hold it:
-        where no word is shared, that decides.
+        In words that only one sentence has: the rarity of those that it shares, and the fingerprint's score of the
+        blocks that hold it, the best of all being worth one such word. So a name and a thing that are shared decide,
+        and where only `of` is, because both are misspelled, fingerprints do.
 
         Args:
             words: the task's, as numbers.
@@ -63,7 +64,7 @@ class SentenceIndex:
                 holding = np.array(self._holding[word])
                 shared[holding] += rarity(len(holding), count)
         most = float(shared.max()) if count else 0.0
-        worth = shared / (most or 1.0)
+        worth = shared / np.float32(rarity(1, count)) if count else shared
         if prints is not None and len(prints) and prints.max() > 0:
             starts = np.array(self._sentences.starts[: count + 1])
             ends = np.append(starts[1:], len(self._sentences.ids))[:count]

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from warpcortex_cli.engine.heads import calibrated, read
 from warpcortex_cli.engine.text import Words
+from warpcortex_cli.eval.misspelled import swapped
 from warpcortex_cli.eval.statistics import interval
 from warpcortex_cli.memory.fingerprints import Fingerprints
 from warpcortex_cli.memory.store import BLOCK
@@ -32,7 +33,7 @@ from warpcortex_cli.pocket.vocabulary import Thing
 from warpcortex_cli.pocket.world import Answer, Fact, World
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.source import resolve_model
-from warpcortex_cli.synapse.focus import lexical_worth
+from warpcortex_cli.synapse.focus import lexical_worth, rarity
 
 _ASKED: dict[str, Callable[[World, random.Random], Answer | None]] = {
     "count": world.ask_count,
@@ -125,7 +126,7 @@ def _wanted(kind: str, w: World, question: str) -> list[Fact | Thing]:
         return [t for t in w.prices if named(t.one)]
     if kind == "total":
         return [f for f in w.facts if named(f.name)]
-    typed = _typo if kind == "typo" else str
+    typed = swapped if kind == "typo" else str
     about = next(f for f in w.facts if named(typed(f.person)) and named(typed(f.thing.many)))
     if kind == "cost":
         return [about.thing]
@@ -134,17 +135,9 @@ def _wanted(kind: str, w: World, question: str) -> list[Fact | Thing]:
     return [about]
 
 
-def _typo(word: str) -> str:
-    """A word with two letters in its middle swapped, the first ones that differ."""
-    for i in range(len(word) // 2, len(word) - 1):
-        if word[i] != word[i + 1]:
-            return f"{word[:i]}{word[i + 1]}{word[i]}{word[i + 2 :]}"
-    return f"{word}e"
-
-
 def _mistyped(w: World, rng: random.Random) -> Answer:
     fact = rng.choice(w.facts)
-    question = f"How many {_typo(fact.thing.many)} does {_typo(fact.person)} have?"
+    question = f"How many {swapped(fact.thing.many)} does {swapped(fact.person)} have?"
     return Answer(question, "count", "", value=str(fact.count))
 
 
@@ -173,15 +166,13 @@ def by_attention(prints: Fingerprints, text: Text, queries: Sequence[Tensor], *,
 
 
 def methods(prints: Fingerprints, text: Text, question: Question, rng: np.random.Generator) -> dict[str, Scores]:
-    """Scores of all blocks by each method."""
+    """Scores of all blocks by each method; words and fingerprints together as `SentenceIndex.worth` weighs them."""
     ours, words = prints.scores(question.queries), by_words(text, question.words)
-    share = [s / max(float(s.max()), 1e-9) for s in (words, ours)]
     return {
         "exact attention": by_attention(prints, text, question.queries),
         "fingerprints": ours,
         "words": words,
-        "words + fingerprints": share[0] + share[1],
-        "words + fingerprints/10": share[0] + 0.1 * share[1],
+        "words + fingerprints": words / rarity(1, text.blocks) + ours / max(float(ours.max()), 1e-9),
         "mean key": by_attention(prints, text, question.queries, mean=True),
         "shuffled": rng.permutation(ours),
         "random": rng.random(text.blocks, np.float32),

@@ -15,6 +15,7 @@ from warpcortex_cli.engine.text import Sentences
 from warpcortex_cli.synapse.focus import rarity
 
 _PRINTS = 1.0  # what the best fingerprint is worth, in words that no other sentence has
+_TELLING = 0.75  # of such a word, as of one in two or three sentences: sharing less may be chance
 _SHORTEST = 3  # tokens of a sentence: a line break is none
 _COMMON = 0.2  # a word in more than this share of all sentences tells none of them apart
 _FEW = 32  # sentences; a word in no more than these is never too common
@@ -53,8 +54,8 @@ class SentenceIndex:
             words: the task's, as numbers.
             prints: score of each block of `block` tokens, the higher the better, [blocks]; None: not asked.
             block: tokens in a block.
-            least: where words are shared, a sentence that shares less than this part of what the best one does is
-                worth nothing.
+            least: where the best sentence shares more than chance would have it, those that share less than this part
+                of what it does are worth nothing.
         """
         self._follow()
         count = self._indexed
@@ -62,9 +63,8 @@ class SentenceIndex:
         for word in set(words):
             if self.tells_apart(word):
                 holding = np.array(self._holding[word])
-                shared[holding] += rarity(len(holding), count)
-        most = float(shared.max()) if count else 0.0
-        worth = shared / np.float32(rarity(1, count)) if count else shared
+                shared[holding] += rarity(len(holding), count) / rarity(1, count)
+        worth = shared.copy()
         if prints is not None and len(prints) and prints.max() > 0:
             starts = np.array(self._sentences.starts[: count + 1])
             ends = np.append(starts[1:], len(self._sentences.ids))[:count]
@@ -72,7 +72,8 @@ class SentenceIndex:
             stored = last < len(prints)
             near = np.maximum(prints[first[stored]], prints[last[stored]])
             worth[stored] += _PRINTS * near / prints.max()
-        if most:
+        most = float(shared.max(initial=0))
+        if most > _TELLING:
             worth[shared < least * most] = 0
         return worth
 

@@ -11,6 +11,7 @@ import pytest
 from warpcortex_cli.bench import killed
 from warpcortex_cli.bench.killed import FIRST_PAGE, QUESTIONS, Life, live, notes_of, session_bytes
 from warpcortex_cli.engine.contents import BLOCK_OF_TAIL
+from warpcortex_cli.errors import RunError
 from warpcortex_cli.memory.log import RecordLog
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.source import resolve_model
@@ -49,6 +50,9 @@ def test_it_is_taken_up_and_damage_is_seen(pocket: Prism, tmp_path: Path, monkey
     data[offset] ^= 255
     path.write_bytes(data)
     assert any("computed anew" in line for line in live(tmp_path).anew)
+    path.write_text("Dear Mara, the ropes are in the old mill, and so am I.")
+    with pytest.raises(RunError, match="nothing in this file is a record"):
+        live(tmp_path)
 
 
 def test_what_is_right() -> None:

@@ -8,6 +8,7 @@ opens the session, and is asked the same.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import queue
 import random
@@ -113,8 +114,9 @@ class _Chat:
     def type(self, line: str) -> list[str]:
         """Types a line, and a command behind it, so that what the line did is kept. What was printed before that."""
         assert self.process.stdin is not None
-        self.process.stdin.write(f"{line}\n{_ASIDE}\n")
-        self.process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # it ended: what it said is below
+            self.process.stdin.write(f"{line}\n{_ASIDE}\n")
+            self.process.stdin.flush()
         found: list[str] = []
         while True:
             try:
@@ -167,9 +169,12 @@ def main() -> None:
         folder = Path(name)
         notes = folder / "notes.txt"
         notes.write_text(text, encoding="utf-8")
-        first = live(folder, notes)
-        size = session_bytes(folder)
-        again = live(folder)
+        try:
+            first = live(folder, notes)
+            size = session_bytes(folder)
+            again = live(folder)
+        except RunError as error:
+            sys.exit(str(error))
     print(next(line for line in first.said if line.startswith("notes.txt:")) + f", seed {args.seed}")
     print(f"read after {first.loaded:.1f} s, {len(QUESTIONS)} questions after {first.seconds:.1f} s; {_report(first)}")
     print(f"killed with -9; the file has {size / 2**20:.0f} MiB")

@@ -84,11 +84,12 @@ def walked(store: BlockStore) -> dict[str, Tier]:
     return {name: Tier(len(t), sum(t)) for name, t in (("hot", hot), ("warm", warm), ("cold", cold))}
 
 
-ACTIONS = ["put", "get", "cut", "forget", "save", "rewrite", "use", "full", "space"]
+OFTEN, SELDOM = ["put", "get"], ["cut", "forget", "save", "rewrite", "use", "full", "space"]
+MOVES = st.tuples(st.sampled_from(OFTEN * 5 + SELDOM), st.integers(0, 4))
 
 
-@given(st.integers(0, 3), st.lists(st.tuples(st.sampled_from(ACTIONS), st.integers(0, 9)), max_size=40))
-@settings(deadline=None, max_examples=150)
+@given(st.integers(0, 2), st.lists(MOVES, min_size=20, max_size=60))
+@settings(deadline=None, max_examples=100)
 def test_counts_of_tiers_are_those_of_a_walk(warm: int, actions: list[tuple[str, int]]) -> None:
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         log, append = RecordLog(Path(folder) / "log"), RecordLog.append

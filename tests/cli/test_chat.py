@@ -13,6 +13,8 @@ import pytest
 
 from tests.cli.test_ask import ANSWER, run, session  # noqa: F401
 from tests.ui.fake_session import FakeSession
+from warpcortex_cli.errors import ModelError
+from warpcortex_cli.memory.log import RecordLog
 
 ROOT = Path(__file__).parents[2]
 SEQUENCE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[()][A-Z0-9]|\x1b[=>]")
@@ -37,6 +39,31 @@ def test_a_full_disk_is_said_and_the_chat_goes_on(session: FakeSession, run) -> 
 def test_a_line_that_is_not_text(session: FakeSession, run) -> None:  # type: ignore[no-untyped-def]  # noqa: F811
     code, out, err = run("chat", stdin=b"fine\ncaf\xe9\n")
     assert (code, out) == (2, ANSWER + "\n") and "line 2 of standard input" in err
+
+
+def test_a_session_that_cannot_be_is_refused_before_the_model_is_loaded(run, tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]  # noqa: F811
+    loaded: list[object] = []
+
+    def load(**options: object) -> None:
+        loaded.append(options)
+        raise ModelError("there is no model.")
+
+    def refused(name: str, code: int, said: str) -> bool:
+        left, _, err = run("chat", "--session", name, stdin=b"How many?\n")
+        return left == code and said in " ".join(err.split()) and "Traceback" not in err
+
+    monkeypatch.setattr(sys.modules["warpcortex_cli.cli.chat"], "open_prism", load)
+    monkeypatch.setattr("warpcortex_cli.cli.sessions.user_data_path", lambda *a, **k: tmp_path)
+    folder = tmp_path / "sessions"
+    folder.mkdir()
+    (folder / "letter.wcx").write_text("Dear Mara, the ropes are in the old mill, and so am I.")
+    assert refused("../work", 2, "no name for a session") and refused("letter", 1, "nothing in this file is a record")
+    with RecordLog(folder / "busy.wcx") as log:
+        log.append(1, 0, b"{}")
+        assert refused("busy", 2, "open in another chat")
+    assert not loaded and (folder / "letter.wcx").read_text().startswith("Dear Mara")
+    assert refused("new", 3, "there is no model") and loaded
+    assert sorted(p.name for p in folder.iterdir()) == ["busy.wcx", "letter.wcx"]  # nothing was kept in new
 
 
 DRIVER = """

@@ -29,7 +29,7 @@ def new_session(prism) -> Session:
 def held(prism, path: Path, *questions: str) -> Session:
     """A session that was kept after each turn."""
     session = new_session(prism)
-    archive = Archive(path)
+    archive = Archive(RecordLog(path))
     archive.restore(session)
     for question in questions:
         run(session, question)
@@ -40,7 +40,7 @@ def held(prism, path: Path, *questions: str) -> Session:
 
 def taken_up(prism, path: Path) -> tuple[Session, list[str]]:
     session = new_session(prism)
-    archive = Archive(path)
+    archive = Archive(RecordLog(path))
     told = archive.restore(session)
     archive.close()
     return session, told
@@ -76,7 +76,7 @@ def test_what_was_taken_back_stays_so(prism, tmp_path: Path) -> None:
     path = tmp_path / "s"
     session = held(prism, path, QUESTION)
     before = session.engine.river.position
-    archive = Archive(path)
+    archive = Archive(RecordLog(path))
     session = new_session(prism)
     archive.restore(session)
     run(session, NEXT)
@@ -93,7 +93,7 @@ def test_what_was_taken_back_stays_so(prism, tmp_path: Path) -> None:
 def test_after_clear_new_thoughts_are_kept_under_old_numbers(prism, tmp_path: Path) -> None:
     path = tmp_path / "s"
     session = new_session(prism)
-    archive = Archive(path)
+    archive = Archive(RecordLog(path))
     run(session, QUESTION)
     archive.save(session)
     session.clear()
@@ -152,7 +152,7 @@ def test_another_model_reads_it_anew(prism, tmp_path: Path, model_folder) -> Non
 def test_a_full_disk_ends_the_keeping_and_not_the_chat(prism, tmp_path: Path, monkeypatch) -> None:
     path = tmp_path / "s"
     session = new_session(prism)
-    archive = Archive(path)
+    archive = Archive(RecordLog(path))
     run(session, QUESTION)
     archive.save(session)
     kept = list(session.turns)
@@ -187,7 +187,7 @@ def test_whatever_is_damaged_it_opens_again_and_again(prism, tmp_path: Path) -> 
     """A byte of every header and of every payload, of a conversation with thoughts, undo and clear in it."""
     path = tmp_path / "s"
     session = new_session(prism)
-    archive = Archive(path)
+    archive = Archive(RecordLog(path))
     run(session, "Before all of this.")
     archive.save(session)
     session.clear()
@@ -225,7 +225,7 @@ def test_kv_that_was_computed_anew_is_stored_anew(prism, tmp_path: Path) -> None
     content[record.offset + record.length // 2] ^= 0xFF
     path.write_bytes(content)
     session = new_session(prism)
-    archive = Archive(path)
+    archive = Archive(RecordLog(path))
     assert any("computed anew" in line for line in archive.restore(session))
     archive.save(session)
     archive.close()
@@ -236,7 +236,7 @@ def test_what_nobody_needs_is_given_back(prism, tmp_path: Path, monkeypatch) -> 
     monkeypatch.setattr("warpcortex_cli.engine.archive._WORTH_COMPACTING", 1)
     path = tmp_path / "s"
     session = new_session(prism)
-    archive = Archive(path)
+    archive = Archive(RecordLog(path))
     for _ in range(4):
         session.clear()
         run(session, QUESTION)

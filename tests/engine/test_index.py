@@ -55,7 +55,25 @@ def test_fingerprints_decide_where_no_word_is_shared(prism) -> None:
     worth = index.worth([], scores, 32, 0.3)
     tokens = index.choose(worth, 48, range(len(sentences.ids)))
     assert any(3 * 32 <= t < 4 * 32 for t in tokens) and len(tokens) <= 48
-    assert worth.max() == pytest.approx(0.1)
+    assert worth.max() == pytest.approx(1)
+
+
+def test_words_decide_where_they_are_rare_and_fingerprints_where_they_are_not(prism) -> None:
+    """`hold` is in half of the sentences; that both names are misspelled must not bring those back."""
+    other = "Zoltan has keys: 5, blue, at home.\n"
+    sentences = read(prism, other * 15, FACT, FILLER * 16, "x")
+    index = SentenceIndex(sentences)
+    block = (sentences.starts[8] + 2) // 32
+    scores = np.zeros(len(sentences.ids) // 32, np.float32)
+    scores[block] = 2.0
+
+    def best(asked: str, least: float) -> str:
+        worth = index.worth(words_of(prism, prism.encode(asked)), scores, 32, least)
+        return text_of(sentences, list(range(*index._span(int(worth.argmax())))))
+
+    for least in (0.0, 0.3):
+        assert best("Who may hold lnaterns in a cellra?", least) == other.strip()
+        assert best("Where are the lanterns in the cellar?", least) == FACT.strip()
 
 
 def test_what_the_river_wrote_is_not_chosen(prism) -> None:

@@ -218,7 +218,7 @@ def test_tokens_are_never_lost_or_doubled(prism, steps: list[tuple[int, bool]]) 
 
 def kept(prism: Prism, path: Path, **memory: object) -> Session:
     session = new_session(prism, **memory)
-    archive = Archive(path)
+    archive = Archive(RecordLog(path))
     archive.restore(session)
     session.load_notes(f"{FACT} {filler(60)}")
     run(session, "How many lanterns does Zoltan keep?")
@@ -231,7 +231,7 @@ def kept(prism: Prism, path: Path, **memory: object) -> Session:
 def test_it_is_taken_up_without_prefilling(prism, tmp_path: Path, monkeypatch, warm: int) -> None:
     session = kept(prism, tmp_path / "s", warm_mb=warm)
     back = new_session(prism, warm_mb=warm)
-    archive = Archive(tmp_path / "s")
+    archive = Archive(RecordLog(tmp_path / "s"))
     with monkeypatch.context() as patch:
         patch.setattr(prism, "forward", lambda rows: pytest.fail("nothing needs to be computed"))
         assert archive.restore(back) == []
@@ -256,7 +256,7 @@ def test_a_damaged_block_is_computed_anew_from_its_tokens(prism, tmp_path: Path)
     data[first.offset + first.length // 2] ^= 0xFF
     (tmp_path / "s").write_bytes(data)
     back = new_session(prism)
-    archive = Archive(tmp_path / "s")
+    archive = Archive(RecordLog(tmp_path / "s"))
     archive.restore(back)
     again = back.engine.river.past.gather(list(range(BLOCK)), torch.arange(BLOCK))
     assert back.engine.river.past.anew == [0] and back.snapshot().memory.anew == 1
@@ -268,7 +268,7 @@ def test_a_damaged_block_is_computed_anew_from_its_tokens(prism, tmp_path: Path)
 def test_what_was_taken_back_leaves_the_disk(prism, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("warpcortex_cli.engine.archive._WORTH_COMPACTING", 1 << 14)
     session = new_session(prism)
-    archive = Archive(tmp_path / "s")
+    archive = Archive(RecordLog(tmp_path / "s"))
     archive.restore(session)
     session.load_notes(filler(60))
     archive.save(session)
@@ -282,7 +282,7 @@ def test_what_was_taken_back_leaves_the_disk(prism, tmp_path: Path, monkeypatch:
 
 def test_clearing_begins_another_past_in_the_same_file(prism, tmp_path: Path) -> None:
     session = new_session(prism, warm_mb=0)
-    archive = Archive(tmp_path / "s")
+    archive = Archive(RecordLog(tmp_path / "s"))
     archive.restore(session)
     session.load_notes(filler(60))
     archive.save(session)
@@ -295,7 +295,7 @@ def test_clearing_begins_another_past_in_the_same_file(prism, tmp_path: Path) ->
     archive.compact(session)
     archive.close()
     back = new_session(prism)
-    archive = Archive(tmp_path / "s")
+    archive = Archive(RecordLog(tmp_path / "s"))
     assert archive.restore(back) == []
     again = back.engine.river.past.gather(tokens, torch.tensor(tokens))
     for x, y in zip((*whole.keys, *whole.values), (*again.keys, *again.values), strict=True):

@@ -26,7 +26,9 @@ def test_the_asked_for_note_is_found() -> None:
     found: dict[str, list[float]] = {}
     for question in filter(None, asked):
         for method, scores in methods(prints, text, question, np.random.default_rng(0)).items():
-            found.setdefault(method, []).append(recall(scores, question.wanted, 4)[0])
+            found.setdefault(method, []).append(
+                recall(scores, [text.blocks_of(tokens) for tokens in question.wanted], 4)[0]
+            )
     assert len(found["random"]) > 10
     share = {method: fmean(results) for method, results in found.items()}
     assert share["fingerprints"] > 0.8 > share["mean key"] > share["shuffled"]

@@ -154,10 +154,33 @@ def test_shuffled_fingerprints_are_those_of_other_blocks(reader: Reader, monkeyp
 
 
 def test_a_run_gives_a_result_for_each_method_and_depth(pocket: Prism) -> None:
-    results = list(run(pocket, load_profile("pocket"), 128, [1, 3], 2, 7, ["ours", "recency"]))
-    assert {(r.method, r.depth) for r in results} == {(m, d) for m in ("ours", "recency") for d in (128, 384)}
-    assert all(r.n == 2 and 0 <= r.ci95[0] <= r.recall <= r.ci95[1] <= 1 for r in results)
-    assert {(r.method, r.depth): r.found for r in results}["recency", 384] == 0
+    words = ["said", "dropped"]
+    results = list(run(pocket, load_profile("pocket"), 128, [1, 3], 2, 7, ["ours", "recency"], wordings=words))
+    of = {(r.method, r.depth, r.wording): r for r in results}
+    assert set(of) == {(m, d, w) for m in ("ours", "recency") for d in (128, 384) for w in ("", *words)}
+    assert len(of) == len(results)
+    assert all(r.n == (2 if r.wording else 4) and 0 <= r.ci95[0] <= r.recall <= r.ci95[1] <= 1 for r in results)
+    assert of["recency", 384, ""].found == 0
+    for method, depth, _ in of:
+        assert of[method, depth, ""].recall == sum(of[method, depth, w].recall for w in words) / 2
+
+
+def test_a_misspelled_question_shares_no_rare_word_and_is_still_answered(reader: Reader) -> None:
+    """Name and thing are misspelled, the rest of the question is the same; BM25 then finds nothing, ours does."""
+    found: dict[str, list[bool]] = {"ours": [], "bm25": [], "planted": []}
+    for depth in (2, 3, 4, 5):
+        for kind in KINDS:
+            tokens, said = reader.plant(depth * BUDGET, kind)
+            fact = reader.facts[" ".join(reader.river.sentences.lines(tokens))]
+            for wording in ("dropped", "swapped"):
+                same, case = reader.plant(depth * BUDGET, kind, wording)
+                assert same == tokens and case.value == said.value
+                assert fact.person not in case.question and fact.thing.many not in case.question
+                assert len(case.question.split()) == len(said.question.split())
+                for method in found:
+                    found[method].append(reader.ask(METHODS[method], tokens, case).found)
+    share = {method: sum(f) / len(f) for method, f in found.items()}
+    assert share["planted"] == 1 and share["ours"] > 0.85 and share["bm25"] < 0.7
 
 
 def test_notes_are_as_long_as_they_have_to_be(pocket: Prism) -> None:
@@ -177,7 +200,10 @@ def test_the_command_prints_its_contract(capsys: pytest.CaptureFixture[str]) -> 
         ("ours", 128), ("random", 128), ("ours", 256), ("random", 256),
     ]  # fmt: skip
     assert {"method", "depth", "recall", "ci95", "n", "found"} == set(found["results"][0])
-    for wrong in (["--methods", "grep"], ["--depths", "0"], ["--budget", "9999"]):
+    worded = found["by_wording"]
+    assert [r["wording"] for r in worded] == ["said"] * 4 + ["dropped"] * 4 + ["swapped"] * 4
+    assert {r["n"] for r in worded} == {1} and {r["n"] for r in found["results"]} == {3}
+    for wrong in (["--methods", "grep"], ["--wordings", "sung"], ["--depths", "0"], ["--budget", "9999"]):
         with pytest.raises(SystemExit) as left:
             main(["eval", "recall", *wrong])
         assert left.value.code == 2 and "Traceback" not in capsys.readouterr().err

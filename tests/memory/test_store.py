@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from warpcortex_cli.memory.formats import POLICIES, pack_block
 from warpcortex_cli.memory.log import DamagedError, RecordLog
 from warpcortex_cli.memory.segment import KVLayout
-from warpcortex_cli.memory.store import BLOCK, BlockStore
+from warpcortex_cli.memory.store import BLOCK, BlockStore, Tier
 
 LAYOUT = KVLayout(2, 2, 8, torch.float32, torch.device("cpu"))
 
@@ -33,6 +34,10 @@ def store() -> Iterator[BlockStore]:
     made = BlockStore(LAYOUT, "exact", 3 * SIZE, hot_blocks=2)
     yield made
     made.close()
+
+
+def no_space(*args: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def is_whole(store: BlockStore, number: int) -> bool:
@@ -71,6 +76,69 @@ def test_it_gives_back_what_it_was_given(actions: list[tuple[str, int]]) -> None
     store.close()
 
 
+def walked(store: BlockStore) -> dict[str, Tier]:
+    """Tiers as counted block by block."""
+    cold = [r.length for n, r in store._cold.items() if n not in store._warm and n not in store._hot]
+    warm = [len(p) for n, p in store._warm.items() if n not in store._hot]
+    hot = [sum(t.nbytes for t in (*keys, *values)) for keys, values in store._hot.values()]
+    return {name: Tier(len(t), sum(t)) for name, t in (("hot", hot), ("warm", warm), ("cold", cold))}
+
+
+OFTEN, SELDOM = ["put", "get"], ["cut", "forget", "save", "rewrite", "use", "full", "space"]
+MOVES = st.tuples(st.sampled_from(OFTEN * 5 + SELDOM), st.integers(0, 4))
+
+
+@given(st.integers(0, 2), st.lists(MOVES, min_size=20, max_size=60))
+@settings(deadline=None, max_examples=100)
+def test_counts_of_tiers_are_those_of_a_walk(warm: int, actions: list[tuple[str, int]]) -> None:
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        log, append = RecordLog(Path(folder) / "log"), RecordLog.append
+        store = BlockStore(LAYOUT, "8", warm * len(pack_block(*block(0), POLICIES["8"])), hot_blocks=2)
+        for action, number in actions:
+            if action == "put":
+                store.put(number, *block(number))
+            elif action == "get" and (number in store._warm or number in store._cold):
+                store.get(number)
+            elif action == "cut":
+                store.truncate(number)
+            elif action == "forget":
+                store.forget(number)
+            elif action == "use":
+                store.use(log, 7)
+            elif action == "save":  # as the archive does at a turn's end
+                store.use(log, 7)
+                if RecordLog.append is append:
+                    store.written({n: log.append(7, n, packed) for n, packed in list(store.unwritten())})
+            elif action == "rewrite" and store._log is log and RecordLog.append is append:
+                kept = [(7, n, store.packed(n)) for n in sorted({*store._warm, *store._cold})]
+                log.rewrite(kept)
+                store.moved({r.key: r for r in log.records})
+            elif action == "full":
+                patch.setattr(RecordLog, "append", no_space)
+            elif action == "space":
+                patch.setattr(RecordLog, "append", append)
+            assert store.tiers() == walked(store)
+            assert len(store) == len({*store._warm, *store._cold}) == sum(t.blocks for t in store.tiers().values())
+        patch.setattr(RecordLog, "append", append)
+        store.close()
+        log.close()
+
+
+def test_counting_does_not_walk_the_store(store: BlockStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(20):
+        store.put(number, *block(number))
+    before = store.tiers()
+
+    class Unwalked(dict[int, object]):
+        def __iter__(self) -> Iterator[int]:
+            raise AssertionError("the cold tier was walked")
+
+        items = values = keys = __iter__  # type: ignore[assignment]
+
+    monkeypatch.setattr(store, "_cold", Unwalked(store._cold))
+    assert store.tiers() == before and len(store) == 20
+
+
 def test_a_file_of_its_own_is_gone_when_it_is_closed(store: BlockStore) -> None:
     for number in range(6):
         store.put(number, *block(number))
@@ -90,10 +158,7 @@ def test_it_moves_into_a_log_that_it_is_given(store: BlockStore, tmp_path: Path)
 
 
 def test_a_full_disk_keeps_blocks_in_memory(store: BlockStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*args: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(RecordLog, "append", full)
+    monkeypatch.setattr(RecordLog, "append", no_space)
     for number in range(6):
         store.put(number, *block(number))
     assert "No space left" in store.failure and all(is_whole(store, n) for n in range(6))

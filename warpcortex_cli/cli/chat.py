@@ -26,7 +26,7 @@ from warpcortex_cli.cli.output import (
     open_prism,
     stderr_console,
 )
-from warpcortex_cli.cli.sessions import Keeper
+from warpcortex_cli.cli.sessions import Keeper, session_file
 from warpcortex_cli.errors import WarpError
 from warpcortex_cli.probes.memory import MemoryProbe
 from warpcortex_cli.ui.commands import Desk, is_command, is_known, run_command
@@ -62,6 +62,7 @@ def chat(
     errors = stderr_console()
     text = read_notes(notes) if notes is not None else ""
     with ExitStack() as stack:
+        log = stack.enter_context(session_file(kept)) if kept is not None else None  # before seconds of loading
         writer = stack.enter_context(TraceWriter(trace)) if trace is not None else None
         prism, settings = open_prism(
             model=model, profile=profile, device=device, dtype=dtype, quantize=quantize, compiled=compiled
@@ -77,9 +78,9 @@ def chat(
             calibration=stored_calibration(prism),
         )
         keep: Callable[[], None] = _keep_nothing
-        if kept is not None:
-            keeper = Keeper(kept, session, errors)
-            stack.callback(keeper.close)
+        if kept is not None and log is not None:
+            keeper = Keeper(kept, log, session, errors)
+            stack.callback(keeper.finish)
             keep = keeper
         if notes is not None:
             tokens = load_with_progress(session, text, notes.name, errors)

@@ -63,15 +63,16 @@ def numbers(option: str, text: str, least: int = 1) -> list[int]:
     return sorted({int(part) for part in found})
 
 
-def named(text: str, known: Sequence[str]) -> list[str]:
-    """The methods of `ours,random`, each once; all that are known if there is no text.
+def named(text: str, known: Sequence[str], what: str = "method") -> list[str]:
+    """The names of `ours,random`, each once; all that are known if there is no text.
 
     Raises:
         UsageError: one of them is not known.
     """
     found = list(dict.fromkeys(part.strip() for part in text.split(","))) if text else list(known)
     if unknown := [m for m in found if m not in known]:
-        raise UsageError(f"there is no method {unknown[0]!r}.", f"Methods are {', '.join(known[:-1])} and {known[-1]}.")
+        hint = f"{what.capitalize()}s are {', '.join(known[:-1])} and {known[-1]}."
+        raise UsageError(f"there is no {what} {unknown[0]!r}.", hint)
     return found
 
 
@@ -216,6 +217,12 @@ def recall(
         str, typer.Option("--depths", metavar="D,D", help="How far before the end the facts stand, in budgets.")
     ] = TIMES,
     methods: MethodsOption = "",
+    wordings: Annotated[
+        str,
+        typer.Option(
+            "--wordings", metavar="W,W", help="said, dropped, swapped (names misspelled); all.", show_default=False
+        ),
+    ] = "",
     seed: SeedOption = 2033,
     quick: QuickOption = False,
     model: EvalModel = "pocket",
@@ -227,12 +234,14 @@ def recall(
     from warpcortex_cli.eval import recall as evaluation
 
     depths = QUICK_TIMES if quick else numbers("--depths", times)
-    chosen = named(methods, list(evaluation.METHODS))
+    chosen, worded = named(methods, list(evaluation.METHODS)), named(wordings, list(evaluation.WORDINGS), "wording")
     prism, settings = open_prism(model=model, profile="pocket", device=device, dtype=dtype)
     check_budget(budget, prism)
     with progress_bar(stderr_console()) as show:
         results = gather(
-            lambda p: evaluation.run(prism, settings, budget, depths, cases("recall", n, quick), seed, chosen, p),
+            lambda p: evaluation.run(
+                prism, settings, budget, depths, cases("recall", n, quick), seed, chosen, p, worded
+            ),
             "asking",
             show,
         )

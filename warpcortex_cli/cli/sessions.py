@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -24,7 +26,6 @@ from warpcortex_cli.ui.safe import clean, one_line
 from warpcortex_cli.ui.terminal import forgive_encoding
 
 if TYPE_CHECKING:
-    from warpcortex_cli.engine.archive import Archive
     from warpcortex_cli.engine.session import Session
 
 app = typer.Typer(help="Conversations kept with `chat --session NAME`.", no_args_is_help=True)
@@ -46,18 +47,28 @@ def session_path(name: str) -> Path:
     return user_data_path("warpcortex", appauthor=False) / "sessions" / f"{name}{_SUFFIX}"
 
 
-def open_archive(name: str) -> Archive:
-    """The file to keep a session in, made if there is none.
+@contextmanager
+def session_file(name: str) -> Iterator[RecordLog]:
+    """The file to keep a session in, made if there is none, and gone again if nothing was kept. Loads no model.
 
     Raises:
         UsageError: that is no name for one, or another chat has it open.
-        RunError: the file cannot be opened.
+        RunError: the file cannot be opened, or is no session's.
     """
-    from warpcortex_cli.engine.archive import Archive
+    log = _open(name)
+    try:
+        yield log
+    finally:
+        if not log.nbytes:
+            with suppress(OSError):  # Windows deletes no open file
+                log.path.unlink()
+        log.close()
 
+
+def _open(name: str) -> RecordLog:
     path = session_path(name)
     try:
-        return Archive(path)
+        return RecordLog(path)
     except BlockingIOError as error:
         raise UsageError(
             f"the session {name} is open in another chat.", "Leave that one, or choose another name."
@@ -71,13 +82,16 @@ class Keeper:
 
     Args:
         name: of the session.
+        log: its file.
         session: an empty one.
         errors: where the user is told.
     """
 
-    def __init__(self, name: str, session: Session, errors: Console) -> None:
+    def __init__(self, name: str, log: RecordLog, session: Session, errors: Console) -> None:
+        from warpcortex_cli.engine.archive import Archive
+
         self._session, self._errors = session, errors
-        self._archive = open_archive(name)
+        self._archive = Archive(log)
         with progress_bar(errors) as show:
             told = self._archive.restore(session, lambda done, total: show(f"taking up {name}", done, total))
         river, turns = session.engine.river, len(session.turns)
@@ -93,11 +107,10 @@ class Keeper:
             self._told_failure = True
             self._errors.print(Text(self._archive.failure, style="red"))
 
-    def close(self) -> None:
-        """Writes what an interrupted turn left, and closes the file."""
+    def finish(self) -> None:
+        """Writes what an interrupted turn left. The file stays open."""
         self()
         self._archive.compact(self._session)
-        self._archive.close()
 
     def _say(self, line: str) -> None:
         self._errors.print(Text(one_line(line, 400), style="dim"), soft_wrap=True)
@@ -205,7 +218,7 @@ def fork(name: NameArgument, new: Annotated[str, typer.Argument(metavar="NEW", h
 def rm(name: NameArgument) -> None:
     """Delete a session."""
     _read(name)
-    open_archive(name).close()  # not while a chat has it open
+    _open(name).close()  # not while a chat has it open
     for path in (session_path(name), session_path(name).with_suffix(".tmp")):
         path.unlink(missing_ok=True)
     print(f"deleted {name}")

@@ -14,7 +14,6 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -48,14 +47,10 @@ Progress = Callable[[int, int], None]
 
 
 class Archive:
-    """Keeps a session in a file. `failure`: why it is not written any more, for the user; empty while it is.
+    """Keeps a session in a file. `failure`: why it is not written any more, for the user; empty while it is."""
 
-    Raises:
-        OSError: the file cannot be opened, or another process has it open (`BlockingIOError`).
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.log = RecordLog(path)
+    def __init__(self, log: RecordLog) -> None:
+        self.log = log
         self.failure = ""
         self._forget()
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from warpcortex_cli.memory.fingerprints import Fingerprints
+from warpcortex_cli.memory.store import BLOCK
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.rows import Row
 
@@ -23,18 +24,19 @@ on the right the lighthouse, painted white and red: it was built by a wealthy me
 winter the sea is rough, so most of the islanders stay at home, mend their nets, drink tea and play chess. In summer
 there are visitors with cameras, tents and bicycles, and the only hotel, which has 19 rooms, is full until October. What
 do they all look for? Silence, perhaps, or a piece of amber on the beach; few of them find either."""
-_known: WeakKeyDictionary[Prism, Fingerprints] = WeakKeyDictionary()  # none made yet
+_known: WeakKeyDictionary[Prism, dict[int, Fingerprints]] = WeakKeyDictionary()  # by size of blocks; none made yet
 
 
-def calibrated(prism: Prism) -> Fingerprints:
+def calibrated(prism: Prism, block: int = BLOCK) -> Fingerprints:
     """Fingerprints, none yet, whose heads were chosen by reading a text twice: the same ones for the same weights."""
-    if prism not in _known:
+    known = _known.setdefault(prism, {})
+    if block not in known:
         ids = prism.encode(PROBE)[: prism.max_context // 2]
         keys, queries = read(prism, [], ids * 2)
-        prints = Fingerprints(prism.layers, prism.heads, prism.kv_heads, prism.head_dim)
+        prints = Fingerprints(prism.layers, prism.heads, prism.kv_heads, prism.head_dim, block)
         prints.calibrate(keys, queries, len(ids))
-        _known[prism] = prints
-    return copy.copy(_known[prism])
+        known[block] = prints
+    return copy.copy(known[block])
 
 
 @torch.inference_mode()

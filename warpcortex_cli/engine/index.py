@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from warpcortex_cli.engine.text import Sentences
 from warpcortex_cli.synapse.focus import rarity
 
-_PRINTS = 0.1  # weight of fingerprints against shared words
+_PRINTS = 1.0  # what the best fingerprint is worth, in words that no other sentence has
+_TELLING = 0.75  # of such a word, as of one in two or three sentences: sharing less may be chance
 _SHORTEST = 3  # tokens of a sentence: a line break is none
 _COMMON = 0.2  # a word in more than this share of all sentences tells none of them apart
 _FEW = 32  # sentences; a word in no more than these is never too common
@@ -45,15 +46,16 @@ class SentenceIndex:
     ) -> NDArray[np.float32]:
         """What each finished sentence is worth, fp32 [sentences]; 0: nothing.
 
-        The rarity of the words that it shares, and a tenth as much the fingerprint's score of the blocks that hold it:
-        where no word is shared, that decides.
+        In words that only one sentence has: the rarity of those that it shares, and the fingerprint's score of the
+        blocks that hold it, the best of all being worth one such word. So a name and a thing that are shared decide,
+        and where only `of` is, because both are misspelled, fingerprints do.
 
         Args:
             words: the task's, as numbers.
             prints: score of each block of `block` tokens, the higher the better, [blocks]; None: not asked.
             block: tokens in a block.
-            least: where words are shared, a sentence that shares less than this part of what the best one does is
-                worth nothing.
+            least: where the best sentence shares more than chance would have it, those that share less than this part
+                of what it does are worth nothing.
         """
         self._follow()
         count = self._indexed
@@ -61,9 +63,8 @@ class SentenceIndex:
         for word in set(words):
             if self.tells_apart(word):
                 holding = np.array(self._holding[word])
-                shared[holding] += rarity(len(holding), count)
-        most = float(shared.max()) if count else 0.0
-        worth = shared / (most or 1.0)
+                shared[holding] += rarity(len(holding), count) / rarity(1, count)
+        worth = shared.copy()
         if prints is not None and len(prints) and prints.max() > 0:
             starts = np.array(self._sentences.starts[: count + 1])
             ends = np.append(starts[1:], len(self._sentences.ids))[:count]
@@ -71,7 +72,8 @@ class SentenceIndex:
             stored = last < len(prints)
             near = np.maximum(prints[first[stored]], prints[last[stored]])
             worth[stored] += _PRINTS * near / prints.max()
-        if most:
+        most = float(shared.max(initial=0))
+        if most > _TELLING:
             worth[shared < least * most] = 0
         return worth
 

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from warpcortex_cli.engine.heads import calibrated, read
 from warpcortex_cli.engine.text import Words
+from warpcortex_cli.eval.misspelled import swapped
 from warpcortex_cli.eval.statistics import interval
 from warpcortex_cli.memory.fingerprints import Fingerprints
 from warpcortex_cli.memory.store import BLOCK
@@ -32,7 +33,7 @@ from warpcortex_cli.pocket.vocabulary import Thing
 from warpcortex_cli.pocket.world import Answer, Fact, World
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.source import resolve_model
-from warpcortex_cli.synapse.focus import lexical_worth
+from warpcortex_cli.synapse.focus import lexical_worth, rarity
 
 _ASKED: dict[str, Callable[[World, random.Random], Answer | None]] = {
     "count": world.ask_count,
@@ -52,26 +53,34 @@ Scores = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Text:
-    """What was read: keys per layer [kv_heads, tokens, head_dim], unrotated; words [tokens]; where each note stands."""
+    """What was read: keys per layer [kv_heads, tokens, head_dim], unrotated; words [tokens]; where each note stands.
+
+    `block`: tokens in a block.
+    """
 
     keys: list[Tensor]
     words: list[int]
     notes: dict[Fact | Thing, range]
+    block: int = BLOCK
 
     @property
     def blocks(self) -> int:
         """Whole ones; the rest is still in the tail."""
-        return self.keys[0].shape[1] // BLOCK
+        return self.keys[0].shape[1] // self.block
+
+    def blocks_of(self, tokens: range) -> set[int]:
+        """Numbers of the blocks that hold these."""
+        return set(range(tokens.start // self.block, (tokens.stop - 1) // self.block + 1))
 
 
 @dataclass(frozen=True)
 class Question:
-    """Its unrotated queries, per layer [heads, W, head_dim], its words, and the blocks of each note it asks for."""
+    """Its unrotated queries, per layer [heads, W, head_dim], its words, and the tokens of each note it asks for."""
 
     kind: str
     queries: list[Tensor]
     words: list[int]
-    wanted: list[set[int]]
+    wanted: list[range]
 
 
 def read_notes(prism: Prism, w: World, rng: random.Random) -> tuple[Text, list[int]]:
@@ -103,7 +112,7 @@ def ask(prism: Prism, w: World, text: Text, before: list[int], kind: str, rng: r
     """A question of this kind, or None where this world has none, or where the notes are not in whole blocks."""
     answer = _ASKED[kind](w, rng)
     wanted = [text.notes[note] for note in _wanted(kind, w, answer.question)] if answer else []
-    if answer is None or not wanted or any(places.stop > text.blocks * BLOCK for places in wanted):
+    if answer is None or not wanted or any(places.stop > text.blocks * text.block for places in wanted):
         return None
     ids = [*prism.encode(f"\n{answer.question}"), *prism.chat.user_close()]
     if kind == "then":
@@ -111,8 +120,7 @@ def ask(prism: Prism, w: World, text: Text, before: list[int], kind: str, rng: r
     words = Words(prism)
     words.extend(ids)
     queries = read(prism, before, ids)[1]
-    blocks = [set(range(p.start // BLOCK, (p.stop - 1) // BLOCK + 1)) for p in wanted]
-    return Question(kind, queries, list(words.numbers), blocks)
+    return Question(kind, queries, list(words.numbers), wanted)
 
 
 def _wanted(kind: str, w: World, question: str) -> list[Fact | Thing]:
@@ -125,7 +133,7 @@ def _wanted(kind: str, w: World, question: str) -> list[Fact | Thing]:
         return [t for t in w.prices if named(t.one)]
     if kind == "total":
         return [f for f in w.facts if named(f.name)]
-    typed = _typo if kind == "typo" else str
+    typed = swapped if kind == "typo" else str
     about = next(f for f in w.facts if named(typed(f.person)) and named(typed(f.thing.many)))
     if kind == "cost":
         return [about.thing]
@@ -134,23 +142,15 @@ def _wanted(kind: str, w: World, question: str) -> list[Fact | Thing]:
     return [about]
 
 
-def _typo(word: str) -> str:
-    """A word with two letters in its middle swapped, the first ones that differ."""
-    for i in range(len(word) // 2, len(word) - 1):
-        if word[i] != word[i + 1]:
-            return f"{word[:i]}{word[i + 1]}{word[i]}{word[i + 2 :]}"
-    return f"{word}e"
-
-
 def _mistyped(w: World, rng: random.Random) -> Answer:
     fact = rng.choice(w.facts)
-    question = f"How many {_typo(fact.thing.many)} does {_typo(fact.person)} have?"
+    question = f"How many {swapped(fact.thing.many)} does {swapped(fact.person)} have?"
     return Answer(question, "count", "", value=str(fact.count))
 
 
 def by_words(text: Text, words: Sequence[int]) -> Scores:
     """What blocks share of the words: BM25's inverse document frequencies, over blocks."""
-    ends = BLOCK * torch.arange(1, text.blocks + 1)
+    ends = text.block * torch.arange(1, text.blocks + 1)
     scores: Scores = lexical_worth(torch.tensor(words), torch.tensor(text.words), ends).numpy()
     return scores
 
@@ -162,7 +162,7 @@ def by_attention(prints: Fingerprints, text: Text, queries: Sequence[Tensor], *,
     """
     total = torch.zeros(text.blocks)
     for layer, head in prints.watches:
-        keys = text.keys[layer][head, : text.blocks * BLOCK].unflatten(0, (-1, BLOCK))
+        keys = text.keys[layer][head, : text.blocks * text.block].unflatten(0, (-1, text.block))
         query = queries[layer].unflatten(0, (text.keys[layer].shape[0], -1)).mean(1)[head]
         if mean:
             total += keys.mean(1) @ query.mean(0)
@@ -172,16 +172,19 @@ def by_attention(prints: Fingerprints, text: Text, queries: Sequence[Tensor], *,
     return total.numpy()
 
 
+def together(words: Scores, prints: Scores) -> Scores:
+    """Both, as `SentenceIndex.worth` weighs them."""
+    return words / np.float32(rarity(1, len(words))) + prints / max(float(prints.max()), 1e-9)
+
+
 def methods(prints: Fingerprints, text: Text, question: Question, rng: np.random.Generator) -> dict[str, Scores]:
     """Scores of all blocks by each method."""
     ours, words = prints.scores(question.queries), by_words(text, question.words)
-    share = [s / max(float(s.max()), 1e-9) for s in (words, ours)]
     return {
         "exact attention": by_attention(prints, text, question.queries),
         "fingerprints": ours,
         "words": words,
-        "words + fingerprints": share[0] + share[1],
-        "words + fingerprints/10": share[0] + 0.1 * share[1],
+        "words + fingerprints": together(words, ours),
         "mean key": by_attention(prints, text, question.queries, mean=True),
         "shuffled": rng.permutation(ours),
         "random": rng.random(text.blocks, np.float32),
@@ -197,10 +200,10 @@ def recall(scores: Scores, wanted: Sequence[set[int]], budget: int) -> tuple[flo
     return fmean(bool(w & best) for w in wanted), fmean(w <= reaching for w in wanted)
 
 
-def scan_ms(blocks: int, width: int, runs: int = 9) -> float:
+def scan_ms(blocks: int, width: int, runs: int = 9, block: int = BLOCK) -> float:
     """Milliseconds of one search of `width` queries among fingerprints at random; the median."""
     rng = np.random.default_rng(0)
-    prints = Fingerprints(4, 4, 2, 64)
+    prints = Fingerprints(4, 4, 2, 64, block)
     prints.extend(rng.integers(0, 1 << 63, (blocks, prints.bytes_per_block // 8), dtype=np.uint64))
     queries = [torch.randn(4, width, 64) for _ in range(4)]
     times = []
@@ -238,9 +241,10 @@ def main() -> None:
                 question = ask(prism, w, text, before, kind, rng)
                 if question is None:
                     continue
+                wanted = [text.blocks_of(tokens) for tokens in question.wanted]
                 for method, scores in methods(prints, text, question, shuffle).items():
                     for budget in budgets:
-                        result = recall(scores, question.wanted, budget)
+                        result = recall(scores, wanted, budget)
                         found.setdefault((method, budget, kind), []).append(result)
     print(f"heads (layer, KV head) {prints.watches}, {prints.bytes_per_block} bytes a block,", end=" ")
     print(f"{1000 * indexing / blocks:.3f} ms a block to make; {blocks // args.texts} blocks a text, seed {args.seed}")

@@ -105,10 +105,10 @@ def random_case(prism: Prism, rng: random.Random) -> Case:
 
 
 class Reader:
-    """A case whose notes were read; `judge` says what a policy makes of their keys and values."""
+    """A case whose notes were read; `judge` says what a policy makes of their keys and values in blocks."""
 
-    def __init__(self, prism: Prism, case: Case) -> None:
-        self.prism, self.case = prism, case
+    def __init__(self, prism: Prism, case: Case, block: int = BLOCK) -> None:
+        self.prism, self.case, self.block = prism, case, block
         tail = prism.new_tail(len(case.notes))
         prism.forward([Row(case.notes, list(range(len(case.notes))), tail, logits="none")])
         self.exact = tail.freeze(0, len(case.notes))
@@ -132,8 +132,8 @@ class Reader:
     def _stored(self, policy: Policy) -> tuple[Segment, int]:
         """The notes out of their blocks, at their positions, and the bytes that the blocks had."""
         blocks, size = [], 0
-        for start in range(0, self.exact.tokens, BLOCK):
-            part = slice(start, start + BLOCK)
+        for start in range(0, self.exact.tokens, self.block):
+            part = slice(start, start + self.block)
             data = pack_block([k[:, part] for k in self.bare], [v[:, part] for v in self.exact.values], policy)
             blocks.append(unpack_block(data, self.prism.dtype, self.prism.device))
             size += len(data)
@@ -173,12 +173,14 @@ class Reader:
         return F.scaled_dot_product_attention(query, key, value, scale=self.prism.scalings[layer], enable_gqa=True)[0]
 
 
-def judge(prism: Prism, policies: Mapping[str, Policy], seed: int, n: int, meaning: bool = True) -> list[Result]:
+def judge(
+    prism: Prism, policies: Mapping[str, Policy], seed: int, n: int, meaning: bool = True, block: int = BLOCK
+) -> list[Result]:
     """All policies over the same `n` cases, the smallest first. `meaning`: the model knows pocket's world."""
     rng = random.Random(seed)
     sums = {name: _Sums() for name in policies}
     for _ in range(n):
-        reader = Reader(prism, make_case(prism, rng) if meaning else random_case(prism, rng))
+        reader = Reader(prism, make_case(prism, rng) if meaning else random_case(prism, rng), block)
         for name, policy in policies.items():
             reader.judge(policy, sums[name])
     return sorted((_result(name, found) for name, found in sums.items()), key=lambda r: r.bytes_per_token)

@@ -3,6 +3,9 @@
 Long notes are loaded once into a session. Facts that stand at given depths before their end are then asked of the River
 alone, and each turn is taken back. A method stands in for `Past.look_for` and for nothing else: all of them have the
 same budget, the same moments to choose and the same path from what they chose to the answer.
+
+Each fact is asked for in more than one wording: as it was said, and with its name and its thing misspelled, so that the
+question shares no rare word with the note. `planted` is what pocket reads of a fact that is certainly there.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -23,13 +26,14 @@ from torch import Tensor
 from warpcortex_cli.engine.past import Past
 from warpcortex_cli.engine.session import Session
 from warpcortex_cli.eval import pocket
+from warpcortex_cli.eval.misspelled import WORDINGS
 from warpcortex_cli.eval.report import Grid, share
 from warpcortex_cli.eval.statistics import interval
 from warpcortex_cli.events import RiverText
 from warpcortex_cli.memory.segment import Segment
 from warpcortex_cli.memory.store import BLOCK
 from warpcortex_cli.pocket import world
-from warpcortex_cli.pocket.vocabulary import Words
+from warpcortex_cli.pocket.vocabulary import Thing, Words
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.profile import Profile
 
@@ -44,6 +48,7 @@ class Result:
     """One method at one depth.
 
     Attributes:
+        wording: a name of `WORDINGS`; empty: all that were asked.
         depth: tokens between the fact and the end of the notes.
         recall: share of right answers.
         ci95: of `recall`, by Wilson.
@@ -56,6 +61,7 @@ class Result:
     ci95: tuple[float, float]
     n: int
     found: float
+    wording: str = ""
 
 
 class Wanted(NamedTuple):
@@ -238,10 +244,13 @@ class Reader:
         self.river = self.session.engine.river
         self.river.make_room()  # the tail is at its shortest, so that a turn moves nothing and all start from the same
         self.memory = Memory(prism, self.river.past, seed)
-        self._rng = rng
+        self._seed = seed
 
-    def plant(self, depth: int, kind: str) -> tuple[range, pocket.Case]:
-        """The last fact that ends at least `depth` tokens before the end of the notes, and a question on it."""
+    def plant(self, depth: int, kind: str, wording: str = "said") -> tuple[range, pocket.Case]:
+        """The last fact that ends at least `depth` tokens before the end of the notes, and a question on it.
+
+        All wordings are the same question, but for how its name and its thing are written.
+        """
         sentences = self.river.sentences
         number = sentences.numbers[len(sentences.ids) - depth]
         while True:
@@ -249,7 +258,14 @@ class Reader:
             tokens = range(sentences.starts[number], sentences.starts[number + 1])
             fact = self.facts.get(" ".join(sentences.lines(tokens)))
             if fact is not None:
-                answer = pocket.QUESTIONS[kind](world.World((fact,), {}), self._rng)
+                written = WORDINGS[wording]
+                asked = replace(
+                    fact,
+                    person=written(fact.person),
+                    thing=Thing(written(fact.thing.one), written(fact.thing.many)),
+                )
+                rng = random.Random(f"{self._seed} {depth} {kind}")
+                answer = pocket.QUESTIONS[kind](world.World((asked,), {}), rng)
                 assert answer is not None
                 return tokens, pocket.Case(kind, "", answer.question, answer.value)
 
@@ -306,26 +322,41 @@ def run(
     seed: int,
     methods: Sequence[str],
     progress: Callable[[int, int], None] = lambda done, total: None,
+    wordings: Sequence[str] = tuple(WORDINGS),
 ) -> Iterator[Result]:
     """Each method at each depth over `n` notes; the same questions for all of them.
 
     Args:
         budget: tokens that may come back; the window of newest tokens is as long.
         depths: in budgets.
+        wordings: in which each fact is asked for.
+
+    Yields:
+        Methods by depth over all wordings, then the same for each wording.
     """
-    found: dict[tuple[str, int], list[Answered]] = {(m, d): [] for d in depths for m in methods}
+    found: dict[tuple[str, int, str], list[Answered]] = {
+        (m, d, w): [] for w in wordings for d in depths for m in methods
+    }
     for i in range(n):
         reader = Reader(prism, profile, budget, (max(depths) + 1) * budget, seed + i)
         for depth in depths:
-            tokens, case = reader.plant(depth * budget, KINDS[i % len(KINDS)])
-            for method in methods:
-                found[method, depth].append(reader.ask(METHODS[method], tokens, case))
+            for wording in wordings:
+                tokens, case = reader.plant(depth * budget, KINDS[i % len(KINDS)], wording)
+                for method in methods:
+                    found[method, depth, wording].append(reader.ask(METHODS[method], tokens, case))
         reader.river.past.close()
         progress(i + 1, n)
-    for (method, depth), answers in found.items():
-        right = sum(a.right for a in answers)
-        brought = sum(a.found for a in answers) / n
-        yield Result(method, depth * budget, right / n, interval(right, n), n, brought)
+    for depth in depths:
+        for method in methods:
+            every = [a for wording in wordings for a in found[method, depth, wording]]
+            yield _result(method, depth * budget, every)
+    for (method, depth, wording), answers in found.items():
+        yield _result(method, depth * budget, answers, wording)
+
+
+def _result(method: str, depth: int, answers: Sequence[Answered], wording: str = "") -> Result:
+    n, right = len(answers), sum(a.right for a in answers)
+    return Result(method, depth, right / n, interval(right, n), n, sum(a.found for a in answers) / n, wording)
 
 
 def as_json(results: Sequence[Result], budget: int, model: str, seed: int) -> dict[str, Any]:
@@ -335,19 +366,30 @@ def as_json(results: Sequence[Result], budget: int, model: str, seed: int) -> di
         "budget": budget,
         "model": model,
         "seed": seed,
-        "results": [vars(r) for r in results],
+        "results": [_without_wording(r) for r in results if not r.wording],
+        "by_wording": [{"wording": r.wording, **_without_wording(r)} for r in results if r.wording],
     }
 
 
+def _without_wording(result: Result) -> dict[str, Any]:
+    return {name: value for name, value in vars(result).items() if name != "wording"}
+
+
 def grids(results: Sequence[Result], budget: int) -> list[Grid]:
-    """Right answers, and whether the fact came back, by method and depth."""
+    """Right answers, and whether the fact came back, by method and depth: over all wordings, and in each."""
     depths = sorted({r.depth for r in results})
-    of = {(r.method, r.depth): r for r in results}
     methods = list(dict.fromkeys(r.method for r in results))
     heads = ("method", *(f"{d} tokens" for d in depths))
-    right = tuple((m, *(share(of[m, d].recall, of[m, d].ci95) for d in depths)) for m in methods)
-    found = tuple((m, *(f"{of[m, d].found:.0%}" for d in depths)) for m in methods)
-    return [
-        Grid(f"right answers by depth of the fact, budget of {budget} tokens, n = {results[0].n}", heads, right),
-        Grid("the fact was in the working set", heads, found),
-    ]
+    grids = []
+    wordings = dict.fromkeys(r.wording for r in results)
+    for wording in wordings if len(wordings) > 2 else [w for w in wordings if w]:
+        of = {(r.method, r.depth): r for r in results if r.wording == wording}
+        n = of[methods[0], depths[0]].n
+        how = {"": "all wordings", "said": "worded as the note"}.get(wording, f"misspelled, letters {wording}")
+        right = tuple((m, *(share(of[m, d].recall, of[m, d].ci95) for d in depths)) for m in methods)
+        found = tuple((m, *(f"{of[m, d].found:.0%}" for d in depths)) for m in methods)
+        grids += [
+            Grid(f"{how}: right answers by depth of the fact, budget of {budget} tokens, n = {n}", heads, right),
+            Grid(f"{how}: the fact was in the working set", heads, found),
+        ]
+    return grids

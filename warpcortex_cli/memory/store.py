@@ -31,6 +31,12 @@ class Tier:
     blocks: int
     bytes: int
 
+    def __add__(self, other: Tier) -> Tier:
+        return Tier(self.blocks + other.blocks, self.bytes + other.bytes)
+
+    def __sub__(self, other: Tier) -> Tier:
+        return Tier(self.blocks - other.blocks, self.bytes - other.bytes)
+
 
 class BlockStore:
     """Numbered blocks of keys, unrotated, and values.
@@ -53,6 +59,7 @@ class BlockStore:
         self._warm: OrderedDict[int, bytes] = OrderedDict()
         self._in_memory = 0  # bytes of warm blocks
         self._cold: dict[int, Record] = {}  # also of blocks that are warm besides
+        self._below = Tier(0, 0)  # those that are not: counted as they move, for panels ask several times a second
         self._log: RecordLog | None = None
         self._kind = 0
         self._folder: tempfile.TemporaryDirectory[str] | None = None
@@ -97,8 +104,8 @@ class BlockStore:
     def forget(self, number: int) -> None:
         """Drops a block; of its record nothing is known any more."""
         self._hot.pop(number, None)
-        self._in_memory -= len(self._warm.pop(number, b""))
-        self._cold.pop(number, None)
+        self._drop_cold(number)
+        self._drop_warm(number)
 
     def truncate(self, blocks: int) -> None:
         """Drops all blocks from number `blocks` on."""
@@ -106,6 +113,9 @@ class BlockStore:
             self.forget(number)
 
     def _keep_warm(self, number: int, packed: bytes) -> None:
+        self._drop_warm(number)
+        if number in self._cold:
+            self._below -= _tier_of(self._cold[number])
         self._warm[number] = packed
         self._in_memory += len(packed)
         while self._in_memory > self._warm_bytes and len(self._warm) > 1 and self._cool(next(iter(self._warm))):
@@ -115,14 +125,31 @@ class BlockStore:
         """Moves a warm block down. False where the file does not take it."""
         if number not in self._cold:
             try:
-                self._cold[number] = self._file().append(self._kind, number, self._warm[number])
+                self._set_cold(number, self._file().append(self._kind, number, self._warm[number]))
             except OSError as error:
                 self.failure = (
                     f"older context cannot be written to disk ({error.strerror or error}); it is kept in memory."
                 )
                 return False
-        self._in_memory -= len(self._warm.pop(number))
+        self._drop_warm(number)
         return True
+
+    def _drop_warm(self, number: int) -> None:
+        if number in self._warm:
+            self._in_memory -= len(self._warm.pop(number))
+            if number in self._cold:
+                self._below += _tier_of(self._cold[number])
+
+    def _set_cold(self, number: int, record: Record) -> None:
+        self._drop_cold(number)
+        self._cold[number] = record
+        if number not in self._warm:
+            self._below += _tier_of(record)
+
+    def _drop_cold(self, number: int) -> None:
+        record = self._cold.pop(number, None)
+        if record is not None and number not in self._warm:
+            self._below -= _tier_of(record)
 
     # -- the file -----------------------------------------------------------------------------------------------
 
@@ -130,8 +157,8 @@ class BlockStore:
         """Makes a log the cold tier; what is in a file of the store's own moves there."""
         if self._log is log:
             return
-        own, mine = dict(self._cold), self._log
-        self._cold.clear()
+        own, mine = self._cold, self._log
+        self._cold, self._below = {}, Tier(0, 0)
         self._log, self._kind = log, kind
         for number, record in own.items():
             if number not in self._warm and mine is not None:
@@ -140,11 +167,13 @@ class BlockStore:
 
     def written(self, records: dict[int, Record]) -> None:
         """Blocks that are in the log now."""
-        self._cold.update(records)
+        for number, record in records.items():
+            self._set_cold(number, record)
 
     def moved(self, records: dict[int, Record]) -> None:
         """The log was written anew: its blocks are now in these records."""
-        self._cold = dict(records)
+        self._cold, self._below = {}, Tier(0, 0)
+        self.written(records)
 
     def unwritten(self) -> Iterator[tuple[int, bytes]]:
         """Blocks that are in no record yet, in order."""
@@ -173,15 +202,19 @@ class BlockStore:
     # -- looking ------------------------------------------------------------------------------------------------
 
     def tiers(self) -> dict[str, Tier]:
-        """Hot, warm and cold; a block counts in the highest tier that holds it."""
-        cold = [r for n, r in self._cold.items() if n not in self._warm and n not in self._hot]
-        warm = [len(p) for n, p in self._warm.items() if n not in self._hot]
-        hot = [sum(t.nbytes for t in (*keys, *values)) for keys, values in self._hot.values()]
-        return {
-            "hot": Tier(len(hot), sum(hot)),
-            "warm": Tier(len(warm), sum(warm)),
-            "cold": Tier(len(cold), sum(r.length for r in cold)),
-        }
+        """Hot, warm and cold; a block counts in the highest tier that holds it. Only hot ones are walked: a few."""
+        hot, warm, cold = Tier(0, 0), Tier(len(self._warm), self._in_memory), self._below
+        for number, (keys, values) in self._hot.items():
+            hot += Tier(1, sum(t.nbytes for t in (*keys, *values)))
+            if number in self._warm:
+                warm -= Tier(1, len(self._warm[number]))
+            elif number in self._cold:
+                cold -= _tier_of(self._cold[number])
+        return {"hot": hot, "warm": warm, "cold": cold}
 
     def __len__(self) -> int:
-        return len({*self._warm, *self._cold})
+        return len(self._warm) + self._below.blocks
+
+
+def _tier_of(record: Record) -> Tier:
+    return Tier(1, record.length)

@@ -198,3 +198,15 @@ def test_reading_the_focus_set_anew_is_not_reading_its_kv(pocket: Prism) -> None
     reader.measure(None)
     shown, copied = reader.measure(METHODS["ours-reread"], 64), reader.measure(METHODS["ours"], 64)
     assert shown.kl != copied.kl and shown.compression == copied.compression
+
+
+def test_the_focus_set_finds_what_no_word_leads_to(pocket: Prism) -> None:
+    """A letter of each name is wrong: only the heads that find things lead to the note."""
+    rng, profile = random.Random(21), load_profile("pocket")
+    right = 0
+    for depth in range(0, 10, 2):
+        reader = Reader(pocket, profile, make_case(rng, pocket, 1000, depth, "misspelled"))
+        reader.measure(None)
+        right += reader.measure(METHODS["ours"], 64).right
+        assert not reader.measure(METHODS["ours-no-focus"], 64).right
+    assert right >= 4

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from warpcortex_cli.engine.heads import calibrated
 from warpcortex_cli.engine.instructions import Instructions
 from warpcortex_cli.engine.journal import Journal
 from warpcortex_cli.engine.river import River
@@ -112,7 +113,7 @@ class Admission:
         """Sentences that the task itself asks for: its prompt is read once over the River for its queries.
 
         What the River wrote is left out: it repeats the words of the requests that it made. Where the River has a past,
-        the index that recalls for it finds them; else attention over all of it is affordable, and finds more.
+        the index that recalls for it finds them by fingerprints; else the keys themselves are at hand.
         """
         whole = synapse.landmarks >= synapse.context and not river.past.tokens
         if budget <= 0 or (whole and not stream.role.rereads):
@@ -128,4 +129,8 @@ class Admission:
         )
         own = torch.tensor(list(river.sentences.own[:context]), dtype=torch.bool)
         task = torch.tensor(asked, dtype=torch.long)
-        return focus_indices(self.prism, river.tail, queries, sentences, budget, own, task, words).tolist()
+        plain = river.unrotated(queries, context)
+        found = focus_indices(
+            self.prism, calibrated(self.prism), river.tail, plain, sentences, budget, own, task, words
+        )
+        return found.tolist()

@@ -12,12 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from warpcortex_cli.engine.text import Sentences
-from warpcortex_cli.synapse.focus import rarity
+from warpcortex_cli.synapse.focus import FOUND, rarity, tells_apart
 
-_PRINTS = 0.1  # weight of fingerprints against shared words
 _SHORTEST = 3  # tokens of a sentence: a line break is none
-_COMMON = 0.2  # a word in more than this share of all sentences tells none of them apart
-_FEW = 32  # sentences; a word in no more than these is never too common
 _REST = 32  # tokens; what is left of a budget below that is not worth looking further
 
 
@@ -70,14 +67,14 @@ class SentenceIndex:
             first, last = starts[:count] // block, (ends - 1) // block
             stored = last < len(prints)
             near = np.maximum(prints[first[stored]], prints[last[stored]])
-            worth[stored] += _PRINTS * near / prints.max()
+            worth[stored] += FOUND * near / prints.max()
         if most:
             worth[shared < least * most] = 0
         return worth
 
     def tells_apart(self, word: int) -> bool:
         """Whether a word is in few enough sentences to say anything of one."""
-        return word != 0 and 0 < len(self._holding.get(word, ())) <= max(_FEW, _COMMON * self._indexed)
+        return word != 0 and tells_apart(len(self._holding.get(word, ())), self._indexed)
 
     def choose(self, worth: NDArray[np.float32], budget: int, among: range) -> list[int]:
         """The sentences of most worth, whole, whose tokens are at most `budget`; those that the River wrote never.

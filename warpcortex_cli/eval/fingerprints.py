@@ -155,20 +155,21 @@ def by_words(text: Text, words: Sequence[int]) -> Scores:
     return scores
 
 
-def by_attention(prints: Fingerprints, text: Text, queries: Sequence[Tensor], *, mean: bool = False) -> Scores:
-    """The ceiling: exact products in the heads that the fingerprints watch, combined as they combine distances.
+def by_keys(prints: Fingerprints, text: Text, queries: Sequence[Tensor]) -> Scores:
+    """The ceiling: exact products in the heads that the fingerprints watch, as focus sets are found."""
+    ends = BLOCK * torch.arange(1, text.blocks + 1)
+    keys = [text.keys[layer][head, : text.blocks * BLOCK] for layer, head in prints.watches]
+    scores: Scores = prints.exact(keys, queries, ends).numpy()
+    return scores
 
-    `mean`: products of the mean query and each block's mean key instead.
-    """
+
+def by_mean_key(prints: Fingerprints, text: Text, queries: Sequence[Tensor]) -> Scores:
+    """Products of the mean query and each block's mean key in the same heads."""
     total = torch.zeros(text.blocks)
     for layer, head in prints.watches:
         keys = text.keys[layer][head, : text.blocks * BLOCK].unflatten(0, (-1, BLOCK))
         query = queries[layer].unflatten(0, (text.keys[layer].shape[0], -1)).mean(1)[head]
-        if mean:
-            total += keys.mean(1) @ query.mean(0)
-        else:
-            best = (keys @ query.T).amax(1)
-            total += ((best - best.mean(0)) / best.std(0)).clamp_min(0).square().sum(1)
+        total += keys.mean(1) @ query.mean(0)
     return total.numpy()
 
 
@@ -177,12 +178,12 @@ def methods(prints: Fingerprints, text: Text, question: Question, rng: np.random
     ours, words = prints.scores(question.queries), by_words(text, question.words)
     share = [s / max(float(s.max()), 1e-9) for s in (words, ours)]
     return {
-        "exact attention": by_attention(prints, text, question.queries),
+        "exact attention": by_keys(prints, text, question.queries),
         "fingerprints": ours,
         "words": words,
         "words + fingerprints": share[0] + share[1],
         "words + fingerprints/10": share[0] + 0.1 * share[1],
-        "mean key": by_attention(prints, text, question.queries, mean=True),
+        "mean key": by_mean_key(prints, text, question.queries),
         "shuffled": rng.permutation(ours),
         "random": rng.random(text.blocks, np.float32),
     }

@@ -67,6 +67,12 @@ class Rope:
         """Keys of all layers as they were before their positions were applied; shapes as in `turn`."""
         return self.turn(keys, -positions)
 
+    def unrotated_layer(self, layer: int, key: Tensor, positions: Tensor) -> Tensor:
+        """As `unrotated`, of one layer: [kv_heads, tokens, head_dim]."""
+        if not self.rotated[layer]:
+            return key
+        return self._turn(key, *self._angles(-positions[None], self._kinds[layer]))
+
     def _angles(self, by: Tensor, kind: str | None) -> tuple[Tensor, Tensor]:
         """Cosine and sine [1 or kv_heads, tokens, rotary dims] in fp32."""
         like = torch.zeros(1, device=by.device)

@@ -13,13 +13,13 @@ import torch
 from warpcortex_cli.cli.app import main
 from warpcortex_cli.engine.text import words_of
 from warpcortex_cli.eval.report import kinds_grid
-from warpcortex_cli.eval.rivals import METHODS
+from warpcortex_cli.eval.rivals import METHODS, Method
 from warpcortex_cli.eval.statistics import interval
 from warpcortex_cli.eval.synapse import KINDS, Reader, make_case, run
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.source import resolve_model
 from warpcortex_cli.profile import load_profile
-from warpcortex_cli.synapse.landmarks import LayerView
+from warpcortex_cli.synapse.landmarks import Hybrid, LayerView
 
 
 @pytest.fixture(scope="module")
@@ -210,3 +210,11 @@ def test_the_focus_set_finds_what_no_word_leads_to(pocket: Prism) -> None:
         right += reader.measure(METHODS["ours"], 64).right
         assert not reader.measure(METHODS["ours-no-focus"], 64).right
     assert right >= 4
+
+
+def test_a_grown_selection_chooses_from_what_an_earlier_one_left(pocket: Prism) -> None:
+    reader = Reader(pocket, load_profile("pocket"), make_case(random.Random(4), pocket, 600, 5, "recall"))
+    reader.measure(None)
+    whole, grown = (reader.measure(Method(Hybrid(), grown=g), 16) for g in (0, 32))
+    assert grown.compression == whole.compression and grown.errors != whole.errors
+    assert max(grown.errors) < 1.2 * max(whole.errors)

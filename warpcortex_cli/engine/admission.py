@@ -100,7 +100,8 @@ class Admission:
         if self.synapse is None or age is None or not 0 <= age < profile.synapse.refresh_tokens:
             began = journal.now()
             self._version += 1
-            self.synapse = take(self.prism, river.tail, profile.synapse, river.queries, self._version)
+            after = self.synapse if age is not None and age >= 0 else None
+            self.synapse = take(self.prism, river.tail, profile.synapse, river.queries, self._version, after=after)
             journal.write(
                 SynapseTaken(
                     version=self._version, landmarks=self.synapse.landmarks, context=self.synapse.context,

@@ -127,11 +127,13 @@ class Method:
         landmarks: chooses what all Streams share.
         focus: the share of the budget that the task's own focus set takes.
         rereads: the focus set is read anew as text, as pocket's recall does, instead of its KV.
+        grown: tokens that came after an earlier selection, which this one goes on from.
     """
 
     landmarks: Landmarks
     focus: float = 0.0
     rereads: bool = False
+    grown: int = 0
 
 
 FOCUS_SHARE = 0.75

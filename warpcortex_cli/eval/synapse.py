@@ -19,7 +19,7 @@ import torch
 
 from warpcortex_cli.engine.admission import Admission
 from warpcortex_cli.engine.journal import Journal
-from warpcortex_cli.engine.river import River
+from warpcortex_cli.engine.river import QUERY_WINDOW, River
 from warpcortex_cli.engine.sampling import Sampler
 from warpcortex_cli.engine.session import NOTES_BREAK, Session
 from warpcortex_cli.engine.stream import Stream
@@ -31,8 +31,9 @@ from warpcortex_cli.pocket import world
 from warpcortex_cli.pocket.vocabulary import Thing, Words
 from warpcortex_cli.pocket.world import Fact
 from warpcortex_cli.prism.prism import Prism
-from warpcortex_cli.profile import Profile, Role
-from warpcortex_cli.synapse.snapshot import take
+from warpcortex_cli.profile import Profile, Role, SynapseSettings
+from warpcortex_cli.synapse.landmarks import Landmarks
+from warpcortex_cli.synapse.snapshot import Synapse, take
 
 KINDS = ("recall", "several", "sums", "hops", "misspelled", "missing")
 _TOKENS_A_NOTE = 20  # about; the context is filled to the asked length
@@ -194,10 +195,10 @@ class Reader:
             update={"synapse": settings, "limits": self.profile.limits.model_copy(update=tail)}
         )
         admission = Admission(prism, 0)
+        sampler = method.landmarks if method else None
+        after = self._earlier(settings, sampler, method.grown) if method and method.grown else None
         began = time.perf_counter()
-        admission.synapse = take(
-            prism, river.tail, settings, river.queries, 1, sampler=method.landmarks if method else None
-        )
+        admission.synapse = take(prism, river.tail, settings, river.queries, 1, sampler=sampler, after=after)
         prompt = "{focus}\n\n{task}" if method and method.rereads else "{task}"
         role = Role(name="asked", trigger="<(?P<task>[^>]{1,400})>", prompt=prompt, max_tokens=len(self.answer))
         stream = Stream(1, role, {"task": self.case.prompt}, prism, Sampler(), 0.0)
@@ -220,6 +221,17 @@ class Reader:
         kl = float((expected.exp() * (expected - written.scores)).sum(1).mean())
         errors = attention_error(prism, self.reference.queries, river.tail.view(river.position), kept)
         return Measured(self.case.kind, right, kl, tuple(errors), compression, seconds)
+
+    def _earlier(self, settings: SynapseSettings, sampler: Landmarks | None, tokens: int) -> Synapse:
+        """The Synapse that was taken when the River was `tokens` tokens shorter."""
+        river, prism = self.river, self.prism
+        end = river.position - tokens
+        queries = river.queries_of(list(river.sentences.ids[end - QUERY_WINDOW : end]), end - QUERY_WINDOW)
+        tail = prism.new_tail(end)
+        tail.copy_from(river.tail, torch.arange(end))
+        synapse = take(prism, tail, settings, queries, 1, sampler=sampler)
+        tail.release()
+        return synapse
 
 
 def run(

@@ -68,10 +68,11 @@ class Rope:
         return self.turn(keys, -positions)
 
     def unrotated_layer(self, layer: int, key: Tensor, positions: Tensor) -> Tensor:
-        """As `unrotated`, of one layer: [kv_heads, tokens, head_dim]."""
+        """As `unrotated`, of one layer: key [kv_heads, tokens, head_dim], positions [tokens] or [kv_heads, tokens]."""
         if not self.rotated[layer]:
             return key
-        return self._turn(key, *self._angles(-positions[None], self._kinds[layer]))
+        by = -positions if positions.dim() == 2 else -positions[None]
+        return self._turn(key, *self._angles(by, self._kinds[layer]))
 
     def _angles(self, by: Tensor, kind: str | None) -> tuple[Tensor, Tensor]:
         """Cosine and sine [1 or kv_heads, tokens, rotary dims] in fp32."""

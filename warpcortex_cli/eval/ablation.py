@@ -37,7 +37,7 @@ class WeighedDensity(Density):
 VARIANTS: dict[str, Method] = {
     "as it is": Method(Hybrid(), FOCUS_SHARE),
     **{f"alpha {a:g}": Method(Hybrid(alpha=a), FOCUS_SHARE) for a in (0.0, 0.25, 0.75, 1.0)},
-    **{f"focus {f:.0%}": Method(Hybrid(), f) for f in (0.0, 0.25, 0.5, 0.9, 1.0)},
+    **{f"focus {f:.0%}": Method(Hybrid(), f) for f in (0.0, 0.25, 0.5, 0.75, 1.0)},
     "value norms": Method(WeighedDensity(), FOCUS_SHARE),
     "no newest": Method(Hybrid(recent=0), FOCUS_SHARE),
     **{f"grown {g}": Method(Hybrid(), FOCUS_SHARE, grown=g) for g in (32, 256)},

@@ -15,7 +15,7 @@ from warpcortex_cli.engine.text import words_of
 from warpcortex_cli.eval.report import kinds_grid
 from warpcortex_cli.eval.rivals import METHODS, Method
 from warpcortex_cli.eval.statistics import interval
-from warpcortex_cli.eval.synapse import KINDS, Reader, make_case, run
+from warpcortex_cli.eval.synapse import KINDS, Case, Reader, make_case, run
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.source import resolve_model
 from warpcortex_cli.profile import load_profile
@@ -146,11 +146,19 @@ def test_a_run_gives_a_result_for_each_method_and_budget(pocket: Prism) -> None:
         ("full", 150), ("ours", 16), ("ours", 64), ("knorm", 16), ("knorm", 64),
     }  # fmt: skip
     assert all(r.n == 2 and 0 <= r.ci95[0] <= r.accuracy <= r.ci95[1] <= 1 for r in results)
-    assert all(list(r.kinds) == ["recall"] and r.kinds["recall"][:] == (r.accuracy, r.ci95, r.n) for r in results)
+    assert all(list(r.kinds) == ["recall", "several"] for r in results)
 
 
-def test_every_kind_has_its_share(pocket: Prism) -> None:
+def test_every_kind_has_its_share_at_every_depth(pocket: Prism, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[str, int]] = []
+
+    def note(rng: random.Random, prism: Prism, context: int, depth: int, kind: str) -> Case:
+        made.append((kind, depth))
+        return make_case(rng, prism, context, depth, kind)
+
+    monkeypatch.setattr("warpcortex_cli.eval.synapse.make_case", note)
     results = list(run(pocket, load_profile("pocket"), [150], [16], 60, 7, {}))
+    assert len(set(made)) == 60 and {kind for kind, _ in made[:10]} == set(KINDS)
     kinds = results[0].kinds
     assert list(kinds) == list(KINDS) and all(share.n == 10 for share in kinds.values())
     assert sum(s.accuracy * s.n for s in kinds.values()) == pytest.approx(results[0].accuracy * 60)

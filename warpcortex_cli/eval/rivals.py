@@ -5,7 +5,7 @@ newest tokens are kept as the paper does, else as ours.
 
 KNorm, KeyDiff, SnapKV and TOVA choose the same tokens as kvpress 0.5.5 does of the same keys and queries (transformers
 5.2, 32 to 256 of 600 tokens: all of them). ExpectedAttention shares 28 to 60 % with it: kvpress takes the statistics of
-all queries and averages their rotation over the next 512 positions, ours has the newest 32 queries, rotated as they are.
+all queries and averages their rotation over the next 512 positions, ours has the newest 32, rotated as they are.
 `python -m warpcortex_cli.eval.agreement` prints this.
 """
 

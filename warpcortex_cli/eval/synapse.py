@@ -249,7 +249,8 @@ def run(
         rng = random.Random(seed + context)
         found: dict[tuple[str, int], list[Measured]] = defaultdict(list)
         for i in range(n):
-            case = make_case(rng, prism, context, i % 10, KINDS[i // 10 % len(KINDS)])
+            # 60 cases are each kind at each depth; fewer are all kinds, too.
+            case = make_case(rng, prism, context, i % 10, KINDS[(i + i // 10) % len(KINDS)])
             reader = Reader(prism, profile, case)
             found["full", context].append(reader.measure(None))
             for name, method in methods.items():

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from warpcortex_cli.cli.app import main
-from warpcortex_cli.eval.rivals import METHODS
+from warpcortex_cli.engine.text import words_of
+from warpcortex_cli.eval.report import kinds_grid
+from warpcortex_cli.eval.rivals import METHODS, Method
 from warpcortex_cli.eval.statistics import interval
-from warpcortex_cli.eval.synapse import KINDS, Reader, make_case, run
+from warpcortex_cli.eval.synapse import KINDS, Case, Reader, make_case, run
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.source import resolve_model
 from warpcortex_cli.profile import load_profile
-from warpcortex_cli.synapse.landmarks import LayerView
+from warpcortex_cli.synapse.landmarks import Hybrid, LayerView
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +87,46 @@ def test_cases_fit_their_context_and_hold_their_answer(pocket: Prism) -> None:
         assert abs(place / len(lines) - depth / 10) < 0.25
 
 
+def test_a_misspelled_question_shares_no_word_with_its_note(pocket: Prism) -> None:
+    """Nor with any other: words lead nowhere, and what is judged is the value alone."""
+    for seed in range(12):
+        case = make_case(random.Random(seed), pocket, 300, seed % 10, "misspelled")
+        asked = set(words_of(pocket, pocket.encode(case.prompt))) - {0}
+        assert len(asked) >= 4 and not asked & set(words_of(pocket, pocket.encode(case.notes)))
+        value = case.answer.removeprefix(case.given)
+        assert value != case.answer and any(line.count(value.rstrip(".")) for line in case.notes.splitlines())
+
+
+def test_other_prices_distract_from_the_one_that_is_asked_for(pocket: Prism) -> None:
+    counts = set()
+    for seed in range(8):
+        case = make_case(random.Random(seed), pocket, 400, 4, "hops")
+        prices = [line for line in case.notes.splitlines() if line.startswith("One ")]
+        assert len(prices) == len(set(prices))
+        assert any(line.split()[3] == case.answer.rstrip("]").split()[-1] for line in prices)
+        counts.add(len(prices))
+    assert len(counts) > 1 and max(counts) > 2
+
+
+def test_each_kind_can_be_read_in_a_few_notes(pocket: Prism) -> None:
+    """All but what no note says: pocket answers that as if one did, however short they are."""
+    kinds = [kind for kind in KINDS if kind != "missing"]
+    for kind in kinds:
+        rng = random.Random(11)
+        readers = [Reader(pocket, load_profile("pocket"), make_case(rng, pocket, 200, i, kind)) for i in range(10)]
+        assert sum(r.measure(None).right for r in readers) >= 7, kind
+
+
+def test_what_is_given_is_not_judged(pocket: Prism) -> None:
+    case = make_case(random.Random(2), pocket, 200, 3, "recall")
+    given, value = case.answer.split(":", 1)
+    wrong = replace(case, answer=f"The moon:{value}")
+    profile = load_profile("pocket")
+    assert not Reader(pocket, profile, wrong).measure(None).right
+    assert Reader(pocket, profile, replace(case, given=f"{given}:")).measure(None).right
+    assert not Reader(pocket, profile, replace(case, answer=f"{given}: none.", given=f"{given}:")).measure(None).right
+
+
 def test_what_is_measured_is_what_was_kept(pocket: Prism) -> None:
     case = make_case(random.Random(1), pocket, 200, 3, "recall")
     reader = Reader(pocket, load_profile("pocket"), case)
@@ -102,6 +146,24 @@ def test_a_run_gives_a_result_for_each_method_and_budget(pocket: Prism) -> None:
         ("full", 150), ("ours", 16), ("ours", 64), ("knorm", 16), ("knorm", 64),
     }  # fmt: skip
     assert all(r.n == 2 and 0 <= r.ci95[0] <= r.accuracy <= r.ci95[1] <= 1 for r in results)
+    assert all(list(r.kinds) == ["recall", "several"] for r in results)
+
+
+def test_every_kind_has_its_share_at_every_depth(pocket: Prism, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[str, int]] = []
+
+    def note(rng: random.Random, prism: Prism, context: int, depth: int, kind: str) -> Case:
+        made.append((kind, depth))
+        return make_case(rng, prism, context, depth, kind)
+
+    monkeypatch.setattr("warpcortex_cli.eval.synapse.make_case", note)
+    results = list(run(pocket, load_profile("pocket"), [150], [16], 60, 7, {}))
+    assert len(set(made)) == 60 and {kind for kind, _ in made[:10]} == set(KINDS)
+    kinds = results[0].kinds
+    assert list(kinds) == list(KINDS) and all(share.n == 10 for share in kinds.values())
+    assert sum(s.accuracy * s.n for s in kinds.values()) == pytest.approx(results[0].accuracy * 60)
+    printed = kinds_grid(results).markdown()
+    assert all(kind in printed for kind in KINDS)
 
 
 def test_the_command_prints_its_contract(capsys: pytest.CaptureFixture[str]) -> None:
@@ -112,10 +174,23 @@ def test_the_command_prints_its_contract(capsys: pytest.CaptureFixture[str]) -> 
     assert not left.value.code and (found["schema_version"], found["seed"], found["model"]) == (1, 2026, "pocket")
     assert {r["method"] for r in found["results"]} == {"ours", "full"}
     assert {"method", "k", "context", "accuracy", "ci95", "n"} <= set(found["results"][0])
+    assert all(set(r["kinds"]["recall"]) == {"accuracy", "ci95", "n"} for r in found["results"])
     for wrong in (["--methods", "vllm"], ["--k", "x"], ["--context", "9999"]):
         with pytest.raises(SystemExit) as left:
             main(["eval", "synapse", *wrong])
         assert left.value.code == 2 and "Traceback" not in capsys.readouterr().err
+
+
+def test_the_command_draws_accuracy_over_k(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plot = tmp_path / "k.svg"
+    args = ["eval", "synapse", "--n", "1", "--k", "16,32", "--context", "100", "--methods", "ours", "--plot", str(plot)]
+    with pytest.raises(SystemExit) as left:
+        main(args)
+    assert not left.value.code and plot.read_text().lstrip().startswith("<?xml")
+    assert "right answers by kind" in " ".join(capsys.readouterr().out.split())  # a title may wrap
+    with pytest.raises(SystemExit) as left:
+        main([*args[:-1], str(tmp_path / "k.gif")])
+    assert left.value.code == 2 and "k.gif" in capsys.readouterr().err
 
 
 def test_intervals_hold_the_share_and_shrink() -> None:
@@ -131,3 +206,23 @@ def test_reading_the_focus_set_anew_is_not_reading_its_kv(pocket: Prism) -> None
     reader.measure(None)
     shown, copied = reader.measure(METHODS["ours-reread"], 64), reader.measure(METHODS["ours"], 64)
     assert shown.kl != copied.kl and shown.compression == copied.compression
+
+
+def test_the_focus_set_finds_what_no_word_leads_to(pocket: Prism) -> None:
+    """A letter of each name is wrong: only the heads that find things lead to the note."""
+    rng, profile = random.Random(21), load_profile("pocket")
+    right = 0
+    for depth in range(0, 10, 2):
+        reader = Reader(pocket, profile, make_case(rng, pocket, 1000, depth, "misspelled"))
+        reader.measure(None)
+        right += reader.measure(METHODS["ours"], 64).right
+        assert not reader.measure(METHODS["ours-no-focus"], 64).right
+    assert right >= 4
+
+
+def test_a_grown_selection_chooses_from_what_an_earlier_one_left(pocket: Prism) -> None:
+    reader = Reader(pocket, load_profile("pocket"), make_case(random.Random(4), pocket, 600, 5, "recall"))
+    reader.measure(None)
+    whole, grown = (reader.measure(Method(Hybrid(), grown=g), 16) for g in (0, 32))
+    assert grown.compression == whole.compression and grown.errors != whole.errors
+    assert max(grown.errors) < 1.2 * max(whole.errors)

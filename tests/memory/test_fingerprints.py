@@ -183,3 +183,30 @@ def test_heads_of_any_size(dim: int) -> None:
     queries = noise(HEADS, 1, seed=1, dim=dim)
     queries[layer][:] = keys[layer][head, 40 * BLOCK]
     assert int(index.scores(queries).argmax()) == 40
+
+
+@pytest.mark.parametrize("held", [1 << 22, 300])
+def test_exact_finds_against_brute_force(held: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both words of a task count; a head that is not watched and a query that is usual say nothing."""
+    monkeypatch.setattr(fingerprints, "_PRODUCTS", held)
+    index, keys, queries = prints(), noise(KV_HEADS, 90), noise(HEADS, 7, seed=3)
+    index.calibrate(noise(KV_HEADS, 64, seed=4), [q + 1 for q in noise(HEADS, 64, seed=5)], 32)
+    ends = torch.tensor([5, 30, 31, 60, 90])
+    expected = torch.zeros(5)
+    for number, (layer, head) in enumerate(index.watches):
+        group = slice(head * HEADS // KV_HEADS, (head + 1) * HEADS // KV_HEADS)
+        looking = queries[layer][group].mean(0) - index._query_mean[number]
+        for query in looking:
+            products = keys[layer][head] @ query
+            best = torch.stack([part.max() for part in products.tensor_split(ends[:-1])])
+            expected += ((best - best.mean()) / best.std(correction=0)).clamp_min(0) ** 2
+    watched = [keys[layer][head] for layer, head in index.watches]
+    torch.testing.assert_close(index.exact(watched, queries, ends), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_exact_finds_agree_with_those_by_bits() -> None:
+    index, keys = prints(), noise(KV_HEADS, 200 * BLOCK)
+    index.extend(index.of_blocks(keys, BLOCK))
+    queries = looking_for(index, keys, 77 * BLOCK + 7)
+    exact = index.exact([keys[i][h] for i, h in index.watches], queries, BLOCK * torch.arange(1, 201))
+    assert int(exact.argmax()) == int(index.scores(queries).argmax()) == 77

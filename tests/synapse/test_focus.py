@@ -9,9 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from warpcortex_cli.memory.fingerprints import Fingerprints
 from warpcortex_cli.memory.tail import Tail
 from warpcortex_cli.prism.prism import Prism
-from warpcortex_cli.synapse.focus import focus_indices, lexical_worth, sentence_worth
+from warpcortex_cli.synapse.focus import focus_indices, lexical_worth
 
 LENGTHS = [6, 9, 4, 12, 7, 10, 5, 8]
 SENTENCES = torch.cat([torch.full((n,), i) for i, n in enumerate(LENGTHS)])
@@ -24,27 +25,36 @@ def span(sentence: int) -> list[int]:
     return list(range(STARTS[sentence], STARTS[sentence + 1]))
 
 
-def planted(prism: Prism, sentences: list[int]) -> tuple[Tail, torch.Tensor]:
-    """A River whose first token draws all queries, and a task that looks for `sentences` besides."""
+def watching(prism: Prism, layer: int, head: int) -> Fingerprints:
+    """Fingerprints that know of one head that finds things."""
+    prints = Fingerprints(prism.layers, prism.heads, prism.kv_heads, prism.head_dim, watched=1)
+    prints.watches = [(layer, head)]
+    return prints
+
+
+def planted(prism: Prism, sentences: list[int]) -> tuple[Fingerprints, Tail, list[torch.Tensor]]:
+    """A River whose first token draws all queries, and a task that looks for `sentences` besides, in one head."""
     torch.manual_seed(5)
     keys = 0.1 * torch.randn(prism.layers, prism.kv_heads, CONTEXT, prism.head_dim)
     keys[:, :, :, :2] = 0
     keys[:, :, 0, 0] = 8.0  # the sink
     queries = 0.1 * torch.randn(prism.layers, prism.heads, WIDTH, prism.head_dim)
     queries[..., 0] = 4.0
+    group = prism.heads // prism.kv_heads
     for i, sentence in enumerate(sentences):
         direction = torch.zeros(prism.head_dim)
         direction[2 + i] = 7.0 - i
         keys[:, :, STARTS[sentence] + 1] = direction
-        queries[1, 2, 1 + i] = 8 * direction
+        queries[1, -group:, 1 + i] += 8 * direction
     tail = prism.new_tail(None)
-    tail.append(list(keys), list(keys), torch.arange(CONTEXT))
-    return tail, queries
+    places = torch.arange(CONTEXT)
+    tail.append(prism.rope.turn(list(keys), places), list(keys), places)
+    return watching(prism, 1, prism.kv_heads - 1), tail, list(queries)
 
 
 def test_the_sentences_asked_for_come_first_and_whole(prism: Prism) -> None:
-    tail, queries = planted(prism, [4, 2])
-    got = focus_indices(prism, tail, queries, SENTENCES, LENGTHS[4] + LENGTHS[2])
+    prints, tail, queries = planted(prism, [4, 2])
+    got = focus_indices(prism, prints, tail, queries, SENTENCES, LENGTHS[4] + LENGTHS[2])
     assert got.dtype == torch.int64
     assert sorted(got.tolist()) == sorted(span(4) + span(2))
     assert span(0) != got.tolist()[: LENGTHS[0]], "a sink that every query sees says nothing"
@@ -52,10 +62,11 @@ def test_the_sentences_asked_for_come_first_and_whole(prism: Prism) -> None:
 
 @given(budget=st.integers(0, CONTEXT + 9))
 @settings(max_examples=30, deadline=None)
-def test_any_budget_is_filled_with_whole_sentences(budget: int) -> None:
+def test_any_budget_is_filled_with_whole_sentences_in_which_more_than_usual_is_found(budget: int) -> None:
     worth = torch.rand(len(LENGTHS), generator=torch.Generator().manual_seed(budget))
     prism = _Flat(worth)
-    got = focus_indices(prism, prism, prism.queries, SENTENCES, budget).tolist()  # type: ignore[arg-type]
+    prints = Fingerprints(1, 1, 1, 4, watched=1)
+    got = focus_indices(prism, prints, prism, prism.queries, SENTENCES, budget).tolist()  # type: ignore[arg-type]
     assert len(got) <= budget
     assert len(set(got)) == len(got)
     if budget >= max(LENGTHS):
@@ -63,16 +74,21 @@ def test_any_budget_is_filled_with_whole_sentences(budget: int) -> None:
             share = len(set(span(sentence)) & set(got))
             assert share in (0, LENGTHS[sentence])
         left = budget - len(got)
-        assert all(n > left for i, n in enumerate(LENGTHS) if span(i)[0] not in got)
+        tokens = worth[SENTENCES]
+        tokens[:4] = tokens[4:].mean()  # on which attention rests
+        best = torch.stack([tokens[span(i)].max() for i in range(len(LENGTHS))])
+        more = (best > best.mean()).tolist()
+        assert all(n > left for i, n in enumerate(LENGTHS) if more[i] and span(i)[0] not in got)
+        assert not any(span(i)[0] in got for i in range(len(LENGTHS)) if not more[i])
 
 
 class _Flat:
     """A model of one layer and one head whose query finds sentence i with a logit of worth[i]."""
 
     layers, head_dim, device = 1, 4, torch.device("cpu")
-    scalings = (0.5,)
 
     def __init__(self, worth: torch.Tensor) -> None:
+        self.rope, self.positions = self, torch.arange(CONTEXT)
         self.keys = torch.zeros(1, CONTEXT, 4)
         self.keys[0, :, 0] = 10 * worth[SENTENCES]
         self.queries = [torch.tensor([[[1.0, 0, 0, 0]]])]
@@ -83,63 +99,72 @@ class _Flat:
     def layer(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         return self.keys, self.keys
 
+    def unrotated_layer(self, layer: int, key: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        return key
+
 
 def test_a_sentence_longer_than_the_budget_is_read_in_part(prism: Prism) -> None:
-    tail, queries = planted(prism, [4])
-    got = focus_indices(prism, tail, queries, torch.zeros(CONTEXT, dtype=torch.long), 16).tolist()
+    prints, tail, queries = planted(prism, [4])
+    got = focus_indices(prism, prints, tail, queries, torch.zeros(CONTEXT, dtype=torch.long), 16).tolist()
     assert STARTS[4] + 1 in got
     assert 8 <= len(got) <= 16
 
 
 def test_sentences_can_be_left_out(prism: Prism) -> None:
-    tail, queries = planted(prism, [4])
+    prints, tail, queries = planted(prism, [4])
     own = torch.zeros(CONTEXT, dtype=torch.bool)
     own[STARTS[4] + 2] = True
-    got = focus_indices(prism, tail, queries, SENTENCES, CONTEXT, own)
-    assert sorted(got.tolist()) == [i for i in range(CONTEXT) if not STARTS[4] <= i < STARTS[5]]
+    everything = set(focus_indices(prism, prints, tail, queries, SENTENCES, CONTEXT).tolist())
+    got = set(focus_indices(prism, prints, tail, queries, SENTENCES, CONTEXT, own).tolist())
+    assert set(span(4)) <= everything and got and not got & set(span(4))
 
 
 def test_only_the_named_part_of_the_tail_counts(prism: Prism) -> None:
-    tail, queries = planted(prism, [4])
-    got = focus_indices(prism, tail, queries, SENTENCES[: STARTS[3]], 1000)
+    prints, tail, queries = planted(prism, [4])
+    got = focus_indices(prism, prints, tail, queries, SENTENCES[: STARTS[3]], 1000)
     assert sorted(got.tolist()) == list(range(STARTS[3]))
-    assert focus_indices(prism, tail, queries, SENTENCES[:0], 10).tolist() == []
-    assert focus_indices(prism, tail, queries, SENTENCES, 0).tolist() == []
+    assert focus_indices(prism, prints, tail, queries, SENTENCES[:0], 10).tolist() == []
+    assert focus_indices(prism, prints, tail, queries, SENTENCES, 0).tolist() == []
 
 
-@pytest.mark.parametrize("width", [1, 5])
-def test_worth_against_brute_force(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.manual_seed(1)
-    queries, keys = 2 * torch.randn(6, width, 8), torch.randn(2, CONTEXT, 8)
-    ends = torch.tensor(STARTS[1:])
-    expected = torch.zeros(len(LENGTHS))
-    for head in range(6):
-        mass = torch.softmax(0.4 * queries[head] @ keys[head // 3].T, 1)
-        mass[:, :4] = 0  # sinks
-        per = torch.stack([mass[:, span(s)].sum(1) for s in range(len(LENGTHS))], 1)
-        uniform = torch.tensor(LENGTHS) / CONTEXT
-        usual = torch.maximum(per.median(0).values, uniform) if width > 1 else uniform
-        expected = torch.maximum(expected, (per - usual).clamp_min(0).mean(0))
-    torch.testing.assert_close(sentence_worth(queries, keys, ends, 0.4), expected, atol=1e-5, rtol=1e-4)
-    monkeypatch.setattr("warpcortex_cli.synapse.mass.CHUNK", 2 * CONTEXT)
-    torch.testing.assert_close(sentence_worth(queries, keys, ends, 0.4), expected, atol=1e-5, rtol=1e-4)
+def test_only_the_heads_that_find_things_are_asked(prism: Prism) -> None:
+    prints, tail, queries = planted(prism, [4])
+    other = watching(prism, 0, 0)
+    queries[0][:, :, 2] = -1.0
+    assert focus_indices(prism, other, tail, queries, SENTENCES, LENGTHS[4]).tolist() != span(4)
+    for layer in (0, 2):  # what all other layers would say is drowned
+        queries[layer] = queries[layer] * 1000
+    assert focus_indices(prism, prints, tail, queries, SENTENCES, LENGTHS[4]).tolist() == span(4)
+
+
+def test_where_a_sentence_stands_does_not_matter(prism: Prism) -> None:
+    """Keys are compared without positions."""
+    prints, tail, queries = planted(prism, [4])
+    moved = prism.new_tail(None)
+    segment = tail.freeze(0, CONTEXT).moved(prism.rope, tail.positions + 100)
+    moved.append(list(segment.keys), list(segment.values), segment.positions)
+    here, there = (focus_indices(prism, prints, t, queries, SENTENCES, 40).tolist() for t in (tail, moved))
+    assert here == there
 
 
 def test_a_line_break_belongs_to_the_sentence_before_it(prism: Prism) -> None:
-    tail, queries = planted(prism, [4])
+    prints, tail, queries = planted(prism, [4])
     numbers = SENTENCES.clone()
     numbers[STARTS[5] - 1 :] += 1  # the last token of sentence 4 stands alone
-    assert focus_indices(prism, tail, queries, numbers, LENGTHS[4]).tolist() == span(4)
+    assert focus_indices(prism, prints, tail, queries, numbers, LENGTHS[4]).tolist() == span(4)
 
 
-def test_both_words_of_a_task_count() -> None:
-    """Two query tokens that look for different things: the sentence with both is worth most."""
-    keys = torch.zeros(1, CONTEXT, 4)
-    for sentence, direction in ((1, 0), (3, 0), (3, 1), (6, 1)):
-        keys[0, STARTS[sentence] + direction, direction] = 1
-    queries = torch.zeros(1, 8, 4)
-    queries[0, 1, 0] = queries[0, 2, 1] = 8
-    assert int(sentence_worth(queries, keys, torch.tensor(STARTS[1:]), 1.0).argmax()) == 3
+def test_a_word_in_most_sentences_says_nothing_of_one() -> None:
+    """Word 1 is in a third of 60 sentences, word 2 in three of them."""
+    words = torch.zeros(60, 4, dtype=torch.long)
+    words[::3, 0], words[:3, 1] = 1, 2
+    words[::3, 2], words[1, 2] = 3, 1
+    worth = lexical_worth(torch.tensor([1, 2]), words.flatten(), 4 * torch.arange(1, 61))
+    assert worth[:3].gt(0).all()
+    assert len(worth.unique()) == 3 or float(worth[3:].max()) > 0  # 21 of 60 are no more than few
+    many = words.repeat(4, 1)
+    worth = lexical_worth(torch.tensor([1, 2]), many.flatten(), 4 * torch.arange(1, 241))
+    assert sorted(worth.nonzero().flatten().tolist()) == [60 * i + j for i in range(4) for j in range(3)]
 
 
 def test_rare_shared_words_count_and_common_ones_do_not() -> None:
@@ -160,4 +185,5 @@ def test_a_sentence_is_worth_the_sum_over_the_words_it_holds(words: list[int], t
     found = lexical_worth(torch.tensor(task, dtype=torch.long), torch.tensor(words), ends).tolist()
     for worth, sentence in zip(found, sentences, strict=True):
         counts = [sum(word in s for s in sentences) for word in (set(task) & sentence) - {0}]
-        assert worth == pytest.approx(sum(math.log(1 + (len(ends) - c + 0.5) / (c + 0.5)) for c in counts), abs=1e-5)
+        idf = [math.log(1 + (len(ends) - c + 0.5) / (c + 0.5)) for c in (1, *counts)]
+        assert worth == pytest.approx(sum(idf[1:]) / idf[0], abs=1e-5)

@@ -10,8 +10,8 @@ import torch
 from warpcortex_cli.memory.tail import Tail
 from warpcortex_cli.prism.prism import Prism, Row
 from warpcortex_cli.profile import SynapseSettings
-from warpcortex_cli.synapse.landmarks import Coverage
-from warpcortex_cli.synapse.snapshot import Synapse, take
+from warpcortex_cli.synapse.landmarks import Coverage, Hybrid
+from warpcortex_cli.synapse.snapshot import Synapse, geometry, take
 
 CONTEXT = 60
 
@@ -101,3 +101,95 @@ def test_witnesses_sum_to_the_context(prism: Prism) -> None:
 def test_an_empty_river_gives_an_empty_synapse(prism: Prism) -> None:
     synapse = take(prism, prism.new_tail(None), SynapseSettings(), None, 1)
     assert (synapse.landmarks, synapse.context, synapse.position, synapse.compression) == (0, 0, 0, 0.0)
+
+
+LONG, FEW = 320, 12  # tokens, and landmarks: few enough that a grown context is chosen from candidates
+
+
+def long_river(prism: Prism, tokens: int = LONG) -> tuple[Tail, torch.Tensor]:
+    """A river, and queries of its newest 32 tokens, with keys at random: chosen ones depend on what is chosen from."""
+    generator = torch.Generator().manual_seed(3)
+    shape = prism.kv_heads, tokens, prism.head_dim
+    keys, values = ([torch.randn(shape, generator=generator) for _ in range(prism.layers)] for _ in range(2))
+    tail = prism.new_tail(None)
+    tail.append(keys, values, torch.arange(tokens))
+    return tail, torch.randn(prism.layers, prism.heads, 32, prism.head_dim, generator=generator)
+
+
+def grow(prism: Prism, tail: Tail, tokens: int, seed: int = 4) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    parts = [
+        [torch.randn(prism.kv_heads, tokens, prism.head_dim, generator=generator) for _ in range(prism.layers)]
+        for _ in range(2)
+    ]
+    tail.append(parts[0], parts[1], torch.arange(tail.length, tail.length + tokens))
+
+
+def test_candidates_hold_the_landmarks_and_change_none_of_them(prism: Prism) -> None:
+    tail, queries = long_river(prism)
+    settings = SynapseSettings(landmarks=FEW)
+    synapse = take(prism, tail, settings, queries, 1)
+    assert synapse.candidates is not None and synapse.candidates.context == LONG
+    spare = synapse.candidates.indices
+    assert spare.shape == (prism.layers, prism.kv_heads, 2 * FEW + 32) and (spare.diff(dim=2) > 0).all()
+    for landmarks, candidates in zip(synapse.indices.flatten(0, 1), spare.flatten(0, 1), strict=True):
+        assert set(landmarks.tolist()) | set(range(LONG - 32, LONG)) <= set(candidates.tolist())
+    small = take(prism, tail, settings.model_copy(update={"landmarks": 70}), queries, 1)
+    assert small.candidates is None, "twice as many candidates as tokens to choose them from are no help"
+
+
+@pytest.mark.parametrize("sampler", [Coverage(), Hybrid()])
+def test_a_grown_river_is_chosen_from_candidates_and_what_is_new(prism: Prism, sampler: Coverage | Hybrid) -> None:
+    """What is neither may be anything: nobody looks at it."""
+    tail, queries = long_river(prism)
+    settings = SynapseSettings(landmarks=FEW)
+    first = take(prism, tail, settings, queries, 1, sampler=sampler)
+    before = [k.clone() for k in first.segment.keys]
+    grow(prism, tail, 20)
+    second = take(prism, tail, settings, queries, 2, sampler=sampler, after=first)
+    assert first.candidates is not None
+    pool = first.candidates.pool(tail.length)
+    assert (second.indices[..., None] == pool[:, :, None]).any(3).all()
+    assert (second.indices >= LONG).any() and second.candidates is first.candidates
+    assert (second.context, second.position, second.landmarks) == (LONG + 20, LONG + 20, FEW)
+    for layer in range(prism.layers):
+        unseen = torch.ones(prism.kv_heads, tail.length, dtype=torch.bool).scatter_(1, pool[layer], False)
+        with torch.inference_mode():
+            tail.layer(layer)[0][unseen] = 1e4
+    again = take(prism, tail, settings, queries, 2, sampler=sampler, after=first)
+    assert torch.equal(again.indices, second.indices)
+    assert not torch.equal(take(prism, tail, settings, queries, 2, sampler=sampler).indices, second.indices)
+    assert all(torch.equal(a, b) for a, b in zip(before, first.segment.keys, strict=True)), "versions do not change"
+
+
+def test_what_came_since_is_covered_like_the_rest(prism: Prism) -> None:
+    """The largest distance to a landmark is nearly that of a selection out of all tokens, new ones far off included."""
+    tail, queries = long_river(prism)
+    settings, sampler = SynapseSettings(landmarks=24), Coverage()
+    first = take(prism, tail, settings, queries, 1, sampler=sampler)
+    grow(prism, tail, 30)
+    with torch.inference_mode():
+        for layer in range(prism.layers):
+            tail.layer(layer)[0][:, LONG + 5] += 10
+    grown = take(prism, tail, settings, queries, 2, sampler=sampler, after=first)
+    whole = take(prism, tail, settings, queries, 2, sampler=sampler)
+    assert (grown.indices == LONG + 5).any(2).all()
+    radii = []
+    for synapse in (grown, whole):
+        keys = list(geometry(prism, tail.view(tail.length)))
+        radii.append([torch.cdist(k[h], k[h, i[h]]).amin(1).max() for k, i in zip(keys, synapse.indices, strict=True)
+                      for h in range(prism.kv_heads)])  # fmt: skip
+    assert all(ours <= 1.3 * theirs for ours, theirs in zip(*radii, strict=True))
+
+
+@pytest.mark.parametrize(("cut", "more"), [(0, LONG // 8 + 1), (1, 0), (40, 20)])
+def test_all_tokens_are_looked_at_where_candidates_do_not_serve(prism: Prism, cut: int, more: int) -> None:
+    """An eighth has come since, or tokens were taken back."""
+    tail, queries = long_river(prism)
+    settings = SynapseSettings(landmarks=FEW)
+    first = take(prism, tail, settings, queries, 1)
+    tail.truncate(LONG - cut)
+    grow(prism, tail, more) if more else None
+    second = take(prism, tail, settings, queries, 2, after=first)
+    assert torch.equal(second.indices, take(prism, tail, settings, queries, 2).indices)
+    assert second.candidates is not None and second.candidates.context == tail.length

@@ -133,9 +133,13 @@ def synapse(
     model: EvalModel = "pocket",
     device: DeviceOption = AUTO,
     dtype: DtypeOption = AUTO,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", metavar="FILE", help="Plot accuracy over K: .png or .svg.", show_default=False),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Facts, sums, two hops and what is not said, over k tokens of a long context: ours beside other ways to choose."""
+    """Facts, sums, two hops, wrong spelling, what is not said, over k tokens of a long context: ours beside others."""
     from warpcortex_cli.eval import report
     from warpcortex_cli.eval import synapse as evaluation
     from warpcortex_cli.eval.rivals import METHODS
@@ -144,14 +148,20 @@ def synapse(
     if quick:
         n, budgets, contexts = cases("synapse", n, quick), QUICK_BUDGETS, QUICK_CONTEXTS
     asked = {m: METHODS[m] for m in named(methods, [*METHODS, "full"]) if m in METHODS}  # full is always asked
+    if plot is not None:
+        from warpcortex_cli.bench.plot import check_plot
+
+        check_plot(plot)
     prism, profile = open_prism(model=model, profile="pocket", device=device, dtype=dtype)
     check_contexts(contexts, prism)
     with progress_bar(stderr_console()) as show:
         results = gather(lambda p: evaluation.run(prism, profile, contexts, budgets, n, seed, asked, p), "asking", show)
+    if plot is not None:
+        report.plot_accuracy(results, plot, prism.name)
     if as_json:
         print_json(evaluation.as_json(results, prism.name, seed))
         return
-    print_grids([*report.synapse_grids(results), report.kept_grid(results)], f"seed {seed}")
+    print_grids([*report.synapse_grids(results), report.kinds_grid(results), report.kept_grid(results)], f"seed {seed}")
 
 
 @app.command("gate")
@@ -336,6 +346,7 @@ def all_(
     summary = gates.summarize(judged, settings)
     grids = [
         *report.synapse_grids(kept),
+        report.kinds_grid(kept),
         report.kept_grid(kept),
         report.gate_grid(summary),
         *report.thoughts_grids(told),

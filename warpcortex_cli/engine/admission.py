@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from warpcortex_cli.engine.heads import calibrated
 from warpcortex_cli.engine.instructions import Instructions
 from warpcortex_cli.engine.journal import Journal
 from warpcortex_cli.engine.river import River
@@ -99,7 +100,8 @@ class Admission:
         if self.synapse is None or age is None or not 0 <= age < profile.synapse.refresh_tokens:
             began = journal.now()
             self._version += 1
-            self.synapse = take(self.prism, river.tail, profile.synapse, river.queries, self._version)
+            after = self.synapse if age is not None and age >= 0 else None
+            self.synapse = take(self.prism, river.tail, profile.synapse, river.queries, self._version, after=after)
             journal.write(
                 SynapseTaken(
                     version=self._version, landmarks=self.synapse.landmarks, context=self.synapse.context,
@@ -112,7 +114,7 @@ class Admission:
         """Sentences that the task itself asks for: its prompt is read once over the River for its queries.
 
         What the River wrote is left out: it repeats the words of the requests that it made. Where the River has a past,
-        the index that recalls for it finds them; else attention over all of it is affordable, and finds more.
+        the index that recalls for it finds them by fingerprints; else the keys themselves are at hand.
         """
         whole = synapse.landmarks >= synapse.context and not river.past.tokens
         if budget <= 0 or (whole and not stream.role.rereads):
@@ -128,4 +130,8 @@ class Admission:
         )
         own = torch.tensor(list(river.sentences.own[:context]), dtype=torch.bool)
         task = torch.tensor(asked, dtype=torch.long)
-        return focus_indices(self.prism, river.tail, queries, sentences, budget, own, task, words).tolist()
+        plain = river.unrotated(queries, context)
+        found = focus_indices(
+            self.prism, calibrated(self.prism), river.tail, plain, sentences, budget, own, task, words
+        )
+        return found.tolist()

@@ -12,13 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from warpcortex_cli.engine.text import Sentences
-from warpcortex_cli.synapse.focus import rarity
+from warpcortex_cli.synapse.focus import rarity, tells_apart, weighed
 
-_PRINTS = 1.0  # what the best fingerprint is worth, in words that no other sentence has
-_TELLING = 0.75  # of such a word, as of one in two or three sentences: sharing less may be chance
 _SHORTEST = 3  # tokens of a sentence: a line break is none
-_COMMON = 0.2  # a word in more than this share of all sentences tells none of them apart
-_FEW = 32  # sentences; a word in no more than these is never too common
 _REST = 32  # tokens; what is left of a budget below that is not worth looking further
 
 
@@ -46,16 +42,13 @@ class SentenceIndex:
     ) -> NDArray[np.float32]:
         """What each finished sentence is worth, fp32 [sentences]; 0: nothing.
 
-        In words that only one sentence has: the rarity of those that it shares, and the fingerprint's score of the
-        blocks that hold it, the best of all being worth one such word. So a name and a thing that are shared decide,
-        and where only `of` is, because both are misspelled, fingerprints do.
+        As `weighed` says; what is found in a sentence is the score of the blocks that hold it.
 
         Args:
             words: the task's, as numbers.
             prints: score of each block of `block` tokens, the higher the better, [blocks]; None: not asked.
             block: tokens in a block.
-            least: where the best sentence shares more than chance would have it, those that share less than this part
-                of what it does are worth nothing.
+            least: as in `weighed`.
         """
         self._follow()
         count = self._indexed
@@ -63,23 +56,19 @@ class SentenceIndex:
         for word in set(words):
             if self.tells_apart(word):
                 holding = np.array(self._holding[word])
-                shared[holding] += rarity(len(holding), count) / rarity(1, count)
-        worth = shared.copy()
-        if prints is not None and len(prints) and prints.max() > 0:
+                shared[holding] += rarity(len(holding), count)
+        found = np.zeros(count, np.float32)
+        if prints is not None and len(prints):
             starts = np.array(self._sentences.starts[: count + 1])
             ends = np.append(starts[1:], len(self._sentences.ids))[:count]
             first, last = starts[:count] // block, (ends - 1) // block
             stored = last < len(prints)
-            near = np.maximum(prints[first[stored]], prints[last[stored]])
-            worth[stored] += _PRINTS * near / prints.max()
-        most = float(shared.max(initial=0))
-        if most > _TELLING:
-            worth[shared < least * most] = 0
-        return worth
+            found[stored] = np.maximum(prints[first[stored]], prints[last[stored]])
+        return weighed(shared, found, least)
 
     def tells_apart(self, word: int) -> bool:
         """Whether a word is in few enough sentences to say anything of one."""
-        return word != 0 and 0 < len(self._holding.get(word, ())) <= max(_FEW, _COMMON * self._indexed)
+        return word != 0 and tells_apart(len(self._holding.get(word, ())), self._indexed)
 
     def choose(self, worth: NDArray[np.float32], budget: int, among: range) -> list[int]:
         """The sentences of most worth, whole, whose tokens are at most `budget`; those that the River wrote never.

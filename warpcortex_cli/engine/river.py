@@ -210,9 +210,9 @@ class River:
         self, words: Sequence[int], queries: torch.Tensor, first: int, budget: int, among: range, least: float = 0.0
     ) -> list[int]:
         """As in `Past`, for rotated queries at positions from `first` on."""
-        return self.past.look_for(words, self._unrotated(queries, first), budget, among, least)
+        return self.past.look_for(words, self.unrotated(queries, first), budget, among, least)
 
-    def _unrotated(self, queries: torch.Tensor, first: int) -> list[torch.Tensor]:
+    def unrotated(self, queries: torch.Tensor, first: int) -> list[torch.Tensor]:
         """Queries [layers, heads, W, head_dim] at positions from `first` on, as they were before these were applied."""
         positions = torch.arange(first, first + queries.shape[2], device=queries.device)
         return self.prism.rope.unrotated(list(queries), positions)
@@ -225,7 +225,7 @@ class River:
             return
         asked = ids[-min(_ASKED, self.prism.max_context - self.position) :]
         self._asked = words_of(self.prism, asked)
-        self._asking = self._unrotated(self.queries_of(asked, self.tail.length), self.position)
+        self._asking = self.unrotated(self.queries_of(asked, self.tail.length), self.position)
         self.past.recall(self._answering(self.past.budget))
 
     def reasons(self) -> list[tuple[str, list[str]]]:

@@ -1,7 +1,9 @@
 """What each part of the Synapse brings: `python -m warpcortex_cli.eval.ablation`, the cases of `eval synapse`.
 
 One thing is changed at a time: the weight of attention against coverage, the share of the budget that the task's focus
-set takes, whether values count, and how many of the newest tokens are always kept.
+set takes, whether values count, how many of the newest tokens are always kept, and whether all tokens are looked at or
+only the candidates of an earlier selection and what came since ("grown"; also without a focus set, where landmarks are
+all that is read).
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import dataclass
+from statistics import fmean
 
 from rich.console import Console
 from rich.progress import Progress
@@ -34,9 +37,11 @@ class WeighedDensity(Density):
 VARIANTS: dict[str, Method] = {
     "as it is": Method(Hybrid(), FOCUS_SHARE),
     **{f"alpha {a:g}": Method(Hybrid(alpha=a), FOCUS_SHARE) for a in (0.0, 0.25, 0.75, 1.0)},
-    **{f"focus {f:.0%}": Method(Hybrid(), f) for f in (0.0, 0.25, 0.5, 0.9, 1.0)},
+    **{f"focus {f:.0%}": Method(Hybrid(), f) for f in (0.0, 0.25, 0.5, 0.75, 1.0)},
     "value norms": Method(WeighedDensity(), FOCUS_SHARE),
     "no newest": Method(Hybrid(recent=0), FOCUS_SHARE),
+    **{f"grown {g}": Method(Hybrid(), FOCUS_SHARE, grown=g) for g in (32, 256)},
+    **{f"focus 0%, grown {g}": Method(Hybrid(), grown=g) for g in (32, 256)},
     "focus reread": Method(Hybrid(), FOCUS_SHARE, rereads=True),
 }
 
@@ -63,7 +68,8 @@ def main() -> None:
         return
     print(f"{prism.name}, k = {args.k} of {args.context} tokens, n = {args.n}, seed {args.seed}")
     for r in found:
-        print(f"{r.method:14} {share(r.accuracy, r.ci95):10} KL {r.kl:.3f}  left out {r.compression:.1%}")
+        error = f"attention error {fmean(r.attention_error):.3f}"
+        print(f"{r.method:19} {share(r.accuracy, r.ci95):10} KL {r.kl:.3f}  {error}  left out {r.compression:.1%}")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,6 @@ from warpcortex_cli.eval.fingerprints import (
     read_notes,
     recall,
     scan_ms,
-    together,
 )
 from warpcortex_cli.eval.statistics import interval
 from warpcortex_cli.memory.formats import POLICIES
@@ -34,7 +33,7 @@ from warpcortex_cli.memory.store import BLOCK
 from warpcortex_cli.pocket import vocabulary, world
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.source import resolve_model
-from warpcortex_cli.synapse.focus import lexical_worth
+from warpcortex_cli.synapse.focus import lexical_worth, weighed
 
 KINDS = ("count", "place", "colour", "total", "price", "cost", "typo")
 FORMATS = ("8", "8/4", "ladder")
@@ -59,7 +58,7 @@ def best_sentences(text: Text, words: list[int], prints: Scores, budget: int) ->
     shared = lexical_worth(torch.tensor(words), torch.tensor(text.words[: notes[-1].stop]), ends).numpy()
     near = np.array([max(prints[b] for b in text.blocks_of(n)) for n in notes], np.float32)
     chosen: list[range] = []
-    for place in np.argsort(-together(shared, near), kind="stable"):
+    for place in np.argsort(-weighed(shared, near), kind="stable"):
         if len(notes[place]) > budget:
             break
         chosen.append(notes[place])
@@ -73,7 +72,7 @@ def judge(prism: Prism, text: Text, questions: list[Question], budget: int, sums
     prints.extend(prints.of_blocks(text.keys, text.block))
     for question in questions:
         alone = prints.scores(question.queries)
-        both = together(by_words(text, question.words), alone)
+        both = weighed(by_words(text, question.words), alone)
         wanted = [text.blocks_of(tokens) for tokens in question.wanted]
         sums.blocks.append(recall(both, wanted, budget // text.block)[0])
         chosen = best_sentences(text, [], alone, budget)

@@ -33,7 +33,7 @@ from warpcortex_cli.pocket.vocabulary import Thing
 from warpcortex_cli.pocket.world import Answer, Fact, World
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.source import resolve_model
-from warpcortex_cli.synapse.focus import lexical_worth, rarity
+from warpcortex_cli.synapse.focus import lexical_worth, weighed
 
 _ASKED: dict[str, Callable[[World, random.Random], Answer | None]] = {
     "count": world.ask_count,
@@ -155,37 +155,33 @@ def by_words(text: Text, words: Sequence[int]) -> Scores:
     return scores
 
 
-def by_attention(prints: Fingerprints, text: Text, queries: Sequence[Tensor], *, mean: bool = False) -> Scores:
-    """The ceiling: exact products in the heads that the fingerprints watch, combined as they combine distances.
+def by_keys(prints: Fingerprints, text: Text, queries: Sequence[Tensor]) -> Scores:
+    """The ceiling: exact products in the heads that the fingerprints watch, as focus sets are found."""
+    ends = BLOCK * torch.arange(1, text.blocks + 1)
+    keys = [text.keys[layer][head, : text.blocks * BLOCK] for layer, head in prints.watches]
+    scores: Scores = prints.exact(keys, queries, ends).numpy()
+    return scores
 
-    `mean`: products of the mean query and each block's mean key instead.
-    """
+
+def by_mean_key(prints: Fingerprints, text: Text, queries: Sequence[Tensor]) -> Scores:
+    """Products of the mean query and each block's mean key in the same heads."""
     total = torch.zeros(text.blocks)
     for layer, head in prints.watches:
         keys = text.keys[layer][head, : text.blocks * text.block].unflatten(0, (-1, text.block))
         query = queries[layer].unflatten(0, (text.keys[layer].shape[0], -1)).mean(1)[head]
-        if mean:
-            total += keys.mean(1) @ query.mean(0)
-        else:
-            best = (keys @ query.T).amax(1)
-            total += ((best - best.mean(0)) / best.std(0)).clamp_min(0).square().sum(1)
+        total += keys.mean(1) @ query.mean(0)
     return total.numpy()
-
-
-def together(words: Scores, prints: Scores) -> Scores:
-    """Both, as `SentenceIndex.worth` weighs them."""
-    return words / np.float32(rarity(1, len(words))) + prints / max(float(prints.max()), 1e-9)
 
 
 def methods(prints: Fingerprints, text: Text, question: Question, rng: np.random.Generator) -> dict[str, Scores]:
     """Scores of all blocks by each method."""
     ours, words = prints.scores(question.queries), by_words(text, question.words)
     return {
-        "exact attention": by_attention(prints, text, question.queries),
+        "exact attention": by_keys(prints, text, question.queries),
         "fingerprints": ours,
         "words": words,
-        "words + fingerprints": together(words, ours),
-        "mean key": by_attention(prints, text, question.queries, mean=True),
+        "words + fingerprints": weighed(words, ours),
+        "mean key": by_mean_key(prints, text, question.queries),
         "shuffled": rng.permutation(ours),
         "random": rng.random(text.blocks, np.float32),
     }

@@ -47,17 +47,32 @@ def synapse_grids(results: Sequence[Result]) -> list[Grid]:
     return grids
 
 
-def kept_grid(results: Sequence[Result]) -> Grid:
-    """What else a method costs, at the longest context and the budget nearest to 64."""
+def _at_64(results: Sequence[Result]) -> tuple[list[Result], int, int]:
+    """Results at the longest context and the budget nearest to 64, that context, and that budget."""
     context = max(r.context for r in results)
     of_it = [r for r in results if r.context == context]
     k = min((r.k for r in of_it if r.method != "full"), key=lambda k: abs(k - 64), default=context)
+    return [r for r in of_it if r.method == "full" or r.k == k], context, k
+
+
+def kinds_grid(results: Sequence[Result]) -> Grid:
+    """Accuracy by kind of task, at the longest context and the budget nearest to 64."""
+    of_it, context, k = _at_64(results)
+    kinds = list(of_it[0].kinds)
+    rows = tuple((r.method, *(share(r.kinds[kind].accuracy, r.kinds[kind].ci95) for kind in kinds)) for r in of_it)
+    counts = ", ".join(f"{s.n} {kind}" for kind, s in of_it[0].kinds.items())
+    return Grid(f"right answers by kind, k = {k} of {context} tokens ({counts})", ("method", *kinds), rows)
+
+
+def kept_grid(results: Sequence[Result]) -> Grid:
+    """What else a method costs, at the longest context and the budget nearest to 64."""
+    of_it, context, k = _at_64(results)
     rows = tuple(
         (
             r.method, f"{r.kl:.3f}", f"{fmean(r.attention_error):.3f}", f"{max(r.attention_error):.3f}",
             f"{r.compression:.1%}", f"{1000 * r.seconds:.0f}",
         )
-        for r in of_it if r.k == k
+        for r in of_it if r.method != "full" or k == context
     )  # fmt: skip
     heads = ("method", "KL", "attention error", "worst layer", "left out", "ms to select")
     return Grid(f"against the full context of {context} tokens, k = {k}", heads, rows)

@@ -2,6 +2,11 @@
 
 Each is the scorer of its paper without layer budgets or eviction over time: the whole context is seen once. Sinks and
 newest tokens are kept as the paper does, else as ours.
+
+KNorm, KeyDiff, SnapKV and TOVA choose the same tokens as kvpress 0.5.5 does of the same keys and queries (transformers
+5.2, 32 to 256 of 600 tokens: all of them). ExpectedAttention shares 28 to 60 % with it: kvpress takes the statistics of
+all queries and averages their rotation over the next 512 positions, ours has the newest 32, rotated as they are.
+`python -m warpcortex_cli.eval.agreement` prints this.
 """
 
 from __future__ import annotations
@@ -127,14 +132,16 @@ class Method:
         landmarks: chooses what all Streams share.
         focus: the share of the budget that the task's own focus set takes.
         rereads: the focus set is read anew as text, as pocket's recall does, instead of its KV.
+        grown: tokens that came after an earlier selection, which this one goes on from.
     """
 
     landmarks: Landmarks
     focus: float = 0.0
     rereads: bool = False
+    grown: int = 0
 
 
-FOCUS_SHARE = 0.75
+FOCUS_SHARE = 0.9  # chosen by `python -m warpcortex_cli.eval.ablation`, whose seed is not that of `eval synapse`
 METHODS: dict[str, Method] = {
     "ours": Method(Hybrid(), FOCUS_SHARE),
     "ours-reread": Method(Hybrid(), FOCUS_SHARE, rereads=True),

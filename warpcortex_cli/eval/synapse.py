@@ -12,13 +12,14 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from string import ascii_lowercase
 from typing import Any, NamedTuple
 
 import torch
 
 from warpcortex_cli.engine.admission import Admission
 from warpcortex_cli.engine.journal import Journal
-from warpcortex_cli.engine.river import River
+from warpcortex_cli.engine.river import QUERY_WINDOW, River
 from warpcortex_cli.engine.sampling import Sampler
 from warpcortex_cli.engine.session import NOTES_BREAK, Session
 from warpcortex_cli.engine.stream import Stream
@@ -27,24 +28,41 @@ from warpcortex_cli.eval.rivals import Method
 from warpcortex_cli.eval.statistics import interval
 from warpcortex_cli.memory.segment import Readable
 from warpcortex_cli.pocket import world
-from warpcortex_cli.pocket.vocabulary import Words
+from warpcortex_cli.pocket.vocabulary import Thing, Words
+from warpcortex_cli.pocket.world import Fact
 from warpcortex_cli.prism.prism import Prism
-from warpcortex_cli.profile import Profile, Role
-from warpcortex_cli.synapse.snapshot import take
+from warpcortex_cli.profile import Profile, Role, SynapseSettings
+from warpcortex_cli.synapse.landmarks import Landmarks
+from warpcortex_cli.synapse.snapshot import Synapse, take
 
-KINDS = ("recall", "several", "hops", "missing")
+KINDS = ("recall", "several", "sums", "hops", "misspelled", "missing")
 _TOKENS_A_NOTE = 20  # about; the context is filled to the asked length
 
 
 @dataclass(frozen=True)
 class Case:
-    """Notes of about `context` tokens, and one task on them. `depth`: 0 the oldest note, 9 the newest."""
+    """Notes of about `context` tokens, and one task on them.
+
+    Attributes:
+        depth: of the fact, 0 the oldest note, 9 the newest.
+        answer: what a Stream that answers right writes.
+        given: how the answer begins; this much is not judged.
+    """
 
     kind: str
     depth: int
     notes: str
     prompt: str
     answer: str
+    given: str = ""
+
+
+class Share(NamedTuple):
+    """Right answers among `n` cases, with Wilson's interval."""
+
+    accuracy: float
+    ci95: tuple[float, float]
+    n: int
 
 
 @dataclass(frozen=True)
@@ -52,6 +70,7 @@ class Result:
     """One method at one budget.
 
     Attributes:
+        kinds: its right answers by kind of task.
         kl: nats a token against the full context.
         attention_error: relative error of attention's output against the full context, by layer.
         seconds: to select.
@@ -63,6 +82,7 @@ class Result:
     accuracy: float
     ci95: tuple[float, float]
     n: int
+    kinds: dict[str, Share]
     kl: float
     attention_error: tuple[float, ...]
     compression: float
@@ -72,39 +92,77 @@ class Result:
 def make_case(rng: random.Random, prism: Prism, context: int, depth: int, kind: str) -> Case:
     """Notes in words that training never saw, and a task whose fact stands at the given tenth of them.
 
-    Kinds: one fact; two or three of them (in the request that adds them up); two hops, from a thing to its price
-    somewhere else; and what no note says.
+    Kinds: one fact; two facts to compare; two or three to add up; two hops, from a thing to its price somewhere else;
+    one fact whose sentence shares no word with the task; and what no note says. How many notes share a person or a
+    thing with each other is drawn anew for each case, and one note in five is a price.
     """
     words = Words(rng, "held-out", 0.5)
     w = world.make_world(words, max(3, context // _TOKENS_A_NOTE))
-    facts = list(w.facts)
-    lines = [f.sentence(i % 2) for i, f in enumerate(facts)]
-    while len(prism.encode("\n".join(lines))) > context - _TOKENS_A_NOTE and len(lines) > 1:
-        lines.pop()
-        facts.pop()
-    place = min(len(facts) - 1, depth * len(facts) // 10)
-    fact = facts[place]
-    price = rng.randint(2, 12)
-    lines.insert(rng.randint(0, len(lines)), f"One {fact.thing.one} costs {price} coins.")
-    w = world.World((fact,), {fact.thing: price})
-    answer: world.Answer | None
-    if kind == "several":
-        others = rng.sample([f for f in facts if f is not fact], min(len(facts) - 1, rng.randint(1, 2)))
+    notes: list[tuple[str, Fact | None]] = [(f.sentence(i % 2), f) for i, f in enumerate(w.facts)]
+    for thing, price in w.prices.items():
+        notes.insert(rng.randint(1, len(notes)), (_price(thing, price), None))
+    while len(prism.encode("\n".join(line for line, _ in notes))) > context - _TOKENS_A_NOTE and len(notes) > 1:
+        notes.pop()
+    facts = [f for _, f in notes if f]
+    fact = facts[min(len(facts) - 1, depth * len(facts) // 10)]
+    lines = [line for line, _ in notes]
+    price = w.prices.get(fact.thing) or rng.randint(2, 12)
+    if _price(fact.thing, price) not in lines:
+        lines.insert(rng.randint(0, len(lines)), _price(fact.thing, price))
+    others = rng.sample([f for f in facts if f is not fact], min(len(facts) - 1, rng.randint(1, 2)))
+    about = world.World((fact,), {fact.thing: price})
+    answer: world.Answer | None = None
+    if kind == "misspelled":
+        return _misspelled(rng, fact, depth, lines)
+    if kind == "several" and others:
+        answer = world.ask_compare(world.World((fact, others[0]), {}), rng)
+    elif kind == "sums":
         answer = world.ask_total(world.World((fact, *others), {}), rng)
     elif kind == "hops":
-        answer = world.ask_cost(w, rng)
+        answer = world.ask_cost(about, rng)
     elif kind == "missing":
         answer = world.ask_missing(world.World(tuple(facts), {}), rng, words)
-    else:
-        answer = rng.choice((world.ask_count, world.ask_place, world.ask_colour))(w, rng)
-    if answer is None:  # a single note has nothing to add up
-        answer = world.ask_count(w, rng)
+    elif kind == "recall":
+        answer = rng.choice((world.ask_count, world.ask_place, world.ask_colour))(about, rng)
+    if answer is None:  # a single note has nothing to compare or to add up
+        answer = world.ask_count(about, rng)
     return Case(kind, depth, "\n".join(lines), answer.question, answer.request.text if answer.request else answer.end)
+
+
+def _price(thing: Thing, price: int) -> str:
+    return f"One {thing.one} costs {price} coins."
+
+
+def _misspelled(rng: random.Random, fact: Fact, depth: int, lines: list[str]) -> Case:
+    """A question on a fact in which no word of its note occurs: a letter of the name and one of the thing are wrong.
+
+    pocket repeats the names as it was asked, so that how they are written is not judged.
+    """
+    notes = "\n".join(lines)
+    person, thing = (_typo(rng, word, notes) for word in (fact.person, fact.thing.many))
+    question, details = rng.choice(
+        (
+            (f"How many {thing} does {person} have?", f"{fact.count}"),
+            (f"Which colour are {person}'s {thing}?", f"{fact.count}, {fact.colour}"),
+        )
+    )
+    given = f"The {thing} of {person}:"
+    return Case("misspelled", depth, notes, question, f"{given} {details}.", given)
+
+
+def _typo(rng: random.Random, word: str, notes: str) -> str:
+    """The word with another letter in its second half; not one that the notes have."""
+    while True:
+        i = rng.randrange(len(word) // 2, len(word))
+        wrong = word[:i] + rng.choice(ascii_lowercase.replace(word[i], "")) + word[i + 1 :]
+        if wrong.lower() not in notes.lower():
+            return wrong
 
 
 class Measured(NamedTuple):
     """One case: `kl` in nats a token and `errors` of attention by layer, both against the full context."""
 
+    kind: str
     right: bool
     kl: float
     errors: tuple[float, ...]
@@ -121,6 +179,7 @@ class Reader:
         session.load_notes(case.notes + NOTES_BREAK)
         self.river: River = session.engine.river
         self.answer = prism.encode(case.answer)
+        self.given = len(prism.encode(case.given))  # tokens of the answer that are not judged
         self.reference: Written | None = None
 
     def measure(self, method: Method | None, k: int = 0) -> Measured:
@@ -136,10 +195,10 @@ class Reader:
             update={"synapse": settings, "limits": self.profile.limits.model_copy(update=tail)}
         )
         admission = Admission(prism, 0)
+        sampler = method.landmarks if method else None
+        after = self._earlier(settings, sampler, method.grown) if method and method.grown else None
         began = time.perf_counter()
-        admission.synapse = take(
-            prism, river.tail, settings, river.queries, 1, sampler=method.landmarks if method else None
-        )
+        admission.synapse = take(prism, river.tail, settings, river.queries, 1, sampler=sampler, after=after)
         prompt = "{focus}\n\n{task}" if method and method.rereads else "{task}"
         role = Role(name="asked", trigger="<(?P<task>[^>]{1,400})>", prompt=prompt, max_tokens=len(self.answer))
         stream = Stream(1, role, {"task": self.case.prompt}, prism, Sampler(), 0.0)
@@ -155,13 +214,24 @@ class Reader:
         stream.release()
         if method is None:
             self.reference = written
-        right = bool((written.scores.argmax(1).cpu() == torch.tensor(self.answer)).all())
+        right = bool((written.scores.argmax(1).cpu() == torch.tensor(self.answer))[self.given :].all())
         if self.reference is None:
-            return Measured(right, 0.0, (0.0,) * prism.layers, compression, seconds)
+            return Measured(self.case.kind, right, 0.0, (0.0,) * prism.layers, compression, seconds)
         expected = self.reference.scores
         kl = float((expected.exp() * (expected - written.scores)).sum(1).mean())
         errors = attention_error(prism, self.reference.queries, river.tail.view(river.position), kept)
-        return Measured(right, kl, tuple(errors), compression, seconds)
+        return Measured(self.case.kind, right, kl, tuple(errors), compression, seconds)
+
+    def _earlier(self, settings: SynapseSettings, sampler: Landmarks | None, tokens: int) -> Synapse:
+        """The Synapse that was taken when the River was `tokens` tokens shorter."""
+        river, prism = self.river, self.prism
+        end = river.position - tokens
+        queries = river.queries_of(list(river.sentences.ids[end - QUERY_WINDOW : end]), end - QUERY_WINDOW)
+        tail = prism.new_tail(end)
+        tail.copy_from(river.tail, torch.arange(end))
+        synapse = take(prism, tail, settings, queries, 1, sampler=sampler)
+        tail.release()
+        return synapse
 
 
 def run(
@@ -179,7 +249,8 @@ def run(
         rng = random.Random(seed + context)
         found: dict[tuple[str, int], list[Measured]] = defaultdict(list)
         for i in range(n):
-            case = make_case(rng, prism, context, i % 10, KINDS[i // 10 % len(KINDS)])
+            # 60 cases are each kind at each depth; fewer are all kinds, too.
+            case = make_case(rng, prism, context, i % 10, KINDS[(i + i // 10) % len(KINDS)])
             reader = Reader(prism, profile, case)
             found["full", context].append(reader.measure(None))
             for name, method in methods.items():
@@ -187,14 +258,12 @@ def run(
                     found[name, k].append(reader.measure(method, k))
             progress(number * n + i + 1, n * len(contexts))
         for (name, k), cases in found.items():
-            right = sum(c.right for c in cases)
             yield Result(
                 method=name,
                 k=k,
                 context=context,
-                accuracy=right / n,
-                ci95=interval(right, n),
-                n=n,
+                **_share(cases)._asdict(),
+                kinds={kind: _share(of) for kind in KINDS if (of := [c for c in cases if c.kind == kind])},
                 kl=fmean(c.kl for c in cases),
                 attention_error=tuple(fmean(c.errors[i] for c in cases) for i in range(prism.layers)),
                 compression=fmean(c.compression for c in cases),
@@ -202,6 +271,12 @@ def run(
             )
 
 
+def _share(cases: Sequence[Measured]) -> Share:
+    right, n = sum(c.right for c in cases), len(cases)
+    return Share(right / n, interval(right, n), n)
+
+
 def as_json(results: Sequence[Result], model: str, seed: int) -> dict[str, Any]:
     """The contract of `eval synapse --json`."""
-    return {"schema_version": 1, "model": model, "seed": seed, "results": [vars(r) for r in results]}
+    rows = [{**vars(r), "kinds": {kind: share._asdict() for kind, share in r.kinds.items()}} for r in results]
+    return {"schema_version": 1, "model": model, "seed": seed, "results": rows}

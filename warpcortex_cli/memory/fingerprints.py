@@ -24,6 +24,7 @@ _CHUNK = 8192  # blocks compared at once, so that differences and counts stay in
 _COMPARED = 7_500_000  # words that one search compares; `python -m warpcortex_cli.eval.fingerprints` prints its times
 _SECOND = 1_000_000  # of them, for blocks that are looked at again
 _SAMPLE = 512  # blocks, at most, that tell what is usual
+_PRODUCTS = 1 << 22  # held at once
 _NEAR = 1  # tokens beside the right one that a head may find as well: it looks for the token or for what followed it
 
 Prints = NDArray[np.uint64]
@@ -194,6 +195,32 @@ class Fingerprints:
         out = first / (1 + first.max())  # below 1, for those that are not looked at again
         out[chosen] = 1 + _sum(self._distances(np.take(codes, chosen, 1), pairs), worth, every)
         return out
+
+    def exact(self, keys: Sequence[Tensor], queries: Sequence[Tensor], ends: Tensor) -> Tensor:
+        """What `scores` estimates, by the keys themselves and for stretches of tokens of any length.
+
+        A query's find in a stretch is its largest product with a key there. It counts by how far above the usual it is.
+
+        Args:
+            keys: unrotated, of each watched head, [tokens, head_dim].
+            queries: unrotated, per layer [heads, W, head_dim].
+            ends: where each stretch ends (exclusive), ascending to the number of tokens, [S].
+
+        Returns:
+            [S], fp32, on the CPU.
+        """
+        lengths = torch.diff(ends.cpu(), prepend=ends.new_zeros(1).cpu())
+        owner = torch.arange(len(lengths)).repeat_interleave(lengths)
+        total = torch.zeros(len(lengths))
+        for number, (layer, head) in enumerate(self.watches):
+            looking = self._pooled(queries[layer])[head] - self._query_mean[number]
+            key = keys[number].float().cpu()
+            for part in looking.split(max(1, _PRODUCTS // max(1, len(key)))):
+                best = torch.full((len(lengths), len(part)), -torch.inf)
+                best.scatter_reduce_(0, owner[:, None].expand(-1, len(part)), key @ part.T, "amax")
+                deviation, mean = torch.std_mean(best, 0, correction=0)
+                total += ((best - mean) / deviation.clamp_min(1e-6)).clamp_min_(0).square_().sum(1)
+        return total
 
     def _query_codes(self, queries: Sequence[Tensor]) -> list[tuple[int, np.uint64]]:
         """Number of the watched head, and signs, of each query in it."""

@@ -67,6 +67,13 @@ class Rope:
         """Keys of all layers as they were before their positions were applied; shapes as in `turn`."""
         return self.turn(keys, -positions)
 
+    def unrotated_layer(self, layer: int, key: Tensor, positions: Tensor) -> Tensor:
+        """As `unrotated`, of one layer: key [kv_heads, tokens, head_dim], positions [tokens] or [kv_heads, tokens]."""
+        if not self.rotated[layer]:
+            return key
+        by = -positions if positions.dim() == 2 else -positions[None]
+        return self._turn(key, *self._angles(by, self._kinds[layer]))
+
     def _angles(self, by: Tensor, kind: str | None) -> tuple[Tensor, Tensor]:
         """Cosine and sine [1 or kv_heads, tokens, rotary dims] in fp32."""
         like = torch.zeros(1, device=by.device)

@@ -12,7 +12,40 @@ from warpcortex_cli.memory.segment import Segment
 from warpcortex_cli.memory.tail import Tail, TailView
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.profile import SynapseSettings
-from warpcortex_cli.synapse.landmarks import Hybrid, Landmarks, LayerView, witnesses
+from warpcortex_cli.synapse.landmarks import Hybrid, Landmarks, LayerView, best, witnesses
+
+_SPARE = 2  # candidates for each landmark
+_GROWTH = 8  # a context that grew by an eighth since all of it was looked at is looked at again
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """What a selection out of all tokens leaves to those that follow it while the River grows.
+
+    They are the first `_SPARE` * k tokens of the greedy order and the newest ones. By coverage, whatever is none lies
+    no farther from one of them than they lie from each other: a core-set of the k-centre problem, which may be joined
+    with other tokens and chosen from again (Malkomes et al. 2015, "Fast Distributed k-Center Clustering with Outliers
+    on Massive Data"). What is chosen is not what a selection out of all tokens would choose, but does as well:
+    `python -m warpcortex_cli.eval.ablation`, "grown".
+
+    Attributes:
+        context: tokens that were looked at.
+        indices: which of them are candidates, [layers, kv_heads, R], ascending; the newest are always.
+    """
+
+    context: int
+    indices: Tensor
+
+    def serve(self, tokens: int) -> bool:
+        """Whether they are enough for a context that has grown to this size."""
+        grown = tokens - self.context
+        return 0 <= grown <= self.context // _GROWTH and self.indices.shape[2] + grown <= tokens // 2
+
+    def pool(self, tokens: int) -> Tensor:
+        """They, and all tokens since, [layers, kv_heads, P], ascending."""
+        layers, kv_heads, _ = self.indices.shape
+        since = torch.arange(self.context, tokens, device=self.indices.device)
+        return torch.cat([self.indices, since.expand(layers, kv_heads, -1)], 2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +59,7 @@ class Synapse:
         position: where the tails of Streams that read it begin.
         indices: River tokens that are landmarks, [layers, kv_heads, k], ascending.
         sampler: name of the landmark sampler.
+        candidates: what the next version chooses from, unless it looks at all tokens.
     """
 
     version: int
@@ -34,6 +68,7 @@ class Synapse:
     position: int
     indices: Tensor
     sampler: str
+    candidates: Candidates | None
 
     @property
     def landmarks(self) -> int:
@@ -72,8 +107,12 @@ def take(
     version: int,
     *,
     sampler: Landmarks | None = None,
+    after: Synapse | None = None,
 ) -> Synapse:
     """Chooses landmarks out of a River's tail and copies them.
+
+    Where the tail has only grown since an earlier version, and by little, the sampler sees that version's candidates
+    and the tokens since as if they were the whole context: the cost is that of these, whatever the context's length.
 
     Args:
         prism: the model; its rotary embedding gives keys without positions.
@@ -82,22 +121,27 @@ def take(
         queries: rotated queries of the newest tokens, per layer [heads, W, head_dim], or None.
         version: the new snapshot's.
         sampler: another way to choose; `Hybrid` otherwise.
+        after: an earlier version, taken with the same settings and sampler from the first tokens of the same tail.
     """
     sampler = sampler or Hybrid(settings.sinks, settings.recent, settings.alpha)
     view = tail.view(tail.length)
     k = min(settings.landmarks, view.tokens)
-    always = sampler.always(view.tokens, k).to(prism.device)
+    candidates = after.candidates if after and after.candidates and after.candidates.serve(view.tokens) else None
     if k in (0, view.tokens):  # nothing to choose: no geometry is needed
-        indices = always.expand(prism.layers, prism.kv_heads, -1).clone()
+        everything = torch.arange(k, device=prism.device)
+        indices = everything.expand(prism.layers, prism.kv_heads, -1).clone()
+    elif candidates:
+        pool = candidates.pool(view.tokens)
+        always = sampler.always(pool.shape[2], k).to(prism.device)
+        views = _pool_views(prism, view, queries, always, k, pool)
+        indices = pool.gather(2, torch.stack([sampler.select(v) for v in views]))
     else:
-        views = _layer_views(prism, view, queries, always, k)
-        indices = torch.stack([sampler.select(v) for v in views])
+        indices, candidates = _from_all(prism, view, queries, sampler, k)
     keys, values = [], []
     for layer, chosen in enumerate(indices):
-        spread = chosen[:, :, None].expand(-1, -1, prism.head_dim)
         layer_keys, layer_values = view.layer(layer)
-        keys.append(layer_keys.gather(1, spread))
-        values.append(layer_values.gather(1, spread))
+        keys.append(_of(layer_keys, chosen))
+        values.append(_of(layer_values, chosen))
     return Synapse(
         version=version,
         segment=Segment(tuple(keys), tuple(values), view.positions[indices]),
@@ -105,7 +149,27 @@ def take(
         position=int(view.positions[-1]) + 1 if view.tokens else 0,
         indices=indices,
         sampler=sampler.name,
+        candidates=candidates,
     )
+
+
+def _from_all(
+    prism: Prism, view: TailView, queries: Sequence[Tensor] | Tensor | None, sampler: Landmarks, k: int
+) -> tuple[Tensor, Candidates | None]:
+    """The landmarks [layers, kv_heads, k] out of all tokens, and the candidates for what follows, if it is worth it."""
+    always = sampler.always(view.tokens, k).to(prism.device)
+    newest = 0 if queries is None else queries[0].shape[1]
+    spare = _SPARE * k + newest
+    if 2 * spare > view.tokens:
+        views = _layer_views(prism, view, queries, always, k)
+        return torch.stack([sampler.select(v) for v in views]), None
+    chosen, left = [], []
+    for layer in _layer_views(prism, view, queries, always, _SPARE * k):
+        rank = sampler.rank(layer)
+        chosen.append(best(rank, k))
+        rank[:, view.tokens - newest :] = torch.inf  # the columns that attention hides from the newest queries
+        left.append(best(rank, spare))
+    return torch.stack(chosen), Candidates(view.tokens, torch.stack(left))
 
 
 def _layer_views(
@@ -122,6 +186,29 @@ def _layer_views(
             k=k,
             scale=prism.scalings[layer],
         )
+
+
+def _pool_views(
+    prism: Prism, view: TailView, queries: Sequence[Tensor] | Tensor | None, always: Tensor, k: int, pool: Tensor
+) -> Iterator[LayerView]:
+    """As `_layer_views`, of the tokens in `pool` [layers, kv_heads, P] alone."""
+    for layer, chosen in enumerate(pool):
+        rotated, values = (_of(part, chosen) for part in view.layer(layer))
+        keys = prism.rope.unrotated_layer(layer, rotated, view.positions[chosen]).float()
+        yield LayerView(
+            keys=keys - keys.mean(1, keepdim=True),
+            rotated=rotated,
+            values=values,
+            queries=None if queries is None else queries[layer],
+            always=always,
+            k=k,
+            scale=prism.scalings[layer],
+        )
+
+
+def _of(tokens: Tensor, chosen: Tensor) -> Tensor:
+    """Those of [kv_heads, L, head_dim] that each head chose, [kv_heads, n]."""
+    return tokens.gather(1, chosen[:, :, None].expand(-1, -1, tokens.shape[2]))
 
 
 def geometry(prism: Prism, view: TailView) -> Iterator[Tensor]:

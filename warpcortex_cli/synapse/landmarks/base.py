@@ -67,14 +67,23 @@ class Landmarks(ABC):
         recent = min(self.recent, k // 4)
         return torch.cat([torch.arange(sinks), torch.arange(tokens - recent, tokens)])
 
+    def rank(self, view: LayerView) -> Tensor:
+        """`score` without what is not finite, and with `always` above all others."""
+        score = torch.nan_to_num(self.score(view).float(), nan=-torch.inf, posinf=None, neginf=-torch.inf)
+        score[:, view.always] = torch.inf
+        return score
+
     def select(self, view: LayerView) -> Tensor:
         """The chosen tokens, [kv_heads, min(k, L)], ascending."""
         kv_heads, tokens = view.keys.shape[:2]
         if view.k >= tokens:
             return torch.arange(tokens, device=view.keys.device).expand(kv_heads, -1).clone()
-        score = torch.nan_to_num(self.score(view).float(), nan=-torch.inf, posinf=None, neginf=-torch.inf)
-        score[:, view.always] = torch.inf
-        return score.topk(view.k, dim=1).indices.sort(dim=1).values
+        return best(self.rank(view), view.k)
+
+
+def best(rank: Tensor, count: int) -> Tensor:
+    """The `count` tokens of highest rank [kv_heads, L], ascending, [kv_heads, count]."""
+    return rank.topk(count, dim=1).indices.sort(dim=1).values
 
 
 def witnesses(keys: Tensor, indices: Tensor) -> Tensor:

@@ -1,0 +1,55 @@
+"""The Synapse that Streams start from: taken anew as the River grows, out of what the last one left and what is new."""
+
+from __future__ import annotations
+
+from tests.engine.conftest import make_profile
+from warpcortex_cli.engine.router import Match
+from warpcortex_cli.engine.session import Session
+from warpcortex_cli.synapse.snapshot import Synapse
+
+NOTES = "\n".join(f"Mara keeps ropes: {n}, brown, in the old mill." for n in range(10, 28))
+
+
+def taken(session: Session) -> Synapse:
+    """The Synapse of a Stream that starts now."""
+    engine = session.engine
+    engine.spawn(Match(session.profile.roles[0], {"task": "ropes"}, 0, 0))
+    engine.step()
+    assert engine.admission.synapse is not None
+    return engine.admission.synapse
+
+
+def test_a_grown_river_gives_a_new_version_out_of_the_old_ones_candidates(prism) -> None:
+    profile = make_profile(
+        synapse={"landmarks": 8, "focus": 0, "refresh_tokens": 4}, role={"max_tokens": 1}, river={"max_tokens": 8}
+    )
+    session = Session(prism, profile)
+    session.load_notes(NOTES)
+    first = taken(session)
+    assert first.candidates is not None
+    session.load_notes("Otto keeps lamps: 3.")
+    second = taken(session)
+    assert second.version > first.version and second.context > first.context
+    assert second.candidates is first.candidates
+    session.load_notes(NOTES[: len(NOTES) // 4])
+    third = taken(session)
+    assert third.candidates is not None and third.candidates.context == third.context
+
+
+def test_what_was_taken_back_is_no_candidate(prism) -> None:
+    profile = make_profile(
+        synapse={"landmarks": 8, "focus": 0, "refresh_tokens": 4}, role={"max_tokens": 1}, river={"max_tokens": 8}
+    )
+    session = Session(prism, profile)
+    session.load_notes(NOTES)
+    list(session.send("How many?"))
+    first = taken(session)
+    session.engine.cancel_all("test")
+    while session.undo():  # thoughts first, then the turn
+        pass
+    assert session.engine.river.length < first.context
+    session.load_notes(NOTES.replace("ropes", "lamps") + "\nOtto keeps red lamps in the old mill, and that is all.")
+    assert first.context <= session.engine.river.length <= 9 * first.context // 8
+    second = taken(session)
+    assert first.candidates is not None and second.candidates is not None
+    assert second.candidates is not first.candidates and second.candidates.context == second.context

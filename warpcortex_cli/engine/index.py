@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from warpcortex_cli.engine.text import Sentences
-from warpcortex_cli.synapse.focus import FOUND, rarity, tells_apart
+from warpcortex_cli.synapse.focus import rarity, tells_apart
 
+_PRINTS = 0.1  # weight of fingerprints against shared words
 _SHORTEST = 3  # tokens of a sentence: a line break is none
 _REST = 32  # tokens; what is left of a budget below that is not worth looking further
 
@@ -67,7 +68,7 @@ class SentenceIndex:
             first, last = starts[:count] // block, (ends - 1) // block
             stored = last < len(prints)
             near = np.maximum(prints[first[stored]], prints[last[stored]])
-            worth[stored] += FOUND * near / prints.max()
+            worth[stored] += _PRINTS * near / prints.max()
         if most:
             worth[shared < least * most] = 0
         return worth

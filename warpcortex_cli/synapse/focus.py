@@ -17,8 +17,9 @@ from warpcortex_cli.memory.fingerprints import Fingerprints
 from warpcortex_cli.memory.tail import Tail, TailView
 from warpcortex_cli.prism.prism import Prism
 
-FOUND = 0.1  # weight of what queries find against shared words
-LEAST = 0.3  # of the best sentence's worth, where words are shared; what is worth less only distracts
+_FOUND = 1.0  # what the best find is worth, in words that no other sentence has
+_TELLING = 0.75  # of such a word, as of one in two or three sentences: sharing less may be chance
+LEAST = 0.3  # of what the best sentence shares; what shares less only distracts
 _SHORTEST = 3  # tokens of a sentence
 _SINKS = 4  # first tokens, on which attention rests where it finds nothing; they are landmarks for every Stream anyway
 _COMMON = 0.2  # a word in more than this share of all sentences tells none of them apart
@@ -39,10 +40,11 @@ def focus_indices(
 ) -> Tensor:
     """Tokens of the sentences that the task asks for, the same for all layers and heads.
 
-    A sentence is worth what it shares of the task's rare words and, a tenth as much, what the task's queries find in
-    it: where no word is shared, that alone decides. Whole sentences, the best first, until no further one
-    fits. A sentence longer than the whole budget is cut into equal pieces that count as sentences, so that a text
-    without full stops still has parts. Time is linear in L; products are held a bounded block at a time.
+    A sentence is worth, in words that no other sentence has, the rarity of those that it shares with the task, and what
+    the task's queries find in it, the best find being worth one such word. So a name and a thing that are shared
+    decide, and where only `of` is, because both are misspelled, the queries do. Whole sentences, the best first, until
+    no further one fits. A sentence longer than the whole budget is cut into equal pieces that count as sentences, so
+    that a text without full stops still has parts. Time is linear in L; products are held a bounded block at a time.
 
     Args:
         prism: the model.
@@ -72,16 +74,17 @@ def focus_indices(
         upto = exclude.cumsum(0)[ends - 1]
         left_out = torch.diff(upto, prepend=upto.new_zeros(1)) > 0
     worth[left_out] = 0
-    least = 0.0
     if task is not None and words is not None:
-        shared = lexical_worth(task, words, ends).masked_fill_(left_out, 0)
-        worth = FOUND * worth / worth.max().clamp_min(1e-9) + shared / shared.max().clamp_min(1e-9)
-        least = LEAST * float(worth.max()) if float(shared.max()) > 0 else 0.0
+        shared = lexical_worth(task, words, ends).masked_fill_(left_out, 0) / rarity(1, len(ends))
+        worth = _FOUND * worth / worth.max().clamp_min(1e-9) + shared
+        most = float(shared.max())
+        if most > _TELLING:
+            worth[shared < LEAST * most] = -1
     worth[left_out] = -1
     chosen: list[Tensor] = []
     for place in worth.argsort(descending=True, stable=True).tolist():
         length, end = int(lengths[place]), int(ends[place])
-        if worth[place] < least or budget <= 0:
+        if worth[place] < 0 or budget <= 0:
             break
         if length <= budget:
             chosen.append(torch.arange(end - length, end))

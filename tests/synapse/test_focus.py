@@ -167,6 +167,30 @@ def test_a_word_in_most_sentences_says_nothing_of_one() -> None:
     assert sorted(worth.nonzero().flatten().tolist()) == [60 * i + j for i in range(4) for j in range(3)]
 
 
+def test_a_chance_word_does_not_outweigh_what_queries_find(prism: Prism) -> None:
+    """Half of the sentences share a word with the task, the one that queries find does not. Two rare words decide."""
+    prints, tail, queries = planted(prism, [4])
+    words = torch.arange(100, 100 + CONTEXT)
+    for sentence in (0, 2, 5, 7):
+        words[STARTS[sentence] + 1] = 1
+    words[STARTS[6]], words[STARTS[6] + 1] = 2, 3
+    common, rare = (
+        focus_indices(prism, prints, tail, queries, SENTENCES, 8, None, torch.tensor(task), words).tolist()
+        for task in ([1], [1, 2, 3])
+    )
+    assert common == span(4)
+    assert rare[: LENGTHS[6]] == span(6)
+
+
+def test_what_shares_less_than_the_best_is_left_out(prism: Prism) -> None:
+    """It would only distract, whatever room is left."""
+    prints, tail, queries = planted(prism, [4])
+    words = torch.arange(100, 100 + CONTEXT)
+    words[STARTS[6]], words[STARTS[6] + 1], words[STARTS[1]] = 2, 3, 2
+    got = focus_indices(prism, prints, tail, queries, SENTENCES, CONTEXT, None, torch.tensor([2, 3]), words)
+    assert sorted(got.tolist()) == sorted(span(6) + span(1))
+
+
 def test_rare_shared_words_count_and_common_ones_do_not() -> None:
     """Three sentences of four words: word 1 is everywhere, word 7 in the second only."""
     words = torch.tensor([1, 2, 3, 4, 1, 7, 3, 5, 1, 2, 6, 4])

@@ -157,8 +157,8 @@ def by_words(text: Text, words: Sequence[int]) -> Scores:
 
 def by_keys(prints: Fingerprints, text: Text, queries: Sequence[Tensor]) -> Scores:
     """The ceiling: exact products in the heads that the fingerprints watch, as focus sets are found."""
-    ends = BLOCK * torch.arange(1, text.blocks + 1)
-    keys = [text.keys[layer][head, : text.blocks * BLOCK] for layer, head in prints.watches]
+    ends = text.block * torch.arange(1, text.blocks + 1)
+    keys = [text.keys[layer][head, : text.blocks * text.block] for layer, head in prints.watches]
     scores: Scores = prints.exact(keys, queries, ends).numpy()
     return scores
 

@@ -22,14 +22,17 @@ def opened(folder: Path, quantize: str, compiled: bool) -> Prism:
     return Prism(model, AutoTokenizer.from_pretrained(folder), folder.name, quantize, compiled)
 
 
-def logits(prism: Prism, agents: int) -> list[torch.Tensor]:
-    """A River that read some tokens and goes on beside `agents` Streams, which read its first ones."""
+def read(prism: Prism, agents: int) -> list[torch.Tensor]:
+    """Logits, and queries, of a River that read some tokens and goes on beside `agents` Streams, which read its first.
+
+    The queries are what landmarks, focus sets and recall are chosen by.
+    """
     river = prism.new_tail(64)
-    found = prism.forward([Row(TOKENS, list(range(len(TOKENS))), river, logits="all")])
+    found = prism.forward([Row(TOKENS, list(range(len(TOKENS))), river, logits="all", queries=True)])
     shared = river.freeze(0, 4)
     rows = [Row([20 + i], [4], prism.new_tail(8), (shared,)) for i in range(agents)]
-    found += prism.forward([Row([7], [len(TOKENS)], river), *rows])
-    return [r.logits for r in found if r.logits is not None]
+    found += prism.forward([Row([7], [len(TOKENS)], river, queries=True), *rows])
+    return [part for r in found for part in (r.logits, r.queries) if part is not None]
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +50,7 @@ def test_the_output_is_the_same(
     graphs = counters["stats"]["unique_graphs"]
     assert graphs == 2 * kinds  # for one token and for more; not for each of the layers
     for agents in (0, 1, 2, 6):
-        for mine, theirs in zip(logits(compiled, agents), logits(plain, agents), strict=True):
+        for mine, theirs in zip(read(compiled, agents), read(plain, agents), strict=True):
             torch.testing.assert_close(mine, theirs, atol=2e-4 if quantize == "none" else 2e-2, rtol=0)
     assert counters["stats"]["unique_graphs"] == graphs  # whatever the number of rows
 

@@ -163,7 +163,7 @@ class PackedStep:
     def attend(self, layer: Layer) -> Tensor:
         """One layer for all groups."""
         for packed, (start, end) in self._watched.items():
-            self._queries[packed].append(layer.query[:, start:end])
+            self._queries[packed].append(layer.query[:, start:end].clone())  # compiled layers reuse their buffers
         out = [group.attend(layer) for group in self.groups]
         return out[0] if len(out) == 1 else torch.cat(out)
 

@@ -39,6 +39,16 @@ def test_it_says_what_is_there(capsys: pytest.CaptureFixture[str], monkeypatch: 
     assert "hf_secret" not in text
 
 
+def test_the_compiler_is_the_one_that_torch_calls(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for compiler, said in ((sys.executable, sys.executable), ("no-such-compiler", "no-such-compiler is not there")):
+        monkeypatch.setenv("CXX", compiler)
+        assert leave("doctor", "--json") == 0
+        [found] = [f for f in json.loads(capsys.readouterr().out)["findings"] if f["name"] == "compiler"]
+        assert found["value"].startswith(said)
+
+
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert leave("doctor", "--json") == 0
     found = json.loads(capsys.readouterr().out)

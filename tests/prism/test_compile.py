@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from torch._dynamo.utils import counters
+from torch._inductor.exc import CppCompileError, InductorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from warpcortex_cli.errors import RunError
+from warpcortex_cli.prism.compile import warm_up
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.rows import Row
 
@@ -58,7 +60,32 @@ def test_the_output_is_the_same(
 def test_what_cannot_be_compiled_is_said(model_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     import torch._inductor.config as inductor
 
-    monkeypatch.setattr(inductor.cpp, "cxx", ("no-such-compiler",))
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setattr(inductor.cpp, "cxx", (None, "no-such-compiler"))  # as torch takes it from CXX at its start
     monkeypatch.setattr(inductor, "force_disable_caches", True)
-    with pytest.raises(RunError, match=r"could not be compiled: .*C\+\+ compiler"):
+    with pytest.raises(RunError, match=r"could not be compiled: there is no C\+\+ compiler no-such-compiler\."):
         opened(model_folder("qwen2"), "none", True)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            InductorError(CppCompileError(["g++"], "In file a.cpp:\na.cpp:1: error: no Python.h.\n"), None),
+            "a.cpp:1: error: no Python.h.",
+        ),
+        (
+            InductorError(PermissionError(13, "Permission denied", "/cache"), None),
+            "[Errno 13] Permission denied: '/cache'.",
+        ),
+        (NotADirectoryError(20, "Not a directory", "/file/x"), "[Errno 20] Not a directory: '/file/x'."),
+        (RuntimeError(), "RuntimeError."),
+    ],
+)
+def test_the_reason_is_one_line(error: Exception, said: str) -> None:
+    def run(tokens: int) -> None:
+        raise error
+
+    with pytest.raises(RunError) as told:
+        warm_up(run)
+    assert str(told.value).startswith(f"the layers could not be compiled: {said} It takes a C++ compiler")

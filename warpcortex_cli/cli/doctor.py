@@ -88,6 +88,8 @@ def _versions() -> list[Finding]:
 def _devices() -> list[Finding]:
     import torch
 
+    from warpcortex_cli.prism.compile import compiler
+
     found = [Finding("cpu", f"{platform.machine()}, {os.cpu_count()} threads, {torch.get_num_threads()} in use")]
     for i in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         free, total = torch.cuda.mem_get_info(i)
@@ -96,8 +98,8 @@ def _devices() -> list[Finding]:
     if torch.backends.mps.is_available():
         found.append(Finding("mps", "available"))
     gpu = len(found) > 1
-    compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", ""), "g++", "clang++", "cl"))), None)
-    found.append(Finding("compiler", compiler or "none; only --compile takes one"))
+    there = shutil.which(compiler())
+    found.append(Finding("compiler", there or f"{compiler()} is not there; only --compile takes one"))
     if not gpu:
         card = _nvidia_card()
         if card and torch.version.cuda is None:

@@ -6,11 +6,18 @@ compiled, once for a single token and once for any other number.
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
 
 import torch
 
 from warpcortex_cli.errors import ModelError, RunError
+
+
+def compiler() -> str:
+    """The C++ compiler that torch calls, and no other one where this is missing."""
+    return os.environ.get("CXX", {"win32": "cl", "darwin": "clang++"}.get(sys.platform, "g++"))
 
 
 def compile_layers(decoder: torch.nn.Module, name: str) -> None:
@@ -38,11 +45,22 @@ def warm_up(run: Callable[[int], object]) -> None:
     try:
         for tokens in (1, 3):
             run(tokens)
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:  # the latter where what was compiled cannot be written
         if isinstance(error, torch.OutOfMemoryError):
             raise
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise RunError(
-            f"the layers could not be compiled: {reason}.",
+            f"the layers could not be compiled: {_reason(error)}.",
             "It takes a C++ compiler such as g++ and Python's headers; without --compile nothing is compiled.",
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong in one line, in the compiler's own words where it ran."""
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    cause = getattr(error, "inner_exception", error)
+    if isinstance(cause, InvalidCxxCompiler):
+        return f"there is no C++ compiler {compiler()}"
+    said = [line.strip() for line in str(getattr(cause, "output", cause)).splitlines() if line.strip()]
+    errors = [line for line in said if "error:" in line]
+    return (errors or said or [type(cause).__name__])[0].rstrip(".")

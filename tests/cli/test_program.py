@@ -160,6 +160,8 @@ def test_a_session_survives_kill_9_and_goes_on(home: dict[str, str], tmp_path: P
     assert sessions("fork", "work", "other").returncode == 0
     again = sessions("fork", "work", "other")
     assert again.returncode == 2 and "already" in again.stderr
+    [folder] = {path.parent for path in tmp_path.rglob("work.wcx")}
+    assert os.name == "nt" or {path.stat().st_mode & 0o777 for path in folder.glob("*.wcx")} == {0o600}
     said = sessions("show", "work").stdout
     assert sessions("rm", "work").returncode == 0
     done = subprocess.run(

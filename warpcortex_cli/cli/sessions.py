@@ -206,6 +206,7 @@ def fork(name: NameArgument, new: Annotated[str, typer.Argument(metavar="NEW", h
         raise UsageError(f"there is a session named {new} already.", "Choose another name, or `sessions rm` it first.")
     temporary = copy.with_suffix(".tmp")
     try:
+        temporary.touch(0o600)  # for nobody else to read, as sessions are
         shutil.copyfile(path, temporary)  # a record that a chat is writing meanwhile is cut, and then left out
         temporary.replace(copy)
     except OSError as error:

@@ -171,6 +171,9 @@ def test_a_session_survives_kill_9_and_goes_on(home: dict[str, str], tmp_path: P
     assert done.returncode == 0 and "47" in done.stdout and "read anew" not in done.stderr
     assert sessions("show", "other").stdout.startswith(said)
     assert sessions("rm", "other").returncode == 0 and "No sessions" in sessions("list").stdout
+    silent = [*command[:-1], "silent"]
+    done = subprocess.run(silent, input="/memory\n", capture_output=True, text=True, env=home, timeout=120, check=False)
+    assert done.returncode == 0 and not [*folder.iterdir()]
     for wrong in ("../work", "gone"):
         done = sessions("show", wrong)
         assert done.returncode == 2 and "Traceback" not in done.stderr

@@ -208,7 +208,8 @@ def open_any(
         raise UsageError("--model and --random-weights were both given.", "Give one of them.")
     from rich.text import Text
 
-    with stderr_console().status(Text("making random weights", style="dim")):
+    doing = "making random weights" + (" and compiling their layers" if compiled else "")
+    with stderr_console().status(Text(doing, style="dim")):
         from warpcortex_cli.bench.shapes import random_prism
 
         return random_prism(random_weights, device, dtype, quantize, compiled=compiled)

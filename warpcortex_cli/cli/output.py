@@ -199,7 +199,8 @@ def open_prism(
     """
     source, settings = choose(model, profile)
     console = stderr_console()
-    with console.status(Text(f"loading {clean(source.name)}", style="dim")):
+    doing = f"loading {clean(source.name)}" + (" and compiling its layers" if compiled else "")
+    with console.status(Text(doing, style="dim")):
         from warpcortex_cli.prism.prism import Prism  # torch and transformers take seconds to import
 
         prism = Prism.load(source, device, dtype, quantize, compiled)

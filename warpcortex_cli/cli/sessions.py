@@ -102,6 +102,8 @@ class Keeper:
         self._told_failure = False
 
     def __call__(self) -> None:
+        if not self._session.turns and not self._archive.log.nbytes:
+            return  # nothing was said yet: no empty session is left behind
         self._archive.save(self._session)
         if self._archive.failure and not self._told_failure:
             self._told_failure = True

@@ -34,7 +34,7 @@ def held(prism, path: Path, *questions: str) -> Session:
     for question in questions:
         run(session, question)
         archive.save(session)
-    archive.close()
+    archive.log.close()
     return session
 
 
@@ -42,7 +42,7 @@ def taken_up(prism, path: Path) -> tuple[Session, list[str]]:
     session = new_session(prism)
     archive = Archive(RecordLog(path))
     told = archive.restore(session)
-    archive.close()
+    archive.log.close()
     return session, told
 
 
@@ -84,7 +84,7 @@ def test_what_was_taken_back_stays_so(prism, tmp_path: Path) -> None:
     while session.engine.river.position > before:
         session.undo()
     archive.save(session)
-    archive.close()
+    archive.log.close()
     back, _ = taken_up(prism, path)
     assert back.engine.river.position == before and same_kv(session, back) and len(back.turns) == 2
     assert back.undo() is not None and back.undo() is None and back.engine.river.position == 0
@@ -99,7 +99,7 @@ def test_after_clear_new_thoughts_are_kept_under_old_numbers(prism, tmp_path: Pa
     session.clear()
     run(session, NEXT)
     archive.save(session)
-    archive.close()
+    archive.log.close()
     back, _ = taken_up(prism, path)
     asides = session.engine.river.asides
     assert asides and [a.text for a in back.engine.river.asides] == [a.text for a in asides]
@@ -177,7 +177,7 @@ def test_a_full_disk_ends_the_keeping_and_not_the_chat(prism, tmp_path: Path, mo
     assert "No space left" in archive.failure and archive.log._file.room == 0
     assert text_of(run(session, "And now?"))
     archive.save(session)
-    archive.close()
+    archive.log.close()
     file.close()
     back, told = taken_up(prism, path)
     assert back.turns == kept and told == []
@@ -197,7 +197,7 @@ def test_whatever_is_damaged_it_opens_again_and_again(prism, tmp_path: Path) -> 
         if step == 1:
             session.undo()
             archive.save(session)
-    archive.close()
+    archive.log.close()
     content = path.read_bytes()
     with RecordLog(path, readonly=True) as log:
         records = list(log.records)
@@ -228,7 +228,7 @@ def test_kv_that_was_computed_anew_is_stored_anew(prism, tmp_path: Path) -> None
     archive = Archive(RecordLog(path))
     assert any("computed anew" in line for line in archive.restore(session))
     archive.save(session)
-    archive.close()
+    archive.log.close()
     assert taken_up(prism, path)[1] == []
 
 
@@ -246,6 +246,6 @@ def test_what_nobody_needs_is_given_back(prism, tmp_path: Path, monkeypatch) -> 
     assert archive.log.nbytes < 0.4 * before
     run(session, NEXT)
     archive.save(session)
-    archive.close()
+    archive.log.close()
     back, told = taken_up(prism, path)
     assert told == [] and back.turns == session.turns and same_kv(session, back)

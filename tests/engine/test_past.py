@@ -244,7 +244,7 @@ def test_it_is_taken_up_without_prefilling(prism, tmp_path: Path, monkeypatch, w
     assert FACT in " ".join(line for line, _ in back.recalled())
     archive.save(back)
     archive.compact(back)
-    archive.close()
+    archive.log.close()
 
 
 def test_a_damaged_block_is_computed_anew_from_its_tokens(prism, tmp_path: Path) -> None:
@@ -262,7 +262,7 @@ def test_a_damaged_block_is_computed_anew_from_its_tokens(prism, tmp_path: Path)
     assert back.engine.river.past.anew == [0] and back.snapshot().memory.anew == 1
     for x, y in zip(whole.keys, again.keys, strict=True):
         assert torch.allclose(x, y, atol=1e-3)  # nothing stood before the first block
-    archive.close()
+    archive.log.close()
 
 
 def test_what_was_taken_back_leaves_the_disk(prism, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,7 +276,7 @@ def test_what_was_taken_back_leaves_the_disk(prism, tmp_path: Path, monkeypatch:
     assert session.undo() is not None and session.recalled() == []
     archive.save(session)
     archive.compact(session)
-    archive.close()
+    archive.log.close()
     assert (tmp_path / "s").stat().st_size < full / 10
 
 
@@ -293,11 +293,11 @@ def test_clearing_begins_another_past_in_the_same_file(prism, tmp_path: Path) ->
     tokens = list(range(session.engine.river.past.tokens))
     whole = session.engine.river.past.gather(tokens, torch.tensor(tokens))
     archive.compact(session)
-    archive.close()
+    archive.log.close()
     back = new_session(prism)
     archive = Archive(RecordLog(tmp_path / "s"))
     assert archive.restore(back) == []
     again = back.engine.river.past.gather(tokens, torch.tensor(tokens))
     for x, y in zip((*whole.keys, *whole.values), (*again.keys, *again.values), strict=True):
         assert torch.equal(x, y)
-    archive.close()
+    archive.log.close()

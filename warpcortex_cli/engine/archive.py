@@ -154,9 +154,6 @@ class Archive:
         river.past.store.moved({r.key: r for r in self.log.records if r.kind == PAST})
         river.unchanged = river.length
 
-    def close(self) -> None:
-        self.log.close()
-
     # -- reading ------------------------------------------------------------------------------------------------
 
     def restore(self, session: Session, progress: Progress | None = None) -> list[str]:

@@ -44,6 +44,7 @@ VARIANTS: dict[str, Method] = {
     **{f"focus 0%, grown {g}": Method(Hybrid(), grown=g) for g in (32, 256)},
     "focus reread": Method(Hybrid(), FOCUS_SHARE, rereads=True),
 }
+_SHORTEST = 2 * max(method.grown for method in VARIANTS.values())  # of contexts: something was there before it grew
 
 
 def main() -> None:
@@ -55,6 +56,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=2032)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
+    if min(args.k, args.n) < 1 or args.context < _SHORTEST:
+        parser.error(f"--k and --n are numbers from 1 on, --context from {_SHORTEST} on.")
     prism = Prism.load(resolve_model(args.model, "auto"))
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("asking", total=args.n)

@@ -161,7 +161,7 @@ def test_a_word_in_most_sentences_says_nothing_of_one() -> None:
     words[::3, 2], words[1, 2] = 3, 1
     worth = lexical_worth(torch.tensor([1, 2]), words.flatten(), 4 * torch.arange(1, 61))
     assert worth[:3].gt(0).all()
-    assert len(worth.unique()) == 3 or float(worth[3:].max()) > 0  # 21 of 60 are no more than few
+    assert float(worth[3:].max()) > 0  # 21 of 60 are no more than few
     many = words.repeat(4, 1)
     worth = lexical_worth(torch.tensor([1, 2]), many.flatten(), 4 * torch.arange(1, 241))
     assert sorted(worth.nonzero().flatten().tolist()) == [60 * i + j for i in range(4) for j in range(3)]

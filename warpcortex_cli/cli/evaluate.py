@@ -230,7 +230,10 @@ def recall(
     wordings: Annotated[
         str,
         typer.Option(
-            "--wordings", metavar="W,W", help="said, dropped, swapped (names misspelled); all.", show_default=False
+            "--wordings",
+            metavar="W,W",
+            help="said: as the note says it; dropped, swapped: letters of the names. All by default.",
+            show_default=False,
         ),
     ] = "",
     seed: SeedOption = 2033,

@@ -163,7 +163,10 @@ QuantizeOption = Annotated[
 ]
 CompileOption = Annotated[
     bool,
-    typer.Option("--compile", help="Compile the layers first: faster steps. Takes a C++ compiler and some seconds."),
+    typer.Option(
+        "--compile",
+        help="Compile the layers first: faster steps. Takes a C++ compiler, and half a minute the first time.",
+    ),
 ]
 SeedOption = Annotated[
     int,

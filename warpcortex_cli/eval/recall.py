@@ -380,7 +380,7 @@ def grids(results: Sequence[Result], budget: int) -> list[Grid]:
     depths = sorted({r.depth for r in results})
     methods = list(dict.fromkeys(r.method for r in results))
     heads = ("method", *(f"{d} tokens" for d in depths))
-    grids = []
+    out = []
     wordings = dict.fromkeys(r.wording for r in results)
     for wording in wordings if len(wordings) > 2 else [w for w in wordings if w]:
         of = {(r.method, r.depth): r for r in results if r.wording == wording}
@@ -388,8 +388,8 @@ def grids(results: Sequence[Result], budget: int) -> list[Grid]:
         how = {"": "all wordings", "said": "worded as the note"}.get(wording, f"misspelled, letters {wording}")
         right = tuple((m, *(share(of[m, d].recall, of[m, d].ci95) for d in depths)) for m in methods)
         found = tuple((m, *(f"{of[m, d].found:.0%}" for d in depths)) for m in methods)
-        grids += [
+        out += [
             Grid(f"{how}: right answers by depth of the fact, budget of {budget} tokens, n = {n}", heads, right),
             Grid(f"{how}: the fact was in the working set", heads, found),
         ]
-    return grids
+    return out

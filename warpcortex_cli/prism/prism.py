@@ -29,7 +29,7 @@ class Prism:
 
     Args:
         quantize: "none", or "int8" for weights in int8 on a CPU; it changes `model` itself.
-        compiled: its layers are compiled, which takes some seconds; it changes `model` itself.
+        compiled: its layers are compiled, which takes from seconds to a minute; it changes `model` itself.
 
     Attributes:
         model, tokenizer: as transformers loaded them; the model attends through this class from now on.

@@ -67,6 +67,15 @@ def test_half_of_the_bits_are_half_of_the_bits() -> None:
     assert (half == whole & np.uint64(0xFFFFFFFF)).all() and (whole != half).any()
 
 
+def test_other_bits_of_the_same_keys_find_the_same_block() -> None:
+    keys = [torch.randn(2, 40 * BLOCK, 64, generator=torch.Generator().manual_seed(i)) for i in range(3)]
+    text, none = Text(keys, [], {}), Fingerprints(3, 4, 2, 64)
+    same, other = made_of(none, text), made_of(none, text, other=True)
+    looked_for = [k[:, 9 * BLOCK : 9 * BLOCK + 2].repeat_interleave(2, 0) for k in keys]
+    assert (same.rows() != other.rows()).mean() > 0.9
+    assert same.scores(looked_for).argmax() == other.scores(looked_for).argmax() == 9
+
+
 def test_a_difference_is_of_the_same_questions() -> None:
     mean, half = difference([1, 1, 0, 1], [0, 1, 0, 0])
     assert mean == 0.5 and abs(half - 1.96 * 0.5 / 2) < 1e-9

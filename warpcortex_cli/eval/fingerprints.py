@@ -8,8 +8,8 @@ of it has it in either, those on a cost only in the plural; in `typo` letters of
 
 Methods beside those of the product: `live queries` are fingerprints not of a block's keys but of the queries of its own
 tokens, those that were live when it was written, in the same heads. `keys + live` adds what both find, of half the bits
-each or of all of them, which is twice the bytes. The last column is the difference to what the product does, by words
-and fingerprints or by these alone, over the same questions.
+each or of all of them, which is twice the bytes; `keys, twice` spends those on other bits of the same keys. The last
+column is the difference to what the product does, by words and fingerprints or by these alone, on the same questions.
 """
 
 from __future__ import annotations
@@ -189,10 +189,16 @@ def live_queries(text: Text) -> list[Tensor]:
     return [q.float().unflatten(0, (len(k), -1)).mean(1) for q, k in pairs]
 
 
-def made_of(none: Fingerprints, text: Text, live: bool = False, bits: int = BITS) -> Fingerprints:
-    """Fingerprints of all blocks, of keys or of live queries, in the heads of `none`, of so many bits."""
+def made_of(none: Fingerprints, text: Text, live: bool = False, bits: int = BITS, other: bool = False) -> Fingerprints:
+    """Fingerprints of all blocks, of keys or of live queries, in the heads of `none`, of so many bits.
+
+    `other`: bits of other directions than those of `none`.
+    """
     prints = copy.copy(none)
     prints._projection = none._projection.clone()
+    if other:
+        turn = np.linalg.qr(np.random.default_rng(0).standard_normal((len(prints._projection),) * 2))[0]
+        prints._projection = torch.from_numpy(turn).float() @ prints._projection
     prints._projection[:, bits:] = 0  # a sign that all have tells nothing
     if live:
         prints._key_mean = none._query_mean
@@ -202,10 +208,14 @@ def made_of(none: Fingerprints, text: Text, live: bool = False, bits: int = BITS
 
 @dataclass(frozen=True)
 class Kept:
-    """What is kept of a text: fingerprints of its keys, of its live queries, and of both with half the bits."""
+    """What is kept of a text: fingerprints of its keys, of its live queries, and of both with half the bits.
+
+    `more`: other bits of its keys.
+    """
 
     text: Text
     keys: Fingerprints
+    more: Fingerprints
     live: Fingerprints
     halves: tuple[Fingerprints, Fingerprints]
 
@@ -213,13 +223,14 @@ class Kept:
     def of(cls, none: Fingerprints, text: Text) -> Kept:
         """`none`: fingerprints that know their heads, none made yet."""
         halves = made_of(none, text, bits=BITS // 2), made_of(none, text, live=True, bits=BITS // 2)
-        return cls(text, made_of(none, text), made_of(none, text, live=True), halves)
+        return cls(text, made_of(none, text), made_of(none, text, other=True), made_of(none, text, live=True), halves)
 
 
 def methods(kept: Kept, question: Question, rng: np.random.Generator) -> dict[str, Scores]:
     """Scores of all blocks by each method."""
     text, prints, queries = kept.text, kept.keys, question.queries
     ours, words, live = prints.scores(queries), by_words(text, question.words), kept.live.scores(queries)
+    twice = ours + kept.more.scores(queries)
     exact, exact_live = (by_vectors(prints, text, v, queries) for v in (text.keys, live_queries(text)))
     return {
         "exact attention": exact,
@@ -231,8 +242,10 @@ def methods(kept: Kept, question: Question, rng: np.random.Generator) -> dict[st
         "live queries": live,
         "keys + live, half each": kept.halves[0].scores(queries) + kept.halves[1].scores(queries),
         "keys + live, twice": ours + live,
+        "keys, twice": twice,
         "words + live queries": weighed(words, live),
         "words + keys + live": weighed(words, ours + live),
+        "words + keys, twice": weighed(words, twice),
         "mean key": by_mean_key(prints, text, queries),
         "shuffled": rng.permutation(ours),
         "random": rng.random(text.blocks, np.float32),

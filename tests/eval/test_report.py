@@ -31,6 +31,7 @@ def test_the_report_holds_all_three_evaluations(
     for words in ("context of 256 tokens", "calibrated", "oracle", "irrelevant thoughts beside the right one"):
         assert words in text and words in printed
     assert "`warpcortex eval all --quick --seed 2026 -m pocket`" in text
+    assert "Seeds: synapse 2026, gate 2027, thoughts 2028." in text and "tuned with 5, 6, 77 and 78" in text
     assert (tmp_path / "out" / "accuracy.svg").read_text().lstrip().startswith("<?xml")
 
 

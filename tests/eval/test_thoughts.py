@@ -88,3 +88,4 @@ def test_the_command_prints_its_contract(capsys: pytest.CaptureFixture[str]) -> 
     assert not left.value.code and found["schema_version"] == 1
     assert [c["name"] for c in found["conditions"]] == list(CONDITIONS)
     assert {"accuracy", "ci95", "n", "seconds", "tokens"} <= set(found["conditions"][0])
+    assert all(isinstance(c["tokens"], int) and isinstance(c["accuracy"], float) for c in found["conditions"])

@@ -43,7 +43,7 @@ def calibrate(
     quantize: QuantizeOption = "none",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Measure a model's hidden states and the best threshold, and keep both for `chat` and `ask`."""
+    """Measure how thoughts that do not belong score with a model, and the best threshold; `chat` and `ask` use both."""
     from warpcortex_cli.eval.calibrate import calibrate as measure
 
     prism, settings = open_prism(model=model, profile=profile, device=device, dtype=dtype, quantize=quantize)

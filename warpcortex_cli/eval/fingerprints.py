@@ -5,11 +5,17 @@ the share of notes of which some block is among the best B, `whole` the share wh
 counts as much as the one before it (text goes on). Questions on a price name the thing in the singular where the note
 of it has it in either, those on a cost only in the plural; in `typo` letters of the name and the thing are swapped;
 `who-else` asks for notes that it shares no word with, and `then` for the same ones when the River has said the first.
+
+Methods beside those of the product: `live queries` are fingerprints not of a block's keys but of the queries of its own
+tokens, those that were live when it was written, in the same heads. `keys + live` adds what both find, of half the bits
+each or of all of them, which is twice the bytes; `keys, twice` spends those on other bits of the same keys. The last
+column is the difference to what the product does, by words and fingerprints or by these alone, on the same questions.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import random
 import re
 import time
@@ -26,7 +32,7 @@ from warpcortex_cli.engine.heads import calibrated, read
 from warpcortex_cli.engine.text import Words
 from warpcortex_cli.eval.misspelled import swapped
 from warpcortex_cli.eval.statistics import interval
-from warpcortex_cli.memory.fingerprints import Fingerprints
+from warpcortex_cli.memory.fingerprints import BITS, Fingerprints
 from warpcortex_cli.memory.store import BLOCK
 from warpcortex_cli.pocket import vocabulary, world
 from warpcortex_cli.pocket.vocabulary import Thing
@@ -55,13 +61,14 @@ Scores = NDArray[np.float32]
 class Text:
     """What was read: keys per layer [kv_heads, tokens, head_dim], unrotated; words [tokens]; where each note stands.
 
-    `block`: tokens in a block.
+    `block`: tokens in a block. `queries`: those that were live, per layer [heads, tokens, head_dim], unrotated.
     """
 
     keys: list[Tensor]
     words: list[int]
     notes: dict[Fact | Thing, range]
     block: int = BLOCK
+    queries: tuple[Tensor, ...] = ()
 
     @property
     def blocks(self) -> int:
@@ -93,7 +100,7 @@ def read_notes(prism: Prism, w: World, rng: random.Random) -> tuple[Text, list[i
         ids += tokens
     opening = [*prism.chat.opening(""), *prism.chat.user_open()]
     parts = [
-        read(prism, [*opening, *ids[max(0, start - _WINDOW) : start]], ids[start : start + _WINDOW])[0]
+        read(prism, [*opening, *ids[max(0, start - _WINDOW) : start]], ids[start : start + _WINDOW])
         for start in range(0, len(ids), _WINDOW)
     ]
     words = Words(prism)
@@ -104,8 +111,8 @@ def read_notes(prism: Prism, w: World, rng: random.Random) -> tuple[Text, list[i
     for thing, price in w.prices.items():
         lines = f"One {thing.one} costs {price} coins.", f"The price of one {thing.one}: {price} coins."
         notes[thing] = next(places[s] for s in lines if s in places)
-    keys = [torch.cat([p[layer] for p in parts], 1) for layer in range(prism.layers)]
-    return Text(keys, list(words.numbers), notes), [*opening, *ids[-_WINDOW:]]
+    keys, queries = ([torch.cat([p[side][i] for p in parts], 1) for i in range(prism.layers)] for side in (0, 1))
+    return Text(keys, list(words.numbers), notes, queries=tuple(queries)), [*opening, *ids[-_WINDOW:]]
 
 
 def ask(prism: Prism, w: World, text: Text, before: list[int], kind: str, rng: random.Random) -> Question | None:
@@ -155,11 +162,14 @@ def by_words(text: Text, words: Sequence[int]) -> Scores:
     return scores
 
 
-def by_keys(prints: Fingerprints, text: Text, queries: Sequence[Tensor]) -> Scores:
-    """The ceiling: exact products in the heads that the fingerprints watch, as focus sets are found."""
+def by_vectors(prints: Fingerprints, text: Text, vectors: Sequence[Tensor], queries: Sequence[Tensor]) -> Scores:
+    """The ceiling: exact products in the heads that the fingerprints watch, as focus sets are found.
+
+    `vectors`: of all tokens, the keys or what is tried in their place.
+    """
     ends = text.block * torch.arange(1, text.blocks + 1)
-    keys = [text.keys[layer][head, : text.blocks * text.block] for layer, head in prints.watches]
-    scores: Scores = prints.exact(keys, queries, ends).numpy()
+    watched = [vectors[layer][head, : text.blocks * text.block] for layer, head in prints.watches]
+    scores: Scores = prints.exact(watched, queries, ends).numpy()
     return scores
 
 
@@ -173,15 +183,70 @@ def by_mean_key(prints: Fingerprints, text: Text, queries: Sequence[Tensor]) -> 
     return total.numpy()
 
 
-def methods(prints: Fingerprints, text: Text, question: Question, rng: np.random.Generator) -> dict[str, Scores]:
+def live_queries(text: Text) -> list[Tensor]:
+    """Queries of the text's own tokens, of heads that share a KV head the mean: of the shape of `text.keys`."""
+    pairs = zip(text.queries, text.keys, strict=True)
+    return [q.float().unflatten(0, (len(k), -1)).mean(1) for q, k in pairs]
+
+
+def made_of(none: Fingerprints, text: Text, live: bool = False, bits: int = BITS, other: bool = False) -> Fingerprints:
+    """Fingerprints of all blocks, of keys or of live queries, in the heads of `none`, of so many bits.
+
+    `other`: bits of other directions than those of `none`.
+    """
+    prints = copy.copy(none)
+    prints._projection = none._projection.clone()
+    if other:
+        turn = np.linalg.qr(np.random.default_rng(0).standard_normal((len(prints._projection),) * 2))[0]
+        prints._projection = torch.from_numpy(turn).float() @ prints._projection
+    prints._projection[:, bits:] = 0  # a sign that all have tells nothing
+    if live:
+        prints._key_mean = none._query_mean
+    prints.extend(prints.of_blocks(live_queries(text) if live else text.keys, text.block))
+    return prints
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is kept of a text: fingerprints of its keys, of its live queries, and of both with half the bits.
+
+    `more`: other bits of its keys.
+    """
+
+    text: Text
+    keys: Fingerprints
+    more: Fingerprints
+    live: Fingerprints
+    halves: tuple[Fingerprints, Fingerprints]
+
+    @classmethod
+    def of(cls, none: Fingerprints, text: Text) -> Kept:
+        """`none`: fingerprints that know their heads, none made yet."""
+        halves = made_of(none, text, bits=BITS // 2), made_of(none, text, live=True, bits=BITS // 2)
+        return cls(text, made_of(none, text), made_of(none, text, other=True), made_of(none, text, live=True), halves)
+
+
+def methods(kept: Kept, question: Question, rng: np.random.Generator) -> dict[str, Scores]:
     """Scores of all blocks by each method."""
-    ours, words = prints.scores(question.queries), by_words(text, question.words)
+    text, prints, queries = kept.text, kept.keys, question.queries
+    ours, words, live = prints.scores(queries), by_words(text, question.words), kept.live.scores(queries)
+    twice = ours + kept.more.scores(queries)
+    exact, exact_live = (by_vectors(prints, text, v, queries) for v in (text.keys, live_queries(text)))
     return {
-        "exact attention": by_keys(prints, text, question.queries),
+        "exact attention": exact,
         "fingerprints": ours,
         "words": words,
         "words + fingerprints": weighed(words, ours),
-        "mean key": by_mean_key(prints, text, question.queries),
+        "exact live queries": exact_live,
+        "exact keys + live": exact + exact_live,
+        "live queries": live,
+        "keys + live, half each": kept.halves[0].scores(queries) + kept.halves[1].scores(queries),
+        "keys + live, twice": ours + live,
+        "keys, twice": twice,
+        "words + live queries": weighed(words, live),
+        "words + keys + live": weighed(words, ours + live),
+        "words + keys, twice": weighed(words, twice),
+        "mean key": by_mean_key(prints, text, queries),
         "shuffled": rng.permutation(ours),
         "random": rng.random(text.blocks, np.float32),
     }
@@ -194,6 +259,12 @@ def recall(scores: Scores, wanted: Sequence[set[int]], budget: int) -> tuple[flo
     onwards[1:] = np.maximum(scores[1:], np.nextafter(scores[:-1], np.float32(-1)))
     reaching = set(np.argsort(-onwards, kind="stable")[:budget].tolist())
     return fmean(bool(w & best) for w in wanted), fmean(w <= reaching for w in wanted)
+
+
+def difference(found: Sequence[float], base: Sequence[float]) -> tuple[float, float]:
+    """The mean of what one method found more than another of the same questions, and half of its 95 % interval."""
+    more = np.subtract(found, base)
+    return float(more.mean()), float(1.96 * more.std() / np.sqrt(len(more)))
 
 
 def scan_ms(blocks: int, width: int, runs: int = 9, block: int = BLOCK) -> float:
@@ -230,27 +301,35 @@ def main() -> None:
         text, before = read_notes(prism, w, rng)
         prints = calibrated(prism)
         began = time.perf_counter()
-        prints.extend(prints.of_blocks(text.keys, BLOCK))
+        prints.of_blocks(text.keys, BLOCK)
         blocks, indexing = blocks + text.blocks, indexing + time.perf_counter() - began
+        kept = Kept.of(prints, text)
         for kind in _ASKED:
             for _ in range(args.n * (number + 1) // args.texts - args.n * number // args.texts):
                 question = ask(prism, w, text, before, kind, rng)
                 if question is None:
                     continue
                 wanted = [text.blocks_of(tokens) for tokens in question.wanted]
-                for method, scores in methods(prints, text, question, shuffle).items():
+                for method, scores in methods(kept, question, shuffle).items():
                     for budget in budgets:
                         result = recall(scores, wanted, budget)
                         found.setdefault((method, budget, kind), []).append(result)
     print(f"heads (layer, KV head) {prints.watches}, {prints.bytes_per_block} bytes a block,", end=" ")
     print(f"{1000 * indexing / blocks:.3f} ms a block to make; {blocks // args.texts} blocks a text, seed {args.seed}")
-    print(f"{'found / whole':24} {'B':>3}", *(f"{kind:>9}" for kind in _ASKED), "      all, 95 % interval")
+    print(f"{'found / whole':24} {'B':>3}", *(f"{kind:>9}" for kind in _ASKED), "      all, 95 % interval  difference")
+
+    def all_of(method: str, budget: int) -> list[float]:
+        return [f for kind in _ASKED for f, _ in found.get((method, budget, kind), [])]
+
     for method, budget in dict.fromkeys((m, b) for m, b, _ in found):
         per_kind = [found.get((method, budget, kind), []) for kind in _ASKED]
         cells = [f"{fmean(f for f, _ in r):4.2f}/{fmean(w for _, w in r):4.2f}" if r else "-" for r in per_kind]
-        every = [f for results in per_kind for f, _ in results]
+        every = all_of(method, budget)
         low, high = interval(round(sum(every)), len(every))
-        print(f"{method:24} {budget:3}", *(f"{c:>9}" for c in cells), f"{fmean(every):9.3f} {low:.3f} to {high:.3f}")
+        product = "words + fingerprints" if method.startswith("words +") else "fingerprints"
+        more, half = difference(every, all_of(product, budget))
+        cells.append(f"{fmean(every):9.3f} {low:.3f} to {high:.3f} {more:+7.3f} ±{half:.3f}")
+        print(f"{method:24} {budget:3}", *(f"{c:>9}" for c in cells))
     for count in (10_000, 100_000):
         times = ", ".join(f"{width} queries {scan_ms(count, width):.1f} ms" for width in (8, 16, 32))
         print(f"search of {count} blocks on one core: {times}")

@@ -98,7 +98,7 @@ def thoughts_grids(results: Sequence[Condition | Crowd]) -> list[Grid]:
     grids = []
     if conditions:
         rows = tuple(
-            (c.name, share(c.accuracy, c.ci95), f"{c.seconds:.2f}", f"{c.tokens:.0f}", f"{c.perplexity:.2f}")
+            (c.name, share(c.accuracy, c.ci95), f"{c.seconds:.2f}", str(c.tokens), f"{c.perplexity:.2f}")
             for c in conditions
         )
         heads = ("condition", "right", "seconds", "tokens", "perplexity")

@@ -62,14 +62,17 @@ class Reply:
 
 @dataclass(frozen=True)
 class Condition:
-    """One line of the result. `resisted`: of wrong thoughts, those rejected or without effect on the answer."""
+    """One line of the result; `seconds` and `tokens` are means over the cases.
+
+    `resisted`: of wrong thoughts, those rejected or without effect on the answer.
+    """
 
     name: str
     accuracy: float
     ci95: tuple[float, float]
     n: int
     seconds: float
-    tokens: float
+    tokens: int
     perplexity: float
     resisted: float | None = None
 
@@ -282,7 +285,7 @@ def run(
             ci95=interval(s.right, n),
             n=n,
             seconds=s.seconds / n,
-            tokens=s.tokens / n,
+            tokens=round(s.tokens / n),
             perplexity=math.exp(s.nll / s.scored) if s.scored else math.nan,
             resisted=resisted / n if name == "wrong" else None,
         )

@@ -91,7 +91,8 @@ def main() -> None:
     torch.manual_seed(args.seed)
     found = measure(prism, args.tokens, args.grow, args.k, args.runs)
     if args.json:
-        print(json.dumps({"schema_version": 1, "model": prism.name, **vars(args), **found}))
+        asked = {k: v for k, v in vars(args).items() if k != "json"}
+        print(json.dumps({"schema_version": 1, "model": prism.name, **asked, **found}))
         return
     print(f"{prism.name}, {args.dtype}, {torch.get_num_threads()} threads, {args.k} of {args.tokens} tokens, seconds:")
     print(f"  first {found['first']:.2f}  all {found['all']:.2f}  focus {found['focus']:.3f}")

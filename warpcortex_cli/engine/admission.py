@@ -110,6 +110,11 @@ class Admission:
             )  # fmt: skip
         return self.synapse
 
+    def prepare(self, profile: Profile) -> None:
+        """Finds out which heads focus sets take, once for a model: seconds for a larger one, so not within a reply."""
+        if profile.synapse.focus and any(role.synapse for role in profile.roles):
+            calibrated(self.prism)
+
     def _focus(self, stream: Stream, prompt: list[int], river: River, synapse: Synapse, budget: int) -> list[int]:
         """Sentences that the task itself asks for: its prompt is read once over the River for its queries.
 

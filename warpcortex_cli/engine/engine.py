@@ -78,10 +78,14 @@ class Engine:
         self._injected_since_end = False
         self.profile = profile
         self.pacer = Pacer(profile.limits.river_share)
+        if streams:
+            self.admission.prepare(profile)
 
     def use(self, profile: Profile) -> None:
         """Changes the profile between turns; the conversation stays."""
         self.profile = profile
+        if self.spawning:
+            self.admission.prepare(profile)
         self.river.use(profile)
         self.gate.use(profile.gate)
         self.admission.forget()

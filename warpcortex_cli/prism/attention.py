@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -61,17 +62,17 @@ class _Forward:
         self.layers = 0
 
 
-_forwards: list[_Forward] = []  # the newest last
+_now: ContextVar[_Forward | None] = ContextVar("_now", default=None)  # of each thread its own
 
 
 @contextmanager
 def running(step: Step) -> Iterator[None]:
     """The model's forward in this context attends through `step`; its layers are counted as they come."""
-    _forwards.append(_Forward(step))
+    token = _now.set(_Forward(step))
     try:
         yield
     finally:
-        _forwards.pop()
+        _now.reset(token)
 
 
 _library = torch.library.Library("warpcortex", "FRAGMENT")
@@ -82,9 +83,9 @@ def _attend(
     query: Tensor, key: Tensor, value: Tensor, scaling: float, softcap: float | None, window: int | None
 ) -> Tensor:
     """The next layer of the forward that runs: as in `Layer`, to [T, heads, head_dim]."""
-    if not _forwards:
+    forward = _now.get()
+    if forward is None:
         raise RuntimeError("no step is running: these attention layers serve only Prism.forward")
-    forward = _forwards[-1]
     number, forward.layers = forward.layers, forward.layers + 1
     return forward.step.attend(Layer(number, query, key, value, scaling, softcap, window))
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from weakref import WeakKeyDictionary
+
+import pytest
+
 from tests.engine.conftest import make_profile
+from warpcortex_cli.engine import heads
 from warpcortex_cli.engine.router import Match
 from warpcortex_cli.engine.session import Session
 from warpcortex_cli.synapse.snapshot import Synapse
@@ -53,3 +58,11 @@ def test_what_was_taken_back_is_no_candidate(prism) -> None:
     second = taken(session)
     assert first.candidates is not None and second.candidates is not None
     assert second.candidates is not first.candidates and second.candidates.context == second.context
+
+
+def test_the_heads_of_focus_sets_are_found_before_anything_is_said(prism, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes seconds for a larger model, which would be missed in the middle of a reply."""
+    for focus, streams, found in ((0, True, False), (32, False, False), (32, True, True)):
+        monkeypatch.setattr(heads, "_known", WeakKeyDictionary())
+        Session(prism, make_profile(synapse={"landmarks": 8, "focus": focus}), streams=streams)
+        assert (prism in heads._known) == found

@@ -8,9 +8,12 @@ import pytest
 import torch
 from huggingface_hub import constants
 
+from warpcortex_cli.bench import shapes
 from warpcortex_cli.cli import output
+from warpcortex_cli.cli.app import main
 from warpcortex_cli.cli.output import choose, note, open_prism, print_json
-from warpcortex_cli.errors import ModelError, ProfileError, UsageError
+from warpcortex_cli.errors import ModelError, ProfileError, RunError, UsageError
+from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.source import LARGER_MODEL
 
 
@@ -92,3 +95,22 @@ def test_notes_and_json_are_harmless(capsys: pytest.CaptureFixture[str]) -> None
 def test_completion_of_profiles_and_devices() -> None:
     assert output._complete_profile("c") == ["council"]
     assert output._complete("auto", "cpu", "cuda")("c") == ["cpu", "cuda"]
+
+
+@pytest.mark.parametrize("command", [["chat"], ["ask", "Who?"], ["bench"], ["profile-vram"]], ids=" ".join)
+def test_layers_are_compiled_where_it_was_asked_for(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    def stopped(*args: object, compiled: object = None) -> None:
+        asked.append(args[-1] if compiled is None else compiled)
+        raise RunError("stopped here")
+
+    monkeypatch.setattr(Prism, "load", stopped)
+    monkeypatch.setattr(shapes, "random_prism", stopped)
+    models = [["-m", "pocket"]] + [["--random-weights", "SmolLM2-135M"]] * (command[0] in ("bench", "profile-vram"))
+    for model in models:
+        for option in ([], ["--compile"]):
+            with pytest.raises(SystemExit) as left:
+                main([*command, *model, *option])
+            assert left.value.code == 1
+    assert asked == [False, True] * len(models)

@@ -39,6 +39,7 @@ from warpcortex_cli.engine.session import NOTES_BREAK, Session
 from warpcortex_cli.eval import pocket
 from warpcortex_cli.eval.recall import KINDS, make_facts, unrotated
 from warpcortex_cli.eval.report import Grid
+from warpcortex_cli.eval.statistics import relative_error
 from warpcortex_cli.memory.formats import POLICIES, BlockFormat, pack_block, unpack_block
 from warpcortex_cli.memory.store import BLOCK
 from warpcortex_cli.pocket import world
@@ -249,11 +250,6 @@ def joined(parts: Sequence[Stored]) -> Stored:
     layers = range(len(parts[0].keys))
     keys = [torch.cat([p.keys[i] for p in parts], 1) for i in layers]
     return Stored(keys, [torch.cat([p.values[i] for p in parts], 1) for i in layers])
-
-
-def relative_error(found: Tensor, exact: Tensor) -> float:
-    """Length of the difference of [heads, n, d] over that of what is exact, the mean over heads."""
-    return float(((found - exact).norm(dim=(1, 2)) / exact.norm(dim=(1, 2))).mean())
 
 
 def attention(queries: Tensor, keys: Tensor, values: Tensor, scaling: float, dtype: torch.dtype) -> Tensor:

@@ -22,8 +22,7 @@ from torch.nn import functional as F
 
 from warpcortex_cli.bench.shapes import SHAPES, random_prism
 from warpcortex_cli.engine.sampling import chosen
-from warpcortex_cli.eval.depth import relative_error
-from warpcortex_cli.eval.statistics import interval
+from warpcortex_cli.eval.statistics import interval, relative_error
 from warpcortex_cli.memory.formats import POLICIES, Format, Policy, ladder, pack_block, uniform, unpack_block
 from warpcortex_cli.memory.segment import Segment
 from warpcortex_cli.memory.store import BLOCK

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
+from string import ascii_lowercase
 
 
 def swapped(word: str) -> str:
@@ -17,6 +19,15 @@ def dropped(word: str) -> str:
     """A word without the letter in its middle."""
     middle = len(word) // 2
     return word[:middle] + word[middle + 1 :]
+
+
+def mistyped(rng: random.Random, word: str, notes: str) -> str:
+    """A word with another letter in its second half; not one that the notes have."""
+    while True:
+        i = rng.randrange(len(word) // 2, len(word))
+        wrong = word[:i] + rng.choice(ascii_lowercase.replace(word[i], "")) + word[i + 1 :]
+        if wrong.lower() not in notes.lower():
+            return wrong
 
 
 WORDINGS: dict[str, Callable[[str], str]] = {"said": str, "dropped": dropped, "swapped": swapped}

@@ -1,8 +1,10 @@
-"""Intervals for shares and means."""
+"""Intervals of shares, and errors."""
 
 from __future__ import annotations
 
 import math
+
+from torch import Tensor
 
 
 def interval(right: float, n: int) -> tuple[float, float]:
@@ -13,3 +15,8 @@ def interval(right: float, n: int) -> tuple[float, float]:
     middle, spread = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     low, high = (middle - spread) / (1 + z * z / n), (middle + spread) / (1 + z * z / n)
     return max(0.0, low), min(1.0, high)  # rounding can leave the range by its last digit
+
+
+def relative_error(found: Tensor, exact: Tensor) -> float:
+    """Length of the difference of [heads, n, d] over that of what is exact, the mean over heads."""
+    return float(((found - exact).norm(dim=(1, 2)) / exact.norm(dim=(1, 2))).mean())

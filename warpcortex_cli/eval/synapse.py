@@ -12,7 +12,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from string import ascii_lowercase
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +23,7 @@ from warpcortex_cli.engine.sampling import Sampler
 from warpcortex_cli.engine.session import NOTES_BREAK, Session
 from warpcortex_cli.engine.stream import Stream
 from warpcortex_cli.eval.forced import Written, attention_error, stream_writes
+from warpcortex_cli.eval.misspelled import mistyped
 from warpcortex_cli.eval.rivals import Method
 from warpcortex_cli.eval.statistics import interval
 from warpcortex_cli.memory.segment import Readable
@@ -139,7 +139,7 @@ def _misspelled(rng: random.Random, fact: Fact, depth: int, lines: list[str]) ->
     pocket repeats the names as it was asked, so that how they are written is not judged.
     """
     notes = "\n".join(lines)
-    person, thing = (_typo(rng, word, notes) for word in (fact.person, fact.thing.many))
+    person, thing = (mistyped(rng, word, notes) for word in (fact.person, fact.thing.many))
     question, details = rng.choice(
         (
             (f"How many {thing} does {person} have?", f"{fact.count}"),
@@ -148,15 +148,6 @@ def _misspelled(rng: random.Random, fact: Fact, depth: int, lines: list[str]) ->
     )
     given = f"The {thing} of {person}:"
     return Case("misspelled", depth, notes, question, f"{given} {details}.", given)
-
-
-def _typo(rng: random.Random, word: str, notes: str) -> str:
-    """The word with another letter in its second half; not one that the notes have."""
-    while True:
-        i = rng.randrange(len(word) // 2, len(word))
-        wrong = word[:i] + rng.choice(ascii_lowercase.replace(word[i], "")) + word[i + 1 :]
-        if wrong.lower() not in notes.lower():
-            return wrong
 
 
 class Measured(NamedTuple):

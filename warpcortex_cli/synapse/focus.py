@@ -1,8 +1,7 @@
 """The focus set: sentences of the River that a Stream's own task asks for, by its words and its queries.
 
-Its queries are compared with keys in the few heads that find things again, those that fingerprints are made of. What
-all heads attend to says less: where no word was shared, the right one of 150 sentences never came first by that, and by
-these heads in 9 of 10 cases (pocket, misspelled names).
+Its queries are compared with keys in the few heads that find things again, those that fingerprints are made of: what
+all heads attend to says less where no word is shared.
 """
 
 from __future__ import annotations

@@ -176,16 +176,7 @@ def _layer_views(
     prism: Prism, view: TailView, queries: Sequence[Tensor] | Tensor | None, always: Tensor, k: int
 ) -> Iterator[LayerView]:
     for layer, keys in enumerate(geometry(prism, view)):
-        rotated, values = view.layer(layer)
-        yield LayerView(
-            keys=keys,
-            rotated=rotated,
-            values=values,
-            queries=None if queries is None else queries[layer],
-            always=always,
-            k=k,
-            scale=prism.scalings[layer],
-        )
+        yield _layer_view(prism, layer, keys, *view.layer(layer), queries, always, k)
 
 
 def _pool_views(
@@ -194,16 +185,22 @@ def _pool_views(
     """As `_layer_views`, of the tokens in `pool` [layers, kv_heads, P] alone."""
     for layer, chosen in enumerate(pool):
         rotated, values = (_of(part, chosen) for part in view.layer(layer))
-        keys = prism.rope.unrotated_layer(layer, rotated, view.positions[chosen]).float()
-        yield LayerView(
-            keys=keys - keys.mean(1, keepdim=True),
-            rotated=rotated,
-            values=values,
-            queries=None if queries is None else queries[layer],
-            always=always,
-            k=k,
-            scale=prism.scalings[layer],
-        )
+        keys = _centred(prism.rope.unrotated_layer(layer, rotated, view.positions[chosen]))
+        yield _layer_view(prism, layer, keys, rotated, values, queries, always, k)
+
+
+def _layer_view(
+    prism: Prism,
+    layer: int,
+    keys: Tensor,
+    rotated: Tensor,
+    values: Tensor,
+    queries: Sequence[Tensor] | Tensor | None,
+    always: Tensor,
+    k: int,
+) -> LayerView:
+    found = None if queries is None else queries[layer]
+    return LayerView(keys, rotated, values, found, always, k, prism.scalings[layer])
 
 
 def _of(tokens: Tensor, chosen: Tensor) -> Tensor:
@@ -216,5 +213,10 @@ def geometry(prism: Prism, view: TailView) -> Iterator[Tensor]:
     rotated = [view.layer(i)[0] for i in range(prism.layers)]
     plain = prism.rope.unrotated(rotated, view.positions)
     while plain:
-        keys = plain.pop(0).float()
-        yield keys - keys.mean(1, keepdim=True)
+        yield _centred(plain.pop(0))
+
+
+def _centred(keys: Tensor) -> Tensor:
+    """Keys [kv_heads, n, head_dim] in fp32 about the mean of each head."""
+    keys = keys.float()
+    return keys - keys.mean(1, keepdim=True)

@@ -1,6 +1,6 @@
-"""What int8 weights do to the output: `python -m warpcortex_cli.eval.quantized -m MODEL`.
+"""What weights in few bits do to the output: `python -m warpcortex_cli.eval.quantized -m MODEL`.
 
-Conversations of pocket's world, as a user would have them, are read by the model in its own type and in int8.
+Conversations of pocket's world, as a user would have them, are read by the model in its own type and quantized.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from warpcortex_cli.engine.sampling import chosen
 from warpcortex_cli.eval.forced import scores_of
 from warpcortex_cli.eval.pocket import QUESTIONS, make_case
 from warpcortex_cli.prism.prism import Prism
+from warpcortex_cli.prism.quantize import BITS
 from warpcortex_cli.prism.source import resolve_model
 
 
@@ -24,7 +25,7 @@ class Effect:
 
     tokens: int
     perplexity: float
-    perplexity_int8: float
+    perplexity_quantized: float
     greedy_agreement: float
     kl: float
 
@@ -37,19 +38,19 @@ def texts(n: int, seed: int) -> list[str]:
     return [f"{c.notes}\n\n{c.question}\n{c.value}" for c in cases]
 
 
-def effect(plain: Prism, int8: Prism, samples: list[str]) -> Effect:
+def effect(plain: Prism, quantized: Prism, samples: list[str]) -> Effect:
     """Both models over the same texts."""
-    nll, nll_int8, kl, same, tokens = 0.0, 0.0, 0.0, 0, 0
+    nll, nll_quantized, kl, same, tokens = 0.0, 0.0, 0.0, 0, 0
     for text in samples:
         ids = plain.encode(text)
-        a, b = scores_of(plain, ids), scores_of(int8, ids)
+        a, b = scores_of(plain, ids), scores_of(quantized, ids)
         nll -= float(chosen(a[:-1], ids[1:]).sum())
-        nll_int8 -= float(chosen(b[:-1], ids[1:]).sum())
+        nll_quantized -= float(chosen(b[:-1], ids[1:]).sum())
         kl += float((a.exp() * (a - b)).sum())
         same += int((a.argmax(1) == b.argmax(1)).sum())
         tokens += len(ids)
     predicted = tokens - len(samples)
-    return Effect(tokens, math.exp(nll / predicted), math.exp(nll_int8 / predicted), same / tokens, kl / tokens)
+    return Effect(tokens, math.exp(nll / predicted), math.exp(nll_quantized / predicted), same / tokens, kl / tokens)
 
 
 def main() -> None:
@@ -60,14 +61,17 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     source = resolve_model(args.model, "auto")
-    found = effect(Prism.load(source, "cpu"), Prism.load(source, "cpu", quantize="int8"), texts(args.n, args.seed))
+    plain, samples = Prism.load(source, "cpu"), texts(args.n, args.seed)
+    found = {kind: effect(plain, Prism.load(source, "cpu", quantize=kind), samples) for kind in BITS}
     if args.json:
-        print(json.dumps({"schema_version": 1, "model": args.model, "seed": args.seed, **vars(found)}))
+        kinds = {kind: vars(effect) for kind, effect in found.items()}
+        print(json.dumps({"schema_version": 1, "model": args.model, "seed": args.seed, "kinds": kinds}))
         return
-    print(f"{args.model}, {found.tokens} tokens, seed {args.seed}")
-    print(f"perplexity        {found.perplexity:.3f}, in int8 {found.perplexity_int8:.3f}")
-    print(f"greedy agreement  {found.greedy_agreement:.2%}")
-    print(f"KL                {found.kl:.5f} nats a token")
+    first = next(iter(found.values()))
+    print(f"{args.model}, {first.tokens} tokens, seed {args.seed}; perplexity as it is {first.perplexity:.3f}\n")
+    print("| weights | perplexity | greedy agreement | KL, nats a token |\n|---|---|---|---|")
+    for kind, e in found.items():
+        print(f"| {kind} | {e.perplexity_quantized:.3f} | {e.greedy_agreement:.2%} | {e.kl:.5f} |")
 
 
 if __name__ == "__main__":

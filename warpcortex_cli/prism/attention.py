@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from warpcortex_cli.memory.room import Room
+from warpcortex_cli.prism.native import Decode
 from warpcortex_cli.prism.rows import Row
 
 NAME = "warpcortex"
@@ -129,6 +130,11 @@ AttentionInterface.register(NAME, attention)
 class PackedStep:
     """One forward: its rows in packed order, and where their keys, values and queries go.
 
+    Args:
+        rows: as the caller has them.
+        device: of keys and values.
+        native: rows of one token attend by the kernels for a CPU, where these serve them.
+
     Attributes:
         rows: the rows, in the order of the packed tokens.
         order: for each packed row, its index among the rows that were given.
@@ -137,7 +143,7 @@ class PackedStep:
         ValueError: a tail is full, or two rows write to the same one.
     """
 
-    def __init__(self, rows: Sequence[Row], device: torch.device) -> None:
+    def __init__(self, rows: Sequence[Row], device: torch.device, native: bool = False) -> None:
         if len({id(row.tail) for row in rows}) < len(rows):
             raise ValueError("two rows of a step write to the same tail")
         members: dict[tuple[object, ...], list[int]] = {}
@@ -148,7 +154,7 @@ class PackedStep:
         start = 0
         for indices in members.values():
             indices.sort(key=lambda i: rows[i].tail.slot)
-            group = _Group([rows[i] for i in indices], start, device)
+            group = _Group([rows[i] for i in indices], start, device, native)
             self.order += indices
             self.groups.append(group)
             start += group.size
@@ -181,7 +187,7 @@ class PackedStep:
 class _Group:
     """N rows of n tokens each that live in one slab and read the same segments."""
 
-    def __init__(self, rows: list[Row], start: int, device: torch.device) -> None:
+    def __init__(self, rows: list[Row], start: int, device: torch.device, native: bool) -> None:
         self.rows, self.n = len(rows), len(rows[0].tokens)
         self.start, self.size = start, self.rows * self.n
         for row in rows:
@@ -203,6 +209,10 @@ class _Group:
         self._pick = None if self._gather or self.high - self.low == self.rows else self._slots - self.low
         self._blocked: dict[int | None, Tensor | None] = {}
         self._write(self.slab.positions, self._at)
+        self._native: Decode | None = None
+        plain = type(self.slab.keys[0]) is Room and Decode.serves(self.slab.layout.dtype, self.slab.layout.head_dim)
+        if native and plain and self.n == 1:
+            self._native = Decode(self._slots, self._ends[:, 0])
 
     # -- the tails -------------------------------------------------------------------------------------------
 
@@ -244,8 +254,7 @@ class _Group:
 
         It covers the last keys: those of the tail, and of the reads only where a window cuts them.
         """
-        if window is not None and self.newest < window:
-            window = None  # positions are not negative: nothing has left the window yet
+        window = window if self._cut(window) else None
         per_head = window is not None and any(r.positions.dim() == 3 for r in self.reads)
         if window in self._blocked and not per_head:
             return self._blocked[window]
@@ -265,6 +274,10 @@ class _Group:
             self._blocked[window] = blocked
         return blocked
 
+    def _cut(self, window: int | None) -> bool:
+        """Whether a window hides anything yet: positions are not negative."""
+        return window is not None and self.newest >= window
+
     @staticmethod
     def _read_positions(positions: Tensor, layer: int) -> Tensor:
         """[1 or kv_heads, 1, 1, 1, tokens]"""
@@ -276,9 +289,13 @@ class _Group:
     def attend(self, layer: Layer) -> Tensor:
         """Writes the new keys and values behind the tails and attends -> [N * n, heads, d]."""
         mine = slice(self.start, self.start + self.size)
+        rooms = self.slab.keys[layer.number], self.slab.values[layer.number]
+        if self._native and layer.softcap is None and not self._cut(layer.window):
+            newest = layer.query[:, mine], layer.key[:, mine], layer.value[:, mine]
+            reads = [r.layer(layer.number) for r in self.reads]
+            return self._native.attend(newest, reads, (rooms[0].data, rooms[1].data), layer.scaling)
         heads, kv_heads, d = layer.query.shape[0], layer.key.shape[0], layer.query.shape[-1]
         q = layer.query[:, mine].reshape(kv_heads, heads // kv_heads, self.rows, self.n, d)
-        rooms = self.slab.keys[layer.number], self.slab.values[layer.number]
         for room, new in zip(rooms, (layer.key, layer.value), strict=True):
             self._write(room, new[:, mine].transpose(0, 1).reshape(self.rows, self.n, kv_heads, d))
         parts = [r.layer(layer.number) for r in self.reads]

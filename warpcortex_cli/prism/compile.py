@@ -6,18 +6,12 @@ compiled, once for a single token and once for any other number.
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable
 
 import torch
 
 from warpcortex_cli.errors import ModelError, RunError
-
-
-def compiler() -> str:
-    """The C++ compiler that torch calls, and no other one where this is missing."""
-    return os.environ.get("CXX", {"win32": "cl", "darwin": "clang++"}.get(sys.platform, "g++"))
+from warpcortex_cli.prism.native import compiler
 
 
 def compile_layers(decoder: torch.nn.Module, name: str) -> None:

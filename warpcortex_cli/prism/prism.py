@@ -11,12 +11,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from warpcortex_cli.memory.room import Stored
 from warpcortex_cli.memory.tail import FIRST_CAPACITY, SLOTS, Slab, Tail, TailPool
-from warpcortex_cli.prism import attention
+from warpcortex_cli.prism import attention, native
 from warpcortex_cli.prism.chat_format import ChatFormat, encode
 from warpcortex_cli.prism.compile import compile_layers, warm_up
 from warpcortex_cli.prism.largest import largest
 from warpcortex_cli.prism.load import load_prism_parts
-from warpcortex_cli.prism.quantize import quantize_int8
+from warpcortex_cli.prism.quantize import quantize as quantized
 from warpcortex_cli.prism.rows import Row, RowResult
 from warpcortex_cli.prism.source import ModelSource
 from warpcortex_cli.prism.support import check_config, max_context, refuse, try_out
@@ -28,7 +28,7 @@ class Prism:
     """A model, its tokenizer, and one packed forward for rows of any kind.
 
     Args:
-        quantize: "none", or "int8" for weights in int8 on a CPU; it changes `model` itself.
+        quantize: "none", or "int8" or "int4" for weights in so many bits on a CPU; it changes `model` itself.
         compiled: its layers are compiled, which takes from seconds to a minute; it changes `model` itself.
 
     Attributes:
@@ -62,8 +62,8 @@ class Prism:
         if not model._can_set_attn_implementation() or decoder is None or decoder is model:
             raise refuse(name, "its attention cannot be exchanged through transformers' attention interface")
         model.eval().requires_grad_(False)
-        if quantize == "int8":
-            quantize_int8(model)
+        if quantize != "none":
+            quantized(model, quantize)
         model.set_attn_implementation(attention.NAME)
         self.model: Any = model
         self.tokenizer: Any = tokenizer
@@ -82,6 +82,7 @@ class Prism:
         self.chat = ChatFormat(tokenizer)
         self.eos_ids = self._end_tokens()
         self._states: list[Tensor] = []
+        self._native = self.device.type == "cpu" and (compiled or quantize != "none") and native.usable()
         # The model's own forward runs the head, so that its caps and scales apply; this keeps its input.
         decoder.register_forward_hook(lambda _module, _args, out: self._states.append(out[0]))
         if compiled:
@@ -130,7 +131,7 @@ class Prism:
                 raise ValueError(
                     f"position {row.positions[-1]} is beyond the model's context of {self.max_context} tokens"
                 )
-        step = attention.PackedStep(rows, self.device)
+        step = attention.PackedStep(rows, self.device, self._native)
         tokens = torch.tensor([t for r in step.rows for t in r.tokens], device=self.device)
         positions = torch.tensor([p for r in step.rows for p in r.positions], device=self.device)
         wanted = _wanted(step.rows)
@@ -179,8 +180,7 @@ class Prism:
     @property
     def parameter_bytes(self) -> int:
         """Bytes of all weights; tied ones count once."""
-        # Packed weights have no address, and no other view of them.
-        return sum({id(t) if t.is_mkldnn else t.data_ptr(): t.nbytes for t in self.model.parameters()}.values())
+        return sum({t.data_ptr(): t.nbytes for t in self.model.parameters()}.values())
 
     def _end_tokens(self) -> set[int]:
         generation = getattr(self.model, "generation_config", None)

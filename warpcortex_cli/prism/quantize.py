@@ -1,129 +1,80 @@
-"""Weights in int8 for the CPU: a quarter of fp32's bytes to read, which is what decoding waits for.
+"""Weights in 8 or 4 bits for the CPU: decoding waits for their bytes to be read.
 
-Weights carry a scale for each output channel, activations one for each token, found anew in every step (as in
-LLM.int8(), arXiv 2208.07339, without its outlier columns). A token's result therefore depends on no other row.
+With 8 bits, each output has a scale of its own; with 4 bits, each 32 inputs of an output, and the embedding and the
+head stay at 8. Activations are rounded to int8, one scale for each token, found anew in every step (as in LLM.int8(),
+arXiv 2208.07339, without its outlier columns). A token's result therefore depends on no other row.
+
+Products are computed by the kernels of `native`. Where there is no compiler for these, torch does it, slower, and for
+8 bits only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import count
-from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from warpcortex_cli.errors import ModelError
+from warpcortex_cli.prism import native
 
+BITS = {"int8": 8, "int4": 4}
 _LEVELS = 127
 _TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # given the same input, in this order
-_ZERO = 128  # activations are unsigned, as the instructions for packed weights want one side
 
 
-def _quantized(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """[rows, columns] -> int8 of the same shape, and the scale of each row, fp32 [rows]."""
-    scale = weight.detach().float().abs().amax(1).clamp_min_(1e-12) / _LEVELS
-    rows = [(part.float() / s[:, None]).round_().to(torch.int8) for part, s in _in_parts(weight.detach(), scale)]
-    return torch.cat(rows), scale
+class Packed(nn.Module):
+    """Linear layers over packed weights, computed as one; takes and gives the type of its input.
 
+    Args:
+        weight: as `native.pack` gives it.
+        bias: of all outputs, or None.
+        bits: 4 or 8.
+        sizes: outputs of each layer.
+    """
 
-def _in_parts(weight: Tensor, scale: Tensor, rows: int = 16384) -> list[tuple[Tensor, Tensor]]:
-    """Few rows at once: a whole vocabulary in fp32 would double the memory."""
-    return list(zip(weight.split(rows), scale.split(rows), strict=True))
-
-
-def _activations(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Tokens [..., in] -> uint8 [tokens, in] with zero at 128, and the scale of each token, fp32 [tokens, 1]."""
-    rows = x.reshape(-1, x.shape[-1]).float()
-    scale = rows.abs().amax(1, True).div_(_LEVELS).clamp_min_(1e-12)
-    # To int8 and then its sign bit turned over: torch converts to uint8 much slower.
-    signed = (rows / scale).round_().to(torch.int8)
-    return signed.bitwise_xor_(-_ZERO).view(torch.uint8), scale
-
-
-def packs() -> bool:
-    """Whether this CPU multiplies packed int8 weights exactly: without VNNI the products of pairs may overflow."""
-    return bool(torch.backends.mkldnn.is_available() and torch.cpu._is_vnni_supported())
-
-
-class Int8Weight(nn.Module):
-    """int8 [out, in] as it was quantized, multiplied by `torch._int_mm`: for a CPU that does not pack."""
-
-    def __init__(self, values: Tensor, scale: Tensor) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, bits: int, sizes: Sequence[int]) -> None:
         super().__init__()
-        self.values = nn.Parameter(values, requires_grad=False)
-        self.scale = nn.Parameter(scale, requires_grad=False)
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        self.bits = bits
+        self.sizes = list(sizes)
+        self._outputs = sum(sizes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """uint8 [tokens, in], zero at 128 -> fp32 [tokens, out], the tokens' scales not applied."""
-        signed = x.view(torch.int8).bitwise_xor(-_ZERO)
-        return torch._int_mm(signed, self.values.t()).float().mul_(self.scale)
+        rows = x.reshape(-1, x.shape[-1]).float()
+        # A compiler cannot look into the kernels; outside of it, the way through torch's dispatcher is left out.
+        multiply = torch.ops.warpcortex.multiply if torch.compiler.is_compiling() else native.multiply
+        out: Tensor = multiply(rows, self.weight, self.bias, self.bits, self._outputs)
+        return out.to(x.dtype).view(*x.shape[:-1], self._outputs)
 
 
-class PackedWeight(nn.Module):
-    """The same in the blocks that oneDNN multiplies in: much faster for many rows (`bench` shows it)."""
-
-    def __init__(self, values: Tensor, scale: Tensor) -> None:
-        super().__init__()
-        self.values = nn.Parameter(torch.ops.onednn.qlinear_prepack(values, None), requires_grad=False)
-        self.scale = nn.Parameter(scale, requires_grad=False)
-        self._zeros = torch.zeros(len(scale), dtype=torch.int32)
-        number = next(_numbers)
-        self.register_buffer("number", torch.tensor(number), persistent=False)
-        _packed[number] = self
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not torch.compiler.is_compiling():
-            return self.multiply(x)
-        out: Tensor = torch.ops.warpcortex.multiply(x, self.scale, self.number)
-        return out
-
-    def multiply(self, x: Tensor) -> Tensor:
-        """uint8 [tokens, in], zero at 128 -> fp32 [tokens, out], the tokens' scales not applied."""
-        out: Tensor = torch.ops.onednn.qlinear_pointwise(
-            x, 1.0, _ZERO, self.values, self.scale, self._zeros, None, 1.0, 0, torch.float32, "none", [], ""
-        )
-        return out
-
-
-# A compiler cannot look into packed weights, so they are multiplied by an operator that finds them by number; and the
-# number is a tensor, or code would be compiled for each of them.
-_packed: WeakValueDictionary[int, PackedWeight] = WeakValueDictionary()
-_numbers = count()
 _library = torch.library.Library("warpcortex", "FRAGMENT")
-_library.define("multiply(Tensor x, Tensor scale, Tensor number) -> Tensor")
-_library.impl("multiply", lambda x, _scale, number: _packed[int(number)].multiply(x), "CPU")
+_library.define("multiply(Tensor x, Tensor packed, Tensor? bias, int bits, int outputs) -> Tensor")
+_library.impl("multiply", native.multiply, "CPU")
 
 
 @torch.library.register_fake("warpcortex::multiply")
-def _multiplied(x: Tensor, scale: Tensor, number: Tensor) -> Tensor:
-    return x.new_empty(x.shape[0], scale.shape[0], dtype=torch.float32)
+def _multiplied(x: Tensor, packed: Tensor, bias: Tensor | None, bits: int, outputs: int) -> Tensor:
+    return x.new_empty(x.shape[0], outputs)
 
 
-class Int8Linear(nn.Module):
-    """Linear layers over int8 weights, computed as one; takes and gives the type of its input.
+class Plain(nn.Module):
+    """The same over int8 weights [outputs, inputs] and the scale of each output, fp32 [outputs], by torch."""
 
-    Args:
-        linears: those that are always given the same input, in the order in which they are.
-    """
-
-    def __init__(self, linears: Sequence[nn.Linear], quantized: tuple[Tensor, Tensor] | None = None) -> None:
+    def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None, sizes: Sequence[int]) -> None:
         super().__init__()
-        weights = [_quantized(linear.weight) for linear in linears] if quantized is None else [quantized]
-        self.weight = _weight(torch.cat([v for v, _ in weights]), torch.cat([s for _, s in weights]))
-        self.sizes = [linear.out_features for linear in linears]
-        self.bias = None
-        if any(linear.bias is not None for linear in linears):
-            biases = [
-                torch.zeros(n) if lin.bias is None else lin.bias for n, lin in zip(self.sizes, linears, strict=True)
-            ]
-            self.bias = nn.Parameter(torch.cat([b.detach().float() for b in biases]), requires_grad=False)
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.scale = nn.Parameter(scale, requires_grad=False)
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        self.sizes = list(sizes)
 
     def forward(self, x: Tensor) -> Tensor:
-        values, scale = _activations(x)
-        out = self.weight(values)
-        out.mul_(scale)
+        rows = x.reshape(-1, x.shape[-1]).float()
+        scale = rows.abs().amax(1, True).div_(_LEVELS).clamp_min_(1e-12)
+        out = torch._int_mm((rows / scale).round_().to(torch.int8), self.weight.t()).float()
+        out.mul_(self.scale).mul_(scale)
         if self.bias is not None:
             out += self.bias
         return out.to(x.dtype).view(*x.shape[:-1], out.shape[1])
@@ -135,9 +86,9 @@ class Joint(nn.Module):
     Nothing in a forward changes that tensor in place. What was computed is kept until the last one has taken its part.
     """
 
-    def __init__(self, linears: Sequence[nn.Linear]) -> None:
+    def __init__(self, linear: Packed | Plain) -> None:
         super().__init__()
-        self.linear = Int8Linear(linears)
+        self.linear = linear
         self._of: Tensor | None = None
         self._parts: Sequence[Tensor] = ()
 
@@ -164,59 +115,94 @@ class Share(nn.Module):
         return self.joint.part(self._number, x)
 
 
-def _weight(values: Tensor, scale: Tensor) -> Int8Weight | PackedWeight:
-    return PackedWeight(values, scale) if packs() else Int8Weight(values, scale)
+class Embedding(nn.Module):
+    """Rows of 8-bit weights, which a tied head shares; keeps what the model's own embedding does.
 
-
-class Int8Embedding(nn.Module):
-    """Rows of int8 weights; keeps what the model's own one does.
-
-    A tied head shares them, unless it packs its own: rows cannot be read out of packed blocks.
+    Args:
+        table: the weights as a linear layer has them.
+        own: the model's embedding.
+        dtype: of what comes out.
     """
 
-    def __init__(self, values: Tensor, scale: Tensor, dtype: torch.dtype, own: nn.Embedding) -> None:
+    def __init__(self, table: Packed | Plain, own: nn.Embedding, dtype: torch.dtype) -> None:
         super().__init__()
-        self.weight = nn.Parameter(values, requires_grad=False)
-        self.scale = nn.Parameter(scale, requires_grad=False)
+        self.table = table
+        self.weight = table.weight  # where transformers looks for its device
         self._dtype = dtype
         self._factor = getattr(own, "embed_scale", None)  # of Gemma
-        self.num_embeddings, self.embedding_dim = values.shape
+        self.num_embeddings, self.embedding_dim = own.num_embeddings, own.embedding_dim
 
     def forward(self, ids: Tensor) -> Tensor:
-        rows = (self.weight[ids].float() * self.scale[ids][..., None]).to(self._dtype)
+        rows = self._rows(ids.reshape(-1)).to(self._dtype).view(*ids.shape, self.embedding_dim)
         return rows if self._factor is None else rows * self._factor.to(rows.dtype)
 
+    def _rows(self, ids: Tensor) -> Tensor:
+        """fp32 [len(ids), embedding_dim]"""
+        if isinstance(self.table, Packed):
+            return native.unpack(self.table.weight, self.table.bits, ids, self.embedding_dim)
+        return self.table.weight[ids].float() * self.table.scale[ids][:, None]
 
-def quantize_int8(model: PreTrainedModel) -> None:
+
+def joined(linears: Sequence[nn.Linear | nn.Embedding], bits: int) -> Packed | Plain:
+    """Quantizes layers that are given the same input, in this order."""
+    sizes = [len(linear.weight) for linear in linears]
+    given = [getattr(linear, "bias", None) for linear in linears]
+    bias = None
+    if any(b is not None for b in given):
+        parts = [torch.zeros(n) if b is None else b.detach().float() for n, b in zip(sizes, given, strict=True)]
+        bias = torch.cat(parts)
+    if bits == 4 or native.usable():
+        weight = linears[0].weight if len(linears) == 1 else torch.cat([linear.weight for linear in linears])
+        return Packed(native.pack(weight, bits), bias, bits, sizes)
+    quantized = [_quantized(linear.weight) for linear in linears]
+    return Plain(torch.cat([v for v, _ in quantized]), torch.cat([s for _, s in quantized]), bias, sizes)
+
+
+def _quantized(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """[rows, columns] -> int8 of the same shape, and the scale of each row, fp32 [rows]."""
+    scale = weight.detach().float().abs().amax(1).clamp_min_(1e-12) / _LEVELS
+    # Few rows at once: a whole vocabulary in fp32 would double the memory.
+    pairs = zip(weight.detach().split(native.ROWS), scale.split(native.ROWS), strict=True)
+    return torch.cat([(part.float() / s[:, None]).round_().to(torch.int8) for part, s in pairs]), scale
+
+
+def quantize(model: PreTrainedModel, kind: str) -> None:
     """Replaces every linear layer and the embedding, one at a time, so that little is held twice.
+
+    Args:
+        model: on the CPU.
+        kind: "int8" or "int4".
 
     Raises:
         ModelError: the model is not on the CPU.
+        RunError: "int4", and the kernels cannot be compiled here.
     """
     if model.device.type != "cpu":
         raise ModelError(
-            f"--quantize int8 is made for the CPU, and the model is on {model.device}.",
+            f"--quantize {kind} is made for the CPU, and the model is on {model.device}.",
             "Add --device cpu, or leave --quantize out.",
         )
     dtype = model.dtype
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     tied = head is not None and head.weight is embedding.weight
     if type(embedding).__name__.endswith("Embedding") and isinstance(embedding, nn.Embedding):
-        pair = _quantized(embedding.weight)
-        model.set_input_embeddings(Int8Embedding(*pair, dtype, embedding))
+        table = joined([embedding], 8)
+        model.set_input_embeddings(Embedding(table, embedding, dtype))
         if tied:
-            model.set_output_embeddings(Int8Linear([head], pair))
+            model.set_output_embeddings(table)
+    if type(head) is nn.Linear and model.get_output_embeddings() is head:
+        model.set_output_embeddings(joined([head], 8))
     for parent in list(model.modules()):
-        _exchange(parent)
+        _exchange(parent, BITS[kind])
 
 
-def _exchange(parent: nn.Module) -> None:
+def _exchange(parent: nn.Module, bits: int) -> None:
     """Replaces the linear layers that `parent` holds itself."""
     linears = {name: child for name, child in parent.named_children() if type(child) is nn.Linear}
     for names in _TOGETHER:
         if all(name in linears for name in names):
-            joint = Joint([linears.pop(name) for name in names])
+            joint = Joint(joined([linears.pop(name) for name in names], bits))
             for number, name in enumerate(names):
                 setattr(parent, name, Share(joint, number))
     for name, linear in linears.items():
-        setattr(parent, name, Int8Linear([linear]))
+        setattr(parent, name, joined([linear], bits))

@@ -1,0 +1,171 @@
+"""The kernels for a CPU give what plain arithmetic gives, for every kind of CPU that they are compiled for."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from warpcortex_cli.errors import RunError
+from warpcortex_cli.memory.segment import KVLayout, Segment
+from warpcortex_cli.memory.tail import TailPool
+from warpcortex_cli.prism import native
+from warpcortex_cli.prism.attention import Layer, PackedStep
+from warpcortex_cli.prism.rows import Row
+
+pytestmark = pytest.mark.skipif(not native.usable(), reason="there is no C++ compiler")
+LIKE = {"this one": (), "AVX2": ("-mavx2", "-mfma"), "any": ()}
+
+
+@pytest.fixture(params=list(LIKE))
+def cpu(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> str:
+    """The kernels as they are on another kind of CPU."""
+    kind: str = request.param
+    if kind != "this one":
+        if platform.machine() != "x86_64":
+            pytest.skip("these flags are of another CPU")
+        path = tmp_path_factory.getbasetemp() / f"{kind}.so"
+        if not path.exists():
+            native.build(path, LIKE[kind] or ("-mno-avx",))
+        library: Any = native.opened(path)
+        monkeypatch.setattr(native, "kernels", lambda: library)
+    return kind
+
+
+@pytest.mark.parametrize(("bits", "error"), [(4, 0.09), (8, 0.01)])
+@pytest.mark.parametrize(("outputs", "inputs"), [(1, 1), (37, 100), (48, 2080)])
+def test_packed_weights_are_near_the_weights(cpu: str, bits: int, error: float, outputs: int, inputs: int) -> None:
+    weight = torch.randn(outputs, inputs, generator=torch.Generator().manual_seed(1))
+    packed = native.pack(weight, bits)
+    assert packed.nbytes < weight.nbytes * bits / 32 * 1.2 or outputs * inputs < 10_000  # edges are filled up
+    rows = torch.tensor([outputs - 1, 0, outputs // 2])
+    found = native.unpack(packed, bits, rows, inputs)
+    assert (found - weight[rows]).norm() < error * weight[rows].norm()
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("tokens", [0, 1, 5, 13, 40])
+@pytest.mark.parametrize(("outputs", "inputs"), [(37, 100), (16, 1500)])
+def test_products_are_those_of_the_rounded_weights(cpu: str, bits: int, tokens: int, outputs: int, inputs: int) -> None:
+    make = torch.Generator().manual_seed(tokens)
+    packed = native.pack(torch.randn(outputs, inputs, generator=make), bits)
+    x, bias = torch.randn(tokens, inputs, generator=make), torch.randn(outputs, generator=make)
+    scale = x.abs().amax(1, True) / 127 if tokens else x[:, :1]
+    rounded = (x / scale).round() * scale
+    wanted = rounded @ native.unpack(packed, bits, torch.arange(outputs), inputs).T
+    torch.testing.assert_close(native.multiply(x, packed, bias, bits, outputs), wanted + bias, atol=2e-3, rtol=1e-4)
+    torch.testing.assert_close(native.multiply(x, packed, None, bits, outputs), wanted, atol=2e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_no_token_touches_another(cpu: str, bits: int) -> None:
+    """Not the loudest one, and not one that is not finite; which is seen in all that it gives."""
+    torch.manual_seed(4)
+    packed, x = native.pack(torch.randn(20, 64), bits), torch.randn(15, 64)
+    alone = [native.multiply(row[None], packed, None, bits, 20)[0] for row in x]
+    x[3] *= 1e6
+    x[7, 5], x[8, 9] = float("nan"), float("-inf")
+    beside = native.multiply(x, packed, None, bits, 20)
+    assert beside[[7, 8]].isnan().all()
+    for row in set(range(15)) - {3, 7, 8}:
+        assert torch.equal(beside[row], alone[row])
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_weights_of_nothing_give_nothing(bits: int) -> None:
+    packed = native.pack(torch.zeros(18, 40), bits)
+    assert torch.equal(native.multiply(torch.randn(3, 40), packed, None, bits, 18), torch.zeros(3, 18))
+    assert torch.equal(native.multiply(torch.zeros(3, 40), packed, torch.ones(18), bits, 18), torch.ones(3, 18))
+
+
+def step(
+    rows: int, heads: tuple[int, int], d: int, tails: list[int], parts: list[int], dtype: torch.dtype, native: bool
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """What a step of one token a row gives in each of two layers, and what is in its tails after it."""
+    torch.manual_seed(rows)
+    kv_heads, heads_of_each = heads
+    layout = KVLayout(2, kv_heads, d, dtype, torch.device("cpu"))
+    pool = TailPool(layout, 80, rows + 2)
+    taken = [pool.take() for _ in range(rows + 1)]
+    del taken[rows // 2]  # a hole
+    reads = tuple(
+        Segment(
+            tuple(torch.randn(kv_heads, n, d).to(dtype) for _ in range(2)),
+            tuple(torch.randn(kv_heads, n, d).to(dtype) for _ in range(2)),
+            torch.arange(n),
+        )
+        for n in parts
+    )
+    for tail, length in zip(taken, tails, strict=True):
+        some = [torch.randn(kv_heads, length, d).to(dtype) for _ in range(4)]
+        tail.append(some[:2], some[2:], torch.arange(length))
+    packed = PackedStep([Row([1], [100], tail, reads) for tail in taken], torch.device("cpu"), native)
+    found = []
+    for number in range(2):
+        # As transformers gives them: heads are a view of [tokens, heads, d].
+        q, k, v = (
+            torch.randn(rows, n, d).to(dtype).transpose(0, 1) for n in (kv_heads * heads_of_each, kv_heads, kv_heads)
+        )
+        found.append(packed.attend(Layer(number, q, k, v, d**-0.5, None, None)).float())
+    packed.commit()
+    return torch.stack(found), [part.float() for tail in taken for part in tail.layer(1)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@given(
+    rows=st.integers(1, 9),
+    heads=st.sampled_from([(1, 1), (2, 7), (3, 4), (1, 12)]),
+    d=st.sampled_from([16, 80]),
+    lengths=st.data(),
+    parts=st.lists(st.integers(1, 150), max_size=2),
+)
+@settings(max_examples=30, deadline=None)
+def test_attention_is_that_of_torch(
+    dtype: torch.dtype, rows: int, heads: tuple[int, int], d: int, lengths: st.DataObject, parts: list[int]
+) -> None:
+    tails = lengths.draw(st.lists(st.integers(0, 79), min_size=rows, max_size=rows))
+    mine, theirs = (step(rows, heads, d, tails, parts, dtype, native) for native in (True, False))
+    torch.testing.assert_close(mine[0], theirs[0], atol=1e-5 if dtype == torch.float32 else 3e-2, rtol=0)
+    assert all(torch.equal(a, b) for a, b in zip(mine[1], theirs[1], strict=True))
+
+
+def test_attention_for_every_cpu(cpu: str) -> None:
+    for rows, parts in ((1, [70]), (5, [64, 3])):
+        tails = [7 * i for i in range(rows)]
+        mine, theirs = (step(rows, (2, 7), 64, tails, parts, torch.float32, n)[0] for n in (True, False))
+        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=0)
+
+
+def test_what_is_not_finite_stays_in_its_row() -> None:
+    keys, values, queries = torch.zeros(4, 1, 8, 16), torch.ones(4, 1, 8, 16), torch.ones(1, 4, 16)
+    queries[0, 2, 0] = float("nan")
+    row = torch.ones(1, 4, 16)
+    decode = native.Decode(torch.arange(4), torch.full((4,), 8))
+    found = decode.attend((queries, row, row), [], (keys, values), 1.0)
+    assert found[2].isnan().all() and torch.allclose(found[[0, 1, 3]], torch.ones(3, 1, 16))
+
+
+def test_they_are_compiled_once_and_a_failure_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native.platformdirs, "user_cache_path", lambda name: tmp_path)
+    first = native._built()
+    made = first.stat().st_mtime_ns
+    assert native._built() == first and first.stat().st_mtime_ns == made
+    assert [p.name for p in first.parent.iterdir()] == [first.name]  # nothing else is left there
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(RunError, match=r"could not be compiled: there is no C\+\+ compiler no-such-compiler\."):
+        native._built()
+    monkeypatch.setenv("CXX", "false")
+    with pytest.raises(RunError, match="could not be compiled"):
+        native._built()
+    file = tmp_path / "file"
+    file.write_text("")
+    monkeypatch.setattr(native.platformdirs, "user_cache_path", lambda name: file)
+    with pytest.raises(RunError, match=r"could not be compiled: Not a directory\."):
+        native._built()

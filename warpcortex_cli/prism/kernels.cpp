@@ -1,0 +1,500 @@
+// What a CPU computes in most of a step: products with packed weights of 4 or 8 bits, and attention of single tokens.
+//
+// Vectors are the compiler's own, of 16 lanes, so that one text serves every CPU; only `dot` is written for each.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <vector>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace {
+
+constexpr int64_t LANES = 16, GROUP = 32;
+
+typedef float Floats __attribute__((vector_size(64)));
+typedef int32_t Ints __attribute__((vector_size(64)));
+typedef uint32_t Words __attribute__((vector_size(64)));
+typedef uint8_t Bytes __attribute__((vector_size(64)));
+typedef uint16_t Halves __attribute__((vector_size(32)));
+
+template <typename T>
+inline T load(const void* from) {
+    T found;
+    std::memcpy(&found, from, sizeof(T));
+    return found;
+}
+
+inline Floats splat(float x) { return Floats{} + x; }
+inline Ints splat(int32_t x) { return Ints{} + x; }
+inline float widened(uint16_t x) { return load<float>(&static_cast<const uint32_t&>(uint32_t(x) << 16)); }
+
+inline Floats widened(Halves x) {
+    const Words wide = __builtin_convertvector(x, Words) << 16;
+    return load<Floats>(&wide);
+}
+
+inline uint16_t narrowed(float x) {
+    const uint32_t bits = load<uint32_t>(&x);
+    return std::isnan(x) ? 0x7fc0 : uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+// sum[i] + the products of four unsigned bytes of lane i with the four signed ones of `x`.
+template <int BITS>
+inline Ints dot(Ints sum, Bytes weights, int32_t x) {
+#if defined(__AVX512VNNI__)
+    return (Ints)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)weights, _mm512_set1_epi32(x));
+#elif defined(__AVX2__)
+    // Pairs are summed in 16 bits, which hold 2 * 15 * 127 but not 2 * 255 * 127: so 8 bits are taken as 4 and 4.
+    const __m256i four = _mm256_set1_epi32(x), low = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
+    __m256i parts[2], sums[2];
+    std::memcpy(parts, &weights, 64);
+    std::memcpy(sums, &sum, 64);
+    for (int i = 0; i < 2; i++) {
+        const __m256i small = BITS == 4 ? parts[i] : _mm256_and_si256(parts[i], low);
+        sums[i] = _mm256_add_epi32(sums[i], _mm256_madd_epi16(_mm256_maddubs_epi16(small, four), ones));
+        if (BITS == 8) {
+            const __m256i high = _mm256_and_si256(_mm256_srli_epi16(parts[i], 4), low);
+            const __m256i more = _mm256_madd_epi16(_mm256_maddubs_epi16(high, four), ones);
+            sums[i] = _mm256_add_epi32(sums[i], _mm256_slli_epi32(more, 4));
+        }
+    }
+    std::memcpy(&sum, sums, 64);
+    return sum;
+#else
+    int8_t four[4];
+    std::memcpy(four, &x, 4);
+    for (int i = 0; i < LANES; i++)
+        for (int j = 0; j < 4; j++) sum[i] += int32_t(weights[4 * i + j]) * four[j];
+    return sum;
+#endif
+}
+
+// -- packed weights ---------------------------------------------------------------------------------------------------
+
+// Weights lie in panels of 16 outputs. A panel holds groups of 32 inputs, one behind the other, and in a group four
+// inputs of all 16 outputs side by side, so that a product reads memory in one straight line. With 4 bits, each group is
+// followed by the scales of its outputs (bfloat16); with 8 bits, a panel ends with them (float).
+
+template <int BITS>
+constexpr int64_t NUMBERS = LANES * GROUP * BITS / 8;  // bytes of a group's numbers
+template <int BITS>
+constexpr int64_t STEP = NUMBERS<BITS> + (BITS == 4 ? 2 * LANES : 0);  // from one group to the next
+template <int BITS>
+constexpr int ZERO = 1 << (BITS - 1);  // what 0 is stored as
+
+inline int64_t groups_of(int64_t inputs) { return (inputs + GROUP - 1) / GROUP; }
+inline int64_t panels_of(int64_t outputs) { return (outputs + LANES - 1) / LANES; }
+
+template <int BITS>
+int64_t panel_bytes(int64_t inputs) { return groups_of(inputs) * STEP<BITS> + (BITS == 8 ? 4 * LANES : 0); }
+
+#if defined(__AVX512VNNI__)
+constexpr int TILE = 12;  // tokens for which a weight is read once: as many as registers hold
+#else
+constexpr int TILE = 4;
+#endif
+constexpr int64_t NEAR = 32;  // groups whose weights stay in the first cache while all tokens take their part of them
+
+// Tokens in int8, each with a scale of its own, in tiles: four inputs of all its tokens side by side.
+struct Tokens {
+    int64_t rows, groups;
+    std::vector<int8_t> values;
+    std::vector<float> scales;
+    std::vector<int32_t> offsets;  // [tile, group, token]: what the weights' zero adds to a sum, taken away
+
+    int64_t tiles() const { return (rows + TILE - 1) / TILE; }
+    int64_t start(int64_t tile) const { return rows * tile / tiles(); }
+
+    void read(const float* x, int64_t count, int64_t inputs, int zero, int threads) {
+        rows = count;
+        groups = groups_of(inputs);
+        values.assign(rows * groups * GROUP, 0);
+        scales.resize(rows);
+        offsets.assign(rows * groups, 0);
+#pragma omp parallel for num_threads(threads) if (rows > 4)
+        for (int64_t tile = 0; tile < tiles(); tile++) {
+            const int64_t first = start(tile), wide = start(tile + 1) - first;
+            for (int64_t row = first; row < first + wide; row++) {
+                const float* from = x + row * inputs;
+                int8_t* to = &values[first * groups * GROUP] + 4 * (row - first);
+                int32_t* offset = &offsets[first * groups] + row - first;
+                // The largest, as bits: of numbers without their sign these are in the same order, infinity and NaN last.
+                uint32_t bits = 0;
+                for (int64_t i = 0; i < inputs; i++) bits = std::max(bits, load<uint32_t>(from + i) & 0x7fffffff);
+                const float most = load<float>(&bits);
+                // What is not finite shall be seen in what it gives, not rounded to something.
+                scales[row] = std::isfinite(most) ? most / 127 : std::numeric_limits<float>::quiet_NaN();
+                if (!std::isfinite(most) || most == 0) continue;
+                const float by = 127 / most;
+                for (int64_t g = 0; g < groups; g++) {
+                    float group[GROUP] = {};
+                    int8_t numbers[GROUP];
+                    int32_t sum = 0;
+                    std::copy_n(from + g * GROUP, std::min(GROUP, inputs - g * GROUP), group);
+                    for (int i = 0; i < GROUP; i++) numbers[i] = int8_t(std::nearbyint(group[i] * by));
+                    for (int i = 0; i < GROUP; i++) sum += numbers[i];
+                    offset[g * wide] = -zero * sum;
+                    for (int i = 0; i < GROUP; i += 4) std::memcpy(to + (g * GROUP + i) * wide, numbers + i, 4);
+                }
+            }
+        }
+    }
+};
+
+// Adds what groups [first, last) of a panel give to the sums of the M tokens of a tile that begins with token `row`.
+template <int BITS, int M>
+inline void gather(const uint8_t* panel, const Tokens& x, int64_t row, int64_t first, int64_t last, Floats* sums) {
+    const int8_t* values = &x.values[row * x.groups * GROUP];
+    const int32_t* offsets = &x.offsets[row * x.groups];
+    Floats whole[M];
+    Ints acc[M] = {};
+    for (int m = 0; m < M; m++) whole[m] = sums[m];
+    for (int64_t g = first; g < last; g++) {
+        const uint8_t* weights = panel + g * STEP<BITS>;
+        const int8_t* fours = values + g * GROUP * M;
+        if (BITS == 4)
+            for (int m = 0; m < M; m++) acc[m] = splat(offsets[g * M + m]);
+        for (int part = 0; part < NUMBERS<BITS> / 64; part++) {
+            const Bytes numbers = load<Bytes>(weights + 64 * part);
+            if (BITS == 4) {
+                const Bytes low = numbers & 15, high = numbers >> 4;
+                for (int m = 0; m < M; m++) acc[m] = dot<BITS>(acc[m], low, load<int32_t>(fours + 4 * (2 * part * M + m)));
+                for (int m = 0; m < M; m++)
+                    acc[m] = dot<BITS>(acc[m], high, load<int32_t>(fours + 4 * ((2 * part + 1) * M + m)));
+            } else {
+                for (int m = 0; m < M; m++) acc[m] = dot<BITS>(acc[m], numbers, load<int32_t>(fours + 4 * (part * M + m)));
+            }
+        }
+        if (BITS == 4) {
+            const Floats scale = widened(load<Halves>(weights + NUMBERS<BITS>));
+            for (int m = 0; m < M; m++) whole[m] += __builtin_convertvector(acc[m], Floats) * scale;
+        }
+    }
+    for (int m = 0; m < M; m++) {
+        if (BITS == 8) {
+            int32_t offset = 0;
+            for (int64_t g = first; g < last; g++) offset += offsets[g * M + m];
+            whole[m] += __builtin_convertvector(acc[m] + offset, Floats);
+        }
+        sums[m] = whole[m];
+    }
+}
+
+template <int BITS, int M = TILE>
+inline void gather_some(int64_t count, const uint8_t* panel, const Tokens& x, int64_t row, int64_t first, int64_t last,
+                        Floats* sums) {
+    if constexpr (M > 1)
+        if (count < M) return gather_some<BITS, M - 1>(count, panel, x, row, first, last, sums);
+    gather<BITS, M>(panel, x, row, first, last, sums);
+}
+
+template <int BITS>
+void multiplied(const float* x, const uint8_t* weights, const float* bias, float* out, int64_t rows, int64_t inputs,
+                int64_t outputs, int threads) {
+    static thread_local Tokens own;
+    own.read(x, rows, inputs, ZERO<BITS>, threads);
+    const Tokens& tokens = own;
+    const int64_t share = std::max<int64_t>(1, panels_of(outputs) / (8 * threads));
+#pragma omp parallel num_threads(threads)
+    {
+        std::vector<Floats> sums(rows);
+        // In small shares: other programs take time of single cores, and nobody shall wait for the slowest.
+#pragma omp for schedule(dynamic, share)
+        for (int64_t number = 0; number < panels_of(outputs); number++) {
+            const uint8_t* panel = weights + number * panel_bytes<BITS>(inputs);
+            std::fill(sums.begin(), sums.end(), Floats{});
+            for (int64_t first = 0; first < tokens.groups; first += NEAR)
+                for (int64_t tile = 0; tile < tokens.tiles(); tile++) {
+                    const int64_t row = tokens.start(tile);
+                    gather_some<BITS>(tokens.start(tile + 1) - row, panel, tokens, row, first, std::min(first + NEAR, tokens.groups),
+                                      &sums[row]);
+                }
+            const int64_t start = number * LANES, here = std::min(LANES, outputs - start);
+            const Floats scale = BITS == 8 ? load<Floats>(panel + tokens.groups * STEP<BITS>) : splat(1.0f);
+            float more[LANES] = {};
+            if (bias) std::copy_n(bias + start, here, more);
+            for (int64_t row = 0; row < rows; row++) {
+                const Floats found = sums[row] * (scale * tokens.scales[row]) + load<Floats>(more);
+                std::memcpy(out + row * outputs + start, &found, here * sizeof(float));
+            }
+        }
+    }
+}
+
+// The scale of a group whose numbers of 4 bits, times it, are nearest to its weights in squares.
+float scale_of(const float* weights) {
+    float most = 0;
+    for (int i = 0; i < GROUP; i++)
+        if (std::fabs(weights[i]) > std::fabs(most)) most = weights[i];
+    float best = 0, found = most / -8;
+    for (int step = -8; step <= 8 && most != 0; step++) {  // the largest weight need not be met exactly
+        const float by = (0.2f * float(step) - 8) / most;
+        float product = 0, square = 0;
+        for (int i = 0; i < GROUP; i++) {
+            const float number = std::min(7.0f, std::max(-8.0f, std::nearbyint(weights[i] * by)));
+            product += weights[i] * number;
+            square += number * number;
+        }
+        if (product * product > best * square) {
+            best = product * product / square;
+            found = product / square;
+        }
+    }
+    return found;
+}
+
+template <int BITS>
+inline void store(uint8_t* group, int64_t lane, const float* weights, float scale) {
+    for (int i = 0; i < GROUP; i++) {
+        const float number = scale != 0 ? std::nearbyint(weights[i] / scale) : 0;
+        const int plain = int(std::min<float>(ZERO<BITS> - 1, std::max<float>(-ZERO<BITS>, number))) + ZERO<BITS>;
+        const int four = i / 4, place = 4 * int(lane) + i % 4;
+        if (BITS == 4)
+            group[64 * (four / 2) + place] |= uint8_t(plain << (four % 2 ? 4 : 0));
+        else
+            group[64 * four + place] = uint8_t(plain);
+    }
+}
+
+template <int BITS>
+void packed(const float* weights, uint8_t* out, int64_t outputs, int64_t inputs, int threads) {
+    const int64_t groups = groups_of(inputs);
+    std::memset(out, 0, panels_of(outputs) * panel_bytes<BITS>(inputs));
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t output = 0; output < panels_of(outputs) * LANES; output++) {
+        uint8_t* panel = out + output / LANES * panel_bytes<BITS>(inputs);
+        const float* from = weights + output * inputs;
+        const int64_t lane = output % LANES, here = output < outputs ? inputs : 0;
+        float scale = 0;
+        if (BITS == 8) {
+            for (int64_t i = 0; i < here; i++) scale = std::max(scale, std::fabs(from[i]) / 127);
+            std::memcpy(panel + groups * STEP<BITS> + 4 * lane, &scale, 4);
+        }
+        for (int64_t g = 0; g < groups; g++) {
+            float group[GROUP] = {};
+            if (here) std::copy_n(from + g * GROUP, std::min(GROUP, here - g * GROUP), group);
+            uint8_t* to = panel + g * STEP<BITS>;
+            if (BITS == 4) {
+                const uint16_t half = narrowed(scale_of(group));
+                scale = widened(half);
+                std::memcpy(to + NUMBERS<BITS> + 2 * lane, &half, 2);
+            }
+            store<BITS>(to, lane, group, scale);
+        }
+    }
+}
+
+template <int BITS>
+void unpacked(const uint8_t* weights, const int64_t* which, int64_t rows, int64_t inputs, float* out) {
+    for (int64_t row = 0; row < rows; row++) {
+        const uint8_t* panel = weights + which[row] / LANES * panel_bytes<BITS>(inputs);
+        const int64_t lane = which[row] % LANES;
+        for (int64_t k = 0; k < inputs; k++) {
+            const uint8_t* group = panel + k / GROUP * STEP<BITS>;
+            const int64_t four = k % GROUP / 4, place = 4 * lane + k % 4;
+            const float scale = BITS == 4 ? widened(load<uint16_t>(group + NUMBERS<BITS> + 2 * lane))
+                                          : load<float>(panel + groups_of(inputs) * STEP<BITS> + 4 * lane);
+            const int number = BITS == 4 ? group[64 * (four / 2) + place] >> (four % 2 ? 4 : 0) & 15
+                                         : group[64 * four + place];
+            out[row * inputs + k] = scale * float(number - ZERO<BITS>);
+        }
+    }
+}
+
+// -- attention --------------------------------------------------------------------------------------------------------
+
+inline Floats exponential(Floats x) {  // of numbers up to 0, within 2 units of the last place of 1
+    const Floats bounded = x < -87.0f ? splat(-87.0f) : x;
+    const Floats z = bounded * 1.44269504f;
+    const Ints whole = __builtin_convertvector(z - 0.5f, Ints);
+    const Floats f = (z - __builtin_convertvector(whole, Floats)) * 0.693147181f;
+    const Floats sum =
+        1 + f * (1 + f * (0.5f + f * (1 / 6.0f + f * (1 / 24.0f + f * (1 / 120.0f + f * (1 / 720.0f))))));
+    const Ints power = (whole + 127) << 23;
+    const Floats found = sum * load<Floats>(&power);
+    return x < -87.0f ? Floats{} : (x != x ? x : found);
+}
+
+template <typename T>
+inline Floats lanes(const T* from);
+template <>
+inline Floats lanes(const float* from) { return load<Floats>(from); }
+template <>
+inline Floats lanes(const uint16_t* from) { return widened(load<Halves>(from)); }
+
+inline void put(float* to, float x) { *to = x; }
+inline void put(uint16_t* to, float x) { *to = narrowed(x); }
+
+inline float total(Floats x) {
+    typedef float Eight __attribute__((vector_size(32)));
+    typedef float Four __attribute__((vector_size(16)));
+    const char* at = (const char*)&x;
+    const Eight eight = load<Eight>(at) + load<Eight>(at + 32);
+    const Four four = load<Four>(&eight) + load<Four>((const char*)&eight + 16);
+    return (four[0] + four[2]) + (four[1] + four[3]);
+}
+
+// Keys and values that lie together: of one KV head, one token behind the other.
+template <typename T>
+struct Span {
+    const T *keys, *values;
+    int64_t tokens;
+};
+
+constexpr int64_t PIECE = 64;  // keys whose scores are held at once
+constexpr int TOGETHER = 8;    // query heads that read a key at once
+
+// What HEADS queries have gathered so far of one softmax: each its highest score, sum of weights, and weighted values.
+template <typename T, int HEADS>
+inline void read(const Floats* query, int64_t width, float scaling, Span<T> span, float* state) {
+    const int64_t d = width * LANES;
+    float scores[HEADS][PIECE];
+    for (int64_t start = 0; start < span.tokens; start += PIECE) {
+        const int64_t here = std::min(PIECE, span.tokens - start);
+        const T *keys = span.keys + start * d, *values = span.values + start * d;
+        for (int64_t t = 0; t < here; t++) {
+            Floats sums[HEADS] = {};
+            for (int64_t w = 0; w < width; w++) {
+                const Floats key = lanes(keys + t * d + w * LANES);
+                for (int h = 0; h < HEADS; h++) sums[h] += query[h * width + w] * key;
+            }
+            for (int h = 0; h < HEADS; h++) scores[h][t] = total(sums[h]) * scaling;
+        }
+        for (int h = 0; h < HEADS; h++) {
+            float *own = state + h * (d + 2), most = own[0];
+            for (int64_t t = here; t < PIECE; t++) scores[h][t] = -std::numeric_limits<float>::infinity();
+            Floats highest = splat(most), sum = {};
+            for (int64_t t = 0; t < PIECE; t += LANES) {
+                const Floats some = load<Floats>(scores[h] + t);
+                highest = some > highest ? some : highest;
+            }
+            for (int i = 0; i < LANES; i++) most = std::max(most, highest[i]);
+            for (int64_t t = 0; t < PIECE; t += LANES) {
+                const Floats weights = exponential(load<Floats>(scores[h] + t) - most);
+                std::memcpy(scores[h] + t, &weights, sizeof(weights));
+                sum += weights;
+            }
+            const float before = std::exp(own[0] - most);
+            own[0] = most;
+            own[1] = own[1] * before + total(sum);
+            for (int64_t i = 0; i < d; i++) own[2 + i] *= before;
+        }
+        for (int64_t w = 0; w < width; w++) {
+            Floats sums[HEADS];
+            for (int h = 0; h < HEADS; h++) sums[h] = load<Floats>(state + h * (d + 2) + 2 + w * LANES);
+            for (int64_t t = 0; t < here; t++) {
+                const Floats value = lanes(values + t * d + w * LANES);
+                for (int h = 0; h < HEADS; h++) sums[h] += scores[h][t] * value;
+            }
+            for (int h = 0; h < HEADS; h++) std::memcpy(state + h * (d + 2) + 2 + w * LANES, &sums[h], sizeof(Floats));
+        }
+    }
+}
+
+template <typename T, int HEADS = TOGETHER>
+inline void read_some(int64_t heads, const Floats* query, int64_t width, float scaling, Span<T> span, float* state) {
+    if constexpr (HEADS > 1)
+        if (heads < HEADS) return read_some<T, HEADS - 1>(heads, query, width, scaling, span, state);
+    read<T, HEADS>(query, width, scaling, span, state);
+}
+
+// What `attend` is given; strides in numbers, not bytes.
+struct Attention {
+    const void *query, *key, *value;  // of the newest token of each row: [heads or kv_heads, rows, d]
+    int64_t query_head, query_row, key_head, key_row, value_head, value_row;
+    void* out;  // [rows, heads, d]
+    int64_t rows, kv_heads, shared, d;  // `shared`: query heads for one of keys
+    float scaling;
+    int64_t parts;
+    const int64_t* reads;  // [parts, 5]: addresses of keys and values, tokens, strides of a head in both
+    void *tail_keys, *tail_values;  // [slots, kv_heads, capacity, d]
+    int64_t tail_slot, tail_head;
+    const int64_t *slots, *lengths;  // of each row; the length counts its newest token, which is put there
+};
+
+template <typename T>
+void attended(const Attention& a, int threads) {
+    const int64_t width = a.d / LANES, heads = a.kv_heads * a.shared, size = a.shared * (a.d + 2);
+    const int64_t pairs = a.rows * a.kv_heads;
+    // Where few rows are there, as for a River alone, threads share the keys of each.
+    const int64_t splits = pairs >= 2 * threads ? 1 : (2 * threads + pairs - 1) / pairs;
+    static thread_local std::vector<float> held;
+    held.assign(pairs * splits * size, 0.0f);
+    float* states = held.data();
+    for (int64_t row = 0; row < a.rows; row++)
+        for (int64_t kv = 0; kv < a.kv_heads; kv++) {
+            const int64_t place = a.slots[row] * a.tail_slot + kv * a.tail_head + (a.lengths[row] - 1) * a.d;
+            std::copy_n((const T*)a.key + kv * a.key_head + row * a.key_row, a.d, (T*)a.tail_keys + place);
+            std::copy_n((const T*)a.value + kv * a.value_head + row * a.value_row, a.d, (T*)a.tail_values + place);
+        }
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t task = 0; task < pairs * splits; task++) {
+        const int64_t split = task % splits, row = task / splits / a.kv_heads, kv = task / splits % a.kv_heads;
+        float* state = states + task * size;
+        std::vector<Floats> query(a.shared * width);
+        for (int64_t h = 0; h < a.shared; h++) {
+            const T* from = (const T*)a.query + (kv * a.shared + h) * a.query_head + row * a.query_row;
+            for (int64_t w = 0; w < width; w++) query[h * width + w] = lanes(from + w * LANES);
+            state[h * (a.d + 2)] = std::numeric_limits<float>::lowest();
+        }
+        for (int64_t part = 0; part <= a.parts; part++) {
+            Span<T> span;
+            if (part < a.parts) {
+                const int64_t* read = a.reads + 5 * part;
+                span = {(const T*)read[0] + kv * read[3], (const T*)read[1] + kv * read[4], read[2]};
+            } else {
+                const int64_t place = a.slots[row] * a.tail_slot + kv * a.tail_head;
+                span = {(const T*)a.tail_keys + place, (const T*)a.tail_values + place, a.lengths[row]};
+            }
+            const int64_t from = span.tokens * split / splits, upto = span.tokens * (split + 1) / splits;
+            span = {span.keys + from * a.d, span.values + from * a.d, upto - from};
+            for (int64_t h = 0; h < a.shared; h += TOGETHER)
+                read_some(a.shared - h, &query[h * width], width, a.scaling, span, state + h * (a.d + 2));
+        }
+    }
+    for (int64_t pair = 0; pair < pairs; pair++)
+        for (int64_t h = 0; h < a.shared; h++) {
+            const float* first = states + pair * splits * size + h * (a.d + 2);
+            float most = first[0], sum = 0;
+            for (int64_t s = 1; s < splits; s++) most = std::max(most, first[s * size]);
+            T* to = (T*)a.out + (pair / a.kv_heads * heads + pair % a.kv_heads * a.shared + h) * a.d;
+            for (int64_t s = 0; s < splits; s++) sum += std::exp(first[s * size] - most) * first[s * size + 1];
+            for (int64_t i = 0; i < a.d; i++) {
+                float value = 0;
+                for (int64_t s = 0; s < splits; s++) value += std::exp(first[s * size] - most) * first[s * size + 2 + i];
+                put(to + i, value / sum);
+            }
+        }
+}
+
+}  // namespace
+
+extern "C" {
+
+int64_t packed_bytes(int bits, int64_t outputs, int64_t inputs) {
+    return panels_of(outputs) * (bits == 4 ? panel_bytes<4> : panel_bytes<8>)(inputs);
+}
+
+void pack(int bits, const float* weights, uint8_t* out, int64_t outputs, int64_t inputs, int threads) {
+    (bits == 4 ? packed<4> : packed<8>)(weights, out, outputs, inputs, threads);
+}
+
+void unpack(int bits, const uint8_t* weights, const int64_t* which, int64_t rows, int64_t inputs, float* out) {
+    (bits == 4 ? unpacked<4> : unpacked<8>)(weights, which, rows, inputs, out);
+}
+
+void multiply(int bits, const float* x, const uint8_t* weights, const float* bias, float* out, int64_t rows,
+              int64_t inputs, int64_t outputs, int threads) {
+    (bits == 4 ? multiplied<4> : multiplied<8>)(x, weights, bias, out, rows, inputs, outputs, threads);
+}
+
+void attend(int half, const Attention* given, int threads) {
+    (half ? attended<uint16_t> : attended<float>)(*given, threads);
+}
+
+}

@@ -1,0 +1,244 @@
+"""The kernels of `kernels.cpp`, compiled once on a machine: what Python calls of them, with tensors.
+
+They serve a CPU with at least the C++ compiler that `--compile` asks for. All tensors are on the CPU.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+import torch
+from torch import Tensor
+
+from warpcortex_cli.errors import RunError
+
+_SOURCE = Path(__file__).with_name("kernels.cpp")
+_FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi")
+_THREADS = "-fopenmp"
+_LANES = 16
+ROWS = 16384  # of weights that are looked at in fp32 at once; a multiple of the lanes
+
+
+def compiler() -> str:
+    """The C++ compiler that is called, and no other one where this is missing."""
+    return os.environ.get("CXX", {"win32": "cl", "darwin": "clang++"}.get(sys.platform, "g++"))
+
+
+class _Attention(ctypes.Structure):
+    """As in `kernels.cpp`."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("query", "key", "value")),
+        *((f"{name}_{by}", ctypes.c_int64) for name in ("query", "key", "value") for by in ("head", "row")),
+        ("out", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("rows", "kv_heads", "shared", "d")),
+        ("scaling", ctypes.c_float),
+        ("parts", ctypes.c_int64),
+        ("reads", ctypes.c_void_p),
+        ("tail_keys", ctypes.c_void_p),
+        ("tail_values", ctypes.c_void_p),
+        ("tail_slot", ctypes.c_int64),
+        ("tail_head", ctypes.c_int64),
+        ("slots", ctypes.c_void_p),
+        ("lengths", ctypes.c_void_p),
+    )
+
+
+class Decode:
+    """Attention of rows of one token each, which live in one slab and read the same parts, for all layers of a step.
+
+    Args:
+        slots, lengths: int64 [rows]: where each row's tail is, and how long it is with its new token.
+    """
+
+    def __init__(self, slots: Tensor, lengths: Tensor) -> None:
+        self._held = slots.contiguous(), lengths.contiguous()
+        self._given = _Attention(rows=len(slots), slots=self._held[0].data_ptr(), lengths=self._held[1].data_ptr())
+        self._attend = kernels().attend
+
+    @staticmethod
+    def serves(dtype: torch.dtype, head_dim: int) -> bool:
+        return dtype in (torch.float32, torch.bfloat16) and head_dim % _LANES == 0
+
+    def attend(
+        self,
+        qkv: tuple[Tensor, Tensor, Tensor],
+        parts: Sequence[tuple[Tensor, Tensor]],
+        tails: tuple[Tensor, Tensor],
+        scaling: float,
+    ) -> Tensor:
+        """Puts the new keys and values behind the tails, and attends.
+
+        Args:
+            qkv: [heads, rows, d], [kv_heads, rows, d] twice.
+            parts: keys and values that all rows read, each [kv_heads, tokens, d].
+            tails: the slab's, each [slots, kv_heads, capacity, d].
+
+        Returns:
+            [rows, heads, d].
+        """
+        given = self._given
+        heads, rows, d = qkv[0].shape
+        held = [_lined_up(t) for t in qkv]
+        for name, tensor in zip(("query", "key", "value"), held, strict=True):
+            setattr(given, name, tensor.data_ptr())
+            setattr(given, f"{name}_head", tensor.stride(0))
+            setattr(given, f"{name}_row", tensor.stride(1))
+        out = held[0].new_empty(rows, heads, d)
+        given.out, given.kv_heads, given.d = out.data_ptr(), len(held[1]), d
+        given.shared, given.scaling, given.parts = heads // len(held[1]), scaling, len(parts)
+        read = [(_beside(k), _beside(v)) for k, v in parts]
+        flat = [n for k, v in read for n in (k.data_ptr(), v.data_ptr(), k.shape[1], k.stride(0), v.stride(0))]
+        addresses = (ctypes.c_int64 * len(flat))(*flat)
+        given.reads = ctypes.addressof(addresses)
+        given.tail_keys, given.tail_values = tails[0].data_ptr(), tails[1].data_ptr()
+        given.tail_slot, given.tail_head = tails[0].stride(0), tails[0].stride(1)
+        self._attend(int(out.dtype == torch.bfloat16), ctypes.byref(given), torch.get_num_threads())
+        return out
+
+
+def _lined_up(x: Tensor) -> Tensor:
+    return x if x.stride(2) == 1 else x.contiguous()
+
+
+def _beside(x: Tensor) -> Tensor:
+    """One token behind the other."""
+    return x if x.stride(2) == 1 and x.stride(1) == x.shape[2] else x.contiguous()
+
+
+def pack(weight: Tensor, bits: int) -> Tensor:
+    """Weights [outputs, inputs] in 4 or 8 bits, as `multiply` reads them: uint8 [bytes]."""
+    outputs, inputs = weight.shape
+    packed = torch.empty(kernels().packed_bytes(bits, outputs, inputs), dtype=torch.uint8)
+    place = 0
+    for part in weight.detach().split(ROWS):  # a whole vocabulary in fp32 would double the memory
+        wide, rows = part.float().contiguous(), len(part)
+        kernels().pack(bits, wide.data_ptr(), packed[place:].data_ptr(), rows, inputs, torch.get_num_threads())
+        place += kernels().packed_bytes(bits, rows, inputs)
+    return packed
+
+
+def unpack(packed: Tensor, bits: int, which: Tensor, inputs: int) -> Tensor:
+    """Rows of packed weights: fp32 [len(which), inputs]. `which`: int64 [n]."""
+    out = torch.empty(len(which), inputs)
+    chosen = which.contiguous()
+    kernels().unpack(bits, packed.data_ptr(), chosen.data_ptr(), len(which), inputs, out.data_ptr())
+    return out
+
+
+def multiply(x: Tensor, packed: Tensor, bias: Tensor | None, bits: int, outputs: int) -> Tensor:
+    """fp32 [tokens, inputs] times packed weights, plus the bias: fp32 [tokens, outputs].
+
+    Each token is rounded to int8 with a scale of its own; its result depends on no other row.
+    """
+    given = x.contiguous()
+    out = torch.empty(len(x), outputs)
+    kernels().multiply(
+        bits, given.data_ptr(), packed.data_ptr(), None if bias is None else bias.data_ptr(), out.data_ptr(),
+        len(x), x.shape[1], outputs, torch.get_num_threads(),
+    )  # fmt: skip
+    return out
+
+
+# -- the library ----------------------------------------------------------------------------------------------
+
+
+@cache
+def usable() -> bool:
+    """Whether the kernels are compiled, or can be."""
+    try:
+        kernels()
+    except RunError:
+        return False
+    return True
+
+
+@cache
+def kernels() -> Any:
+    """The library, compiled if this machine has not done so yet.
+
+    Raises:
+        RunError: it cannot be compiled here, with the reason.
+    """
+    return opened(_built())
+
+
+def opened(path: Path) -> Any:
+    """The library of a file."""
+    library = ctypes.CDLL(str(path))
+    size, address, number = ctypes.c_int64, ctypes.c_void_p, ctypes.c_int
+    library.packed_bytes.restype = size
+    library.packed_bytes.argtypes = (number, size, size)
+    library.pack.argtypes = (number, address, address, size, size, number)
+    library.unpack.argtypes = (number, address, address, size, size, address)
+    library.multiply.argtypes = (number, address, address, address, address, size, size, size, number)
+    library.attend.argtypes = (number, ctypes.POINTER(_Attention), number)
+    for name in ("pack", "unpack", "multiply", "attend"):
+        getattr(library, name).restype = None
+    return library
+
+
+def _built() -> Path:
+    folder = platformdirs.user_cache_path("warpcortex") / "kernels"
+    path = folder / f"{_key()}.so"
+    if path.exists():
+        return path
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as work:
+            made = Path(work) / path.name
+            build(made)
+            made.replace(path)  # all or nothing: another process may be doing the same
+    except FileNotFoundError as error:
+        raise _failed(f"there is no C++ compiler {compiler()}") from error
+    except OSError as error:
+        raise _failed(str(error.strerror or error)) from error
+    return path
+
+
+def _key() -> str:
+    """What the compiled code depends on: its text, the compiler, and the CPU that it is made for."""
+    cpu = platform.machine() + platform.processor()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        cpu += next((line for line in info.read_text().splitlines() if line.startswith(("flags", "Features"))), "")
+    parts = (_SOURCE.read_text(encoding="utf-8"), compiler(), " ".join(_FLAGS), cpu)
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def build(path: Path, tune: Sequence[str] = ()) -> None:
+    """Compiles the kernels into a file, for this machine's CPU or, with flags, for another one.
+
+    Raises:
+        RunError: it failed, with the reason.
+        OSError: there is no such compiler.
+    """
+    tune = tune or ("-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native",)
+    said = ""
+    for threads in ((_THREADS,), ()):  # Apple's compiler knows no OpenMP: then one thread does it all
+        done = subprocess.run(
+            [compiler(), *_FLAGS, *tune, *threads, str(_SOURCE), "-o", str(path)], capture_output=True, text=True
+        )
+        if done.returncode == 0:
+            return
+        said = said or done.stderr
+    lines = [line.strip() for line in said.splitlines() if "error" in line] or said.splitlines() or ["it failed"]
+    raise _failed(lines[0].rstrip("."))
+
+
+def _failed(reason: str) -> RunError:
+    return RunError(
+        f"warpcortex's kernels could not be compiled: {reason}.",
+        "They take a C++ compiler such as g++; without --compile and --quantize int4 nothing is compiled.",
+    )

@@ -2,7 +2,7 @@
 
 Its private KV is kept as blocks of the River's past are, in the same tiers and formats, and comes back to the very
 positions that it left. So its keys stay rotated: what is stored `exact` then has every bit again, in any type, which
-turning there and back does not give.
+turning there and back does not give. (A tail in int8 is rounded once more where it lands; in fp32 nothing comes of it.)
 
 The store is not the River's own, for the blocks of that become records of the conversation's file, and no Stream
 outlives a reply. It ends with the last Stream in it, and so does its file, if memory was short and it needed one.
@@ -32,11 +32,13 @@ def seating(alive: Sequence[Stream], seats: int) -> list[Stream]:
     Stream of the lowest priority gives its own to one of a strictly higher. Only a Stream that writes does: one that
     still reads its prompt gives it up when it has, and one at the Gate is nearly done.
     """
+    waiting = [s for s in alive if s.state in ("queued", "parked")]
+    if not waiting:  # as in nearly every step
+        return []
+    waiting.sort(key=lambda s: (-s.role.priority, s.state != "parked", s.id))
     seated = [s for s in alive if s.state in ("thinking", "gating")]
     writing = [s for s in seated if s.state == "thinking" and s.tokens]
     writing.sort(key=lambda s: (s.role.priority, -s.id))
-    waiting = [s for s in alive if s.state in ("queued", "parked")]
-    waiting.sort(key=lambda s: (-s.role.priority, s.state != "parked", s.id))
     free = seats - len(seated)  # below zero where a profile of fewer seats came meanwhile
     moves: list[Stream] = []
     for stream in waiting:

@@ -95,6 +95,25 @@ class StreamStarted(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StreamParked(Event):
+    """One of higher priority took the Stream's seat: the `tokens` of its tail wait in `bytes` of the store."""
+
+    name: ClassVar[str] = "stream_parked"
+    id: int
+    tokens: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamResumed(Event):
+    """A parked Stream has a seat again; the `tokens` of its tail are back at their positions."""
+
+    name: ClassVar[str] = "stream_resumed"
+    id: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StreamText(Event):
     """New text of a Stream's thinking."""
 

@@ -112,7 +112,7 @@ class Role(_Settings):
     injected_as: str = Field(default="[Ref: {thought}]", description="What the River reads; the field is {thought}.")
     max_tokens: Positive = Field(default=96, description="Longest thinking, in tokens.")
     deadline_seconds: Seconds = 30.0
-    priority: int = Field(default=0, ge=-1000, le=1000, description="Higher is admitted first.")
+    priority: int = Field(default=0, ge=-1000, le=1000, description="Higher is admitted first, and parks a lower one.")
     gate_threshold: Threshold | None = Field(default=None, description="In the place of gate.threshold.")
     synapse: bool = Field(default=True, description="false: reads no landmarks of the River, as for pure arithmetic.")
 
@@ -232,17 +232,22 @@ class MemorySettings(_Settings):
     recall: Annotated[int, Field(ge=32)] = Field(
         default=512, description="Older tokens that are read at once, at most a quarter of the model's context."
     )
-    warm_mb: Count = Field(default=256, description="MiB of blocks kept in memory; the others are on disk.")
+    warm_mb: Count = Field(
+        default=256, description="MiB of blocks kept in memory, and as many of parked Streams; the others are on disk."
+    )
     stored: Literal["exact", "16", "8", "6/5", "8/4", "4/4", "ladder"] = Field(
         default="8",
-        description="How blocks are stored, in memory and on disk: bits of keys and of values; `exact`: as they are.",
+        description="How blocks, and parked Streams, are stored in memory and on disk: bits of keys and of values; "
+        "`exact`: as they are.",
     )
 
 
 class Limits(_Settings):
     """What Streams may use."""
 
-    streams: Positive = Field(default=16, description="Alive at once.")
+    streams: Positive = Field(
+        default=16, description="Thinking at once; where none may join, one of lower priority is parked."
+    )
     queue: Positive = Field(default=1024, description="Alive and waiting; more requests are cancelled.")
     river_share: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = Field(
         default=0.0,

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from io import StringIO
 
 import pytest
 from rich.console import Console
 
-from tests.ui.fake_session import ESCAPES, stream, view
+from tests.ui.fake_session import ESCAPES, NO_PAST, stream, view
+from warpcortex_cli.memory.store import Tier
 from warpcortex_cli.ui.panels import Scene, Usage, interesting, live_panels, size, summary, thoughts_list
 
 CROWD = [
@@ -54,6 +56,18 @@ def test_a_hundred_agents_at_80_columns() -> None:
         "64+48",
     ]:
         assert part in text
+
+
+def test_a_parked_stream_is_shown_with_what_is_kept_of_it() -> None:
+    """It is neither at work nor in the queue; its blocks are in the tiers, even where the River has none there."""
+    some = [*CROWD[:20], stream(99, "queued"), stream(98, "parked", kv_bytes=51 << 10)]
+    shown, more = interesting(some, 21)
+    assert shown[-1].id == 98 and more == "+1 more: 1 queued"
+    tiers = {"hot": Tier(0, 0), "warm": Tier(3, 51 << 10), "cold": Tier(0, 0)}
+    now = view(some, memory=replace(NO_PAST, tiers=tiers))
+    text = "\n".join(draw(120, 60, Scene(now, some[-2:], None, True, 0, 0)))
+    assert "parked" in text and "51.0 KB" in text and "1 queued, 1 parked" in text
+    assert "0 hot 3 warm 0 cold" in text and "0 agents alive" in text
 
 
 def test_few_streams_have_no_more_line() -> None:

@@ -65,7 +65,7 @@ class Admission:
             prompt = self._prompt(stream, "\n".join(f"{n} {line}" for n, line in lines))
         told = self._instructions.shared(stream.role, self._frame(stream), prompt, synapse)
         own = len(prompt) - (told.tokens if told else 0)
-        tail = self._new_tail(profile.limits)
+        tail = self.new_tail(profile.limits)
         if len(focus) and not stream.role.rereads:
             river.copy(focus, tail)
         if own >= tail.capacity - tail.length:
@@ -88,7 +88,8 @@ class Admission:
         words = self.prism.encode(stream.instruction(focus))
         return [*self._frame(stream), *words, *self.prism.chat.user_close()]
 
-    def _new_tail(self, limits: Limits) -> Tail:
+    def new_tail(self, limits: Limits) -> Tail:
+        """An empty tail for a Stream."""
         capacity = limits.stream_tail_tokens
         stored = limits.stream_tail_stored
         if self._pool is None or (self._pool.capacity, self._pool.stored) != (capacity, stored):

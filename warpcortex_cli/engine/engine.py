@@ -16,6 +16,7 @@ from warpcortex_cli.engine.gate import Gate, gained
 from warpcortex_cli.engine.injection import Injection
 from warpcortex_cli.engine.journal import Journal
 from warpcortex_cli.engine.pacing import Pacer
+from warpcortex_cli.engine.parking import Parking, seating
 from warpcortex_cli.engine.river import QUERY_WINDOW, River
 from warpcortex_cli.engine.roster import Roster
 from warpcortex_cli.engine.router import Match
@@ -68,6 +69,7 @@ class Engine:
         self.river = River(prism, profile, seed)
         self.gate = Gate(profile.gate, calibration)
         self.admission = Admission(prism, seed)
+        self.parking = Parking(prism.layout, journal)
         self.streams = Roster()
         self.injections: list[Injection] = []
         self.spawning = streams
@@ -297,11 +299,14 @@ class Engine:
             self.end(stream, "cancelled", "the queue of Streams is full")
 
     def _admit(self) -> None:
-        queued = sorted((s for s in self.alive if s.state == "queued"), key=lambda s: (-s.role.priority, s.id))
-        room = self.profile.limits.streams - sum(1 for s in self.alive if s.state in ("thinking", "gating"))
-        for stream in queued[: max(0, room)]:
+        for stream in seating(self.alive, self.profile.limits.streams):
             try:
-                self.admission.admit(stream, self.river, self.profile, self.journal)
+                if stream.state == "queued":
+                    self.admission.admit(stream, self.river, self.profile, self.journal)
+                elif stream.state == "parked":
+                    self.parking.resume(stream, self.admission.new_tail(self.profile.limits))
+                else:
+                    self.parking.park(stream, self.profile.memory)
             except (RuntimeError, ValueError) as error:
                 self.end(stream, "failed", str(error).splitlines()[0][:200])
 
@@ -423,6 +428,7 @@ class Engine:
         stream.ended = self.journal.now()
         self.injections = [i for i in self.injections if i.stream is not stream]
         stream.release()
+        self.parking.forget(stream)
         self.streams.close(stream)
         self.journal.write(
             StreamEnded(

@@ -23,7 +23,7 @@ FINAL = frozenset({"injected", "rejected", "expired", "cancelled", "failed"})
 
 
 class Stream:
-    """Life of a side agent: queued -> thinking -> gating -> one of `FINAL`.
+    """Life of a side agent: queued -> thinking (-> parked -> thinking) -> gating -> one of `FINAL`, from any of them.
 
     Its tail holds, in this order: the focus tokens copied out of the River at their own positions (unless its prompt
     shows them), the prompt, and what it writes. `pending` is what remains to be prefilled.
@@ -88,6 +88,16 @@ class Stream:
         self.landmarks = synapse.landmarks if synapse else 0
         self.kv_bytes = tail.nbytes
         self.state = "thinking"
+
+    def park(self, nbytes: int) -> None:
+        """Gives its room back; its KV is kept elsewhere, in `nbytes`. What it shares with others it goes on holding."""
+        assert self.tail is not None
+        self.tail.release()
+        self.tail, self.kv_bytes, self.state = None, nbytes, "parked"
+
+    def resume(self, tail: Tail) -> None:
+        """Goes on where it was parked, with its KV in another tail."""
+        self.tail, self.kv_bytes, self.state = tail, tail.nbytes, "thinking"
 
     @property
     def reads(self) -> tuple[Segment, ...]:

@@ -41,7 +41,8 @@ class SynapseView:
 class MemoryView:
     """The River's context: tokens in its tail, in blocks and recalled out of them; blocks and bytes of each tier.
 
-    `bound`: tokens that a step attends to at most, beside thoughts. `anew`: damaged blocks that were computed anew.
+    The tiers hold tails of parked Streams too. `bound`: tokens that a step attends to at most, beside thoughts.
+    `anew`: damaged blocks that were computed anew.
     """
 
     tail: int
@@ -98,16 +99,16 @@ def stream_view(stream: Stream, now: float) -> StreamView:
 
 
 def _memory_view(engine: Engine) -> MemoryView:
-    river, past = engine.river, engine.river.past
+    river, past, parking = engine.river, engine.river.past, engine.parking
     return MemoryView(
         tail=river.tail.length,
         stored=past.tokens,
         recalled=len(past.recalled),
         bound=river.limit + past.base,
-        tiers=past.store.tiers(),
+        tiers={name: tier + parking.tiers[name] for name, tier in past.store.tiers().items()},
         format=engine.profile.memory.stored,
         anew=len(past.anew),
-        failure=past.store.failure,
+        failure=past.store.failure or parking.failure,
     )
 
 

@@ -21,10 +21,11 @@ from warpcortex_cli.ui.safe import one_line
 if TYPE_CHECKING:
     from warpcortex_cli.engine.view import SessionView, StreamView
 
-LIVE = ("gating", "thinking", "queued")
+LIVE = ("gating", "thinking", "parked", "queued")
 STYLES = {
     "queued": "dim",
     "thinking": "cyan",
+    "parked": "blue",
     "gating": "yellow",
     "injected": "green",
     "rejected": "red",
@@ -60,10 +61,10 @@ def interesting(streams: Sequence[StreamView], limit: int) -> tuple[list[StreamV
     """The rows worth a line, and a sentence for the others (`""` if there are none).
 
     First what is at the Gate, a few that were judged last, so that scores are seen, then what thinks, what
-    ended earlier, and the queue.
+    ended earlier, what is parked, and the queue.
     """
     ended = [s.id for s in streams if s.state not in LIVE][-_JUDGED_SHOWN:]
-    rank = {"gating": 0, "thinking": 2, "queued": 4}
+    rank = {"gating": 0, "thinking": 2, "parked": 4, "queued": 5}
 
     def place(stream: StreamView) -> tuple[int, int]:
         if stream.state in rank:
@@ -159,7 +160,7 @@ def river_words(view: SessionView, done: int, total: int) -> str:
         return f"River reads {done:,}/{total:,} tokens" if total else "River reads"
     doing = {"waiting": "waits for its Streams", "held": "waits for its Streams", "idle": "is done"}
     words = f"River {doing.get(view.river_state, 'writes')}, {view.river_tokens} tokens"
-    if view.memory.stored:
+    if any(tier.blocks for tier in view.memory.tiers.values()):
         words += " \u00b7 blocks " + " ".join(f"{t.blocks:,} {name}" for name, t in view.memory.tiers.items())
     return words
 

@@ -1,0 +1,147 @@
+"""Parking: a Stream whose seat is wanted by one of higher priority waits without room on the device.
+
+Its private KV is kept as blocks of the River's past are, in the same tiers and formats, and comes back to the very
+positions that it left. So its keys stay rotated: what is stored `exact` then has every bit again, in any type, which
+turning there and back does not give. (A tail in int8 is rounded once more where it lands; in fp32 nothing comes of it.)
+
+The store is not the River's own, for the blocks of that become records of the conversation's file, and no Stream
+outlives a reply. It ends with the last Stream in it, and so does its file, if memory was short and it needed one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from warpcortex_cli.engine.journal import Journal
+from warpcortex_cli.engine.stream import Stream
+from warpcortex_cli.events import StreamParked, StreamResumed
+from warpcortex_cli.memory.segment import KVLayout
+from warpcortex_cli.memory.store import BLOCK, BlockStore, Tier
+from warpcortex_cli.memory.tail import Tail
+from warpcortex_cli.profile import MemorySettings
+
+
+def seating(alive: Sequence[Stream], seats: int) -> list[Stream]:
+    """Whose turn it is to move: "thinking" ones give their seat up, "queued" and "parked" ones take one, in this order.
+
+    Seats are given by priority; among equals first to the parked, then to the oldest. Where none is free, the newest
+    Stream of the lowest priority gives its own to one of a strictly higher. Only a Stream that writes does: one that
+    still reads its prompt gives it up when it has, and one at the Gate is nearly done.
+    """
+    waiting = [s for s in alive if s.state in ("queued", "parked")]
+    if not waiting:  # as in nearly every step
+        return []
+    waiting.sort(key=lambda s: (-s.role.priority, s.state != "parked", s.id))
+    seated = [s for s in alive if s.state in ("thinking", "gating")]
+    writing = [s for s in seated if s.state == "thinking" and s.tokens]
+    writing.sort(key=lambda s: (s.role.priority, -s.id))
+    free = seats - len(seated)  # below zero where a profile of fewer seats came meanwhile
+    moves: list[Stream] = []
+    for stream in waiting:
+        missing = max(0, 1 - free)
+        leaving = [s for s in writing[:missing] if s.role.priority < stream.role.priority]
+        if len(leaving) < missing:
+            break
+        del writing[:missing]
+        free += missing - 1
+        moves += [*leaving, stream]
+    return moves
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A parked tail: the numbers of its blocks, and its positions, [tokens]."""
+
+    numbers: range
+    positions: Tensor
+
+
+class Parking:
+    """Keeps the tails of parked Streams.
+
+    Args:
+        layout: the model's KV shape.
+        journal: is told who is parked and resumed.
+
+    Attributes:
+        failure: why parked tails stay in memory beyond their budget, for the user; empty while they do not.
+    """
+
+    def __init__(self, layout: KVLayout, journal: Journal) -> None:
+        self._layout = layout
+        self._journal = journal
+        self._store: BlockStore | None = None
+        self._kept: dict[int, _Kept] = {}
+        self._next = 0
+        self.failure = ""
+
+    @property
+    def tiers(self) -> dict[str, Tier]:
+        """Blocks and bytes of parked tails, as in `BlockStore.tiers`."""
+        return self._store.tiers() if self._store else dict.fromkeys(("hot", "warm", "cold"), Tier(0, 0))
+
+    @torch.inference_mode()
+    def park(self, stream: Stream, memory: MemorySettings) -> None:
+        """Takes a Stream's tail in and gives its room back.
+
+        Raises:
+            RuntimeError: there is no memory for it. The Stream is as before, and has to be forgotten here.
+        """
+        tail = stream.tail
+        assert tail is not None
+        if self._store is None:  # one unpacked block is at hand while it is read, and none afterwards
+            self._store = BlockStore(self._layout, memory.stored, memory.warm_mb << 20, hot_blocks=1)
+        before, starts = self._nbytes, range(0, tail.length, BLOCK)
+        numbers = range(self._next, self._next + len(starts))
+        self._next = numbers.stop
+        self._kept[stream.id] = _Kept(numbers, tail.positions.clone())
+        layers = [tail.layer(i) for i in range(self._layout.layers)]
+        for number, start in zip(numbers, starts, strict=True):
+            part = slice(start, start + BLOCK)
+            self._store.put(number, [k[:, part] for k, _ in layers], [v[:, part] for _, v in layers])
+        if self._store.failure:
+            self.failure = "parked Streams cannot be written to disk; they are kept in memory."
+        tokens = tail.length
+        stream.park(self._nbytes - before)
+        self._journal.write(StreamParked(id=stream.id, tokens=tokens, bytes=stream.kv_bytes))
+
+    @torch.inference_mode()
+    def resume(self, stream: Stream, tail: Tail) -> None:
+        """Puts a parked Stream's KV into an empty tail, with which it goes on.
+
+        Raises:
+            RuntimeError, ValueError: it cannot be read, or does not fit. The tail is released then.
+        """
+        kept, store = self._kept[stream.id], self._store
+        assert store is not None
+        try:
+            blocks = [store.get(n) for n in kept.numbers]
+            keys, values = (
+                [torch.cat(parts, 1) for parts in zip(*side, strict=True)] for side in zip(*blocks, strict=True)
+            )
+            tail.append(keys, values, kept.positions)
+        except (KeyError, OSError, RuntimeError, ValueError) as error:
+            tail.release()
+            raise ValueError(f"its parked KV did not come back: {error}") from error
+        self.forget(stream)
+        stream.resume(tail)
+        self._journal.write(StreamResumed(id=stream.id, tokens=tail.length))
+
+    def forget(self, stream: Stream) -> None:
+        """Frees what is kept of a Stream, if anything."""
+        kept = self._kept.pop(stream.id, None)
+        if kept is None or self._store is None:
+            return
+        for number in kept.numbers:
+            self._store.forget(number)
+        if not self._kept:
+            self._store.close()
+            self._store = None
+
+    @property
+    def _nbytes(self) -> int:
+        return sum(tier.bytes for tier in self.tiers.values())

@@ -72,3 +72,28 @@ def test_the_gate_is_told_how_much_likelier_the_river_makes_a_thought(prism) -> 
             likely.append(chosen(scores, ids[1:]))
         assert event.score == pytest.approx(engine.gate.score(gained(*likely)), abs=1e-3)
     assert len({round(e.score, 3) for e in decided}) > 5
+
+
+def test_a_new_aside_is_put_behind_the_others_and_what_was_read_before_stays(prism) -> None:
+    session, _ = offered(prism, "off")
+    engine, river = session.engine, session.engine.river
+    views, kept = [], []
+    while engine.injections:
+        engine.step()
+        [beside] = river.beside()
+        views.append(beside)
+        kept.append([part.clone() for part in beside.layer(0)])
+        asides = [a.segment for a in river.asides]
+        assert beside.tokens == sum(s.tokens for s in asides)
+        assert torch.equal(beside.positions, torch.cat([s.positions for s in asides]))
+        for layer in range(prism.layers):
+            for mine, theirs in zip(
+                beside.layer(layer), zip(*(s.layer(layer) for s in asides), strict=True), strict=True
+            ):
+                assert torch.equal(mine, torch.cat(theirs, 1))
+    assert len(views) > 2 and all(v.tail is views[0].tail for v in views)  # nothing is joined anew
+    for view, before in zip(views, kept, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(view.layer(0), before, strict=True))
+    river.asides = river.asides[1:]  # as after going back: then it is
+    assert river.beside()[0].tail is not views[0].tail
+    assert all(torch.equal(a, b) for a, b in zip(views[-1].layer(0), kept[-1], strict=True))

@@ -14,9 +14,9 @@ from warpcortex_cli.engine.router import Match, Router
 from warpcortex_cli.engine.sampling import Sampler
 from warpcortex_cli.engine.text import Sentences, TextBuilder, words_of
 from warpcortex_cli.events import RiverText
-from warpcortex_cli.memory.segment import Segment, join
+from warpcortex_cli.memory.segment import Segment
 from warpcortex_cli.memory.store import BLOCK
-from warpcortex_cli.memory.tail import Tail
+from warpcortex_cli.memory.tail import Tail, TailView
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.rows import Row, RowResult
 from warpcortex_cli.profile import Profile
@@ -67,7 +67,7 @@ class River:
         self._asking: list[torch.Tensor] | None = None  # and their queries, unrotated
         self.asides: list[Aside] = []
         self._joined_from: tuple[Segment, ...] = ()
-        self._joined: tuple[Segment, ...] = ()
+        self._joined = prism.new_tail(None)
         self.pending: deque[int] = deque()
         self.state = "idle"
         self.sampler = Sampler(profile.sampling.temperature, profile.sampling.top_p, seed)
@@ -120,7 +120,7 @@ class River:
             tokens=tokens,
             positions=list(range(self.position, self.position + count)),
             tail=self.tail,
-            reads=self._reads(),
+            reads=self._reads(count),
             logits="none" if self.pending or self.state == "reading" else "last",
             queries=True,
         )
@@ -133,20 +133,27 @@ class River:
             queries = result.queries if self.queries is None else torch.cat([self.queries, result.queries], 2)
             self.queries = queries[:, :, -QUERY_WINDOW:]
 
-    def beside(self) -> tuple[Segment, ...]:
-        """What is read beside the tail, of its past and asides, as one segment: many cost one multiplication a layer.
+    def beside(self) -> tuple[TailView, ...]:
+        """What is read beside the tail, of its past and asides, in one piece: many cost one multiplication a layer.
 
-        Joined anew only when they change.
+        A new aside is put behind those that are there; joined anew only when something else changes.
         """
         now = (*self.past.working(), *(a.segment for a in self.asides))
-        if now != self._joined_from:
-            self._joined_from, self._joined = now, (join(now),) if now else ()
-        return self._joined
+        known = len(self._joined_from)
+        if now[:known] != self._joined_from:
+            self._joined, known = self.prism.new_tail(None), 0  # a thought under way may still read the old one
+        for segment in now[known:]:
+            self._joined.append(list(segment.keys), list(segment.values), segment.positions)
+        self._joined_from = now
+        return (self._joined.view(self._joined.length),) if now else ()
 
-    def _reads(self) -> tuple[Segment, ...]:
+    def _reads(self, count: int) -> tuple[TailView, ...]:
+        """What its next row of `count` tokens reads beside its tail."""
         reads = self.beside()
         bound = self.past.pinned + self.past.budget + sum(a.tokens for a in self.asides)
         assert sum(r.tokens for r in reads) <= bound, "a step reads more than its budget"
+        # While Streams read the tail it may not make room; then it ends with the model's positions.
+        assert self.position + count <= self.prism.max_context, "a step reads more than its tail may hold"
         return reads
 
     # -- the past -----------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from warpcortex_cli.pocket import world
 from warpcortex_cli.pocket.vocabulary import Words
 from warpcortex_cli.pocket.world import Answer
 from warpcortex_cli.prism.prism import Prism
+from warpcortex_cli.prism.quantize import BITS
 from warpcortex_cli.prism.source import resolve_model
 from warpcortex_cli.profile import Profile, load_profile
 
@@ -119,10 +120,11 @@ def main() -> None:
     parser.add_argument("--made-up", type=float, default=0.4, help="share of names and things made of random syllables")
     parser.add_argument("--seed", type=int, default=2026)
     parser.add_argument("--model", default="pocket")
+    parser.add_argument("--quantize", choices=["none", *BITS], default="none")
     parser.add_argument("--wrong", action="store_true", help="show cases that went wrong")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    prism = Prism.load(resolve_model(args.model, "auto"))
+    prism = Prism.load(resolve_model(args.model, "auto"), quantize=args.quantize)
     profile = load_profile("pocket")
     rng = random.Random(args.seed)
     rows: dict[str, dict[str, float]] = {}

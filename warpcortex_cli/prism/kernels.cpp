@@ -94,9 +94,9 @@ template <int BITS>
 int64_t panel_bytes(int64_t inputs) { return groups_of(inputs) * STEP<BITS> + (BITS == 8 ? 4 * LANES : 0); }
 
 #if defined(__AVX512VNNI__)
-constexpr int TILE = 12;  // tokens for which a weight is read once: as many as registers hold
+constexpr int TILE = 12, PAIR = 2;  // tokens and panels whose sums are held in registers at once
 #else
-constexpr int TILE = 4;
+constexpr int TILE = 4, PAIR = 1;
 #endif
 constexpr int64_t NEAR = 32;  // groups whose weights stay in the first cache while all tokens take their part of them
 
@@ -146,84 +146,110 @@ struct Tokens {
     }
 };
 
-// Adds what groups [first, last) of a panel give to the sums of the M tokens of a tile that begins with token `row`.
-template <int BITS, int M>
-inline void gather(const uint8_t* panel, const Tokens& x, int64_t row, int64_t first, int64_t last, Floats* sums) {
+// Adds what groups [first, last) of P panels give to the sums [P, rows] of the M tokens of a tile that begins with `row`.
+template <int BITS, int P, int M>
+inline void gather(const uint8_t* panels, int64_t panel, const Tokens& x, int64_t row, int64_t first, int64_t last,
+                   Floats* sums) {
     const int8_t* values = &x.values[row * x.groups * GROUP];
     const int32_t* offsets = &x.offsets[row * x.groups];
-    Floats whole[M];
-    Ints acc[M] = {};
-    for (int m = 0; m < M; m++) whole[m] = sums[m];
+    Ints acc[P][M] = {};
+    Floats whole[P][M];
+    for (int p = 0; p < P; p++)
+        for (int m = 0; m < M; m++) whole[p][m] = sums[p * x.rows + m];
     for (int64_t g = first; g < last; g++) {
-        const uint8_t* weights = panel + g * STEP<BITS>;
+        const uint8_t* weights = panels + g * STEP<BITS>;
         const int8_t* fours = values + g * GROUP * M;
         if (BITS == 4)
-            for (int m = 0; m < M; m++) acc[m] = splat(offsets[g * M + m]);
+            for (int m = 0; m < M; m++)
+                for (int p = 0; p < P; p++) acc[p][m] = splat(offsets[g * M + m]);
         for (int part = 0; part < NUMBERS<BITS> / 64; part++) {
-            const Bytes numbers = load<Bytes>(weights + 64 * part);
-            if (BITS == 4) {
-                const Bytes low = numbers & 15, high = numbers >> 4;
-                for (int m = 0; m < M; m++) acc[m] = dot<BITS>(acc[m], low, load<int32_t>(fours + 4 * (2 * part * M + m)));
-                for (int m = 0; m < M; m++)
-                    acc[m] = dot<BITS>(acc[m], high, load<int32_t>(fours + 4 * ((2 * part + 1) * M + m)));
-            } else {
-                for (int m = 0; m < M; m++) acc[m] = dot<BITS>(acc[m], numbers, load<int32_t>(fours + 4 * (part * M + m)));
+            Bytes numbers[P];
+            for (int p = 0; p < P; p++) numbers[p] = load<Bytes>(weights + p * panel + 64 * part);
+            for (int half = 0; half < 8 / BITS; half++)
+                for (int m = 0; m < M; m++) {
+                    const int32_t four = load<int32_t>(fours + 4 * ((8 / BITS * part + half) * M + m));
+                    for (int p = 0; p < P; p++) {
+                        const Bytes some = BITS == 8 ? numbers[p] : half ? numbers[p] >> 4 : numbers[p] & 15;
+                        acc[p][m] = dot<BITS>(acc[p][m], some, four);
+                    }
+                }
+        }
+        if (BITS == 4)
+            for (int p = 0; p < P; p++) {
+                const Floats scale = widened(load<Halves>(weights + p * panel + NUMBERS<BITS>));
+                for (int m = 0; m < M; m++) whole[p][m] += __builtin_convertvector(acc[p][m], Floats) * scale;
             }
-        }
-        if (BITS == 4) {
-            const Floats scale = widened(load<Halves>(weights + NUMBERS<BITS>));
-            for (int m = 0; m < M; m++) whole[m] += __builtin_convertvector(acc[m], Floats) * scale;
-        }
     }
     for (int m = 0; m < M; m++) {
-        if (BITS == 8) {
-            int32_t offset = 0;
+        int32_t offset = 0;
+        if (BITS == 8)
             for (int64_t g = first; g < last; g++) offset += offsets[g * M + m];
-            whole[m] += __builtin_convertvector(acc[m] + offset, Floats);
+        for (int p = 0; p < P; p++) {
+            if (BITS == 8) whole[p][m] += __builtin_convertvector(acc[p][m] + offset, Floats);
+            sums[p * x.rows + m] = whole[p][m];
         }
-        sums[m] = whole[m];
     }
 }
 
-template <int BITS, int M = TILE>
-inline void gather_some(int64_t count, const uint8_t* panel, const Tokens& x, int64_t row, int64_t first, int64_t last,
-                        Floats* sums) {
+template <int BITS, int P, int M = TILE>
+inline void gather_some(int64_t count, const uint8_t* panels, int64_t panel, const Tokens& x, int64_t row, int64_t first,
+                        int64_t last, Floats* sums) {
     if constexpr (M > 1)
-        if (count < M) return gather_some<BITS, M - 1>(count, panel, x, row, first, last, sums);
-    gather<BITS, M>(panel, x, row, first, last, sums);
+        if (count < M) return gather_some<BITS, P, M - 1>(count, panels, panel, x, row, first, last, sums);
+    gather<BITS, P, M>(panels, panel, x, row, first, last, sums);
+}
+
+// Outputs of P panels, the first of which is `number`, for all tokens.
+template <int BITS, int P>
+void product(const Tokens& x, const uint8_t* weights, const float* bias, float* out, int64_t number, int64_t inputs,
+             int64_t outputs, Floats* sums) {
+    const int64_t size = panel_bytes<BITS>(inputs);
+    std::fill_n(sums, P * x.rows, Floats{});
+    for (int64_t first = 0; first < x.groups; first += NEAR)
+        for (int64_t tile = 0; tile < x.tiles(); tile++) {
+            const int64_t row = x.start(tile), last = std::min(first + NEAR, x.groups);
+            gather_some<BITS, P>(x.start(tile + 1) - row, weights + number * size, size, x, row, first, last, sums + row);
+        }
+    for (int64_t p = 0; p < P; p++) {
+        const int64_t start = (number + p) * LANES, here = std::min(LANES, outputs - start);
+        const Floats scale =
+            BITS == 8 ? load<Floats>(weights + (number + p) * size + x.groups * STEP<BITS>) : splat(1.0f);
+        float more[LANES] = {};
+        if (bias) std::copy_n(bias + start, here, more);
+        for (int64_t row = 0; row < x.rows; row++) {
+            const Floats found = sums[p * x.rows + row] * (scale * x.scales[row]) + load<Floats>(more);
+            std::memcpy(out + row * outputs + start, &found, here * sizeof(float));
+        }
+    }
+}
+
+template <int BITS, int P>
+void all_products(const Tokens& x, const uint8_t* weights, const float* bias, float* out, int64_t inputs,
+                  int64_t outputs, int threads) {
+    const int64_t panels = panels_of(outputs), whole = panels / P, tasks = whole + panels % P;
+    const int64_t share = std::max<int64_t>(1, tasks / (8 * threads));
+#pragma omp parallel num_threads(threads)
+    {
+        std::vector<Floats> sums(P * x.rows);
+        // In small shares: other programs take time of single cores, and nobody shall wait for the slowest.
+#pragma omp for schedule(dynamic, share)
+        for (int64_t task = 0; task < tasks; task++)
+            if (task < whole)
+                product<BITS, P>(x, weights, bias, out, task * P, inputs, outputs, sums.data());
+            else
+                product<BITS, 1>(x, weights, bias, out, whole * P + task - whole, inputs, outputs, sums.data());
+    }
 }
 
 template <int BITS>
 void multiplied(const float* x, const uint8_t* weights, const float* bias, float* out, int64_t rows, int64_t inputs,
                 int64_t outputs, int threads) {
-    static thread_local Tokens own;
-    own.read(x, rows, inputs, ZERO<BITS>, threads);
-    const Tokens& tokens = own;
-    const int64_t share = std::max<int64_t>(1, panels_of(outputs) / (8 * threads));
-#pragma omp parallel num_threads(threads)
-    {
-        std::vector<Floats> sums(rows);
-        // In small shares: other programs take time of single cores, and nobody shall wait for the slowest.
-#pragma omp for schedule(dynamic, share)
-        for (int64_t number = 0; number < panels_of(outputs); number++) {
-            const uint8_t* panel = weights + number * panel_bytes<BITS>(inputs);
-            std::fill(sums.begin(), sums.end(), Floats{});
-            for (int64_t first = 0; first < tokens.groups; first += NEAR)
-                for (int64_t tile = 0; tile < tokens.tiles(); tile++) {
-                    const int64_t row = tokens.start(tile);
-                    gather_some<BITS>(tokens.start(tile + 1) - row, panel, tokens, row, first, std::min(first + NEAR, tokens.groups),
-                                      &sums[row]);
-                }
-            const int64_t start = number * LANES, here = std::min(LANES, outputs - start);
-            const Floats scale = BITS == 8 ? load<Floats>(panel + tokens.groups * STEP<BITS>) : splat(1.0f);
-            float more[LANES] = {};
-            if (bias) std::copy_n(bias + start, here, more);
-            for (int64_t row = 0; row < rows; row++) {
-                const Floats found = sums[row] * (scale * tokens.scales[row]) + load<Floats>(more);
-                std::memcpy(out + row * outputs + start, &found, here * sizeof(float));
-            }
-        }
-    }
+    static thread_local Tokens tokens;
+    tokens.read(x, rows, inputs, ZERO<BITS>, threads);
+    if (BITS == 8 && rows >= TILE)  // as many sums as registers hold; with 4 bits these are taken by sums of sums
+        all_products<BITS, PAIR>(tokens, weights, bias, out, inputs, outputs, threads);
+    else
+        all_products<BITS, 1>(tokens, weights, bias, out, inputs, outputs, threads);
 }
 
 // The scale of a group whose numbers of 4 bits, times it, are nearest to its weights in squares.

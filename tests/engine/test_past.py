@@ -266,7 +266,7 @@ def test_a_damaged_block_is_computed_anew_from_its_tokens(prism, tmp_path: Path)
 
 
 def test_what_was_taken_back_leaves_the_disk(prism, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("warpcortex_cli.engine.archive._WORTH_COMPACTING", 1 << 14)
+    monkeypatch.setattr("warpcortex_cli.memory.log.WORTH_REWRITING", 1 << 14)
     session = new_session(prism)
     archive = Archive(RecordLog(tmp_path / "s"))
     archive.restore(session)
@@ -301,3 +301,60 @@ def test_clearing_begins_another_past_in_the_same_file(prism, tmp_path: Path) ->
     for x, y in zip((*whole.keys, *whole.values), (*again.keys, *again.values), strict=True):
         assert torch.equal(x, y)
     archive.log.close()
+
+
+def test_what_has_no_room_on_disk_is_computed_from_its_tokens(prism, tmp_path: Path, monkeypatch) -> None:
+    """Of a long past nothing but tokens and fingerprints is on disk. It is taken up at once, found, and read."""
+    whole = kept(prism, tmp_path / "all", warm_mb=0)
+    session = kept(prism, tmp_path / "s", warm_mb=0, cold_mb=0)
+    blocks = session.engine.river.past.tokens // BLOCK
+    assert (tmp_path / "s").stat().st_size < (tmp_path / "all").stat().st_size / 2
+    back = new_session(prism, warm_mb=0, cold_mb=0)
+    archive = Archive(RecordLog(tmp_path / "s"))
+    with monkeypatch.context() as patch:
+        patch.setattr(prism, "forward", lambda rows: pytest.fail("nothing is computed before it is asked for"))
+        assert archive.restore(back) == []
+    past = back.engine.river.past
+    assert back.snapshot().memory.bare == past.store.bare == blocks
+    again, first = past.gather(list(range(64)), torch.arange(64)), whole.engine.river.past.gather
+    for x, y in zip(first(list(range(64)), torch.arange(64)).keys, again.keys, strict=True):
+        assert torch.allclose(x, y, atol=1e-3)  # the first blocks were computed behind nothing else
+    run(back, "How many lanterns does Zoltan keep?")
+    assert FACT in " ".join(line for line, _ in back.recalled())
+    assert past.anew == [] and past.store.bare < len(past.store)  # nothing of it is damage
+    archive.save(back)
+    archive._rewrite(back)  # brings none of them back
+    archive.log.close()
+    with RecordLog(tmp_path / "s", readonly=True) as log:
+        assert {r.length for r in log.records if r.kind == PAST} == {0}
+    last = new_session(prism, warm_mb=0, cold_mb=0)
+    archive = Archive(RecordLog(tmp_path / "s"))
+    assert archive.restore(last) == [] and last.turns == back.turns
+    archive.log.close()
+
+
+def test_a_file_on_a_budget_stays_small_turn_after_turn(prism, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("warpcortex_cli.memory.log.WORTH_REWRITING", 1 << 16)
+    monkeypatch.setattr("warpcortex_cli.engine.archive.WORTH_REWRITING", 1 << 16)
+    sizes, before = {}, 0
+    for cold in (1, None):
+        session = new_session(prism, warm_mb=0, cold_mb=cold)
+        archive = Archive(RecordLog(tmp_path / str(cold)))
+        archive.restore(session)
+        biggest = 0
+
+        def look(done: int, total: int, path: Path = archive.log.path) -> None:
+            nonlocal biggest
+            biggest = max(biggest, path.stat().st_size)
+
+        for _ in range(4):
+            session.load_notes(filler(120), progress=look)
+            archive.save(session)
+        sizes[cold], before = biggest, session.engine.river.past.tokens
+        archive.log.close()
+        back = new_session(prism, warm_mb=0, cold_mb=cold)
+        archive = Archive(RecordLog(tmp_path / str(cold)))
+        assert archive.restore(back) == [] and back.engine.river.past.tokens == before
+        assert (back.snapshot().memory.bare > 0) == (cold == 1)
+        archive.log.close()
+    assert sizes[1] < 3 << 20 < sizes[None] / 2, sizes

@@ -11,7 +11,6 @@ import pytest
 
 from warpcortex_cli.probes.memory import MemoryProbe, nvml_bytes
 
-
 ALLOCATE = """
 from warpcortex_cli.probes.memory import MemoryProbe
 probe = MemoryProbe("cpu")

@@ -36,13 +36,12 @@ from warpcortex_cli.engine.contents import (
 )
 from warpcortex_cli.engine.river import PREFILL_CHUNK, Aside, Mark
 from warpcortex_cli.engine.session import Session
-from warpcortex_cli.memory.log import DamagedError, RecordLog
+from warpcortex_cli.memory.log import WORTH_REWRITING, DamagedError, RecordLog
 from warpcortex_cli.memory.segment import Segment
 from warpcortex_cli.memory.store import BLOCK
 from warpcortex_cli.prism.fingerprint import fingerprint
 from warpcortex_cli.prism.rows import Row
 
-_WORTH_COMPACTING = 4 << 20  # bytes that nothing refers to any more
 Progress = Callable[[int, int], None]
 
 
@@ -52,6 +51,7 @@ class Archive:
     def __init__(self, log: RecordLog) -> None:
         self.log = log
         self.failure = ""
+        self._looked = log.nbytes  # bytes of it when it was last looked at for what is of no use
         self._forget()
 
     def _forget(self) -> None:
@@ -86,6 +86,9 @@ class Archive:
             return
         store.written({r.key: r for r in self.log.records[count:] if r.kind == PAST})
         river.unchanged = river.length
+        self._looked = min(self._looked, self.log.nbytes)
+        if self.log.nbytes - self._looked >= WORTH_REWRITING:
+            self.compact(session)
 
     def _news(self, session: Session, past: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, int, bytes]]:
         river = session.engine.river
@@ -132,9 +135,11 @@ class Archive:
             *(r for _, r in found.prints),
         )
         live = sum(r.length for r in kept)
-        if not self.failure and self.log.nbytes - live >= max(_WORTH_COMPACTING, live):
+        self._looked = self.log.nbytes
+        if not self.failure and self.log.worth_rewriting(self.log.nbytes - live):
             with contextlib.suppress(OSError):  # then it stays as large as it is
                 self._rewrite(session)
+                self._looked = self.log.nbytes
 
     def _rewrite(self, session: Session) -> None:
         """Replaces the file by what the session is now, all or nothing.

@@ -13,13 +13,14 @@ import io
 import os
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 _MAGIC = b"wcx1"
 _HEADER = struct.Struct("<4sHQQII")  # magic, kind, key, length, CRC of the payload, CRC of the header before this
 _LARGEST = 1 << 34
+WORTH_REWRITING = 4 << 20  # bytes
 
 
 class DamagedError(ValueError):
@@ -111,7 +112,9 @@ class RecordLog:
         Raises:
             OSError: the disk is full, or gone; nothing of the record remains then.
         """
-        checksum = zlib.crc32(payload)
+        return self._append(kind, key, payload, zlib.crc32(payload))
+
+    def _append(self, kind: int, key: int, payload: bytes, checksum: int) -> Record:
         head = _HEADER.pack(_MAGIC, kind, key, len(payload), checksum, 0)[:-4]
         left = memoryview(head + struct.pack("<I", zlib.crc32(head)) + payload)
         try:
@@ -137,11 +140,14 @@ class RecordLog:
         Raises:
             DamagedError: its checksum is wrong.
         """
-        self._file.seek(record.offset)
-        payload = self._file.read(record.length)
+        payload = self._payload(record)
         if len(payload) != record.length or zlib.crc32(payload) != record.checksum:
             raise DamagedError(f"the record at byte {record.offset:,} of {self.path.name} is damaged")
         return payload
+
+    def _payload(self, record: Record) -> bytes:
+        self._file.seek(record.offset)
+        return self._file.read(record.length)
 
     def forget_from(self, count: int) -> None:
         """Cuts the file behind its first `count` records."""
@@ -150,18 +156,47 @@ class RecordLog:
             self._file.truncate(self._end)
             del self.records[count:]
 
+    def worth_rewriting(self, dead: int) -> bool:
+        """Whether it should be written anew where this many bytes of it are of no use any more."""
+        return dead >= max(WORTH_REWRITING, self.nbytes - dead)
+
     def rewrite(self, kept: Iterable[tuple[int, int, bytes]]) -> None:
         """Replaces the file by these records: all or nothing.
 
         Raises:
             OSError: it could not be written; the file is what it was.
         """
+
+        def fill(fresh: RecordLog) -> None:
+            for kind, key, payload in kept:
+                fresh.append(kind, key, payload)
+
+        self._replace(fill)
+
+    def thin(self, emptied: Container[Record]) -> None:
+        """Replaces the file by one with the same records, these without their payload: all or nothing.
+
+        What is damaged stays so.
+
+        Raises:
+            OSError: it could not be written; the file is what it was.
+        """
+
+        def fill(fresh: RecordLog) -> None:
+            for record in self.records:
+                if record in emptied:
+                    fresh.append(record.kind, record.key, b"")
+                else:
+                    fresh._append(record.kind, record.key, self._payload(record), record.checksum)
+
+        self._replace(fill)
+
+    def _replace(self, fill: Callable[[RecordLog], None]) -> None:
         temporary = self.path.with_suffix(".tmp")
         temporary.unlink(missing_ok=True)
         fresh = RecordLog(temporary)
         try:
-            for kind, key, payload in kept:
-                fresh.append(kind, key, payload)
+            fill(fresh)
             fresh.commit()
             temporary.replace(self.path)
         except BaseException:

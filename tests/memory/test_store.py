@@ -110,7 +110,7 @@ def test_no_tier_grows_over_its_budget_and_no_block_is_lost(
     budgets = Budgets(hot * PLAIN, warm * PACKED, None if cold is None else cold * PACKED)
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr("warpcortex_cli.memory.log.WORTH_REWRITING", WORTH)
-        log, append, held, full = RecordLog(Path(folder) / "log"), RecordLog._append, set[int](), False
+        log, append, held, full = RecordLog(Path(folder) / "log"), RecordLog._write, set[int](), False
         store = BlockStore(LAYOUT, "exact", budgets)
         for action, number in actions:
             if action == "put":
@@ -149,7 +149,7 @@ def test_no_tier_grows_over_its_budget_and_no_block_is_lost(
                 store.written(found)
             elif action in ("full", "space"):
                 full = action == "full"
-                patch.setattr(RecordLog, "_append", no_space if full else append)
+                patch.setattr(RecordLog, "_write", no_space if full else append)
             store.tidy()
             tiers = store.tiers()
             assert tiers == walked(store)
@@ -159,7 +159,7 @@ def test_no_tier_grows_over_its_budget_and_no_block_is_lost(
             assert cold is None or on_disk(store) <= cold * PACKED
             if isinstance(store._log, ScratchLog) and store._tidies:
                 assert store._log.nbytes <= 2 * on_disk(store) + WORTH + 64 * len(store._log.records)
-        patch.setattr(RecordLog, "_append", append)
+        patch.setattr(RecordLog, "_write", append)
         store.close()
         log.close()
 

@@ -77,10 +77,7 @@ class Archive:
                 self.log.append(kind, key, payload)
             self.log.commit()
         except OSError as error:
-            self.failure = (
-                f"the session is not saved any more ({error.strerror or error}); the chat goes on in memory. "
-                "Make room, and start again with the same --session to go on from the last turn that was saved."
-            )
+            self._fail(error)
             with contextlib.suppress(OSError):  # whoever reads it stops at the last whole state anyway
                 self.log.forget_from(count)
             return
@@ -89,6 +86,12 @@ class Archive:
         self._looked = min(self._looked, self.log.nbytes)
         if self.log.nbytes - self._looked >= WORTH_REWRITING:
             self.compact(session)
+
+    def _fail(self, error: OSError) -> None:
+        self.failure = (
+            f"the session is not saved any more ({error.strerror or error}); the chat goes on in memory. "
+            "Make room, and start again with the same --session to go on from the last turn that was saved."
+        )
 
     def _news(self, session: Session, past: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, int, bytes]]:
         river = session.engine.river
@@ -136,7 +139,7 @@ class Archive:
         )
         live = sum(r.length for r in kept)
         self._looked = self.log.nbytes
-        if not self.failure and self.log.worth_rewriting(self.log.nbytes - live):
+        if not self.failure and self.log.worth_rewriting(self.log.total - live):
             with contextlib.suppress(OSError):  # then it stays as large as it is
                 self._rewrite(session)
                 self._looked = self.log.nbytes
@@ -172,7 +175,10 @@ class Archive:
         state, same = found.state, found.model.get("fingerprint") == fingerprint(session.prism)
         session.engine.river.past.store.use(self.log, PAST)
         if state is not None and same and len(found.ids) >= state.tokens:
-            self.log.forget_from(found.used)
+            try:
+                self.log.forget_from(found.used)
+            except OSError as error:
+                self._fail(error)
             del found.ids[state.tokens :], found.own[state.tokens :]
             self._take_up_past(session, state, found)
             self._take_up(session, state, found, self._fill(session, found, progress))

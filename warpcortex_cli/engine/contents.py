@@ -67,7 +67,7 @@ class Contents:
 
 def read_contents(log: RecordLog) -> Contents:
     """Reads all but the KV, up to the last state. Damaged records are left out and named."""
-    out = Contents()
+    out = Contents(damaged=list(log.lost))
     turns: dict[int, Turn] = {}
     out.state, out.used = _last_state(log)
     for record in log.records[: out.used]:

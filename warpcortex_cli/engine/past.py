@@ -140,6 +140,7 @@ class Past:
         self.brought.update(tokens)
         if tokens != self.recalled:
             self.recalled, self._working = tokens, None
+            self.store.tidy()
 
     def working(self) -> tuple[Segment, ...]:
         """The first tokens and the recalled ones at their compacted positions; nothing while nothing is stored."""

@@ -358,3 +358,57 @@ def test_a_file_on_a_budget_stays_small_turn_after_turn(prism, tmp_path: Path, m
         assert (back.snapshot().memory.bare > 0) == (cold == 1)
         archive.log.close()
     assert sizes[1] < 3 << 20 < sizes[None] / 2, sizes
+
+
+def test_after_clear_no_block_of_another_time_comes_back(prism, tmp_path: Path) -> None:
+    """A bare block has the number of a whole one of the conversation before."""
+    session = new_session(prism, warm_mb=0)
+    archive = Archive(RecordLog(tmp_path / "s"))
+    archive.restore(session)
+    session.load_notes(filler(60))
+    archive.save(session)
+    archive.log.close()
+    session = new_session(prism, warm_mb=0, cold_mb=0)
+    archive = Archive(RecordLog(tmp_path / "s"))
+    archive.restore(session)
+    session.clear()
+    session.load_notes(f"{FACT} {filler(70)}")
+    archive.save(session)
+    archive.log.close()
+    back = new_session(prism, warm_mb=0, cold_mb=0)
+    archive = Archive(RecordLog(tmp_path / "s"))
+    assert archive.restore(back) == [] and back.engine.river.past.store.bare == len(back.engine.river.past.store)
+    archive.log.close()
+
+
+def test_a_kill_between_two_turns_finds_every_block(prism, tmp_path: Path, monkeypatch) -> None:
+    """The file was written anew in the middle of a turn that never ended: no block of the turn before is damaged."""
+    monkeypatch.setattr("warpcortex_cli.memory.log.WORTH_REWRITING", 1 << 16)
+    session = new_session(prism, warm_mb=0, cold_mb=1)
+    archive = Archive(RecordLog(tmp_path / "s"))
+    archive.restore(session)
+    session.load_notes(f"{FACT} {filler(100)}")
+    archive.save(session)
+    before, inode = list(session.turns), (tmp_path / "s").stat().st_ino
+    session.load_notes(filler(200))
+    assert (tmp_path / "s").stat().st_ino != inode and (tmp_path / "s").stat().st_size < 3 << 20
+    archive.log.close()  # killed here
+    back = new_session(prism, warm_mb=0, cold_mb=1)
+    archive = Archive(RecordLog(tmp_path / "s"))
+    told = archive.restore(back)
+    past = back.engine.river.past
+    assert back.turns == before and all("never finished" in line for line in told)
+    past.gather(list(range(past.tokens)), torch.arange(past.tokens))
+    assert past.anew == [] and past.store.bare
+    archive.log.close()
+
+
+def test_what_is_kept_unpacked_is_a_budget_and_changes_nothing(prism) -> None:
+    sessions = [long_session(prism, hot_mb=hot) for hot in (None, 0)]
+    tokens = list(range(0, 256, 16))
+    for session in sessions:
+        session.engine.river.past.recall(tokens)
+    (roomy,), (tight,) = (s.engine.river.past.working() for s in sessions)
+    assert all(torch.equal(x, y) for x, y in zip(roomy.keys, tight.keys, strict=True))
+    hot = [s.snapshot().memory.tiers["hot"].blocks for s in sessions]
+    assert hot == [8, 1]

@@ -179,6 +179,8 @@ def test_a_base_that_is_gone_or_unknown_is_said(tmp_path: Path) -> None:
     with RecordLog(b) as log:
         assert log.lost == ["b.base1 is missing, and what it held of the conversation is lost"]
         assert [log.read(r) for r in log.records] == [b"two"]
+    with pytest.raises(OSError, match="base1 is missing"):
+        fork(b, tmp_path / "d")
     data = bytearray(c.read_bytes())
     first = data.index(b'{"bytes"')
     data[first + 2] ^= 1

@@ -70,9 +70,9 @@ class Archive:
         if self.failure or (river.unchanged == river.length and _state_of(session) == self._state):
             return
         store = river.past.store
+        store.use(self.log, PAST)
         count = len(self.log.records)
         try:
-            store.use(self.log, PAST)
             for kind, key, payload in self._news(session, store.unwritten()):
                 self.log.append(kind, key, payload)
             self.log.commit()

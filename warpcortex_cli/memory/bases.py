@@ -8,6 +8,7 @@ deleted, the other is whole. Where there are no hard links, a base is a copy of 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -60,7 +61,8 @@ class Base:
         Raises:
             OSError: neither can be made.
         """
-        assert self.file is not None
+        if self.file is None:
+            raise FileNotFoundError(errno.ENOENT, f"{self.path.name} is missing")
         with contextlib.suppress(OSError):
             os.link(self.path, to)
             if os.path.samestat(os.fstat(self.file.fileno()), to.lstat()):

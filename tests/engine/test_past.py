@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from warpcortex_cli.engine.contents import PAST
 from warpcortex_cli.engine.river import QUERY_WINDOW, River
 from warpcortex_cli.engine.session import Session
 from warpcortex_cli.memory.log import RecordLog
+from warpcortex_cli.memory.scratch import ScratchLog
 from warpcortex_cli.memory.store import BLOCK
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.rows import Row
@@ -412,3 +414,21 @@ def test_what_is_kept_unpacked_is_a_budget_and_changes_nothing(prism) -> None:
     assert all(torch.equal(x, y) for x, y in zip(roomy.keys, tight.keys, strict=True))
     hot = [s.snapshot().memory.tiers["hot"].blocks for s in sessions]
     assert hot == [8, 1]
+
+
+def test_recalling_what_is_bare_again_and_again_fills_no_disk(prism, monkeypatch) -> None:
+    monkeypatch.setattr("warpcortex_cli.memory.log.WORTH_REWRITING", 1 << 16)
+    session = new_session(prism, warm_mb=0, cold_mb=1)
+    session.load_notes(filler(110))
+    past, sizes, written = session.engine.river.past, [], 0
+    log = past.store._log
+    assert isinstance(log, ScratchLog) and past.store.bare > 20
+    for turn in range(60):
+        before = log.nbytes
+        past.recall([t for t in range(past.tokens) if t // BLOCK % 15 == turn % 15])
+        past.working()
+        sizes.append(log.nbytes)
+        written += max(0, log.nbytes - before)
+    assert written > 4 << 20 > max(sizes) and not past.anew
+    assert os.name == "nt" or not any(Path(log.folder.name).iterdir())  # it has no name, also after being written anew
+    past.close()

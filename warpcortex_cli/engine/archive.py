@@ -1,7 +1,7 @@
 """A conversation on disk: the River's tokens, their KV, its asides and what was said, written at a turn's end.
 
 Blocks of the River's past are records of the same file, which is its cold tier: they are written when memory is short
-or a turn ends, and are not read again before they are asked for.
+or a turn ends, and are not read again before they are asked for. An empty one says that only tokens are kept of it.
 
 Tokens and KV are records apart, so that KV which is damaged, or of another model, can be computed anew. The last record
 of a turn is its state; what stands behind the last state belongs to a turn that was never finished, and is dropped.

@@ -182,6 +182,8 @@ class BlockStore:
     def left_out(self) -> set[int]:
         """Blocks that are not to be on disk: bare ones, and those for which its budget has no room."""
         out, size = set(self._bare), 0
+        if self._has_room(self._warm.nbytes + self._cold.nbytes):
+            return out
         for shelf in (self._warm, self._cold):
             for number in reversed(shelf):
                 size += shelf.size(number)
@@ -234,7 +236,7 @@ class BlockStore:
     def unwritten(self) -> Iterator[tuple[int, bytes]]:
         """What the log does not say yet, in order: blocks, and empty ones for those that are not to be on disk."""
         out = self.left_out()
-        for number in sorted({*self._warm, *self._cold, *self._bare}):
+        for number in sorted({*self._warm, *out}):
             held = number in self._copies or number in self._cold
             if number in out:
                 if held or number not in self._told:

@@ -232,8 +232,19 @@ class MemorySettings(_Settings):
     recall: Annotated[int, Field(ge=32)] = Field(
         default=512, description="Older tokens that are read at once, at most a quarter of the model's context."
     )
+    hot_mb: Count | None = Field(
+        default=None,
+        description="MiB of blocks kept unpacked on the device, one at least. null: twice what is recalled at once.",
+    )
     warm_mb: Count = Field(
-        default=256, description="MiB of blocks kept in memory, and as many of parked Streams; the others are on disk."
+        default=256,
+        description="MiB of blocks kept packed in memory, one at least, and as many of parked Streams; the others are "
+        "on disk.",
+    )
+    cold_mb: Count | None = Field(
+        default=None,
+        description="MiB of blocks kept on disk; of those used longest ago only tokens and fingerprints stay then, "
+        "and they are computed anew when they are recalled. null: no bound; 0: none.",
     )
     stored: Literal["exact", "16", "8", "6/5", "8/4", "4/4", "ladder"] = Field(
         default="8",

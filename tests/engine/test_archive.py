@@ -233,7 +233,7 @@ def test_kv_that_was_computed_anew_is_stored_anew(prism, tmp_path: Path) -> None
 
 
 def test_what_nobody_needs_is_given_back(prism, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("warpcortex_cli.engine.archive._WORTH_COMPACTING", 1)
+    monkeypatch.setattr("warpcortex_cli.memory.log.WORTH_REWRITING", 1)
     path = tmp_path / "s"
     session = new_session(prism)
     archive = Archive(RecordLog(path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from warpcortex_cli.engine.contents import PAST
 from warpcortex_cli.engine.river import QUERY_WINDOW, River
 from warpcortex_cli.engine.session import Session
 from warpcortex_cli.memory.log import RecordLog
+from warpcortex_cli.memory.scratch import ScratchLog
 from warpcortex_cli.memory.store import BLOCK
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.rows import Row
@@ -266,7 +268,7 @@ def test_a_damaged_block_is_computed_anew_from_its_tokens(prism, tmp_path: Path)
 
 
 def test_what_was_taken_back_leaves_the_disk(prism, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("warpcortex_cli.engine.archive._WORTH_COMPACTING", 1 << 14)
+    monkeypatch.setattr("warpcortex_cli.memory.log.WORTH_REWRITING", 1 << 14)
     session = new_session(prism)
     archive = Archive(RecordLog(tmp_path / "s"))
     archive.restore(session)
@@ -301,3 +303,132 @@ def test_clearing_begins_another_past_in_the_same_file(prism, tmp_path: Path) ->
     for x, y in zip((*whole.keys, *whole.values), (*again.keys, *again.values), strict=True):
         assert torch.equal(x, y)
     archive.log.close()
+
+
+def test_what_has_no_room_on_disk_is_computed_from_its_tokens(prism, tmp_path: Path, monkeypatch) -> None:
+    """Of a long past nothing but tokens and fingerprints is on disk. It is taken up at once, found, and read."""
+    whole = kept(prism, tmp_path / "all", warm_mb=0)
+    session = kept(prism, tmp_path / "s", warm_mb=0, cold_mb=0)
+    blocks = session.engine.river.past.tokens // BLOCK
+    assert (tmp_path / "s").stat().st_size < (tmp_path / "all").stat().st_size / 2
+    back = new_session(prism, warm_mb=0, cold_mb=0)
+    archive = Archive(RecordLog(tmp_path / "s"))
+    with monkeypatch.context() as patch:
+        patch.setattr(prism, "forward", lambda rows: pytest.fail("nothing is computed before it is asked for"))
+        assert archive.restore(back) == []
+    past = back.engine.river.past
+    assert back.snapshot().memory.bare == past.store.bare == blocks
+    again, first = past.gather(list(range(64)), torch.arange(64)), whole.engine.river.past.gather
+    for x, y in zip(first(list(range(64)), torch.arange(64)).keys, again.keys, strict=True):
+        assert torch.allclose(x, y, atol=1e-3)  # the first blocks were computed behind nothing else
+    run(back, "How many lanterns does Zoltan keep?")
+    assert FACT in " ".join(line for line, _ in back.recalled())
+    assert past.anew == [] and past.store.bare < len(past.store)  # nothing of it is damage
+    archive.save(back)
+    archive._rewrite(back)  # brings none of them back
+    archive.log.close()
+    with RecordLog(tmp_path / "s", readonly=True) as log:
+        assert {r.length for r in log.records if r.kind == PAST} == {0}
+    last = new_session(prism, warm_mb=0, cold_mb=0)
+    archive = Archive(RecordLog(tmp_path / "s"))
+    assert archive.restore(last) == [] and last.turns == back.turns
+    archive.log.close()
+
+
+def test_a_file_on_a_budget_stays_small_turn_after_turn(prism, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("warpcortex_cli.memory.log.WORTH_REWRITING", 1 << 16)
+    monkeypatch.setattr("warpcortex_cli.engine.archive.WORTH_REWRITING", 1 << 16)
+    sizes, before = {}, 0
+    for cold in (1, None):
+        session = new_session(prism, warm_mb=0, cold_mb=cold)
+        archive = Archive(RecordLog(tmp_path / str(cold)))
+        archive.restore(session)
+        biggest = 0
+
+        def look(done: int, total: int, path: Path = archive.log.path) -> None:
+            nonlocal biggest
+            biggest = max(biggest, path.stat().st_size)
+
+        for _ in range(4):
+            session.load_notes(filler(120), progress=look)
+            archive.save(session)
+        sizes[cold], before = biggest, session.engine.river.past.tokens
+        archive.log.close()
+        back = new_session(prism, warm_mb=0, cold_mb=cold)
+        archive = Archive(RecordLog(tmp_path / str(cold)))
+        assert archive.restore(back) == [] and back.engine.river.past.tokens == before
+        assert (back.snapshot().memory.bare > 0) == (cold == 1)
+        archive.log.close()
+    assert sizes[1] < 3 << 20 < sizes[None] / 2, sizes
+
+
+def test_after_clear_no_block_of_another_time_comes_back(prism, tmp_path: Path) -> None:
+    """A bare block has the number of a whole one of the conversation before."""
+    session = new_session(prism, warm_mb=0)
+    archive = Archive(RecordLog(tmp_path / "s"))
+    archive.restore(session)
+    session.load_notes(filler(60))
+    archive.save(session)
+    archive.log.close()
+    session = new_session(prism, warm_mb=0, cold_mb=0)
+    archive = Archive(RecordLog(tmp_path / "s"))
+    archive.restore(session)
+    session.clear()
+    session.load_notes(f"{FACT} {filler(70)}")
+    archive.save(session)
+    archive.log.close()
+    back = new_session(prism, warm_mb=0, cold_mb=0)
+    archive = Archive(RecordLog(tmp_path / "s"))
+    assert archive.restore(back) == [] and back.engine.river.past.store.bare == len(back.engine.river.past.store)
+    archive.log.close()
+
+
+def test_a_kill_between_two_turns_finds_every_block(prism, tmp_path: Path, monkeypatch) -> None:
+    """The file was written anew in the middle of a turn that never ended: no block of the turn before is damaged."""
+    monkeypatch.setattr("warpcortex_cli.memory.log.WORTH_REWRITING", 1 << 16)
+    session = new_session(prism, warm_mb=0, cold_mb=1)
+    archive = Archive(RecordLog(tmp_path / "s"))
+    archive.restore(session)
+    session.load_notes(f"{FACT} {filler(100)}")
+    archive.save(session)
+    before, inode = list(session.turns), (tmp_path / "s").stat().st_ino
+    session.load_notes(filler(200))
+    assert (tmp_path / "s").stat().st_ino != inode and (tmp_path / "s").stat().st_size < 3 << 20
+    archive.log.close()  # killed here
+    back = new_session(prism, warm_mb=0, cold_mb=1)
+    archive = Archive(RecordLog(tmp_path / "s"))
+    told = archive.restore(back)
+    past = back.engine.river.past
+    assert back.turns == before and all("never finished" in line for line in told)
+    past.gather(list(range(past.tokens)), torch.arange(past.tokens))
+    assert past.anew == [] and past.store.bare
+    archive.log.close()
+
+
+def test_what_is_kept_unpacked_is_a_budget_and_changes_nothing(prism) -> None:
+    sessions = [long_session(prism, hot_mb=hot) for hot in (None, 0)]
+    tokens = list(range(0, 256, 16))
+    for session in sessions:
+        session.engine.river.past.recall(tokens)
+    (roomy,), (tight,) = (s.engine.river.past.working() for s in sessions)
+    assert all(torch.equal(x, y) for x, y in zip(roomy.keys, tight.keys, strict=True))
+    hot = [s.snapshot().memory.tiers["hot"].blocks for s in sessions]
+    assert hot == [8, 1]
+
+
+def test_recalling_what_is_bare_again_and_again_fills_no_disk(prism, monkeypatch) -> None:
+    monkeypatch.setattr("warpcortex_cli.memory.log.WORTH_REWRITING", 1 << 16)
+    session = new_session(prism, warm_mb=0, cold_mb=1)
+    session.load_notes(filler(110))
+    past, sizes, written = session.engine.river.past, [], 0
+    log = past.store._log
+    assert isinstance(log, ScratchLog) and past.store.bare > 20
+    for turn in range(60):
+        before = log.nbytes
+        past.recall([t for t in range(past.tokens) if t // BLOCK % 15 == turn % 15])
+        past.working()
+        sizes.append(log.nbytes)
+        written += max(0, log.nbytes - before)
+    assert written > 4 << 20 > max(sizes) and not past.anew
+    assert os.name == "nt" or not any(Path(log.folder.name).iterdir())  # it has no name, also after being written anew
+    past.close()

@@ -46,7 +46,7 @@ def stream(number: int, state: str = "thinking", **changes: object) -> StreamVie
     return replace(base, **changes)  # type: ignore[arg-type]
 
 
-NO_PAST = MemoryView(1204, 0, 0, 4096, {n: Tier(0, 0) for n in ("hot", "warm", "cold")}, "exact", 0, "")
+NO_PAST = MemoryView(1204, 0, 0, 4096, {n: Tier(0, 0) for n in ("hot", "warm", "cold")}, 0, "exact", 0, "")
 
 
 def view(streams: Sequence[StreamView] = (), **changes: object) -> SessionView:

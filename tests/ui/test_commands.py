@@ -122,7 +122,7 @@ def test_memory_says_what_came_back_and_why(desk: Desk) -> None:
     session: FakeSession = desk.session  # type: ignore[assignment]
     tiers = {"hot": Tier(2, 4096), "warm": Tier(30, 60 << 10), "cold": Tier(6_000, 12 << 20)}
     session.view = view(
-        [], memory=MemoryView(700, 193_024, 41, 1_540, tiers, "8", 1, "older context cannot be written to disk.")
+        [], memory=MemoryView(700, 193_024, 41, 1_540, tiers, 17, "8", 1, "older context cannot be written to disk.")
     )
     text = said(desk, "/memory")
     for words in (
@@ -137,7 +137,10 @@ def test_memory_says_what_came_back_and_why(desk: Desk) -> None:
         assert words in text
     assert "Mara keeps [b]ropes[/b]" in text and "shares ropes, Mara" in text and "fingerprint is near" in text
     assert "\x1b" not in text and max(map(len, text.splitlines())) <= 80
-    assert "2 hot 30 warm 6,000 cold" in " ".join(said(desk, "/agents").split())
+    assert "tokens only 17" in " ".join(text.split())
+    assert "2 hot 30 warm 6,000 cold 17 tokens only" in " ".join(said(desk, "/agents").split())
+    session.view = view([], memory=replace(session.view.memory, bare=0))
+    assert "tokens only" not in said(desk, "/memory") + said(desk, "/agents")
 
 
 def test_what_went_wrong_below_is_said_once(desk: Desk) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -20,7 +19,8 @@ from rich.text import Text
 
 from warpcortex_cli.cli.output import print_json, progress_bar
 from warpcortex_cli.engine.contents import Contents, read_contents
-from warpcortex_cli.errors import RunError, UsageError, WarpError
+from warpcortex_cli.errors import RunError, UsageError
+from warpcortex_cli.memory.bases import links_of
 from warpcortex_cli.memory.log import RecordLog
 from warpcortex_cli.ui.safe import clean, one_line
 from warpcortex_cli.ui.terminal import forgive_encoding
@@ -118,15 +118,29 @@ class Keeper:
         self._errors.print(Text(one_line(line, 400), style="dim"), soft_wrap=True)
 
 
-def _read(name: str) -> tuple[Path, Contents]:
+@contextmanager
+def _reading(name: str) -> Iterator[tuple[RecordLog, Contents]]:
+    """A session as it is on the disk, also while a chat has it open.
+
+    Raises:
+        UsageError: there is none.
+        RunError: it cannot be read.
+    """
     path = session_path(name)
     if not path.is_file():
-        raise UsageError(f"there is no session named {name}.", "`warpcortex sessions list` shows what there is.")
+        raise _none(name)
     try:
-        with RecordLog(path, readonly=True) as log:
-            return path, read_contents(log)
+        log = RecordLog(path, readonly=True)
     except OSError as error:
         raise RunError(f"the session {name} cannot be read: {error.strerror or error}.") from error
+    with log:
+        if not log.nbytes:  # a chat that has not said anything yet, or one that was killed then
+            raise _none(name)
+        yield log, read_contents(log)
+
+
+def _none(name: str) -> UsageError:
+    return UsageError(f"there is no session named {name}.", "`warpcortex sessions list` shows what there is.")
 
 
 @app.command("list")
@@ -136,18 +150,23 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON o
     paths = sorted(folder.glob(f"*{_SUFFIX}"), key=lambda p: p.stat().st_mtime, reverse=True)
     rows = []
     for path in paths:
+        name = path.name.removesuffix(_SUFFIX)
         try:
-            _, found = _read(path.name.removesuffix(_SUFFIX))
-        except WarpError as error:
+            with _reading(name) as (log, found):
+                alone, shared = log.disk_bytes()
+        except UsageError:
+            continue
+        except RunError as error:
             typer.echo(clean(str(error)), err=True)
             continue
         rows.append(
             {
-                "name": path.name.removesuffix(_SUFFIX),
+                "name": name,
                 "model": found.model.get("model", ""),
                 "turns": found.state.turns if found.state else 0,
                 "tokens": found.state.tokens if found.state else 0,
-                "bytes": path.stat().st_size,
+                "bytes": alone + shared,
+                "shared": shared,  # of these: with other sessions
                 "changed": datetime.fromtimestamp(path.stat().st_mtime).isoformat(" ", "minutes"),
             }
         )
@@ -159,7 +178,7 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON o
         return
     table = Table(box=None, pad_edge=False)
     for head in rows[0]:
-        table.add_column(head, justify="right" if head in ("turns", "tokens", "bytes") else "left")
+        table.add_column(head, justify="right" if head in ("turns", "tokens", "bytes", "shared") else "left")
     for row in rows:
         table.add_row(*(f"{v:,}" if isinstance(v, int) else one_line(str(v), 60) for v in row.values()))
     Console(markup=False, highlight=False).print(table)
@@ -169,7 +188,8 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON o
 def show(name: NameArgument) -> None:
     """Print what was said."""
     forgive_encoding()
-    _, found = _read(name)
+    with _reading(name) as (_, found):
+        pass
     for turn in found.turns:
         print(f"{turn.role}> {clean(turn.text)}")
     for line in found.damaged:
@@ -182,7 +202,8 @@ def export(
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Else it is printed.")] = None,
 ) -> None:
     """What was said, as JSON."""
-    _, found = _read(name)
+    with _reading(name) as (_, found):
+        pass
     document = {
         "schema_version": 1,
         "name": name,
@@ -200,28 +221,29 @@ def export(
 
 
 @app.command("fork")
-def fork(name: NameArgument, new: Annotated[str, typer.Argument(metavar="NEW", help="Name of the copy.")]) -> None:
-    """Copy a session, so that the conversation can go on in two ways."""
-    path, _ = _read(name)
-    copy = session_path(new)
-    if copy.exists():
-        raise UsageError(f"there is a session named {new} already.", "Choose another name, or `sessions rm` it first.")
-    temporary = copy.with_suffix(".tmp")
-    try:
-        temporary.touch(0o600)  # for nobody else to read, as sessions are
-        shutil.copyfile(path, temporary)  # a record that a chat is writing meanwhile is cut, and then left out
-        temporary.replace(copy)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise RunError(f"the session {new} cannot be written: {error.strerror or error}.") from error
+def fork(name: NameArgument, new: Annotated[str, typer.Argument(metavar="NEW", help="Name of the other.")]) -> None:
+    """Let a conversation go on in two ways. What was said so far is shared, not copied."""
+    with _reading(name) as (log, found), session_file(new) as other:
+        if other.nbytes:
+            raise UsageError(
+                f"there is a session named {new} already.", "Choose another name, or `sessions rm` it first."
+            )
+        try:
+            other.begin_with(log, found.used)
+        except OSError as error:
+            raise RunError(f"the session {new} cannot be written: {error.strerror or error}.") from error
     print(f"{new} goes on from where {name} is")
 
 
 @app.command("rm")
 def rm(name: NameArgument) -> None:
-    """Delete a session."""
-    _read(name)
-    _open(name).close()  # not while a chat has it open
-    for path in (session_path(name), session_path(name).with_suffix(".tmp")):
-        path.unlink(missing_ok=True)
+    """Delete a session. What others share with it stays theirs."""
+    path = session_path(name)
+    left = [path.with_suffix(".tmp"), *links_of(path)]  # a killed process may have left these alone
+    if not any(file.exists() for file in (path, *left)):
+        raise _none(name)
+    if path.exists():
+        _open(name).close()  # not while a chat has it open
+    for file in (path, *left):
+        file.unlink(missing_ok=True)
     print(f"deleted {name}")

@@ -1,7 +1,7 @@
 """A conversation on disk: the River's tokens, their KV, its asides and what was said, written at a turn's end.
 
 Blocks of the River's past are records of the same file, which is its cold tier: they are written when memory is short
-or a turn ends, and are not read again before they are asked for.
+or a turn ends, and are not read again before they are asked for. An empty one says that only tokens are kept of it.
 
 Tokens and KV are records apart, so that KV which is damaged, or of another model, can be computed anew. The last record
 of a turn is its state; what stands behind the last state belongs to a turn that was never finished, and is dropped.
@@ -36,13 +36,12 @@ from warpcortex_cli.engine.contents import (
 )
 from warpcortex_cli.engine.river import PREFILL_CHUNK, Aside, Mark
 from warpcortex_cli.engine.session import Session
-from warpcortex_cli.memory.log import DamagedError, RecordLog
+from warpcortex_cli.memory.log import WORTH_REWRITING, DamagedError, RecordLog
 from warpcortex_cli.memory.segment import Segment
 from warpcortex_cli.memory.store import BLOCK
 from warpcortex_cli.prism.fingerprint import fingerprint
 from warpcortex_cli.prism.rows import Row
 
-_WORTH_COMPACTING = 4 << 20  # bytes that nothing refers to any more
 Progress = Callable[[int, int], None]
 
 
@@ -52,6 +51,7 @@ class Archive:
     def __init__(self, log: RecordLog) -> None:
         self.log = log
         self.failure = ""
+        self._looked = log.nbytes  # bytes of it when it was last looked at for what is of no use
         self._forget()
 
     def _forget(self) -> None:
@@ -70,22 +70,28 @@ class Archive:
         if self.failure or (river.unchanged == river.length and _state_of(session) == self._state):
             return
         store = river.past.store
+        store.use(self.log, PAST)
         count = len(self.log.records)
         try:
-            store.use(self.log, PAST)
             for kind, key, payload in self._news(session, store.unwritten()):
                 self.log.append(kind, key, payload)
             self.log.commit()
         except OSError as error:
-            self.failure = (
-                f"the session is not saved any more ({error.strerror or error}); the chat goes on in memory. "
-                "Make room, and start again with the same --session to go on from the last turn that was saved."
-            )
+            self._fail(error)
             with contextlib.suppress(OSError):  # whoever reads it stops at the last whole state anyway
                 self.log.forget_from(count)
             return
         store.written({r.key: r for r in self.log.records[count:] if r.kind == PAST})
         river.unchanged = river.length
+        self._looked = min(self._looked, self.log.nbytes)
+        if self.log.nbytes - self._looked >= WORTH_REWRITING:
+            self.compact(session)
+
+    def _fail(self, error: OSError) -> None:
+        self.failure = (
+            f"the session is not saved any more ({error.strerror or error}); the chat goes on in memory. "
+            "Make room, and start again with the same --session to go on from the last turn that was saved."
+        )
 
     def _news(self, session: Session, past: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, int, bytes]]:
         river = session.engine.river
@@ -132,9 +138,11 @@ class Archive:
             *(r for _, r in found.prints),
         )
         live = sum(r.length for r in kept)
-        if not self.failure and self.log.nbytes - live >= max(_WORTH_COMPACTING, live):
+        self._looked = self.log.nbytes
+        if not self.failure and self.log.worth_rewriting(self.log.total - live):
             with contextlib.suppress(OSError):  # then it stays as large as it is
                 self._rewrite(session)
+                self._looked = self.log.nbytes
 
     def _rewrite(self, session: Session) -> None:
         """Replaces the file by what the session is now, all or nothing.
@@ -167,7 +175,10 @@ class Archive:
         state, same = found.state, found.model.get("fingerprint") == fingerprint(session.prism)
         session.engine.river.past.store.use(self.log, PAST)
         if state is not None and same and len(found.ids) >= state.tokens:
-            self.log.forget_from(found.used)
+            try:
+                self.log.forget_from(found.used)
+            except OSError as error:
+                self._fail(error)
             del found.ids[state.tokens :], found.own[state.tokens :]
             self._take_up_past(session, state, found)
             self._take_up(session, state, found, self._fill(session, found, progress))

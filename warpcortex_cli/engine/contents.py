@@ -48,8 +48,8 @@ class Contents:
     """What a log holds: the model that it was written with, the last state, and where the rest is.
 
     `own`: which tokens the River wrote. `blocks`: first token, the token before which it is still valid, and the record
-    of the KV, in order. `past`: records of the blocks of its past. `prints`: first block, and the record of the
-    fingerprints from there on. `used`: records up to and with the last state.
+    of the KV, in order. `past`: records of the blocks of its past, empty where only tokens are kept. `prints`: first
+    block, and the record of the fingerprints from there on. `used`: records up to and with the last state.
     """
 
     model: dict[str, Any] = field(default_factory=dict)
@@ -67,7 +67,7 @@ class Contents:
 
 def read_contents(log: RecordLog) -> Contents:
     """Reads all but the KV, up to the last state. Damaged records are left out and named."""
-    out = Contents()
+    out = Contents(damaged=list(log.lost))
     turns: dict[int, Turn] = {}
     out.state, out.used = _last_state(log)
     for record in log.records[: out.used]:
@@ -78,6 +78,7 @@ def read_contents(log: RecordLog) -> Contents:
             out.asides[record.key] = record
             continue
         if record.kind == PAST:
+            out.past.pop(record.key, None)  # in the order of writing: a store takes it for that of their last use
             out.past[record.key] = record
             continue
         if record.kind == PRINTS:

@@ -20,7 +20,7 @@ from warpcortex_cli.engine.journal import Journal
 from warpcortex_cli.engine.stream import Stream
 from warpcortex_cli.events import StreamParked, StreamResumed
 from warpcortex_cli.memory.segment import KVLayout
-from warpcortex_cli.memory.store import BLOCK, BlockStore, Tier
+from warpcortex_cli.memory.store import BLOCK, BlockStore, Budgets, Tier
 from warpcortex_cli.memory.tail import Tail
 from warpcortex_cli.profile import MemorySettings
 
@@ -94,7 +94,7 @@ class Parking:
         tail = stream.tail
         assert tail is not None
         if self._store is None:  # one unpacked block is at hand while it is read, and none afterwards
-            self._store = BlockStore(self._layout, memory.stored, memory.warm_mb << 20, hot_blocks=1)
+            self._store = BlockStore(self._layout, memory.stored, Budgets(hot=0, warm=memory.warm_mb << 20))
         before, starts = self._nbytes, range(0, tail.length, BLOCK)
         numbers = range(self._next, self._next + len(starts))
         self._next = numbers.stop

@@ -21,15 +21,15 @@ from warpcortex_cli.engine.index import SentenceIndex
 from warpcortex_cli.engine.text import Sentences
 from warpcortex_cli.memory.fingerprints import Fingerprints
 from warpcortex_cli.memory.log import DamagedError
-from warpcortex_cli.memory.segment import Segment, join
-from warpcortex_cli.memory.store import BLOCK, BlockStore, Plain
+from warpcortex_cli.memory.segment import KVLayout, Segment, join
+from warpcortex_cli.memory.store import BLOCK, BareError, BlockStore, Budgets, Plain
 from warpcortex_cli.memory.tail import Tail
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.rows import Row
 from warpcortex_cli.profile import MemorySettings
 
 _SINKS = 4  # first tokens that are always read (StreamingLLM, arXiv 2309.17453)
-_BEFORE = 64  # tokens that a damaged block is computed anew behind
+_BEFORE = 64  # tokens that a bare or damaged block is computed anew behind
 _Read = TypeVar("_Read")
 
 
@@ -53,8 +53,7 @@ class Past:
         self._prism = prism
         self.sentences = sentences
         self.budget = min(settings.recall, prism.max_context // 4)
-        hot = 2 * self.budget // BLOCK + 2
-        self.store = BlockStore(prism.layout, settings.stored, settings.warm_mb << 20, hot)
+        self.store = BlockStore(prism.layout, settings.stored, _budgets(settings, self.budget, prism.layout))
         self.index = SentenceIndex(sentences)
         self.prints = Fingerprints(prism.layers, prism.heads, prism.kv_heads, prism.head_dim)
         self.tokens = 0
@@ -93,6 +92,7 @@ class Past:
         tail.shift(tokens, rope, by)
         self.tokens += tokens
         self._working = None
+        self.store.tidy()
         return by
 
     @torch.inference_mode()
@@ -140,6 +140,7 @@ class Past:
         self.brought.update(tokens)
         if tokens != self.recalled:
             self.recalled, self._working = tokens, None
+            self.store.tidy()
 
     def working(self) -> tuple[Segment, ...]:
         """The first tokens and the recalled ones at their compacted positions; nothing while nothing is stored."""
@@ -173,13 +174,15 @@ class Past:
         return self._mended(self.store.get, number)
 
     def _mended(self, read: Callable[[int], _Read], number: int) -> _Read:
-        """What `read` gives of a block, which is computed anew if its record is damaged or lost."""
+        """What `read` gives of a block, which is computed anew if it is bare, or its record is damaged or lost."""
         try:
             return read(number)
+        except BareError:
+            pass
         except (DamagedError, KeyError):
             self.anew.append(number)
-            self.store.put(number, *self._computed(number))
-            return read(number)
+        self.store.put(number, *self._computed(number))
+        return read(number)
 
     def _computed(self, number: int) -> tuple[list[Tensor], list[Tensor]]:
         """A block from its tokens, behind a few of those before it: what it once attended to beyond is lost."""
@@ -216,9 +219,10 @@ class Past:
     # -- on disk ------------------------------------------------------------------------------------------------
 
     def packed(self) -> Iterator[tuple[int, bytes]]:
-        """All blocks as they are stored, in order; damaged ones are computed anew."""
+        """All blocks as they are to be on disk, in order; bare ones are empty, damaged ones computed anew."""
+        left_out = self.store.left_out()
         for number in range(self.tokens // BLOCK):
-            yield number, self._mended(self.store.packed, number)
+            yield number, b"" if number in left_out else self._mended(self.store.packed, number)
 
     def take_up(self, tokens: int, base: int, pinned: int, prints: bytes) -> int:
         """Brings an empty past to where a stored one stood; its blocks are in the store already.
@@ -241,3 +245,13 @@ class Past:
 
     def close(self) -> None:
         self.store.close()
+
+
+def _budgets(settings: MemorySettings, recall: int, layout: KVLayout) -> Budgets:
+    """Bytes of each tier, where `recall` tokens are recalled at once."""
+    hot, cold = settings.hot_mb, settings.cold_mb
+    return Budgets(
+        hot=(2 * recall + 2 * BLOCK) * layout.bytes_per_token if hot is None else hot << 20,
+        warm=settings.warm_mb << 20,
+        cold=None if cold is None else cold << 20,
+    )

@@ -41,7 +41,8 @@ class SynapseView:
 class MemoryView:
     """The River's context: tokens in its tail, in blocks and recalled out of them; blocks and bytes of each tier.
 
-    The tiers hold tails of parked Streams too. `bound`: tokens that a step attends to at most, beside thoughts.
+    The tiers hold tails of parked Streams too. `bare`: blocks of which only the tokens are kept.
+    `bound`: tokens that a step attends to at most, beside thoughts.
     `anew`: damaged blocks that were computed anew.
     """
 
@@ -50,6 +51,7 @@ class MemoryView:
     recalled: int
     bound: int
     tiers: dict[str, Tier]
+    bare: int
     format: str
     anew: int
     failure: str
@@ -106,6 +108,7 @@ def _memory_view(engine: Engine) -> MemoryView:
         recalled=len(past.recalled),
         bound=river.limit + past.base,
         tiers={name: tier + parking.tiers[name] for name, tier in past.store.tiers().items()},
+        bare=past.store.bare,
         format=engine.profile.memory.stored,
         anew=len(past.anew),
         failure=past.store.failure or parking.failure,

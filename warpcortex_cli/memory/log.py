@@ -1,8 +1,7 @@
 """An append-only file of records with checksums: what was written before a crash is there after it.
 
-A record is a header (magic, kind, a key of its own, length and CRC-32 of the payload, CRC-32 of the header) and the
-payload. Opening reads headers only and cuts off a last record that was not finished. A payload is checked when it is
-read.
+Opening reads headers only and cuts off a last record that was not finished. A payload is checked when it is read. A
+log can begin with records of others (`bases.py`), which it reads and never writes.
 """
 
 from __future__ import annotations
@@ -11,38 +10,35 @@ import contextlib
 import errno
 import io
 import os
-import struct
 import zlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterable
 from pathlib import Path
 
-_MAGIC = b"wcx1"
-_HEADER = struct.Struct("<4sHQQII")  # magic, kind, key, length, CRC of the payload, CRC of the header before this
-_LARGEST = 1 << 34
+from warpcortex_cli.memory import records as rec
+from warpcortex_cli.memory.bases import (
+    BASES,
+    Base,
+    base_path,
+    copied,
+    forked_bytes,
+    open_bases,
+    packed_bases,
+    remove_links,
+)
+from warpcortex_cli.memory.records import DamagedError, Record
 
+__all__ = ["WORTH_REWRITING", "DamagedError", "Record", "RecordLog"]
 
-class DamagedError(ValueError):
-    """A record's bytes are not those that were written."""
-
-
-@dataclass(frozen=True)
-class Record:
-    """Where a payload of `length` bytes begins in the file, and what its checksum must be."""
-
-    kind: int
-    key: int
-    offset: int
-    length: int
-    checksum: int
+WORTH_REWRITING = 4 << 20  # bytes
 
 
 class RecordLog:
-    """One open file. Not thread-safe; one process at a time.
+    """One open file, and its bases. Not thread-safe; one process at a time.
 
     Attributes:
         records: those that are whole, by their headers, in order.
         cut: bytes at the end that belonged to no whole record and were cut off.
+        lost: what is wrong with the bases, in sentences.
 
     Raises:
         OSError: the file cannot be opened, or another process has it open.
@@ -54,56 +50,25 @@ class RecordLog:
             path.parent.mkdir(parents=True, exist_ok=True)
         # Unbuffered: what a full disk did not take must not come back with the next write.
         self._file = path.open("rb", buffering=0) if readonly else _open_locked(path)
-        self.records: list[Record] = []
-        self._end = self._scan()
-        size = self._file.seek(0, os.SEEK_END)
+        self._bases: list[Base] = []
+        try:
+            self._find(readonly)
+        except BaseException:
+            self.close()
+            raise
+
+    def _find(self, readonly: bool) -> None:
+        size = rec.size_of(self._file)
+        own, self._end = rec.scan(self._file, size)
         self.cut = size - self._end
-        if not self.records and self.cut >= _HEADER.size and not self._begins_a_record():
-            self._file.close()  # nothing in it is ours to cut off
+        if not own and self.cut >= rec.HEADER_BYTES and not rec.begins_a_record(self._file):
+            # Nothing in it is ours to cut off.
             raise OSError(errno.EINVAL, "nothing in this file is a record; move it away")
+        self._bases, self.lost = open_bases(self.path, self._file, own)
+        self.records = [record for part, base in enumerate(self._bases, 1) for record in base.records(part)]
+        self.records += [record for record in own if record.kind != BASES]
         if self.cut and not readonly:
-            self._file.truncate(self._end)
-
-    def _begins_a_record(self) -> bool:
-        """Whether the first bytes are a record's, but for one that may be damaged."""
-        self._file.seek(0)
-        return sum(a == b for a, b in zip(self._file.read(len(_MAGIC)), _MAGIC, strict=False)) >= len(_MAGIC) - 1
-
-    def _scan(self) -> int:
-        """Reads headers; returns where the last whole record ends."""
-        size = self._file.seek(0, os.SEEK_END)
-        place = 0
-        while place + _HEADER.size <= size:
-            self._file.seek(place)
-            header = self._file.read(_HEADER.size)
-            magic, kind, key, length, checksum, own = _HEADER.unpack(header)
-            if magic != _MAGIC or own != zlib.crc32(header[:-4]):
-                following = self._next_header(place + 1, size)
-                if following is None:
-                    break
-                place = following  # what lies between is lost, what follows is not
-                continue
-            start = place + _HEADER.size
-            if length > _LARGEST or start + length > size:
-                break
-            self.records.append(Record(kind, key, start, length, checksum))
-            place = start + length
-        return place
-
-    def _next_header(self, place: int, size: int) -> int | None:
-        """Where the next good header begins, after a damaged one."""
-        step = 1 << 20
-        while place < size:
-            self._file.seek(place)
-            part = self._file.read(step + _HEADER.size)
-            found = part.find(_MAGIC)
-            while found >= 0:
-                header = part[found : found + _HEADER.size]
-                if len(header) == _HEADER.size and _HEADER.unpack(header)[-1] == zlib.crc32(header[:-4]):
-                    return place + found
-                found = part.find(_MAGIC, found + 1)
-            place += step
-        return None
+            self._cut()
 
     def append(self, kind: int, key: int, payload: bytes) -> Record:
         """Writes a record behind the others. It is safe only after `commit`.
@@ -111,9 +76,12 @@ class RecordLog:
         Raises:
             OSError: the disk is full, or gone; nothing of the record remains then.
         """
-        checksum = zlib.crc32(payload)
-        head = _HEADER.pack(_MAGIC, kind, key, len(payload), checksum, 0)[:-4]
-        left = memoryview(head + struct.pack("<I", zlib.crc32(head)) + payload)
+        record = self._write(kind, key, payload, zlib.crc32(payload))
+        self.records.append(record)
+        return record
+
+    def _write(self, kind: int, key: int, payload: bytes, checksum: int) -> Record:
+        left = memoryview(rec.packed(kind, key, payload, checksum))
         try:
             self._file.seek(self._end)
             while left:
@@ -122,9 +90,8 @@ class RecordLog:
             with contextlib.suppress(OSError):
                 self._file.truncate(self._end)
             raise
-        record = Record(kind, key, self._end + _HEADER.size, len(payload), checksum)
-        self.records.append(record)
-        self._end = record.offset + record.length
+        record = Record(kind, key, self._end + rec.HEADER_BYTES, len(payload), checksum)
+        self._end = record.end
         return record
 
     def commit(self) -> None:
@@ -137,31 +104,93 @@ class RecordLog:
         Raises:
             DamagedError: its checksum is wrong.
         """
-        self._file.seek(record.offset)
-        payload = self._file.read(record.length)
-        if len(payload) != record.length or zlib.crc32(payload) != record.checksum:
-            raise DamagedError(f"the record at byte {record.offset:,} of {self.path.name} is damaged")
-        return payload
+        name = (base_path(self.path, record.part) if record.part else self.path).name
+        return rec.checked(self._part(record), record, name)
+
+    def _part(self, record: Record) -> io.FileIO:
+        file = self._bases[record.part - 1].file if record.part else self._file
+        assert file is not None  # it has records
+        return file
+
+    # -- cutting and writing anew -------------------------------------------------------------------------------
 
     def forget_from(self, count: int) -> None:
-        """Cuts the file behind its first `count` records."""
-        if count < len(self.records):
-            self._end = self.records[count].offset - _HEADER.size
-            self._file.truncate(self._end)
-            del self.records[count:]
-
-    def rewrite(self, kept: Iterable[tuple[int, int, bytes]]) -> None:
-        """Replaces the file by these records: all or nothing.
+        """Drops what stands behind the first `count` records.
 
         Raises:
-            OSError: it could not be written; the file is what it was.
+            OSError: it could not be written.
         """
-        temporary = self.path.with_suffix(".tmp")
-        temporary.unlink(missing_ok=True)
-        fresh = RecordLog(temporary)
-        try:
+        if count >= len(self.records):
+            return
+        first = self.records[count]
+        if first.part:  # bases are not written: from now on less is read of them
+            last = self._bases[first.part - 1]
+            bases = [*self._bases[: first.part - 1], Base(last.path, first.start, last.file)]
+            self._replace(lambda fresh: fresh._begin_with(bases), bases)
+        else:
+            self._end = first.start
+            self._cut()
+        del self.records[count:]
+
+    def _cut(self) -> None:
+        """Cuts the file at its end. What forks read stays as it is: this log goes on with a copy then."""
+        if self._end >= forked_bytes(self.path, self._file):
+            self._file.truncate(self._end)
+            return
+        temporary = self._temporary()
+        own = copied(self._file, self._end, temporary)
+        _lock(own)
+        temporary.replace(self.path)
+        self._file.close()
+        self._file = own
+
+    def worth_rewriting(self, dead: int) -> bool:
+        """Whether it should be written anew where this many bytes of it are of no use any more.
+
+        Bytes that another log has too are not given back by that.
+        """
+        live = self.total - dead
+        alone = sum(base.disk_bytes for base in self._bases if not base.shared)
+        return self.nbytes + alone - live >= max(WORTH_REWRITING, live)
+
+    def rewrite(self, kept: Iterable[tuple[int, int, bytes]]) -> None:
+        """Replaces the file, and its bases, by these records: all or nothing.
+
+        Raises:
+            OSError: it could not be written; everything is what it was.
+        """
+
+        def fill(fresh: RecordLog) -> None:
             for kind, key, payload in kept:
                 fresh.append(kind, key, payload)
+
+        self.records = self._replace(fill)
+
+    def thin(self, emptied: Container[Record]) -> None:
+        """Replaces the file, and its bases, by the same records, these without their payload: all or nothing.
+
+        What is damaged stays so.
+
+        Raises:
+            OSError: it could not be written; everything is what it was.
+        """
+
+        def fill(fresh: RecordLog) -> None:
+            for record in self.records:
+                if record in emptied:
+                    fresh.append(record.kind, record.key, b"")
+                else:
+                    payload = rec.payload_of(self._part(record), record)
+                    fresh.records.append(fresh._write(record.kind, record.key, payload, record.checksum))
+
+        self.records = self._replace(fill)
+
+    def _replace(self, fill: Callable[[RecordLog], None], bases: Iterable[Base] = ()) -> list[Record]:
+        """Puts another file in the place of this one. Returns the records of it."""
+        temporary = self._temporary()
+        fresh = RecordLog(temporary)
+        try:
+            fill(fresh)
             fresh.commit()
             temporary.replace(self.path)
         except BaseException:
@@ -169,14 +198,71 @@ class RecordLog:
             temporary.unlink(missing_ok=True)
             raise
         self._file.close()
-        self._file, self.records, self._end = fresh._file, fresh.records, fresh._end
+        self._file, self._end = fresh._file, fresh._end
+        was, self._bases = self._bases, list(bases)
+        for base in was[len(self._bases) :]:
+            base.close()
+        if was:
+            remove_links(self.path, beyond=len(self._bases))
+        return fresh.records
+
+    def _temporary(self) -> Path:
+        path = self.path.with_suffix(".tmp")
+        path.unlink(missing_ok=True)
+        return path
+
+    # -- sharing ------------------------------------------------------------------------------------------------
+
+    def begin_with(self, other: RecordLog, count: int) -> None:
+        """Makes this log, which is empty, begin with the first `count` records of another, without copying them.
+
+        They must be records that the other one never drops by itself, but for one that was damaged.
+
+        Raises:
+            OSError: it could not be written; this log is empty then.
+        """
+        last = other.records[count - 1]
+        whole = [*other._bases, Base(other.path, other._end, other._file)]
+        number = last.part or len(whole)
+        parts = [*whole[: number - 1], Base(whole[number - 1].path, last.end, whole[number - 1].file)]
+        remove_links(self.path)
+        try:
+            for part, base in enumerate(parts, 1):
+                base.share(base_path(self.path, part))
+            self._begin_with(parts)
+            self.commit()
+        except BaseException:
+            self._file.truncate(0)
+            self._end = 0
+            remove_links(self.path)
+            raise
+        self._find(readonly=False)
+
+    def _begin_with(self, bases: list[Base]) -> None:
+        payload = packed_bases(bases)
+        for _ in range(2):  # nothing else could make up for this record
+            self._write(BASES, 0, payload, zlib.crc32(payload))
 
     @property
     def nbytes(self) -> int:
+        """Of its own file."""
         return self._end
+
+    @property
+    def total(self) -> int:
+        """Of its own file, and what is read of its bases."""
+        return self._end + sum(base.nbytes for base in self._bases)
+
+    def disk_bytes(self) -> tuple[int, int]:
+        """On the disk: what this log alone holds, and what others hold too."""
+        forked = forked_bytes(self.path, self._file)
+        alone = rec.size_of(self._file) - forked + sum(base.disk_bytes for base in self._bases if not base.shared)
+        return alone, forked + sum(base.nbytes for base in self._bases if base.shared)
 
     def close(self) -> None:
         self._file.close()
+        for base in self._bases:
+            base.close()
 
     def __enter__(self) -> RecordLog:
         return self

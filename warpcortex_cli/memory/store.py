@@ -2,26 +2,40 @@
 
 Hot blocks are unpacked on the device, warm ones packed in memory, cold ones records of a file. What was not used for
 the longest time moves down when its tier is over its budget; what is asked for moves up. A block that was written to
-the file stays there, so that moving down a second time costs nothing.
+the file stays there, so that moving down a second time costs nothing. Where the file has a budget too, what falls out
+of it is a bare block: whoever holds its tokens can compute it anew.
 """
 
 from __future__ import annotations
 
 import contextlib
-import tempfile
-from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import chain
 
 from torch import Tensor
 
 from warpcortex_cli.memory.formats import POLICIES, BlockFormat, pack_block, unpack_block
 from warpcortex_cli.memory.log import DamagedError, Record, RecordLog
+from warpcortex_cli.memory.scratch import ScratchLog
 from warpcortex_cli.memory.segment import KVLayout
+from warpcortex_cli.memory.shelf import Shelf
 
 BLOCK = 32  # tokens
 Plain = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]  # keys, unrotated, and values: per layer [kv_heads, tokens, d]
+
+
+class BareError(KeyError):
+    """Of this block only its tokens are kept."""
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """Bytes that each tier may hold, and one block at least; `cold` None: no bound, 0: nothing is on disk."""
+
+    hot: int
+    warm: int
+    cold: int | None = None
 
 
 @dataclass(frozen=True)
@@ -39,30 +53,31 @@ class Tier:
 
 
 class BlockStore:
-    """Numbered blocks of keys, unrotated, and values.
+    """Numbered blocks of keys, unrotated, and values. Each is warm, cold or bare, and may be hot besides.
 
     Args:
         layout: shape and type of what comes out.
         stored: the format of warm and cold blocks.
-        warm_bytes: of packed blocks in memory.
-        hot_blocks: unpacked ones that are kept.
+        budgets: of the tiers.
 
     Attributes:
         failure: why the cold tier is not written any more; empty while it is. Blocks then stay warm beyond the budget.
     """
 
-    def __init__(self, layout: KVLayout, stored: BlockFormat, warm_bytes: int, hot_blocks: int) -> None:
+    def __init__(self, layout: KVLayout, stored: BlockFormat, budgets: Budgets) -> None:
         self._layout = layout
         self._policy = POLICIES[stored]
-        self._warm_bytes, self._hot_blocks = warm_bytes, hot_blocks
-        self._hot: OrderedDict[int, Plain] = OrderedDict()
-        self._warm: OrderedDict[int, bytes] = OrderedDict()
-        self._in_memory = 0  # bytes of warm blocks
-        self._cold: dict[int, Record] = {}  # also of blocks that are warm besides
-        self._below = Tier(0, 0)  # those that are not: counted as they move, for panels ask several times a second
+        self._budgets = budgets
+        self._hot: Shelf[Plain] = Shelf(_plain_bytes)
+        self._warm: Shelf[bytes] = Shelf(len)
+        self._cold: Shelf[Record] = Shelf(_record_bytes)
+        self._copies: Shelf[Record] = Shelf(_record_bytes)  # records of blocks that are warm
+        self._bare: set[int] = set()
+        self._told: set[int] = set()  # blocks that the log says are bare: their last record is empty
+        self._dead: set[Record] = set()  # records that are of no use any more
         self._log: RecordLog | None = None
         self._kind = 0
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._tidies = True
         self.failure = ""
 
     # -- in and out ---------------------------------------------------------------------------------------------
@@ -70,86 +85,111 @@ class BlockStore:
     def put(self, number: int, keys: list[Tensor], values: list[Tensor]) -> None:
         """Takes a block in, in the place of an older one of this number."""
         self.forget(number)
-        self._keep_warm(number, pack_block(keys, values, self._policy))
+        self._warm.put(number, pack_block(keys, values, self._policy))
+        self._settle()
 
     def get(self, number: int) -> Plain:
         """A block's keys and values.
 
         Raises:
+            BareError: only its tokens are kept.
             KeyError: there is none of this number.
             DamagedError: its record is damaged.
         """
         if number not in self._hot:
             packed = self.packed(number)
             try:
-                self._hot[number] = unpack_block(packed, self._layout.dtype, self._layout.device)
+                self._hot.put(number, unpack_block(packed, self._layout.dtype, self._layout.device))
             except ValueError as error:
                 raise DamagedError(str(error)) from error
-            if number not in self._warm:
-                self._keep_warm(number, packed)
-        self._hot.move_to_end(number)
-        while len(self._hot) > self._hot_blocks:
-            self._hot.popitem(last=False)
+            if record := self._cold.pop(number):
+                self._copies.put(number, record)
+                self._warm.put(number, packed)
+                self._settle()
+        for shelf in (self._hot, self._warm, self._copies, self._cold):
+            shelf.touch(number)
+        while self._hot.nbytes > self._budgets.hot and len(self._hot) > 1:
+            self._hot.pop(self._hot.oldest())
         return self._hot[number]
 
     def packed(self, number: int) -> bytes:
         """A block as it is stored. Raises as `get` does."""
         if number in self._warm:
-            self._warm.move_to_end(number)
             return self._warm[number]
+        if number in self._bare:
+            raise BareError(number)
         if self._log is None:
             raise KeyError(number)
         return self._log.read(self._cold[number])
 
     def forget(self, number: int) -> None:
         """Drops a block; of its record nothing is known any more."""
-        self._hot.pop(number, None)
-        self._drop_cold(number)
-        self._drop_warm(number)
+        self._hot.pop(number)
+        self._warm.pop(number)
+        self._drop(self._copies, number)
+        self._drop(self._cold, number)
+        self._bare.discard(number)
+        self._told.discard(number)
 
     def truncate(self, blocks: int) -> None:
         """Drops all blocks from number `blocks` on."""
-        for number in [n for n in {*self._warm, *self._cold} if n >= blocks]:
+        for number in [n for n in chain(self._warm, self._cold, self._bare) if n >= blocks]:
             self.forget(number)
 
-    def _keep_warm(self, number: int, packed: bytes) -> None:
-        self._drop_warm(number)
-        if number in self._cold:
-            self._below -= _tier_of(self._cold[number])
-        self._warm[number] = packed
-        self._in_memory += len(packed)
-        while self._in_memory > self._warm_bytes and len(self._warm) > 1 and self._cool(next(iter(self._warm))):
+    # -- budgets ------------------------------------------------------------------------------------------------
+
+    def _settle(self) -> None:
+        """Moves blocks down until every tier is within its budget."""
+        while self._warm.nbytes > self._budgets.warm and len(self._warm) > 1 and self._cool(self._warm.oldest()):
             pass
+        self._shed()
 
     def _cool(self, number: int) -> bool:
         """Moves a warm block down. False where the file does not take it."""
-        if number not in self._cold:
+        record, packed = self._copies.pop(number), self._warm[number]
+        if record is None and not self._has_room(len(packed)):
+            self._bare.add(number)
+        else:
             try:
-                self._set_cold(number, self._file().append(self._kind, number, self._warm[number]))
+                self._cold.put(number, record or self._file().append(self._kind, number, packed))
             except OSError as error:
                 self.failure = (
                     f"older context cannot be written to disk ({error.strerror or error}); it is kept in memory."
                 )
                 return False
-        self._drop_warm(number)
+            if record is None:
+                self._told.discard(number)
+        self._warm.pop(number)
         return True
 
-    def _drop_warm(self, number: int) -> None:
-        if number in self._warm:
-            self._in_memory -= len(self._warm.pop(number))
-            if number in self._cold:
-                self._below += _tier_of(self._cold[number])
+    def _has_room(self, size: int) -> bool:
+        """Whether the cold tier can hold this many bytes when it holds nothing else."""
+        return self._budgets.cold is None or size <= self._budgets.cold
 
-    def _set_cold(self, number: int, record: Record) -> None:
-        self._drop_cold(number)
-        self._cold[number] = record
-        if number not in self._warm:
-            self._below += _tier_of(record)
+    def _shed(self) -> None:
+        """Leaves of the blocks used longest ago only the tokens, and of warm ones no copy."""
+        while (self._cold or self._copies) and not self._has_room(self._cold.nbytes + self._copies.nbytes):
+            if self._cold:
+                self._bare.add(self._cold.oldest())
+                self._drop(self._cold, self._cold.oldest())
+            else:
+                self._drop(self._copies, self._copies.oldest())
 
-    def _drop_cold(self, number: int) -> None:
-        record = self._cold.pop(number, None)
-        if record is not None and number not in self._warm:
-            self._below -= _tier_of(record)
+    def _drop(self, shelf: Shelf[Record], number: int) -> None:
+        if record := shelf.pop(number):
+            self._dead.add(record)
+
+    def left_out(self) -> set[int]:
+        """Blocks that are not to be on disk: bare ones, and those for which its budget has no room."""
+        out, size = set(self._bare), 0
+        if self._has_room(self._warm.nbytes + self._cold.nbytes):
+            return out
+        for shelf in (self._warm, self._cold):
+            for number in reversed(shelf):
+                size += shelf.size(number)
+                if not self._has_room(size):
+                    out.add(number)
+        return out
 
     # -- the file -----------------------------------------------------------------------------------------------
 
@@ -158,63 +198,104 @@ class BlockStore:
         if self._log is log:
             return
         own, mine = self._cold, self._log
-        self._cold, self._below = {}, Tier(0, 0)
-        self._log, self._kind = log, kind
-        for number, record in own.items():
-            if number not in self._warm and mine is not None:
-                self._keep_warm(number, mine.read(record))
-        self._drop_own(mine)
+        self._cold, self._copies, self._told, self._dead = Shelf(_record_bytes), Shelf(_record_bytes), set(), set()
+        self._log, self._kind, self._tidies = log, kind, True
+        for number in own:
+            if mine is not None:
+                with contextlib.suppress(DamagedError):  # there is none of this number then
+                    self._warm.put(number, mine.read(own[number]), oldest=True)
+                    self._settle()
+        if isinstance(mine, ScratchLog):
+            mine.close()
 
     def written(self, records: dict[int, Record]) -> None:
-        """Blocks that are in the log now."""
+        """Blocks that are in the log now; an empty record says of one that it is bare."""
         for number, record in records.items():
-            self._set_cold(number, record)
+            self._drop(self._cold, number)
+            self._drop(self._copies, number)
+            self._bare.discard(number)
+            self._told.discard(number)
+            if not record.length:
+                self._told.add(number)
+                if number not in self._warm:
+                    self._bare.add(number)
+            elif number in self._warm:
+                self._copies.put(number, record)
+            else:
+                self._cold.put(number, record)
+        self._shed()
 
     def moved(self, records: dict[int, Record]) -> None:
         """The log was written anew: its blocks are now in these records."""
-        self._cold, self._below = {}, Tier(0, 0)
-        self.written(records)
+        kept = {n: records[n] for n in self._cold if n in records and records[n].length}
+        for number, record in kept.items():  # in the order of their last use
+            self._cold.swap(number, record)
+        self.written({n: r for n, r in records.items() if n not in kept})
+        self._dead.clear()
 
     def unwritten(self) -> Iterator[tuple[int, bytes]]:
-        """Blocks that are in no record yet, in order."""
-        for number in sorted(n for n in self._warm if n not in self._cold):
-            yield number, self._warm[number]
+        """What the log does not say yet, in order: blocks, and empty ones for those that are not to be on disk."""
+        out = self.left_out()
+        for number in sorted({*self._warm, *out}):
+            held = number in self._copies or number in self._cold
+            if number in out:
+                if held or number not in self._told:
+                    yield number, b""
+            elif not held:
+                yield number, self._warm[number]
+
+    def tidy(self) -> None:
+        """Writes the file anew where much of it is blocks that nobody needs. Records of it move."""
+        if self._log is None or not self._tidies:
+            return
+        if not self._log.worth_rewriting(sum(record.length for record in self._dead)):
+            return
+        before = self._log.records
+        try:
+            self._log.thin(self._dead)
+        except OSError:  # it stays as large as it is
+            self._tidies = False
+            return
+        self._dead.clear()
+        for old, new in zip(before, self._log.records, strict=True):
+            for shelf in (self._cold, self._copies):
+                if old.kind == self._kind and old.key in shelf and shelf[old.key] == old:
+                    shelf.swap(old.key, new)
 
     def _file(self) -> RecordLog:
-        if self._log is None:  # nobody keeps this conversation: its file goes when it does
-            self._folder = tempfile.TemporaryDirectory(prefix="warpcortex-", ignore_cleanup_errors=True)
-            self._log = RecordLog(Path(self._folder.name) / "blocks")
-            with contextlib.suppress(OSError):  # open, it needs no name; a killed process then leaves nothing behind
-                self._log.path.unlink()
+        if self._log is None:
+            self._log = ScratchLog()
         return self._log
-
-    def _drop_own(self, log: RecordLog | None) -> None:
-        if self._folder is not None and log is not None:
-            log.close()
-            with contextlib.suppress(OSError):
-                self._folder.cleanup()
-            self._folder = None
 
     def close(self) -> None:
         """Closes and removes a file of its own."""
-        self._drop_own(self._log)
+        if isinstance(self._log, ScratchLog):
+            self._log.close()
 
     # -- looking ------------------------------------------------------------------------------------------------
 
     def tiers(self) -> dict[str, Tier]:
         """Hot, warm and cold; a block counts in the highest tier that holds it. Only hot ones are walked: a few."""
-        hot, warm, cold = Tier(0, 0), Tier(len(self._warm), self._in_memory), self._below
-        for number, (keys, values) in self._hot.items():
-            hot += Tier(1, sum(t.nbytes for t in (*keys, *values)))
+        hot, warm, cold = (Tier(len(shelf), shelf.nbytes) for shelf in (self._hot, self._warm, self._cold))
+        for number in self._hot:
             if number in self._warm:
-                warm -= Tier(1, len(self._warm[number]))
+                warm -= Tier(1, self._warm.size(number))
             elif number in self._cold:
-                cold -= _tier_of(self._cold[number])
+                cold -= Tier(1, self._cold.size(number))
         return {"hot": hot, "warm": warm, "cold": cold}
 
+    @property
+    def bare(self) -> int:
+        """Blocks of which only the tokens are kept."""
+        return len(self._bare) - sum(number in self._bare for number in self._hot)
+
     def __len__(self) -> int:
-        return len(self._warm) + self._below.blocks
+        return len(self._warm) + len(self._cold) + len(self._bare)
 
 
-def _tier_of(record: Record) -> Tier:
-    return Tier(1, record.length)
+def _record_bytes(record: Record) -> int:
+    return record.length
+
+
+def _plain_bytes(block: Plain) -> int:
+    return sum(tensor.nbytes for part in block for tensor in part)

@@ -356,13 +356,44 @@ inline Floats lanes(const uint16_t* from) { return widened(load<Halves>(from)); 
 inline void put(float* to, float x) { *to = x; }
 inline void put(uint16_t* to, float x) { *to = narrowed(x); }
 
+typedef float Eight __attribute__((vector_size(32)));
+typedef float Four __attribute__((vector_size(16)));
+
 inline float total(Floats x) {
-    typedef float Eight __attribute__((vector_size(32)));
-    typedef float Four __attribute__((vector_size(16)));
     const char* at = (const char*)&x;
     const Eight eight = load<Eight>(at) + load<Eight>(at + 32);
     const Four four = load<Four>(&eight) + load<Four>((const char*)&eight + 16);
     return (four[0] + four[2]) + (four[1] + four[3]);
+}
+
+inline float highest_of(Floats x) {
+    const char* at = (const char*)&x;
+    const Eight a = load<Eight>(at), b = load<Eight>(at + 32), eight = a > b ? a : b;
+    const Four c = load<Four>(&eight), d = load<Four>((const char*)&eight + 16), four = c > d ? c : d;
+    return std::max(std::max(four[0], four[1]), std::max(four[2], four[3]));
+}
+
+// The totals of 16 vectors, in their order.
+inline Floats totals(const Floats* x) {
+#if defined(__AVX512F__)
+    // Two become one whose lanes hold sums of either: first of 8 lanes each, at last of one.
+    const auto folded = [](const Floats& a, const Floats& b, Ints low, int step) {
+        return __builtin_shuffle(a, b, low) + __builtin_shuffle(a, b, low + step);
+    };
+    const Ints eight = {0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23};
+    const Ints four = {0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27};
+    const Ints two = {0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 24, 25, 28, 29};
+    const Ints one = {0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30};
+    Floats part[8];
+    for (int i = 0; i < 8; i++) part[i] = folded(x[2 * i], x[2 * i + 1], eight, 8);
+    for (int i = 0; i < 4; i++) part[i] = folded(part[2 * i], part[2 * i + 1], four, 4);
+    for (int i = 0; i < 2; i++) part[i] = folded(part[2 * i], part[2 * i + 1], two, 2);
+    return folded(part[0], part[1], one, 1);
+#else
+    Floats found;
+    for (int i = 0; i < LANES; i++) found[i] = total(x[i]);
+    return found;
+#endif
 }
 
 // Keys and values that lie together: of one KV head, one token behind the other.
@@ -379,33 +410,29 @@ constexpr int TOGETHER = 8;    // query heads that read a key at once
 template <typename T, int HEADS>
 inline void read(const Floats* query, int64_t width, float scaling, Span<T> span, float* state) {
     const int64_t d = width * LANES;
-    float scores[HEADS][PIECE];
+    Floats scores[HEADS][PIECE / LANES];
+    const Ints order = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     for (int64_t start = 0; start < span.tokens; start += PIECE) {
-        const int64_t here = std::min(PIECE, span.tokens - start);
+        const int64_t here = std::min(PIECE, span.tokens - start), blocks = (here + LANES - 1) / LANES;
         const T *keys = span.keys + start * d, *values = span.values + start * d;
-        for (int64_t t = 0; t < here; t++) {
-            Floats sums[HEADS] = {};
-            for (int64_t w = 0; w < width; w++) {
-                const Floats key = lanes(keys + t * d + w * LANES);
-                for (int h = 0; h < HEADS; h++) sums[h] += query[h * width + w] * key;
+        for (int64_t b = 0; b < blocks; b++) {
+            const T* at[LANES];  // behind the last token it is read again, and forgotten
+            for (int64_t i = 0; i < LANES; i++) at[i] = keys + std::min(b * LANES + i, here - 1) * d;
+            for (int h = 0; h < HEADS; h++) {
+                Floats sums[LANES] = {};
+                for (int64_t w = 0; w < width; w++)
+                    for (int64_t i = 0; i < LANES; i++) sums[i] += query[h * width + w] * lanes(at[i] + w * LANES);
+                const Floats found = totals(sums) * scaling;
+                scores[h][b] = order < int32_t(here - b * LANES) ? found : -std::numeric_limits<float>::infinity();
             }
-            for (int h = 0; h < HEADS; h++) scores[h][t] = total(sums[h]) * scaling;
         }
         for (int h = 0; h < HEADS; h++) {
             float *own = state + h * (d + 2), most = own[0];
-            for (int64_t t = here; t < PIECE; t++) scores[h][t] = -std::numeric_limits<float>::infinity();
             Floats highest = splat(most), sum = {};
-            for (int64_t t = 0; t < PIECE; t += LANES) {
-                const Floats some = load<Floats>(scores[h] + t);
-                highest = some > highest ? some : highest;
-            }
-            for (int i = 0; i < LANES; i++) most = std::max(most, highest[i]);
-            for (int64_t t = 0; t < PIECE; t += LANES) {
-                const Floats weights = exponential(load<Floats>(scores[h] + t) - most);
-                std::memcpy(scores[h] + t, &weights, sizeof(weights));
-                sum += weights;
-            }
-            const float before = std::exp(own[0] - most);
+            for (int64_t b = 0; b < blocks; b++) highest = scores[h][b] > highest ? scores[h][b] : highest;
+            most = highest_of(highest);
+            for (int64_t b = 0; b < blocks; b++) sum += scores[h][b] = exponential(scores[h][b] - most);
+            const float before = exponential(splat(own[0] - most))[0];
             own[0] = most;
             own[1] = own[1] * before + total(sum);
             for (int64_t i = 0; i < d; i++) own[2 + i] *= before;
@@ -415,7 +442,7 @@ inline void read(const Floats* query, int64_t width, float scaling, Span<T> span
             for (int h = 0; h < HEADS; h++) sums[h] = load<Floats>(state + h * (d + 2) + 2 + w * LANES);
             for (int64_t t = 0; t < here; t++) {
                 const Floats value = lanes(values + t * d + w * LANES);
-                for (int h = 0; h < HEADS; h++) sums[h] += scores[h][t] * value;
+                for (int h = 0; h < HEADS; h++) sums[h] += ((const float*)scores[h])[t] * value;
             }
             for (int h = 0; h < HEADS; h++) std::memcpy(state + h * (d + 2) + 2 + w * LANES, &sums[h], sizeof(Floats));
         }

@@ -162,6 +162,7 @@ def river_words(view: SessionView, done: int, total: int) -> str:
     words = f"River {doing.get(view.river_state, 'writes')}, {view.river_tokens} tokens"
     if any(tier.blocks for tier in view.memory.tiers.values()):
         words += " \u00b7 blocks " + " ".join(f"{t.blocks:,} {name}" for name, t in view.memory.tiers.items())
+        words += f" {view.memory.bare:,} tokens only" if view.memory.bare else ""
     return words
 
 
@@ -224,6 +225,8 @@ def memory_table(view: SessionView) -> RenderableType:
     where = {"hot": "hot, unpacked", "warm": "warm, in memory", "cold": "cold, on disk"}
     for name, tier in memory.tiers.items():
         table.add_row(where[name], "", f"{tier.blocks:,}", size(tier.bytes))
+    if memory.bare:
+        table.add_row("tokens only", "", f"{memory.bare:,}", "")
     table.add_row("in blocks", f"{memory.stored:,}", "", "")
     return table
 

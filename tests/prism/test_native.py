@@ -86,13 +86,20 @@ def test_weights_of_nothing_give_nothing(bits: int) -> None:
 
 
 def step(
-    rows: int, heads: tuple[int, int], d: int, tails: list[int], parts: list[int], dtype: torch.dtype, native: bool
+    rows: int,
+    heads: tuple[int, int],
+    d: int,
+    tails: list[int],
+    parts: list[int],
+    dtype: torch.dtype,
+    native: bool,
+    tokens: int = 1,
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """What a step of one token a row gives in each of two layers, and what is in its tails after it."""
+    """What a step of so many tokens a row gives in each of two layers, and what is in its tails after it."""
     torch.manual_seed(rows)
     kv_heads, heads_of_each = heads
     layout = KVLayout(2, kv_heads, d, dtype, torch.device("cpu"))
-    pool = TailPool(layout, 80, rows + 2)
+    pool = TailPool(layout, 90, rows + 2)
     taken = [pool.take() for _ in range(rows + 1)]
     del taken[rows // 2]  # a hole
     reads = tuple(
@@ -106,12 +113,13 @@ def step(
     for tail, length in zip(taken, tails, strict=True):
         some = [torch.randn(kv_heads, length, d).to(dtype) for _ in range(4)]
         tail.append(some[:2], some[2:], torch.arange(length))
-    packed = PackedStep([Row([1], [100], tail, reads) for tail in taken], torch.device("cpu"), native)
+    packed = PackedStep([Row([1] * tokens, [100] * tokens, tail, reads) for tail in taken], torch.device("cpu"), native)
     found = []
     for number in range(2):
         # As transformers gives them: heads are a view of [tokens, heads, d].
         q, k, v = (
-            torch.randn(rows, n, d).to(dtype).transpose(0, 1) for n in (kv_heads * heads_of_each, kv_heads, kv_heads)
+            torch.randn(rows * tokens, n, d).to(dtype).transpose(0, 1)
+            for n in (kv_heads * heads_of_each, kv_heads, kv_heads)
         )
         found.append(packed.attend(Layer(number, q, k, v, d**-0.5, None, None)).float())
     packed.commit()
@@ -125,13 +133,14 @@ def step(
     d=st.sampled_from([16, 80]),
     lengths=st.data(),
     parts=st.lists(st.integers(1, 150), max_size=2),
+    tokens=st.sampled_from([1, 1, 2, 11]),
 )
 @settings(max_examples=30, deadline=None)
 def test_attention_is_that_of_torch(
-    dtype: torch.dtype, rows: int, heads: tuple[int, int], d: int, lengths: st.DataObject, parts: list[int]
+    dtype: torch.dtype, rows: int, heads: tuple[int, int], d: int, lengths: st.DataObject, parts: list[int], tokens: int
 ) -> None:
     tails = lengths.draw(st.lists(st.integers(0, 79), min_size=rows, max_size=rows))
-    mine, theirs = (step(rows, heads, d, tails, parts, dtype, native) for native in (True, False))
+    mine, theirs = (step(rows, heads, d, tails, parts, dtype, native, tokens) for native in (True, False))
     torch.testing.assert_close(mine[0], theirs[0], atol=1e-5 if dtype == torch.float32 else 3e-2, rtol=0)
     assert all(torch.equal(a, b) for a, b in zip(mine[1], theirs[1], strict=True))
 
@@ -147,8 +156,8 @@ def test_what_is_not_finite_stays_in_its_row() -> None:
     keys, values, queries = torch.zeros(4, 1, 8, 16), torch.ones(4, 1, 8, 16), torch.ones(1, 4, 16)
     queries[0, 2, 0] = float("nan")
     row = torch.ones(1, 4, 16)
-    decode = native.Decode(torch.arange(4), torch.full((4,), 8))
-    found = decode.attend((queries, row, row), [], (keys, values), 1.0)
+    attending = native.Attending(torch.arange(4), torch.full((4,), 8))
+    found = attending.attend((queries, row, row), [], (keys, values), 1.0)
     assert found[2].isnan().all() and torch.allclose(found[[0, 1, 3]], torch.ones(3, 1, 16))
 
 

@@ -17,6 +17,7 @@ behind one River. Speeds are tokens per second of all agents together; what coun
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -29,6 +30,7 @@ import torch
 from warpcortex_cli.bench import measure
 from warpcortex_cli.bench.shapes import random_prism
 from warpcortex_cli.bench.workload import Load
+from warpcortex_cli.prism.quantize import BITS
 
 KINDS = ("F16", "Q8_0", "Q4_0")
 _NAMES = {
@@ -122,8 +124,9 @@ def main() -> None:
             speeds[f"llama.cpp {kind}"] = peer_speeds(args.build, path, loads[agents[-1]], agents, threads)
             print(kind, speeds[f"llama.cpp {kind}"], flush=True)
     alone = []
-    for name, compiled in (("int8", False), ("int8, compiled", True)):
-        prism = random_prism(args.shape, "cpu", "fp32", "int8", compiled=compiled)
+    for kind, compiled in itertools.product(BITS, (False, True)):
+        name = f"{kind}, compiled" if compiled else kind
+        prism = random_prism(args.shape, "cpu", "fp32", kind, compiled=compiled)
         runs = {n: measure.run(prism, load) for n, load in loads.items()}
         speeds[f"warpcortex {name}"] = {n: r.total_tokens_per_second for n, r in runs.items()}
         alone.append(f"{name} {max(r.river_solo_tokens_per_second for r in runs.values()):.1f}")

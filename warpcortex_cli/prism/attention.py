@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from warpcortex_cli.memory.room import Room
-from warpcortex_cli.prism.native import Decode
+from warpcortex_cli.prism.native import Attending
 from warpcortex_cli.prism.rows import Row
 
 NAME = "warpcortex"
+NATIVE_TOKENS = 128  # of a row; longer ones are faster in torch, which takes keys and queries in blocks
 MAX_SCORES = 1 << 24  # attention scores held at once; longer prefills take their queries in pieces
 
 
@@ -133,7 +134,7 @@ class PackedStep:
     Args:
         rows: as the caller has them.
         device: of keys and values.
-        native: rows of one token attend by the kernels for a CPU, where these serve them.
+        native: rows of few tokens attend by the kernels for a CPU, where these serve them.
 
     Attributes:
         rows: the rows, in the order of the packed tokens.
@@ -209,10 +210,10 @@ class _Group:
         self._pick = None if self._gather or self.high - self.low == self.rows else self._slots - self.low
         self._blocked: dict[int | None, Tensor | None] = {}
         self._write(self.slab.positions, self._at)
-        self._native: Decode | None = None
-        plain = type(self.slab.keys[0]) is Room and Decode.serves(self.slab.layout.dtype, self.slab.layout.head_dim)
-        if native and plain and self.n == 1:
-            self._native = Decode(self._slots, self._ends[:, 0])
+        self._native: Attending | None = None
+        plain = type(self.slab.keys[0]) is Room and Attending.serves(self.slab.layout.dtype, self.slab.layout.head_dim)
+        if native and plain and self.n <= NATIVE_TOKENS:
+            self._native = Attending(self._slots.repeat_interleave(self.n), self._ends.flatten())
 
     # -- the tails -------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-// What a CPU computes in most of a step: products with packed weights of 4 or 8 bits, and attention of single tokens.
+// What a CPU computes in most of a step: products with packed weights of 4 or 8 bits, and attention of tokens that are decoded or few.
 //
 // Vectors are the compiler's own, of 16 lanes, so that one text serves every CPU; only `dot` is written for each.
 
@@ -458,7 +458,7 @@ inline void read_some(int64_t heads, const Floats* query, int64_t width, float s
 
 // What `attend` is given; strides in numbers, not bytes.
 struct Attention {
-    const void *query, *key, *value;  // of the newest token of each row: [heads or kv_heads, rows, d]
+    const void *query, *key, *value;  // of the new tokens: [heads or kv_heads, rows, d]
     int64_t query_head, query_row, key_head, key_row, value_head, value_row;
     void* out;  // [rows, heads, d]
     int64_t rows, kv_heads, shared, d;  // `shared`: query heads for one of keys
@@ -467,7 +467,7 @@ struct Attention {
     const int64_t* reads;  // [parts, 5]: addresses of keys and values, tokens, strides of a head in both
     void *tail_keys, *tail_values;  // [slots, kv_heads, capacity, d]
     int64_t tail_slot, tail_head;
-    const int64_t *slots, *lengths;  // of each row; the length counts its newest token, which is put there
+    const int64_t *slots, *lengths;  // of each row; the length counts its new token, which is put there
 };
 
 template <typename T>

@@ -55,11 +55,11 @@ class _Attention(ctypes.Structure):
     )
 
 
-class Decode:
-    """Attention of rows of one token each, which live in one slab and read the same parts, for all layers of a step.
+class Attending:
+    """Attention of tokens whose tails are in one slab and which read the same parts, for all layers of a step.
 
     Args:
-        slots, lengths: int64 [rows]: where each row's tail is, and how long it is with its new token.
+        slots, lengths: int64 [tokens]: where each one's tail is, and how much of it the token sees, itself included.
     """
 
     def __init__(self, slots: Tensor, lengths: Tensor) -> None:
@@ -81,12 +81,12 @@ class Decode:
         """Puts the new keys and values behind the tails, and attends.
 
         Args:
-            qkv: [heads, rows, d], [kv_heads, rows, d] twice.
-            parts: keys and values that all rows read, each [kv_heads, tokens, d].
+            qkv: [heads, tokens, d], [kv_heads, tokens, d] twice.
+            parts: keys and values that all of them read, each [kv_heads, any, d].
             tails: the slab's, each [slots, kv_heads, capacity, d].
 
         Returns:
-            [rows, heads, d].
+            [tokens, heads, d].
         """
         given = self._given
         heads, rows, d = qkv[0].shape

@@ -136,3 +136,14 @@ def test_thoughts_on_their_way_in_are_paced_too(prism: Prism) -> None:
     for _ in range(8):
         engine.step()
     assert not engine.injections and len(engine.river.asides) == 1
+
+
+def test_what_disturbs_the_river_now_and_then_is_not_taken_for_its_own_speed() -> None:
+    """Every fourth step of the River takes half as long again, whoever thinks: that is paid by the Streams, too."""
+    pacer, seconds, steps = Pacer(0.7), 0.0, 4000
+    for number in range(steps):
+        width = pacer.width(100, river_writes=True)
+        took = 0.1 + 0.002 * width + (0.05 if number % 4 == 0 else 0.0)
+        pacer.observe(width, took, river_writes=True)
+        seconds += took
+    assert steps * 0.1 / seconds >= 0.68

@@ -102,6 +102,7 @@ class Engine:
 
     def step(self) -> bool:
         """One forward for every row there is. False when nobody has anything to do."""
+        began = self.journal.now()
         self._expire()
         self._make_room()
         self._admit()
@@ -110,7 +111,6 @@ class Engine:
         if work:
             decodes = work[0].stream is None and len(work[0].row.tokens) == 1
             width = sum(len(w.row.tokens) for w in work if w.stream is not None)
-            began = self.journal.now()
             for item, result in self._run(work):
                 item.absorb(item.row, result)
             self.pacer.observe(width, self.journal.now() - began, decodes)

@@ -7,6 +7,7 @@ it in steps of the width that gives most of their tokens for a second. While the
 from __future__ import annotations
 
 _NEWEST = 0.2  # weight of the newest measurement
+_SLOWER = 0.05  # the same for a solo step that took longer: what disturbs it now and then is not its own speed
 _WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 _FIRST = 4  # the widest step before any was measured
 _BURST = 1.5  # a step takes at most this many solo steps longer, or the River would stutter
@@ -44,7 +45,8 @@ class Pacer:
         if not river_writes:
             return
         if width == 0:
-            self._solo = seconds if self._solo is None else self._solo + _NEWEST * (seconds - self._solo)
+            solo = seconds if self._solo is None else self._solo
+            self._solo = solo + (_NEWEST if seconds < solo else _SLOWER) * (seconds - solo)
         if self._solo is None:
             return
         extra = max(0.0, seconds - self._solo)

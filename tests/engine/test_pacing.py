@@ -69,7 +69,7 @@ class Narrow(Pacer):
     def width(self, wanted: int, river_writes: bool) -> int:
         return min(wanted, 2)
 
-    def observe(self, width: int, seconds: float, river_writes: bool) -> None:
+    def observe(self, width: int, seconds: float, river_writes: bool, besides: float = 0.0) -> None:
         self.seen.append((width, river_writes))
 
 
@@ -147,3 +147,29 @@ def test_what_disturbs_the_river_now_and_then_is_not_taken_for_its_own_speed() -
         pacer.observe(width, took, river_writes=True)
         seconds += took
     assert steps * 0.1 / seconds >= 0.68
+
+
+def test_a_width_that_was_unlucky_once_is_tried_again() -> None:
+    pacer, tokens, unlucky = Pacer(0.85), 0, 0
+    for number in range(4000):
+        width = pacer.width(100, river_writes=True)
+        unlucky += bool(width)
+        took = 0.1 + 0.001 * width + (0.6 if width and unlucky == 1 else 0.0)
+        pacer.observe(width, took, river_writes=True)
+        tokens += width if number >= 1000 else 0
+    assert tokens / 3000 >= 0.7 * (0.1 * (1 / 0.85 - 1) / 0.001)
+
+
+def test_what_is_done_beside_the_forward_is_paid_but_is_no_cost_of_a_width() -> None:
+    spent: list[int] = []
+    for besides in (0.0, 0.4):
+        pacer = Pacer(0.85)
+        pacer.observe(0, 0.1, river_writes=True)
+        pacer.observe(4, 0.11, river_writes=True, besides=besides)
+        waited = 0
+        while not pacer.width(100, river_writes=True):
+            pacer.observe(0, 0.1, river_writes=True)
+            waited += 1
+        spent.append(waited)
+        assert pacer.width(100, river_writes=True) > 4
+    assert spent[0] == 0 and spent[1] >= 20

@@ -111,9 +111,10 @@ class Engine:
         if work:
             decodes = work[0].stream is None and len(work[0].row.tokens) == 1
             width = sum(len(w.row.tokens) for w in work if w.stream is not None)
+            forward = self.journal.now()
             for item, result in self._run(work):
                 item.absorb(item.row, result)
-            self.pacer.observe(width, self.journal.now() - began, decodes)
+            self.pacer.observe(width, self.journal.now() - forward, decodes, besides=forward - began)
         return bool(work)
 
     def _plan(self) -> list[Work]:

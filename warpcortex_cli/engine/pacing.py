@@ -8,6 +8,7 @@ from __future__ import annotations
 
 _NEWEST = 0.2  # weight of the newest measurement
 _SLOWER = 0.05  # the same for a solo step that took longer: what disturbs it now and then is not its own speed
+_FRESH = 200  # steps after which a width that was not taken again is not known any more: it may just have been unlucky
 _WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 _FIRST = 4  # the widest step before any was measured
 _BURST = 1.5  # a step takes at most this many solo steps longer, or the River would stutter
@@ -24,6 +25,8 @@ class Pacer:
         self.share = share
         self._solo: float | None = None
         self._extra: dict[int, float] = {}  # by width: seconds beyond a solo step
+        self._taken: dict[int, int] = {}  # by width: the last step that had it
+        self._steps = 0
         self._credit = 0.0
 
     def width(self, wanted: int, river_writes: bool) -> int:
@@ -40,10 +43,11 @@ class Pacer:
         # Tokens for each River token: what costs more than is allowed runs in a part of the steps only.
         return max(fitting, key=lambda w: (round(w * min(1.0, allowed / self._cost(w)), 6), w)) if fitting else 1
 
-    def observe(self, width: int, seconds: float, river_writes: bool) -> None:
-        """Takes in how long a step with `width` Stream tokens took."""
+    def observe(self, width: int, seconds: float, river_writes: bool, besides: float = 0.0) -> None:
+        """Takes in how long the forward of a step with `width` Stream tokens took, and what was done `besides` it."""
         if not river_writes:
             return
+        self._steps += 1
         if width == 0:
             solo = seconds if self._solo is None else self._solo
             self._solo = solo + (_NEWEST if seconds < solo else _SLOWER) * (seconds - solo)
@@ -54,10 +58,13 @@ class Pacer:
             place = _bucket(width)
             known = self._extra.get(place)
             self._extra[place] = extra if known is None else known + _NEWEST * (extra - known)
+            self._taken[place] = self._steps
+        for old in [w for w, step in self._taken.items() if self._steps - step > _FRESH]:
+            del self._extra[old], self._taken[old]
         if self.share > 0:
             # What was saved up is bounded, so that a long solo stretch does not buy a long disturbed one.
             most = _BURST * self._solo
-            self._credit = min(most, self._credit + self._allowed() - extra)
+            self._credit = min(most, self._credit + self._allowed() - extra - besides)
 
     def _allowed(self) -> float:
         """Seconds that each River token leaves to the Streams."""

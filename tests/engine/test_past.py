@@ -34,6 +34,13 @@ def new_session(prism: Prism, **memory: object) -> Session:
     return Session(prism, make_profile(memory={**SMALL, **memory}, river={"max_tokens": 40}))
 
 
+def kept_session(prism: Prism, path: Path, **memory: object) -> tuple[Session, Archive]:
+    """A session that goes on from what is in a file."""
+    session, archive = new_session(prism, **memory), Archive(RecordLog(path))
+    archive.restore(session)
+    return session, archive
+
+
 def long_session(prism: Prism, **memory: object) -> Session:
     session = new_session(prism, **memory)
     session.load_notes(f"{FACT} {filler(60)}")
@@ -269,9 +276,7 @@ def test_a_damaged_block_is_computed_anew_from_its_tokens(prism, tmp_path: Path)
 
 def test_what_was_taken_back_leaves_the_disk(prism, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("warpcortex_cli.memory.log.WORTH_REWRITING", 1 << 14)
-    session = new_session(prism)
-    archive = Archive(RecordLog(tmp_path / "s"))
-    archive.restore(session)
+    session, archive = kept_session(prism, tmp_path / "s")
     session.load_notes(filler(60))
     archive.save(session)
     full = (tmp_path / "s").stat().st_size
@@ -283,9 +288,7 @@ def test_what_was_taken_back_leaves_the_disk(prism, tmp_path: Path, monkeypatch:
 
 
 def test_clearing_begins_another_past_in_the_same_file(prism, tmp_path: Path) -> None:
-    session = new_session(prism, warm_mb=0)
-    archive = Archive(RecordLog(tmp_path / "s"))
-    archive.restore(session)
+    session, archive = kept_session(prism, tmp_path / "s", warm_mb=0)
     session.load_notes(filler(60))
     archive.save(session)
     session.clear()
@@ -364,15 +367,11 @@ def test_a_file_on_a_budget_stays_small_turn_after_turn(prism, tmp_path: Path, m
 
 def test_after_clear_no_block_of_another_time_comes_back(prism, tmp_path: Path) -> None:
     """A bare block has the number of a whole one of the conversation before."""
-    session = new_session(prism, warm_mb=0)
-    archive = Archive(RecordLog(tmp_path / "s"))
-    archive.restore(session)
+    session, archive = kept_session(prism, tmp_path / "s", warm_mb=0)
     session.load_notes(filler(60))
     archive.save(session)
     archive.log.close()
-    session = new_session(prism, warm_mb=0, cold_mb=0)
-    archive = Archive(RecordLog(tmp_path / "s"))
-    archive.restore(session)
+    session, archive = kept_session(prism, tmp_path / "s", warm_mb=0, cold_mb=0)
     session.clear()
     session.load_notes(f"{FACT} {filler(70)}")
     archive.save(session)
@@ -386,9 +385,7 @@ def test_after_clear_no_block_of_another_time_comes_back(prism, tmp_path: Path) 
 def test_a_kill_between_two_turns_finds_every_block(prism, tmp_path: Path, monkeypatch) -> None:
     """The file was written anew in the middle of a turn that never ended: no block of the turn before is damaged."""
     monkeypatch.setattr("warpcortex_cli.memory.log.WORTH_REWRITING", 1 << 16)
-    session = new_session(prism, warm_mb=0, cold_mb=1)
-    archive = Archive(RecordLog(tmp_path / "s"))
-    archive.restore(session)
+    session, archive = kept_session(prism, tmp_path / "s", warm_mb=0, cold_mb=1)
     session.load_notes(f"{FACT} {filler(100)}")
     archive.save(session)
     before, inode = list(session.turns), (tmp_path / "s").stat().st_ino

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.memory.logs import Entry, entries_of
 from warpcortex_cli.memory import bases
 from warpcortex_cli.memory.bases import links_of
-from warpcortex_cli.memory.log import DamagedError, RecordLog
+from warpcortex_cli.memory.log import RecordLog
 
-Entry = tuple[int, int, bytes]
 BIG = b"k" * 50_000
 
 
@@ -28,13 +28,7 @@ def write(path: Path, *entries: Entry) -> None:
 
 def read(path: Path) -> list[Entry | None]:
     with RecordLog(path, readonly=True) as log:
-        out: list[Entry | None] = []
-        for record in log.records:
-            try:
-                out.append((record.kind, record.key, log.read(record)))
-            except DamagedError:
-                out.append(None)
-        return out
+        return entries_of(log)
 
 
 def fork(path: Path, new: Path, count: int | None = None) -> None:

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from warpcortex_cli.memory.log import DamagedError, RecordLog
+from tests.memory.logs import Entry, entries_of
+from warpcortex_cli.memory.log import RecordLog
 
-Entry = tuple[int, int, bytes]
 written = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 2**60), st.binary(max_size=200)), min_size=1, max_size=8)
 
 
@@ -28,13 +28,7 @@ def write(path: Path, records: list[Entry]) -> list[int]:
 
 def read(path: Path) -> list[Entry | None]:
     with RecordLog(path) as log:
-        out: list[Entry | None] = []
-        for record in log.records:
-            try:
-                out.append((record.kind, record.key, log.read(record)))
-            except DamagedError:
-                out.append(None)
-        return out
+        return entries_of(log)
 
 
 @settings(max_examples=60, deadline=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from warpcortex_cli.errors import RunError
 from warpcortex_cli.memory.segment import KVLayout, Segment
 from warpcortex_cli.memory.tail import TailPool
 from warpcortex_cli.prism import native
-from warpcortex_cli.prism.attention import Layer, PackedStep
+from warpcortex_cli.prism.attention import NATIVE_TOKENS, Layer, PackedStep
+from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.rows import Row
 
 pytestmark = pytest.mark.skipif(not native.usable(), reason="there is no C++ compiler")
@@ -178,3 +181,28 @@ def test_they_are_compiled_once_and_a_failure_is_said(tmp_path: Path, monkeypatc
     monkeypatch.setattr(native.platformdirs, "user_cache_path", lambda name: file)
     with pytest.raises(RunError, match=r"could not be compiled: Not a directory\."):
         native._built()
+
+
+@pytest.mark.parametrize(
+    ("quantize", "compiled", "served"),
+    [("none", False, False), ("none", True, True), ("int8", False, True), ("int4", False, True)],
+)
+def test_a_quantized_or_compiled_model_attends_by_them(
+    quantize: str,
+    compiled: bool,
+    served: bool,
+    model_folder: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """But for rows of many tokens, which torch takes in blocks."""
+    calls: list[int] = []
+    attend = native.Attending.attend
+    monkeypatch.setattr(
+        native.Attending, "attend", lambda self, qkv, *a: calls.append(qkv[0].shape[1]) or attend(self, qkv, *a)
+    )
+    model = AutoModelForCausalLM.from_pretrained(model_folder("qwen2"), dtype=torch.float32)
+    prism = Prism(model, AutoTokenizer.from_pretrained(model_folder("qwen2")), "qwen2", quantize, compiled)
+    for tokens, wanted in ((1, served), (NATIVE_TOKENS, served), (NATIVE_TOKENS + 1, False)):
+        calls.clear()
+        prism.forward([Row([5] * tokens, list(range(tokens)), prism.new_tail(tokens), logits="none")])
+        assert calls == [tokens] * (prism.layers * wanted)

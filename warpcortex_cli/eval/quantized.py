@@ -64,7 +64,7 @@ def main() -> None:
     plain, samples = Prism.load(source, "cpu"), texts(args.n, args.seed)
     found = {kind: effect(plain, Prism.load(source, "cpu", quantize=kind), samples) for kind in BITS}
     if args.json:
-        kinds = {kind: vars(effect) for kind, effect in found.items()}
+        kinds = {kind: vars(e) for kind, e in found.items()}
         print(json.dumps({"schema_version": 1, "model": args.model, "seed": args.seed, "kinds": kinds}))
         return
     first = next(iter(found.values()))

@@ -61,9 +61,12 @@ def test_what_cannot_be_compiled_is_said(model_folder: Callable[[str], Path], mo
     import torch._inductor.config as inductor
 
     monkeypatch.setenv("CXX", "no-such-compiler")
-    monkeypatch.setattr(inductor.cpp, "cxx", (None, "no-such-compiler"))  # as torch takes it from CXX at its start
-    monkeypatch.setattr(inductor, "force_disable_caches", True)
-    with pytest.raises(RunError, match=r"could not be compiled: there is no C\+\+ compiler no-such-compiler\."):
+    # The first as torch takes it from CXX at its start. By torch's own patch: what pytest undoes on an option that
+    # has another name elsewhere stays hidden, and nothing compiles any more.
+    with (
+        inductor.patch({"cpp.cxx": (None, "no-such-compiler"), "force_disable_caches": True}),
+        pytest.raises(RunError, match=r"could not be compiled: there is no C\+\+ compiler no-such-compiler\."),
+    ):
         opened(model_folder("qwen2"), "none", True)
 
 

@@ -14,6 +14,7 @@ from transformers import (
     AutoTokenizer,
     Gemma2Config,
     Gemma3TextConfig,
+    GraniteConfig,
     LlamaConfig,
     MistralConfig,
     Phi3Config,
@@ -67,6 +68,7 @@ ARCHITECTURES: dict[str, Callable[[], PreTrainedConfig]] = {
     "gemma3": lambda: Gemma3TextConfig(
         **{**GEMMA, "num_hidden_layers": 4}, layer_types=["sliding_attention", "full_attention"] * 2
     ),
+    "granite": lambda: GraniteConfig(**SIZES, residual_multiplier=0.7),
     "llama_yarn": lambda: LlamaConfig(
         **SIZES,
         rope_parameters={**ROPE, "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128},

@@ -81,10 +81,10 @@ _library = torch.library.Library("warpcortex", "FRAGMENT")
 _library.define("attend(Tensor q, Tensor k, Tensor v, float scaling, float? softcap, int? window) -> Tensor")
 
 
-def _attend(
+def attend(
     query: Tensor, key: Tensor, value: Tensor, scaling: float, softcap: float | None, window: int | None
 ) -> Tensor:
-    """The next layer of the forward that runs: as in `Layer`, to [T, heads, head_dim]."""
+    """The next layer of the forward that runs: arguments as in `Layer`, to [T, heads, head_dim]."""
     forward = _now.get()
     if forward is None:
         raise RuntimeError("no step is running: these attention layers serve only Prism.forward")
@@ -92,7 +92,7 @@ def _attend(
     return forward.step.attend(Layer(number, query, key, value, scaling, softcap, window))
 
 
-_library.impl("attend", _attend, "CompositeExplicitAutograd")
+_library.impl("attend", attend, "CompositeExplicitAutograd")
 
 
 @torch.library.register_fake("warpcortex::attend")

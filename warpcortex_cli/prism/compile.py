@@ -11,11 +11,14 @@ from collections.abc import Callable
 import torch
 
 from warpcortex_cli.errors import ModelError, RunError
+from warpcortex_cli.prism.fused import FusedLayer
 from warpcortex_cli.prism.native import compiler
 
 
-def compile_layers(decoder: torch.nn.Module, name: str) -> None:
-    """Marks the layers of a model to be compiled when they first run.
+def compile_layers(decoder: torch.nn.Module, name: str) -> int:
+    """Marks the layers of a model to be compiled when they first run; returns how many are.
+
+    Those that are a kernel of ours already stay what they are.
 
     Raises:
         ModelError: it keeps its layers elsewhere than models of transformers do.
@@ -26,8 +29,10 @@ def compile_layers(decoder: torch.nn.Module, name: str) -> None:
     layers = getattr(decoder, "layers", None)
     if not isinstance(layers, torch.nn.ModuleList):
         raise ModelError(f"the layers of {name} cannot be compiled.", "Leave --compile out.")
-    for layer in layers:
+    plain = [layer for layer in layers if not isinstance(layer, FusedLayer)]
+    for layer in plain:
         layer.compile(dynamic=True)
+    return len(plain)
 
 
 def warm_up(run: Callable[[int], object]) -> None:

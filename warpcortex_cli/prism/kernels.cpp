@@ -1,4 +1,5 @@
-// What a CPU computes in most of a step: products with packed weights of 4 or 8 bits, and attention of tokens that are decoded or few.
+// What a CPU computes in a step: products with packed weights of 4 or 8 bits, what a layer does between them, and attention of
+// tokens that are decoded or few.
 //
 // Vectors are the compiler's own, of 16 lanes, so that one text serves every CPU; only `dot` is written for each.
 
@@ -99,6 +100,8 @@ constexpr int TILE = 12, PAIR = 2;  // tokens and panels whose sums are held in 
 constexpr int TILE = 4, PAIR = 1;
 #endif
 constexpr int64_t NEAR = 32;  // groups whose weights stay in the first cache while all tokens take their part of them
+// With so many tokens the CPU has no room left to look ahead for weights by itself; so far ahead they are asked for.
+constexpr int BUSY = 8, AHEAD = 4096;
 
 // Tokens in int8, each with a scale of its own, in tiles: four inputs of all its tokens side by side.
 struct Tokens {
@@ -164,7 +167,11 @@ inline void gather(const uint8_t* panels, int64_t panel, const Tokens& x, int64_
                 for (int p = 0; p < P; p++) acc[p][m] = splat(offsets[g * M + m]);
         for (int part = 0; part < NUMBERS<BITS> / 64; part++) {
             Bytes numbers[P];
-            for (int p = 0; p < P; p++) numbers[p] = load<Bytes>(weights + p * panel + 64 * part);
+            for (int p = 0; p < P; p++) {
+                const uint8_t* at = weights + p * panel + 64 * part;
+                numbers[p] = load<Bytes>(at);
+                if (M >= BUSY) __builtin_prefetch(at + AHEAD);
+            }
             for (int half = 0; half < 8 / BITS; half++)
                 for (int m = 0; m < M; m++) {
                     const int32_t four = load<int32_t>(fours + 4 * ((8 / BITS * part + half) * M + m));
@@ -246,7 +253,7 @@ void multiplied(const float* x, const uint8_t* weights, const float* bias, float
                 int64_t outputs, int threads) {
     static thread_local Tokens tokens;
     tokens.read(x, rows, inputs, ZERO<BITS>, threads);
-    if (BITS == 8 && rows >= TILE)  // as many sums as registers hold; with 4 bits these are taken by sums of sums
+    if (BITS == 8 && rows > BUSY)  // as many sums as registers hold; with 4 bits these are taken by sums of sums
         all_products<BITS, PAIR>(tokens, weights, bias, out, inputs, outputs, threads);
     else
         all_products<BITS, 1>(tokens, weights, bias, out, inputs, outputs, threads);
@@ -525,6 +532,124 @@ void attended(const Attention& a, int threads) {
         }
 }
 
+// -- the rest of a layer ----------------------------------------------------------------------------------------------
+
+struct Norm {
+    const float* weight;  // or null, where the layer has no such norm
+    float epsilon;
+};
+
+struct Linear {
+    const uint8_t* weights;
+    const float* bias;  // or null
+    int64_t bits, outputs;
+};
+
+// What all tokens of a step go through, in each layer, before and after they attend.
+struct Layer {
+    int64_t width, heads, kv_heads, d, inner, gelu;
+    Norm first, query, key, attended, second, fed;
+    Linear qkv, output, gate_up, down;
+};
+
+constexpr int64_t SOME = 128;  // tokens taken at once: what they need besides stays small, however long a prefill is
+constexpr int64_t FEW = 4;     // up to so many rows, other threads would take longer to come than the work does
+
+void multiplied(const Linear& by, const float* x, float* out, int64_t rows, int64_t inputs, int threads) {
+    (by.bits == 4 ? multiplied<4> : multiplied<8>)(x, by.weights, by.bias, out, rows, inputs, by.outputs, threads);
+}
+
+inline void normalized(const Norm& norm, const float* x, float* out, int64_t width) {
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = 0; i < width; i++) sum += x[i] * x[i];
+    const float by = 1 / std::sqrt(sum / float(width) + norm.epsilon);
+    for (int64_t i = 0; i < width; i++) out[i] = x[i] * by * norm.weight[i];
+}
+
+// The first `turned` numbers of a head, turned as transformers' rotate_half does: number i together with i + turned / 2.
+inline void turn(float* x, const float* cosine, const float* sine, int64_t turned) {
+    const int64_t half = turned / 2;
+    for (int64_t i = 0; i < half; i++) {
+        const float a = x[i], b = x[i + half];
+        x[i] = a * cosine[i] - b * sine[i];
+        x[i + half] = b * cosine[i + half] + a * sine[i + half];
+    }
+}
+
+// out = act(gate) * up, where act(x) is x times the logistic function of x, or of what makes it GELU's approximation by tanh.
+inline void activated(const float* gate, const float* up, float* out, int64_t count, bool gelu) {
+    for (int64_t i = 0; i < count; i += LANES) {
+        const int64_t here = std::min(LANES, count - i);
+        Floats g = {}, u = {};
+        std::memcpy(&g, gate + i, here * sizeof(float));
+        std::memcpy(&u, up + i, here * sizeof(float));
+        const Floats z = gelu ? 1.595769122f * (g + 0.044715f * g * g * g) : g;
+        const Floats small = exponential(z < 0 ? z : -z);  // never of a number above 0
+        const Floats found = g * u * (z < 0 ? small : splat(1.0f)) / (1 + small);
+        std::memcpy(out + i, &found, here * sizeof(float));
+    }
+}
+
+// From hidden states [rows, width] to queries, keys and values [rows, heads + 2 * kv_heads, d], queries and keys turned
+// by cosine and sine [rows, turned].
+void before(const Layer& layer, const float* hidden, const float* cosine, const float* sine, int64_t turned, float* out,
+            int64_t rows, int threads) {
+    const int64_t wide = layer.qkv.outputs;
+    static thread_local std::vector<float> room;
+    room.resize(std::min(rows, SOME) * layer.width);
+    float* normed = room.data();
+    for (int64_t start = 0; start < rows; start += SOME) {
+        const int64_t here = std::min(SOME, rows - start);
+#pragma omp parallel for num_threads(threads) if (here > FEW)
+        for (int64_t row = 0; row < here; row++)
+            normalized(layer.first, hidden + (start + row) * layer.width, normed + row * layer.width, layer.width);
+        multiplied(layer.qkv, normed, out + start * wide, here, layer.width, threads);
+#pragma omp parallel for num_threads(threads) if (here > FEW)
+        for (int64_t row = start; row < start + here; row++)
+            for (int64_t head = 0; head < layer.heads + layer.kv_heads; head++) {
+                float* x = out + row * wide + head * layer.d;
+                const Norm& norm = head < layer.heads ? layer.query : layer.key;
+                if (norm.weight) normalized(norm, x, x, layer.d);
+                turn(x, cosine + row * turned, sine + row * turned, turned);
+            }
+    }
+}
+
+// out [rows, width]: hidden states plus what the heads read [rows, heads * d], and plus what the feed-forward part makes of it.
+void after(const Layer& layer, const float* hidden, const float* read, float* out, int64_t rows, int threads) {
+    const int64_t width = layer.width, most = std::min(rows, SOME);
+    static thread_local std::vector<float> room;
+    room.resize(most * (2 * width + 3 * layer.inner));
+    float *part = room.data(), *normed = part + most * width, *wide = normed + most * width;
+    float* inner = wide + most * 2 * layer.inner;
+    const auto add = [&](const Norm& norm, const float* x, float* to, int64_t row) {
+        float* found = part + row * width;
+        if (norm.weight) normalized(norm, found, found, width);
+        for (int64_t i = 0; i < width; i++) to[row * width + i] = x[row * width + i] + found[i];
+    };
+    for (int64_t start = 0; start < rows; start += SOME) {
+        const int64_t here = std::min(SOME, rows - start);
+        const float* x = hidden + start * width;
+        float* to = out + start * width;
+        multiplied(layer.output, read + start * layer.heads * layer.d, part, here, layer.heads * layer.d, threads);
+#pragma omp parallel for num_threads(threads) if (here > FEW)
+        for (int64_t row = 0; row < here; row++) {
+            add(layer.attended, x, to, row);
+            normalized(layer.second, to + row * width, normed + row * width, width);
+        }
+        multiplied(layer.gate_up, normed, wide, here, width, threads);
+#pragma omp parallel for num_threads(threads) if (here > FEW)
+        for (int64_t row = 0; row < here; row++) {
+            const float* gate = wide + row * 2 * layer.inner;
+            activated(gate, gate + layer.inner, inner + row * layer.inner, layer.inner, layer.gelu);
+        }
+        multiplied(layer.down, inner, part, here, layer.inner, threads);
+#pragma omp parallel for num_threads(threads) if (here > FEW)
+        for (int64_t row = 0; row < here; row++) add(layer.fed, to, to, row);
+    }
+}
+
 }  // namespace
 
 extern "C" {
@@ -548,6 +673,15 @@ void multiply(int bits, const float* x, const uint8_t* weights, const float* bia
 
 void attend(int half, const Attention* given, int threads) {
     (half ? attended<uint16_t> : attended<float>)(*given, threads);
+}
+
+void before_attention(const Layer* layer, const float* hidden, const float* cosine, const float* sine, int64_t turned,
+                      float* out, int64_t rows, int threads) {
+    before(*layer, hidden, cosine, sine, turned, out, rows, threads);
+}
+
+void after_attention(const Layer* layer, const float* hidden, const float* read, float* out, int64_t rows, int threads) {
+    after(*layer, hidden, read, out, rows, threads);
 }
 
 }

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,127 @@ class Attending:
         return out
 
 
+class _Norm(ctypes.Structure):
+    _fields_ = (("weight", ctypes.c_void_p), ("epsilon", ctypes.c_float))
+
+
+class _Linear(ctypes.Structure):
+    _fields_ = (
+        ("weights", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("bits", ctypes.c_int64),
+        ("outputs", ctypes.c_int64),
+    )
+
+
+class _Layer(ctypes.Structure):
+    """As in `kernels.cpp`."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("width", "heads", "kv_heads", "d", "inner", "gelu")),
+        *((name, _Norm) for name in ("first", "query", "key", "attended", "second", "fed")),
+        *((name, _Linear) for name in ("qkv", "output", "gate_up", "down")),
+    )
+
+
+@dataclass(frozen=True)
+class Norm:
+    """An RMS norm: fp32 [size], and what is added to the mean square."""
+
+    weight: Tensor
+    epsilon: float
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Packed weights, of 4 or 8 bits, and fp32 [outputs] or None."""
+
+    packed: Tensor
+    bias: Tensor | None
+    bits: int
+    outputs: int
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a layer of transformers' usual form holds; a norm that it does not have is None.
+
+    Attributes:
+        qkv: from its input to query heads, key heads, value heads.
+        output: from what its heads read.
+        gate_up, down: of its feed-forward part, gates before the others.
+        first, second: norms before attention and before the feed-forward part.
+        query, key: of each head, before it is turned.
+        attended, fed: of what either part gives, before it is added.
+        gelu: whether gates are GELU's, by its tanh, and not SiLU's.
+    """
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    qkv: Linear
+    output: Linear
+    gate_up: Linear
+    down: Linear
+    first: Norm
+    second: Norm
+    query: Norm | None
+    key: Norm | None
+    attended: Norm | None
+    fed: Norm | None
+    gelu: bool
+
+
+class Around:
+    """What a layer does before and after attention, in one call each. All tensors are fp32."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts  # which holds what the addresses below are of
+        given = _Layer(
+            width=len(parts.first.weight), heads=parts.heads, kv_heads=parts.kv_heads, d=parts.head_dim,
+            inner=parts.gate_up.outputs // 2, gelu=parts.gelu,
+        )  # fmt: skip
+        for name in ("first", "query", "key", "attended", "second", "fed"):
+            norm = getattr(parts, name)
+            if norm is not None:
+                setattr(given, name, _Norm(norm.weight.data_ptr(), norm.epsilon))
+        for name in ("qkv", "output", "gate_up", "down"):
+            linear = getattr(parts, name)
+            bias = None if linear.bias is None else linear.bias.data_ptr()
+            setattr(given, name, _Linear(linear.packed.data_ptr(), bias, linear.bits, linear.outputs))
+        self._held, self._given = given, ctypes.byref(given)
+        self._kernels = kernels()
+
+    def before(self, hidden: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+        """Queries, keys and values [heads + 2 * kv_heads, tokens, d], turned, of hidden states [tokens, width].
+
+        Args:
+            cosine, sine: [tokens, rotary dims].
+        """
+        parts, rows = self._parts, len(hidden)
+        x, cosine, sine = hidden.contiguous(), cosine.contiguous(), sine.contiguous()
+        out = x.new_empty(rows, parts.heads + 2 * parts.kv_heads, parts.head_dim)
+        self._kernels.before_attention(
+            self._given, x.data_ptr(), cosine.data_ptr(), sine.data_ptr(), cosine.shape[1], out.data_ptr(),
+            rows, torch.get_num_threads(),
+        )  # fmt: skip
+        return out.transpose(0, 1)
+
+    def after(self, hidden: Tensor, read: Tensor) -> Tensor:
+        """The layer's output [tokens, width].
+
+        Args:
+            hidden: its input, [tokens, width].
+            read: what its heads read, [tokens, heads, d].
+        """
+        x, read = hidden.contiguous(), read.contiguous()
+        out = torch.empty_like(x)
+        self._kernels.after_attention(
+            self._given, x.data_ptr(), read.data_ptr(), out.data_ptr(), len(x), torch.get_num_threads()
+        )
+        return out
+
+
 def _lined_up(x: Tensor) -> Tensor:
     return x if x.stride(2) == 1 else x.contiguous()
 
@@ -184,7 +306,10 @@ def opened(path: Path) -> Any:
     library.unpack.argtypes = (number, address, address, size, size, address)
     library.multiply.argtypes = (number, address, address, address, address, size, size, size, number)
     library.attend.argtypes = (number, ctypes.POINTER(_Attention), number)
-    for name in ("pack", "unpack", "multiply", "attend"):
+    layer = ctypes.POINTER(_Layer)
+    library.before_attention.argtypes = (layer, address, address, address, size, address, size, number)
+    library.after_attention.argtypes = (layer, address, address, address, size, number)
+    for name in ("pack", "unpack", "multiply", "attend", "before_attention", "after_attention"):
         getattr(library, name).restype = None
     return library
 

@@ -14,6 +14,7 @@ from warpcortex_cli.memory.tail import FIRST_CAPACITY, SLOTS, Slab, Tail, TailPo
 from warpcortex_cli.prism import attention, native
 from warpcortex_cli.prism.chat_format import ChatFormat, encode
 from warpcortex_cli.prism.compile import compile_layers, warm_up
+from warpcortex_cli.prism.fused import fuse
 from warpcortex_cli.prism.largest import largest
 from warpcortex_cli.prism.load import load_prism_parts
 from warpcortex_cli.prism.quantize import quantize as quantized
@@ -69,6 +70,8 @@ class Prism:
         self.tokenizer: Any = tokenizer
         self.name = name
         shape = try_out(model, decoder, config, name)
+        if quantize != "none" and native.usable():
+            fuse(decoder)
         self.layout, self.heads, self.scalings, self.rope = shape.layout, shape.heads, shape.scalings, shape.rope
         self.layers, self.kv_heads, self.head_dim = (
             self.layout.layers,
@@ -85,8 +88,7 @@ class Prism:
         self._native = self.device.type == "cpu" and (compiled or quantize != "none") and native.usable()
         # The model's own forward runs the head, so that its caps and scales apply; this keeps its input.
         decoder.register_forward_hook(lambda _module, _args, out: self._states.append(out[0]))
-        if compiled:
-            compile_layers(decoder, name)
+        if compiled and compile_layers(decoder, name):
             warm_up(lambda n: self.forward([Row([0] * n, list(range(n)), self.new_tail(n), logits="none")]))
 
     @classmethod

@@ -78,20 +78,15 @@ class Shape:
     rope: Rope
 
 
-class _Trial:
-    """A step in which every token sees itself only; it keeps the keys that each layer was given."""
+class Trial:
+    """A step in which every token sees itself only; it keeps what each layer was given."""
 
     def __init__(self) -> None:
-        self.keys: dict[int, Tensor] = {}
-        self.scalings: dict[int, float] = {}
-        self.heads: set[tuple[int, int, int, int]] = set()
+        self.given: dict[int, Layer] = {}
 
     def attend(self, layer: Layer) -> Tensor:
-        heads, kv_heads = layer.query.shape[0], layer.key.shape[0]
-        self.keys[layer.number] = layer.key
-        self.scalings[layer.number] = layer.scaling
-        self.heads.add((heads, kv_heads, layer.key.shape[-1], layer.value.shape[-1]))
-        return layer.value.repeat_interleave(heads // kv_heads, 0).transpose(0, 1)
+        self.given[layer.number] = layer
+        return layer.value.repeat_interleave(layer.query.shape[0] // layer.key.shape[0], 0).transpose(0, 1)
 
 
 def try_out(model: PreTrainedModel, decoder: torch.nn.Module, config: Any, name: str) -> Shape:
@@ -113,7 +108,7 @@ def try_out(model: PreTrainedModel, decoder: torch.nn.Module, config: Any, name:
     device: torch.device = next(model.parameters()).device
     tokens = torch.arange(1, 1 + _TRIAL_TOKENS, device=device).repeat(2)[None]
     positions = torch.tensor([0] * _TRIAL_TOKENS + [distance] * _TRIAL_TOKENS, device=device)[None]
-    trial = _Trial()
+    trial = Trial()
     try:
         with torch.inference_mode(), running(trial):
             decoder(input_ids=tokens, position_ids=positions, use_cache=False)
@@ -121,17 +116,21 @@ def try_out(model: PreTrainedModel, decoder: torch.nn.Module, config: Any, name:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         raise refuse(name, f"a trial forward failed ({str(error).splitlines()[0]})") from error
-    if sorted(trial.keys) != list(range(layers)):
-        raise refuse(name, f"{len(trial.keys)} of its {layers} layers attend through transformers' attention interface")
-    if len(trial.heads) > 1:
+    if sorted(trial.given) != list(range(layers)):
+        raise refuse(
+            name, f"{len(trial.given)} of its {layers} layers attend through transformers' attention interface"
+        )
+    given = [trial.given[i] for i in range(layers)]
+    sizes = {(len(g.query), len(g.key), g.key.shape[-1], g.value.shape[-1]) for g in given}
+    if len(sizes) > 1:
         raise refuse(name, "its layers differ in their number or size of attention heads")
-    heads, kv_heads, head_dim, value_dim = trial.heads.pop()
+    heads, kv_heads, head_dim, value_dim = sizes.pop()
     if head_dim != value_dim:
         raise refuse(name, "its keys and values differ in size")
-    keys = [trial.keys[i] for i in range(layers)]
+    keys = [g.key for g in given]
     _check_turns(rope, keys, distance, name)
     layout = KVLayout(layers, kv_heads, head_dim, keys[0].dtype, device)
-    return Shape(layout, heads, tuple(trial.scalings[i] for i in range(layers)), rope)
+    return Shape(layout, heads, tuple(g.scaling for g in given), rope)
 
 
 def _check_turns(rope: Rope, keys: list[Tensor], distance: int, name: str) -> None:

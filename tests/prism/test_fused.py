@@ -1,0 +1,123 @@
+"""Fused layers: what the layers of transformers give, for every architecture of their form, and only for these."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from warpcortex_cli.prism import native, prism
+from warpcortex_cli.prism.fused import FusedLayer, fuse
+from warpcortex_cli.prism.prism import Prism
+from warpcortex_cli.prism.rows import Row
+
+pytestmark = pytest.mark.skipif(not native.usable(), reason="there is no C++ compiler")
+SERVED = ["llama", "mistral", "qwen2", "qwen3", "phi3", "smollm2", "gemma2", "gemma3", "llama_yarn"]
+LONG = 140  # tokens, more than the kernels take at once, and than any window
+
+
+def opened(folder: Path, quantize: str, dtype: torch.dtype = torch.float32) -> Prism:
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    return Prism(model, AutoTokenizer.from_pretrained(folder), folder.name, quantize)
+
+
+def unfused(folder: Path, quantize: str, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype = torch.float32) -> Prism:
+    with monkeypatch.context() as patch:
+        patch.setattr(prism, "fuse", lambda decoder: 0)
+        return opened(folder, quantize, dtype)
+
+
+def layers(of: Prism) -> nn.ModuleList:
+    found: nn.ModuleList = of.model.get_decoder().layers
+    return found
+
+
+def read(of: Prism) -> list[torch.Tensor]:
+    """Logits and queries of a long prefill, and of a River that goes on beside three Streams."""
+    river = of.new_tail()
+    tokens = [3 + 7 * i % 300 for i in range(LONG)]
+    results = of.forward([Row(tokens, list(range(LONG)), river, logits="all", queries=True)])
+    shared = river.freeze(0, 9)
+    streams = [Row([20 + i, 40], [9, 10], of.new_tail(4), (shared,)) for i in range(3)]
+    results += of.forward([Row([7], [LONG], river, queries=True), *streams])
+    return [part.float() for r in results for part in (r.logits, r.queries) if part is not None]
+
+
+@pytest.mark.parametrize("quantize", ["int8", "int4"])
+@pytest.mark.parametrize("architecture", SERVED)
+def test_they_give_what_the_layers_do(
+    architecture: str, quantize: str, model_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, theirs = (
+        opened(model_folder(architecture), quantize),
+        unfused(model_folder(architecture), quantize, monkeypatch),
+    )
+    assert all(isinstance(layer, FusedLayer) for layer in layers(mine))
+    assert not any(isinstance(layer, FusedLayer) for layer in layers(theirs))
+    for a, b in zip(read(mine), read(theirs), strict=True):
+        # What is rounded to int8 falls to either side, and tiny models with loud weights make much of it.
+        close = nn.functional.cosine_similarity(a, b, -1)
+        assert close.mean() > 0.999 and close.min() > 0.95
+
+
+def test_the_type_of_the_model_stays(model_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = opened(model_folder("qwen2"), "int8", torch.bfloat16)
+    assert all(isinstance(layer, FusedLayer) for layer in layers(mine))
+    result = mine.forward([Row([5, 9], [0, 1], mine.new_tail(2), logits="all")])[0]
+    assert result.logits is not None and result.logits.dtype == result.hidden.dtype == torch.bfloat16
+    theirs = unfused(model_folder("qwen2"), "int8", monkeypatch, torch.bfloat16)
+    other = theirs.forward([Row([5, 9], [0, 1], theirs.new_tail(2), logits="all")])[0].logits
+    assert other is not None
+    assert nn.functional.cosine_similarity(result.logits.float(), other.float(), -1).min() > 0.99
+
+
+def test_weights_are_counted_as_before(model_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    for architecture in ("qwen2", "gemma3"):
+        mine = opened(model_folder(architecture), "int8").parameter_bytes
+        theirs = unfused(model_folder(architecture), "int8", monkeypatch).parameter_bytes
+        assert mine == theirs
+
+
+def test_layers_of_another_form_stay(model_folder: Callable[[str], Path]) -> None:
+    """Granite's have all parts under the usual names, and multiply what they add to the residual stream."""
+    assert not any(isinstance(layer, FusedLayer) for layer in layers(opened(model_folder("granite"), "int8")))
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda layer: layer.self_attn.register_forward_hook(lambda _module, _args, out: (out[0] * 1.1, out[1])),
+        lambda layer: layer.mlp.register_forward_hook(lambda _module, _args, out: out * 0.9),
+        lambda layer: setattr(layer.mlp, "act_fn", nn.ReLU()),
+        lambda layer: setattr(layer.input_layernorm, "forward", lambda x: x),
+        lambda layer: setattr(layer.self_attn, "o_proj", nn.Linear(64, 64)),
+        lambda layer: delattr(layer.mlp, "act_fn") or setattr(layer.mlp, "act_fn", lambda x: x),
+    ],
+)
+def test_a_layer_that_gives_something_else_stays(
+    spoil: Callable[[Any], None], model_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = unfused(model_folder("qwen2"), "int8", monkeypatch)
+    decoder = found.model.get_decoder()
+    spoil(decoder.layers[1])
+    assert fuse(decoder) == len(decoder.layers) - 1
+    assert not isinstance(decoder.layers[1], FusedLayer)
+
+
+def test_what_is_not_finite_stays_in_its_row(model_folder: Callable[[str], Path]) -> None:
+    layer: Any = layers(opened(model_folder("qwen2"), "int8"))[0]
+    around = layer._around
+    torch.manual_seed(3)
+    hidden, read = torch.randn(6, 64), torch.randn(6, 4, 16)
+    angles = torch.randn(6, 16), torch.randn(6, 16)
+    fine = around.before(hidden, *angles), around.after(hidden, read)
+    hidden[2, 5] = float("nan")
+    broken = around.before(hidden, *angles), around.after(hidden, read)
+    others = [0, 1, 3, 4, 5]
+    assert broken[0][:, 2].isnan().all() and broken[1][2].isnan().all()
+    assert torch.equal(broken[0][:, others], fine[0][:, others]) and torch.equal(broken[1][others], fine[1][others])

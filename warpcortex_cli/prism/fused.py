@@ -1,0 +1,161 @@
+"""Layers of packed weights as two calls of the kernels, before and after attention.
+
+A step of few tokens waits for the weights, and nearly as long for the dozens of small operations between them. A layer
+is replaced only where it is of the form that the kernels know, by the names of its parts, and gave the same in a trial.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from warpcortex_cli.prism import attention
+from warpcortex_cli.prism.native import Around, Linear, Norm, Parts
+from warpcortex_cli.prism.quantize import Packed, Share
+from warpcortex_cli.prism.support import Trial
+
+_TOKENS, _POSITIONS = (1, 2, 3, 4), (0, 1, 7, 100)  # of the trial
+_NEAR = {torch.float32: 0.02, torch.bfloat16: 0.05}  # how much may differ: what is rounded to int8 falls to either side
+_SILU, _GELU = {"SiLU", "SiLUActivation"}, {"GELUTanh", "PytorchGELUTanh"}
+
+
+class FusedLayer(nn.Module):
+    """A decoder layer.
+
+    Args:
+        parts: what it holds.
+        like: what its attention was given in a trial: scaling, cap and window are the same in each step.
+    """
+
+    def __init__(self, parts: Parts, like: attention.Layer) -> None:
+        super().__init__()
+        self._around = Around(parts)
+        self._heads, self._kv_heads = parts.heads, parts.kv_heads
+        self._dtype = like.key.dtype
+        self._how = like.scaling, like.softcap, like.window
+        linears = (parts.qkv, parts.output, parts.gate_up, parts.down)
+        norms = (parts.first, parts.second, parts.query, parts.key, parts.attended, parts.fed)
+        held = [t for linear in linears for t in (linear.packed, linear.bias) if t is not None]
+        held += [norm.weight for norm in norms if norm is not None]
+        self.held = nn.ParameterList(nn.Parameter(t, requires_grad=False) for t in held)  # to be counted
+
+    def forward(self, hidden: Tensor, *_: Any, position_embeddings: tuple[Tensor, Tensor], **__: Any) -> Tensor:
+        """[1, tokens, width] -> the same shape and type."""
+        x = hidden[0].float()
+        cosine, sine = (angles[0].float() for angles in position_embeddings)
+        qkv = self._around.before(x, cosine, sine).to(self._dtype)
+        query, key, value = qkv.split((self._heads, self._kv_heads, self._kv_heads))
+        read = attention.attend(query, key, value, *self._how)
+        return self._around.after(x, read.float()).to(hidden.dtype)[None]
+
+
+@dataclass
+class _Seen:
+    """What a layer was given in the trial, and gave."""
+
+    hidden: Tensor
+    position_embeddings: tuple[Tensor, Tensor]
+    out: Tensor
+
+
+@torch.inference_mode()
+def fuse(decoder: Any) -> int:
+    """Replaces those layers of a model that can be; returns how many."""
+    layers = getattr(decoder, "layers", None)
+    if not isinstance(layers, nn.ModuleList):
+        return 0
+    trial, seen = _tried(decoder, layers)
+    done = 0
+    for number, layer in enumerate(layers):
+        if number not in seen:
+            continue
+        try:
+            fused = FusedLayer(_parts(layer, trial.given[number]), trial.given[number])
+            same = _gives_the_same(fused, seen[number], trial.given[number])
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError):
+            continue  # it is of another form
+        if same:
+            layers[number] = fused
+            done += 1
+    return done
+
+
+def _tried(decoder: Any, layers: nn.ModuleList) -> tuple[Trial, dict[int, _Seen]]:
+    """Runs a few tokens; layers that are called in a way of their own are not seen."""
+    seen: dict[int, _Seen] = {}
+
+    def keep(number: int, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+        angles = kwargs.get("position_embeddings")
+        if args and isinstance(out, Tensor) and isinstance(angles, tuple):
+            seen[number] = _Seen(args[0], angles, out)
+
+    hooks = [
+        layer.register_forward_hook(lambda _, args, kwargs, out, n=n: keep(n, args, kwargs, out), with_kwargs=True)
+        for n, layer in enumerate(layers)
+    ]
+    trial = Trial()
+    try:
+        with attention.running(trial):
+            decoder(input_ids=torch.tensor([_TOKENS]), position_ids=torch.tensor([_POSITIONS]), use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return trial, seen
+
+
+def _gives_the_same(fused: FusedLayer, seen: _Seen, given: attention.Layer) -> bool:
+    trial = Trial()
+    with attention.running(trial):
+        out = fused(seen.hidden, position_embeddings=seen.position_embeddings)
+    mine = trial.given[0]
+    pairs = [(mine.query, given.query), (mine.key, given.key), (mine.value, given.value)]
+    pairs.append((out - seen.hidden, seen.out - seen.hidden))
+    near = _NEAR.get(given.key.dtype, 0.0)
+    return all(float((a.float() - b.float()).norm()) <= near * float(b.float().norm()) for a, b in pairs)
+
+
+def _parts(layer: Any, given: attention.Layer) -> Parts:
+    """The parts of a layer under the names that transformers gives them.
+
+    Raises:
+        AttributeError, TypeError, ValueError, RuntimeError: it is of another form.
+    """
+    own, mlp = layer.self_attn, layer.mlp
+    gate = type(getattr(mlp, "act_fn", None) or mlp.activation_fn).__name__
+    if gate not in _SILU | _GELU:
+        raise ValueError(f"gates of the kind {gate}")
+    head_dim, width = given.key.shape[-1], layer.input_layernorm.weight.shape[0]
+    four = hasattr(layer, "pre_feedforward_layernorm")
+    return Parts(
+        heads=len(given.query),
+        kv_heads=len(given.key),
+        head_dim=head_dim,
+        qkv=_linear(own.qkv_proj if hasattr(own, "qkv_proj") else own.q_proj),
+        output=_linear(own.o_proj),
+        gate_up=_linear(mlp.gate_up_proj if hasattr(mlp, "gate_up_proj") else mlp.gate_proj),
+        down=_linear(mlp.down_proj),
+        first=_norm(layer.input_layernorm, width),
+        second=_norm(layer.pre_feedforward_layernorm if four else layer.post_attention_layernorm, width),
+        query=_norm(own.q_norm, head_dim) if hasattr(own, "q_norm") else None,
+        key=_norm(own.k_norm, head_dim) if hasattr(own, "k_norm") else None,
+        attended=_norm(layer.post_attention_layernorm, width) if four else None,
+        fed=_norm(layer.post_feedforward_layernorm, width) if four else None,
+        gelu=gate in _GELU,
+    )
+
+
+def _linear(module: Packed | Share) -> Linear:
+    packed = module.joint.linear if isinstance(module, Share) else module
+    if not isinstance(packed, Packed):
+        raise TypeError("weights that are not packed")
+    return Linear(packed.weight, packed.bias, packed.bits, sum(packed.sizes))
+
+
+def _norm(module: nn.Module, size: int) -> Norm:
+    """Its weights as it uses them: those of Gemma are kept as what they are more than 1."""
+    epsilon = float(getattr(module, "variance_epsilon", None) or module.eps)  # type: ignore[arg-type]
+    ones = torch.ones(size, dtype=next(module.parameters()).dtype)
+    return Norm(module(ones).float() * (1 + epsilon) ** 0.5, epsilon)

@@ -47,7 +47,8 @@ def test_a_step_takes_in_a_few_and_the_others_hold_no_room_while_they_wait(prism
         steps += 1
         taken = waiting - len(engine.injections)
         each = (2 if mode == "calibrated" else 1) * len(prism.encode(f"[Ref: {THOUGHTS[0]}]"))
-        assert taken >= 1 and taken * (each - 8) <= STEP_THOUGHT_TOKENS and len(rooms) <= 2 * taken
+        assert taken >= 1 and taken * (each - 8) <= STEP_THOUGHT_TOKENS
+        assert len(rooms) <= 2 * (taken + 1)  # one more may have come in part
     assert steps > 1
     assert sum(isinstance(e, ev.ThoughtInjected) for e in seen) == len(THOUGHTS)
 
@@ -97,3 +98,26 @@ def test_a_new_aside_is_put_behind_the_others_and_what_was_read_before_stays(pri
     river.asides = river.asides[1:]  # as after going back: then it is
     assert river.beside()[0].tail is not views[0].tail
     assert all(torch.equal(a, b) for a, b in zip(views[-1].layer(0), kept[-1], strict=True))
+
+
+@pytest.mark.parametrize("room", [1, 3, 7])
+def test_a_thought_that_comes_in_pieces_is_the_same(prism, room: int, monkeypatch) -> None:
+    """Its score, and its KV."""
+    found = []
+    for most in (STEP_THOUGHT_TOKENS, room):
+        monkeypatch.setattr("warpcortex_cli.engine.engine.STEP_THOUGHT_TOKENS", most)
+        session, seen = offered(prism, "calibrated")
+        engine = session.engine
+        del engine.injections[1:]
+        steps = 0
+        while engine.injections:
+            engine.step()
+            steps += 1
+        [decided] = [e for e in seen if isinstance(e, ev.GateDecided)]
+        [aside] = engine.river.asides
+        found.append((steps, decided.score, aside.segment))
+    (once, score, segment), (often, same, pieces) = found
+    assert once == 1 and often >= 48 // room
+    assert same == pytest.approx(score, abs=1e-4) and torch.equal(segment.positions, pieces.positions)
+    for a, b in zip((*segment.keys, *segment.values), (*pieces.keys, *pieces.values), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=0)

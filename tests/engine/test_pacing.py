@@ -29,6 +29,7 @@ def simulate(share: float, cost: Callable[[int], float], agents: int, steps: int
 MACHINES: dict[str, Callable[[int], float]] = {
     "bound by compute": lambda w: 0.05 * (1 + w),
     "bound by memory": lambda w: 0.1 + 0.001 * w,
+    "waiting for weights": lambda w: 0.1 + 0.003 * min(w, 3) + 0.013 * max(0, w - 3),
     "with a knee": lambda w: 0.1 + 0.0005 * w + 0.01 * max(0, w - 16),
     "with a fixed price": lambda w: 0.1 + (0.03 if w else 0.0) + 0.002 * w,
 }
@@ -87,8 +88,7 @@ def test_the_engine_asks_the_pacer_and_the_oldest_streams_come_first(prism: Pris
         if not engine.alive:
             break
     assert any(writes for _, writes in narrow.seen)
-    # A thought is not cut in pieces, so one alone may be wider than was granted.
-    assert all(width <= 2 for width, _ in narrow.seen if width < 4)
+    assert max(width for width, _ in narrow.seen) == 2  # thoughts on their way in come in pieces, too
     ended = [engine.streams[i].ended for i in (1, 2, 3, 4)]
     assert ended == sorted(ended) and len(set(ended)) > 2
 
@@ -133,8 +133,10 @@ def test_thoughts_on_their_way_in_are_paced_too(prism: Prism) -> None:
         engine.step()
     assert engine.river.written > written and len(engine.injections) == 1 and not engine.river.asides
     engine.pacer = open_pacer
-    for _ in range(8):
+    for _ in range(100):
         engine.step()
+        if not engine.injections:
+            break
     assert not engine.injections and len(engine.river.asides) == 1
 
 

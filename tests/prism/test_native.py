@@ -159,8 +159,8 @@ def test_what_is_not_finite_stays_in_its_row() -> None:
     keys, values, queries = torch.zeros(4, 1, 8, 16), torch.ones(4, 1, 8, 16), torch.ones(1, 4, 16)
     queries[0, 2, 0] = float("nan")
     row = torch.ones(1, 4, 16)
-    attending = native.Attending(torch.arange(4), torch.full((4,), 8))
-    found = attending.attend((queries, row, row), [], (keys, values), 1.0)
+    group = native.Group(0, 1, torch.arange(4), torch.full((4,), 8), [(keys, values)], [[]])
+    found = native.Attending([group]).attend(0, (queries, row, row), 1.0)
     assert found[2].isnan().all() and torch.allclose(found[[0, 1, 3]], torch.ones(3, 1, 16))
 
 
@@ -198,7 +198,7 @@ def test_a_quantized_or_compiled_model_attends_by_them(
     calls: list[int] = []
     attend = native.Attending.attend
     monkeypatch.setattr(
-        native.Attending, "attend", lambda self, qkv, *a: calls.append(qkv[0].shape[1]) or attend(self, qkv, *a)
+        native.Attending, "attend", lambda self, n, qkv, *a: calls.append(qkv[0].shape[1]) or attend(self, n, qkv, *a)
     )
     model = AutoModelForCausalLM.from_pretrained(model_folder("qwen2"), dtype=torch.float32)
     prism = Prism(model, AutoTokenizer.from_pretrained(model_folder("qwen2")), "qwen2", quantize, compiled)

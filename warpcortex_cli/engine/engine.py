@@ -12,8 +12,8 @@ import torch
 
 from warpcortex_cli.engine.admission import Admission
 from warpcortex_cli.engine.calibration import Calibration
-from warpcortex_cli.engine.gate import Gate, gained
-from warpcortex_cli.engine.injection import Injection
+from warpcortex_cli.engine.gate import Gate
+from warpcortex_cli.engine.injection import Injection, Reading
 from warpcortex_cli.engine.journal import Journal
 from warpcortex_cli.engine.pacing import Pacer
 from warpcortex_cli.engine.parking import Parking, seating
@@ -126,7 +126,7 @@ class Engine:
         # Where not all may come, the oldest do: a Stream that is finished early is worth more than many half done.
         thinking = sorted((s for s in self.alive if s.state == "thinking"), key=lambda s: -s.role.priority)
         wanted = sum(min(len(s.pending), STREAM_PREFILL_CHUNK) for s in thinking)
-        wanted += sum(self._tokens_of(i) for i in self.injections)
+        wanted += sum(i.left for i in self.injections)
         width = self.pacer.width(wanted, river_row is not None)
         for item in self._injecting_rows(min(width, STEP_THOUGHT_TOKENS)):
             work.append(item)
@@ -140,21 +140,13 @@ class Engine:
                 work.append(Work(row, self._absorbing_stream(stream), stream))
         return work
 
-    def _tokens_of(self, injection: Injection) -> int:
-        return len(injection.ids) * (2 if self.gate.weighs else 1)
-
     def _injecting_rows(self, room: int) -> list[Work]:
-        """Thoughts on their way in; where the Gate weighs them, each by itself first, and with logits."""
-        weighs = self.gate.weighs
+        """Thoughts on their way in, the one that waits longest first."""
         work: list[Work] = []
         for injection in self.injections:
-            tokens = self._tokens_of(injection)
-            if room <= 0 or (tokens > room and work):  # the first one is not cut in pieces
-                break
-            room -= tokens
-            if weighs:
-                work.append(Work(injection.alone(), self._absorbing_alone(injection), injection.stream))
-            work.append(Work(injection.row(weighs), self._absorbing(injection), injection.stream))
+            for reading, row in injection.rows(room):
+                room -= len(row.tokens)
+                work.append(Work(row, self._absorbing(injection, reading), injection.stream))
         return work
 
     def _run(self, work: list[Work]) -> list[tuple[Work, RowResult]]:
@@ -346,35 +338,27 @@ class Engine:
             self.end(stream, "rejected", "injection is off")
         else:
             stream.state = "gating"
-            self.injections.append(Injection(stream, self.river))
+            self.injections.append(Injection(stream, self.river, self.gate.weighs))
 
-    @staticmethod
-    def _absorbing_alone(injection: Injection) -> Callable[[Row, RowResult], None]:
+    def _absorbing(self, injection: Injection, reading: Reading) -> Callable[[Row, RowResult], None]:
         def absorb(row: Row, result: RowResult) -> None:
-            injection.by_itself = injection.likelihood(result)
-            row.tail.release()
-
-        return absorb
-
-    def _absorbing(self, injection: Injection) -> Callable[[Row, RowResult], None]:
-        def absorb(row: Row, result: RowResult) -> None:
-            stream = injection.stream
-            if injection in self.injections:
-                self.injections.remove(injection)
-            if not stream.final:
-                self._judge(injection, result)
+            reading.absorb(result)
+            if injection.left or injection.stream.final:
+                return
+            self.injections.remove(injection)
+            self._judge(injection)
             injection.release()
 
         return absorb
 
-    def _judge(self, injection: Injection, result: RowResult) -> None:
+    def _judge(self, injection: Injection) -> None:
         stream = injection.stream
         thought_hidden = stream.hidden()
         decision = self.gate.decide(
             stream.thought,
-            thought_hidden if len(thought_hidden) else result.hidden.float(),
+            thought_hidden if len(thought_hidden) else injection.there.hidden,
             self.river.hidden,
-            gained(injection.likelihood(result), injection.by_itself),
+            injection.gain(),
             stream.role.gate_threshold,
             certainty(stream.log_probabilities),
         )
@@ -387,7 +371,7 @@ class Engine:
         )  # fmt: skip
         if not decision.passed:
             self.end(stream, "rejected", decision.reason)
-        elif not torch.isfinite(result.hidden).all():
+        elif not injection.there.finite:
             self.end(stream, "failed", "the thought's hidden states are not finite")
         else:
             self._inject(injection)

@@ -1,19 +1,24 @@
 """Referential Injection: a thought's KV beside the River, at virtual positions that end at the River's current one.
 
 The thought is forwarded in the River's context into a buffer of its own. The River's tokens, positions and KV bytes
-stay what they were; later tokens also attend to the buffer. The Gate judges the thought between the two steps.
+stay what they were; later tokens also attend to the buffer. The Gate judges the thought in between. Where the River was
+promised its speed, a thought comes in pieces of a few tokens, beside the River's own.
 """
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
+from warpcortex_cli.engine.gate import gained
 from warpcortex_cli.engine.river import Aside, River
 from warpcortex_cli.engine.sampling import chosen
 from warpcortex_cli.engine.stream import Stream
 from warpcortex_cli.memory.segment import Segment
 from warpcortex_cli.memory.tail import Tail, TailView
+from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.rows import Row, RowResult
 
 
@@ -23,46 +28,110 @@ def virtual_positions(position: int, tokens: int) -> list[int]:
     return [min(first + i, max(position - 1, i)) for i in range(tokens)]
 
 
-class Injection:
-    """A thought on its way into the River: its tokens, the row that computes their KV, and one to compare it with."""
+class Reading:
+    """Tokens that are read into a tail of their own, in one piece or in several.
 
-    def __init__(self, stream: Stream, river: River) -> None:
-        self.stream = stream
-        self._river = river
-        self.by_itself: Tensor | None = None  # how likely its tokens are without the River, once it is known
-        self.text = stream.role.injected_as.format(thought=stream.thought)
-        self.ids = river.prism.encode(self.text)
-        self.positions = virtual_positions(river.position, len(self.ids))
-        self._tail: Tail | None = None  # made when its turn comes: many thoughts may wait at once
-        # The length of what it reads is fixed here: a River token of the same step is not seen.
-        self._reads: tuple[Segment | TailView, ...] = (river.tail.view(river.tail.length), *river.beside())
+    Args:
+        scored: whether to find out how likely each of them is.
+    """
 
-    def row(self, weigh: bool) -> Row:
-        """The thought in the River's context. `weigh`: with the logits that say how likely it is there."""
-        if self._tail is None:
-            self._tail = self._river.prism.new_tail(len(self.ids))
-        return Row(self.ids, self.positions, self._tail, self._reads, "all" if weigh else "none")
+    def __init__(
+        self,
+        prism: Prism,
+        tokens: list[int],
+        positions: list[int],
+        reads: tuple[Segment | TailView, ...] = (),
+        scored: bool = False,
+    ) -> None:
+        self.tail: Tail | None = None  # made when its turn comes: many thoughts may wait at once
+        self.finite = True
+        self.hidden = torch.zeros(0, prism.hidden_size)
+        self._prism, self._tokens, self._positions, self._reads = prism, tokens, positions, reads
+        self._scored = scored
+        self._read = 0
+        self._scores: list[Tensor] = []
 
-    def alone(self) -> Row:
-        """The thought by itself, which says how likely it is without the River. Its KV is not kept."""
-        opening = self._river.prism.chat.opening("")
-        tokens = [*opening, *self.ids]
-        tail = self._river.prism.new_tail(len(tokens))
-        return Row(tokens, list(range(len(tokens))), tail, logits="all")
+    @property
+    def left(self) -> int:
+        """Tokens that are not read yet."""
+        return len(self._tokens) - self._read
 
-    def likelihood(self, result: RowResult) -> Tensor | None:
-        """Log-probabilities of the thought's tokens after the first, [n - 1] nats, from either row's result."""
-        if result.logits is None or len(self.ids) < 2:
-            return None
-        scores = torch.log_softmax(result.logits[-len(self.ids) : -1].float(), -1)
-        return chosen(scores, self.ids[1:])
+    def row(self, room: int) -> Row:
+        """The next tokens, at most `room`."""
+        if self.tail is None:
+            self.tail = self._prism.new_tail(len(self._tokens))
+        piece = slice(self._read, self._read + room)
+        logits: Literal["all", "none"] = "all" if self._scored else "none"
+        return Row(self._tokens[piece], self._positions[piece], self.tail, self._reads, logits)
 
-    def aside(self) -> Aside:
-        """The finished aside, after its row was forwarded; its KV is copied out of the working buffer."""
-        assert self._tail is not None
-        return Aside(self.stream.id, self.stream.thought, self._tail.freeze(0, self._tail.length))
+    def absorb(self, result: RowResult) -> None:
+        """Takes in what the row of the tokens read last gave."""
+        first, self._read = self._read, self._read + len(result.hidden)
+        self.finite = self.finite and bool(torch.isfinite(result.hidden).all())
+        self.hidden = result.hidden[-1:].clone().float()  # a view would keep the whole step's states alive
+        if result.logits is not None:
+            following = self._tokens[first + 1 : self._read + 1]
+            scores = torch.log_softmax(result.logits[: len(following)].float(), -1)
+            self._scores.append(chosen(scores, following))
+
+    def likelihood(self, tokens: int) -> Tensor | None:
+        """Log-probabilities of the last `tokens` of them, nats; None if there is none, or they were not asked for."""
+        return torch.cat(self._scores)[-tokens:] if tokens > 0 and self._scores else None
 
     def release(self) -> None:
-        if self._tail is not None:
-            self._tail.release()
-            self._tail = None
+        """Gives its room back."""
+        if self.tail is not None:
+            self.tail.release()
+            self.tail = None
+
+
+class Injection:
+    """A thought on its way into the River: it is read there and, where the Gate weighs it, by itself.
+
+    Attributes:
+        there: what it is read in the River's context as.
+    """
+
+    def __init__(self, stream: Stream, river: River, weighs: bool) -> None:
+        self.stream = stream
+        prism = river.prism
+        self._ids = prism.encode(stream.role.injected_as.format(thought=stream.thought))
+        self.positions = virtual_positions(river.position, len(self._ids))
+        # The length of what it reads is fixed here: a River token of the same step, or of a later one, is not seen.
+        reads = (river.tail.view(river.tail.length), *river.beside())
+        self.there = Reading(prism, self._ids, self.positions, reads, weighs)
+        self._readings = [self.there]
+        if weighs:  # its KV is not kept
+            alone = [*prism.chat.opening(""), *self._ids]
+            self._readings.insert(0, Reading(prism, alone, list(range(len(alone))), scored=True))
+
+    @property
+    def left(self) -> int:
+        """Tokens that are still to be read."""
+        return sum(r.left for r in self._readings)
+
+    def rows(self, room: int) -> list[tuple[Reading, Row]]:
+        """The next tokens, at most `room`, and whose they are."""
+        found = []
+        for reading in self._readings:
+            if room > 0 and reading.left:
+                found.append((reading, reading.row(room)))
+                room -= len(found[-1][1].tokens)
+        return found
+
+    def gain(self) -> float | None:
+        """How much more likely the River makes the thought than it is by itself, nats a token; None if not known."""
+        if len(self._readings) < 2:
+            return None
+        by_itself, there = (r.likelihood(len(self._ids) - 1) for r in self._readings)
+        return gained(there, by_itself)
+
+    def aside(self) -> Aside:
+        """The finished aside; its KV is copied out of the working buffer."""
+        tail = self.there.tail
+        assert tail is not None
+        return Aside(self.stream.id, self.stream.thought, tail.freeze(0, tail.length))
+
+    def release(self) -> None:
+        for reading in self._readings:
+            reading.release()

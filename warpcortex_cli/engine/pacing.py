@@ -1,14 +1,16 @@
 """Pacing: how many Stream tokens may join a step so that the River keeps its share of its own speed.
 
 What a step costs is learnt while it runs. Each River token pays in the time that the share leaves over; Streams spend
-it in steps of the width that gives most of their tokens for a second. While the River waits, they have every step.
+it in steps of the width that gives most of their tokens for a second. A few tokens cost next to nothing where a step
+waits for the weights, so every width is tried now and then. While the River waits, Streams have every step.
 """
 
 from __future__ import annotations
 
 _NEWEST = 0.2  # weight of the newest measurement
 _SLOWER = 0.05  # the same for a solo step that took longer: what disturbs it now and then is not its own speed
-_FRESH = 200  # steps after which a width that was not taken again is not known any more: it may just have been unlucky
+_TRIES = 8  # of so many steps with Streams, one is of the width that was tried longest ago
+_FRESH = 400  # steps after which a width that was not taken again is not known any more: it may just have been unlucky
 _WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 _FIRST = 4  # the widest step before any was measured
 _BURST = 1.5  # a step takes at most this many solo steps longer, or the River would stutter
@@ -26,7 +28,7 @@ class Pacer:
         self._solo: float | None = None
         self._extra: dict[int, float] = {}  # by width: seconds beyond a solo step
         self._taken: dict[int, int] = {}  # by width: the last step that had it
-        self._steps = 0
+        self._steps = self._wide = 0
         self._credit = 0.0
 
     def width(self, wanted: int, river_writes: bool) -> int:
@@ -40,6 +42,8 @@ class Pacer:
         burst = _BURST * self._solo
         fitting = [w for w in options if self._cost(w) <= burst]
         allowed = self._allowed()
+        if fitting and self._wide % _TRIES == 0:
+            return min(fitting, key=lambda w: self._taken.get(_bucket(w), -1))
         # Tokens for each River token: what costs more than is allowed runs in a part of the steps only.
         return max(fitting, key=lambda w: (round(w * min(1.0, allowed / self._cost(w)), 6), w)) if fitting else 1
 
@@ -48,11 +52,12 @@ class Pacer:
         if not river_writes:
             return
         self._steps += 1
-        if width == 0:
+        if width == 0 or (self._solo is not None and seconds < self._solo):
             solo = seconds if self._solo is None else self._solo
             self._solo = solo + (_NEWEST if seconds < solo else _SLOWER) * (seconds - solo)
         if self._solo is None:
             return
+        self._wide += width > 0
         extra = max(0.0, seconds - self._solo)
         if width:
             place = _bucket(width)

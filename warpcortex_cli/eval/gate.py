@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from warpcortex_cli.engine.gate import gained, garbled, raw_cosine
+from warpcortex_cli.engine.gate import garbled, raw_cosine
 from warpcortex_cli.engine.injection import Injection
 from warpcortex_cli.engine.sampling import Sampler, chosen
 from warpcortex_cli.engine.session import Session
@@ -81,12 +81,12 @@ class Judge:
         work, ids = written_anew(self.session, writing.role, writing.task, writing.text)
         stream = Stream(0, writing.role, {"task": writing.task}, prism, Sampler(), 0.0)
         stream.thought = thought
-        injection = Injection(stream, river)
-        by_itself, likely = (
-            injection.likelihood(r) for r in prism.forward([injection.alone(), injection.row(weigh=True)])
-        )
+        injection = Injection(stream, river, weighs=True)
+        pieces = injection.rows(injection.left)
+        for (reading, _), result in zip(pieces, prism.forward([row for _, row in pieces]), strict=True):
+            reading.absorb(result)
+        gain, likely = injection.gain() or 0.0, injection.there.likelihood(len(injection.positions) - 1)
         injection.release()
-        gain = gained(likely, by_itself) or 0.0
         self.judged.append(
             Judged(
                 label,

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from warpcortex_cli.memory.room import Room
-from warpcortex_cli.prism.native import Attending
+from warpcortex_cli.prism.native import Attending, Group
 from warpcortex_cli.prism.rows import Row
 
 NAME = "warpcortex"
@@ -166,14 +166,30 @@ class PackedStep:
             if row.queries:
                 self._watched[packed] = (first, first + len(row.tokens))
             first += len(row.tokens)
+        self._known: dict[tuple[bool, int | None], tuple[Attending | None, list[_Group]]] = {}
         self._queries: dict[int, list[Tensor]] = {packed: [] for packed in self._watched}
 
     def attend(self, layer: Layer) -> Tensor:
         """One layer for all groups."""
         for packed, (start, end) in self._watched.items():
             self._queries[packed].append(layer.query[:, start:end].clone())  # compiled layers reuse their buffers
-        out = [group.attend(layer) for group in self.groups]
-        return out[0] if len(out) == 1 else torch.cat(out)
+        served, others = self._ways(layer)
+        if served is None:
+            out = [group.attend(layer) for group in others]
+            return out[0] if len(out) == 1 else torch.cat(out)
+        whole = served.attend(layer.number, (layer.query, layer.key, layer.value), layer.scaling)
+        for group in others:
+            whole[group.start : group.start + group.size] = group.attend(layer)
+        return whole
+
+    def _ways(self, layer: Layer) -> tuple[Attending | None, list[_Group]]:
+        """What the kernels do of a layer like this one, and the groups that are left to torch."""
+        like = layer.softcap is None, layer.window
+        if like not in self._known:
+            served = [g for g in self.groups if g.native and like[0] and not g.cut(layer.window)]
+            known = Attending([g.native for g in served if g.native]) if served else None
+            self._known[like] = known, [g for g in self.groups if g not in served]
+        return self._known[like]
 
     def queries(self, packed: int) -> Tensor | None:
         """Rotated queries [layers, heads, tokens, head_dim] of a packed row that asked for them."""
@@ -210,10 +226,15 @@ class _Group:
         self._pick = None if self._gather or self.high - self.low == self.rows else self._slots - self.low
         self._blocked: dict[int | None, Tensor | None] = {}
         self._write(self.slab.positions, self._at)
-        self._native: Attending | None = None
-        plain = type(self.slab.keys[0]) is Room and Attending.serves(self.slab.layout.dtype, self.slab.layout.head_dim)
+        layout = self.slab.layout
+        plain = type(self.slab.keys[0]) is Room and Group.serves(layout.dtype, layout.head_dim)
+        self.native: Group | None = None
         if native and plain and self.n <= NATIVE_TOKENS:
-            self._native = Attending(self._slots.repeat_interleave(self.n), self._ends.flatten())
+            self.native = Group(
+                start, self.n, self._slots.repeat_interleave(self.n), self._ends.flatten(),
+                [(k.data, v.data) for k, v in zip(self.slab.keys, self.slab.values, strict=True)],
+                [[r.layer(i) for r in self.reads] for i in range(layout.layers)],
+            )  # fmt: skip
 
     # -- the tails -------------------------------------------------------------------------------------------
 
@@ -255,7 +276,7 @@ class _Group:
 
         It covers the last keys: those of the tail, and of the reads only where a window cuts them.
         """
-        window = window if self._cut(window) else None
+        window = window if self.cut(window) else None
         per_head = window is not None and any(r.positions.dim() == 3 for r in self.reads)
         if window in self._blocked and not per_head:
             return self._blocked[window]
@@ -275,7 +296,7 @@ class _Group:
             self._blocked[window] = blocked
         return blocked
 
-    def _cut(self, window: int | None) -> bool:
+    def cut(self, window: int | None) -> bool:
         """Whether a window hides anything yet: positions are not negative."""
         return window is not None and self.newest >= window
 
@@ -291,10 +312,6 @@ class _Group:
         """Writes the new keys and values behind the tails and attends -> [N * n, heads, d]."""
         mine = slice(self.start, self.start + self.size)
         rooms = self.slab.keys[layer.number], self.slab.values[layer.number]
-        if self._native and layer.softcap is None and not self._cut(layer.window):
-            newest = layer.query[:, mine], layer.key[:, mine], layer.value[:, mine]
-            reads = [r.layer(layer.number) for r in self.reads]
-            return self._native.attend(newest, reads, (rooms[0].data, rooms[1].data), layer.scaling)
         heads, kv_heads, d = layer.query.shape[0], layer.key.shape[0], layer.query.shape[-1]
         q = layer.query[:, mine].reshape(kv_heads, heads // kv_heads, self.rows, self.n, d)
         for room, new in zip(rooms, (layer.key, layer.value), strict=True):

@@ -99,6 +99,7 @@ constexpr int TILE = 12, PAIR = 2;  // tokens and panels whose sums are held in 
 #else
 constexpr int TILE = 4, PAIR = 1;
 #endif
+constexpr int64_t FEW = 12;   // up to so many tokens, other threads would take longer to come than small work does
 constexpr int64_t NEAR = 32;  // groups whose weights stay in the first cache while all tokens take their part of them
 // With so many tokens the CPU has no room left to look ahead for weights by itself; so far ahead they are asked for.
 constexpr int BUSY = 8, AHEAD = 4096;
@@ -119,7 +120,7 @@ struct Tokens {
         values.assign(rows * groups * GROUP, 0);
         scales.resize(rows);
         offsets.assign(rows * groups, 0);
-#pragma omp parallel for num_threads(threads) if (rows > 4)
+#pragma omp parallel for num_threads(threads) if (rows > FEW)
         for (int64_t tile = 0; tile < tiles(); tile++) {
             const int64_t first = start(tile), wide = start(tile + 1) - first;
             for (int64_t row = first; row < first + wide; row++) {
@@ -463,73 +464,180 @@ inline void read_some(int64_t heads, const Floats* query, int64_t width, float s
     read<T, HEADS>(query, width, scaling, span, state);
 }
 
-// What `attend` is given; strides in numbers, not bytes.
+// Tokens of a step whose tails are in one slab and which read the same parts. Strides are in numbers, not bytes.
+struct Group {
+    int64_t start, tokens, each;     // its first packed token; all of them; those of a row, which stand together
+    const int64_t *slots, *lengths;  // of each token: where its tail is, and how much of it the token sees, itself included
+    const int64_t* tails;            // [layers, 2]: addresses of keys and values, [slots, kv_heads, capacity, d]
+    int64_t tail_slot, tail_head, parts;
+    const int64_t* reads;            // [layers, parts, 5]: addresses of keys and values, tokens, strides of a head in both
+};
+
+// What `attend` is given.
 struct Attention {
-    const void *query, *key, *value;  // of the new tokens: [heads or kv_heads, rows, d]
+    const void *query, *key, *value;  // of all packed tokens: [heads or kv_heads, tokens, d]
     int64_t query_head, query_row, key_head, key_row, value_head, value_row;
-    void* out;  // [rows, heads, d]
-    int64_t rows, kv_heads, shared, d;  // `shared`: query heads for one of keys
+    void* out;  // [tokens, heads, d]
+    int64_t kv_heads, shared, d, layer;  // `shared`: query heads for one of keys
     float scaling;
-    int64_t parts;
-    const int64_t* reads;  // [parts, 5]: addresses of keys and values, tokens, strides of a head in both
-    void *tail_keys, *tail_values;  // [slots, kv_heads, capacity, d]
-    int64_t tail_slot, tail_head;
-    const int64_t *slots, *lengths;  // of each row; the length counts its new token, which is put there
+    const Group* const* groups;
+    int64_t count;
+};
+
+constexpr int64_t BLOCK = 8;                // tokens that take turns with the same few keys, which stay near meanwhile
+constexpr int64_t LEAST = 128, MOST = 512;  // keys of one task
+
+// Tokens [first, last) of a group and keys [from, upto) that they read with one head of keys.
+template <typename T>
+struct Task {
+    const Group* group;
+    const T *keys, *values;
+    int64_t kv, first, last, from, upto;
+    bool tail;             // its keys are a tail's, of which each token sees only the beginning
+    int64_t place;         // among the parts that a token's keys are cut into
+    int64_t state, apart;  // where the state of token 0 is, and how far those of two tokens are apart
+};
+
+// All of a layer's attention, cut into tasks that threads share. A task leaves a state for each of its tokens and heads:
+// the highest score, the sum of weights, and the weighted values.
+template <typename T>
+struct Plan {
+    std::vector<Task<T>> tasks;
+    std::vector<int64_t> first, places;  // of each group: its first state, and parts that a token's keys are cut into
+    int64_t states;
+
+    void make(const Attention& a, int threads) {
+        tasks.clear(), first.clear(), places.clear(), states = 0;
+        int64_t keys = 0;
+        for (int64_t g = 0; g < a.count; g++) {
+            const Group& group = *a.groups[g];
+            keys += longest(group);
+            for (int64_t p = 0; p < group.parts; p++) keys += read_of(a, group, p)[2];
+        }
+        const int64_t most = std::min(MOST, std::max(LEAST, a.kv_heads * keys / (4 * threads)));
+        for (int64_t g = 0; g < a.count; g++) cut(a, *a.groups[g], most);
+    }
+
+  private:
+    static int64_t longest(const Group& group) { return *std::max_element(group.lengths, group.lengths + group.tokens); }
+    static const int64_t* read_of(const Attention& a, const Group& group, int64_t part) {
+        return group.reads + 5 * (a.layer * group.parts + part);
+    }
+
+    void cut(const Attention& a, const Group& group, int64_t most) {
+        const size_t before = tasks.size();
+        const int64_t* tails = group.tails + 2 * a.layer;
+        int64_t place = 0;
+        for (int64_t p = 0; p < group.parts; p++) {
+            const int64_t* read = read_of(a, group, p);
+            for (int64_t from = 0; from < read[2]; from += most, place++)
+                for (int64_t kv = 0; kv < a.kv_heads; kv++)
+                    for (int64_t token = 0; token < group.tokens; token += BLOCK)
+                        tasks.push_back({&group, (const T*)read[0] + kv * read[3], (const T*)read[1] + kv * read[4], kv, token,
+                                         std::min(token + BLOCK, group.tokens), from, std::min(from + most, read[2]), false,
+                                         place, 0, 0});
+        }
+        for (int64_t from = 0, end = longest(group); from < end; from += most, place++)
+            for (int64_t row = 0; row < group.tokens; row += group.each)
+                for (int64_t kv = 0; kv < a.kv_heads; kv++) {
+                    const int64_t at = group.slots[row] * group.tail_slot + kv * group.tail_head;
+                    for (int64_t token = row; token < row + group.each; token += BLOCK)
+                        tasks.push_back({&group, (const T*)tails[0] + at, (const T*)tails[1] + at, kv, token,
+                                         std::min(token + BLOCK, row + group.each), from, std::min(from + most, end), true,
+                                         place, 0, 0});
+                }
+        for (size_t i = before; i < tasks.size(); i++) {
+            tasks[i].state = states + tasks[i].kv * place + tasks[i].place;
+            tasks[i].apart = a.kv_heads * place;
+        }
+        first.push_back(states), places.push_back(place);
+        states += group.tokens * a.kv_heads * place;
+    }
 };
 
 template <typename T>
-void attended(const Attention& a, int threads) {
-    const int64_t width = a.d / LANES, heads = a.kv_heads * a.shared, size = a.shared * (a.d + 2);
-    const int64_t pairs = a.rows * a.kv_heads;
-    // Where few rows are there, as for a River alone, threads share the keys of each.
-    const int64_t splits = pairs >= 2 * threads ? 1 : (2 * threads + pairs - 1) / pairs;
-    static thread_local std::vector<float> held;
-    held.assign(pairs * splits * size, 0.0f);
-    float* states = held.data();
-    for (int64_t row = 0; row < a.rows; row++)
-        for (int64_t kv = 0; kv < a.kv_heads; kv++) {
-            const int64_t place = a.slots[row] * a.tail_slot + kv * a.tail_head + (a.lengths[row] - 1) * a.d;
-            std::copy_n((const T*)a.key + kv * a.key_head + row * a.key_row, a.d, (T*)a.tail_keys + place);
-            std::copy_n((const T*)a.value + kv * a.value_head + row * a.value_row, a.d, (T*)a.tail_values + place);
-        }
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t task = 0; task < pairs * splits; task++) {
-        const int64_t split = task % splits, row = task / splits / a.kv_heads, kv = task / splits % a.kv_heads;
-        float* state = states + task * size;
-        std::vector<Floats> query(a.shared * width);
+void work(const Attention& a, const Task<T>& task, float* states) {
+    const int64_t width = a.d / LANES, size = a.shared * (a.d + 2), count = task.last - task.first;
+    std::vector<Floats> query(count * a.shared * width);
+    for (int64_t t = 0; t < count; t++) {
+        const int64_t row = task.group->start + task.first + t;
+        float* state = states + (task.state + (task.first + t) * task.apart) * size;
+        std::fill_n(state, size, 0.0f);
         for (int64_t h = 0; h < a.shared; h++) {
-            const T* from = (const T*)a.query + (kv * a.shared + h) * a.query_head + row * a.query_row;
-            for (int64_t w = 0; w < width; w++) query[h * width + w] = lanes(from + w * LANES);
+            const T* from = (const T*)a.query + (task.kv * a.shared + h) * a.query_head + row * a.query_row;
+            for (int64_t w = 0; w < width; w++) query[(t * a.shared + h) * width + w] = lanes(from + w * LANES);
             state[h * (a.d + 2)] = std::numeric_limits<float>::lowest();
         }
-        for (int64_t part = 0; part <= a.parts; part++) {
-            Span<T> span;
-            if (part < a.parts) {
-                const int64_t* read = a.reads + 5 * part;
-                span = {(const T*)read[0] + kv * read[3], (const T*)read[1] + kv * read[4], read[2]};
-            } else {
-                const int64_t place = a.slots[row] * a.tail_slot + kv * a.tail_head;
-                span = {(const T*)a.tail_keys + place, (const T*)a.tail_values + place, a.lengths[row]};
-            }
-            const int64_t from = span.tokens * split / splits, upto = span.tokens * (split + 1) / splits;
-            span = {span.keys + from * a.d, span.values + from * a.d, upto - from};
+    }
+    for (int64_t from = task.from; from < task.upto; from += PIECE)
+        for (int64_t t = 0; t < count; t++) {
+            const int64_t token = task.first + t;
+            int64_t here = std::min(PIECE, task.upto - from);
+            if (task.tail) here = std::min(here, task.group->lengths[token] - from);
+            if (here <= 0) continue;
+            const Span<T> span = {task.keys + from * a.d, task.values + from * a.d, here};
+            float* state = states + (task.state + token * task.apart) * size;
             for (int64_t h = 0; h < a.shared; h += TOGETHER)
-                read_some(a.shared - h, &query[h * width], width, a.scaling, span, state + h * (a.d + 2));
+                read_some(a.shared - h, &query[(t * a.shared + h) * width], width, a.scaling, span, state + h * (a.d + 2));
+        }
+}
+
+// One softmax over all that a token read with one head of keys: `count` states, one behind the other, to [shared, d].
+template <typename T>
+void join(const Attention& a, const float* states, int64_t count, T* out) {
+    const int64_t size = a.shared * (a.d + 2);
+    for (int64_t h = 0; h < a.shared; h++) {
+        const float* first = states + h * (a.d + 2);
+        float most = first[0], sum = 0;
+        float found[LANES];
+        for (int64_t s = 1; s < count; s++) most = std::max(most, first[s * size]);
+        for (int64_t s = 0; s < count; s++) sum += std::exp(first[s * size] - most) * first[s * size + 1];
+        for (int64_t i = 0; i < a.d; i += LANES) {
+            Floats value = {};
+            for (int64_t s = 0; s < count; s++)
+                value += std::exp(first[s * size] - most) * load<Floats>(first + s * size + 2 + i);
+            std::memcpy(found, &value, sizeof(value));
+            for (int64_t j = 0; j < LANES; j++) put(out + h * a.d + i + j, found[j] / sum);
         }
     }
-    for (int64_t pair = 0; pair < pairs; pair++)
-        for (int64_t h = 0; h < a.shared; h++) {
-            const float* first = states + pair * splits * size + h * (a.d + 2);
-            float most = first[0], sum = 0;
-            for (int64_t s = 1; s < splits; s++) most = std::max(most, first[s * size]);
-            T* to = (T*)a.out + (pair / a.kv_heads * heads + pair % a.kv_heads * a.shared + h) * a.d;
-            for (int64_t s = 0; s < splits; s++) sum += std::exp(first[s * size] - most) * first[s * size + 1];
-            for (int64_t i = 0; i < a.d; i++) {
-                float value = 0;
-                for (int64_t s = 0; s < splits; s++) value += std::exp(first[s * size] - most) * first[s * size + 2 + i];
-                put(to + i, value / sum);
+}
+
+template <typename T>
+void attended(const Attention& a, int threads) {
+    const int64_t size = a.shared * (a.d + 2);
+    static thread_local Plan<T> held;
+    static thread_local std::vector<float> room;
+    Plan<T>& plan = held;
+    plan.make(a, threads);
+    room.resize(plan.states * size);
+    float* states = room.data();
+    for (int64_t g = 0; g < a.count; g++) {
+        const Group& group = *a.groups[g];
+        const int64_t* tails = group.tails + 2 * a.layer;
+        for (int64_t token = 0; token < group.tokens; token++)
+            for (int64_t kv = 0; kv < a.kv_heads; kv++) {
+                const int64_t row = group.start + token;
+                const int64_t place =
+                    group.slots[token] * group.tail_slot + kv * group.tail_head + (group.lengths[token] - 1) * a.d;
+                std::copy_n((const T*)a.key + kv * a.key_head + row * a.key_row, a.d, (T*)tails[0] + place);
+                std::copy_n((const T*)a.value + kv * a.value_head + row * a.value_row, a.d, (T*)tails[1] + place);
             }
+    }
+#pragma omp parallel num_threads(threads)
+    {
+#pragma omp for schedule(dynamic, 1)
+        for (size_t i = 0; i < plan.tasks.size(); i++) work(a, plan.tasks[i], states);
+        for (int64_t g = 0; g < a.count; g++) {
+            const Group& group = *a.groups[g];
+#pragma omp for schedule(static) nowait
+            for (int64_t token = 0; token < group.tokens; token++)
+                for (int64_t kv = 0; kv < a.kv_heads; kv++) {
+                    const int64_t place = plan.places[g], state = plan.first[g] + (token * a.kv_heads + kv) * place;
+                    T* out = (T*)a.out + ((group.start + token) * a.kv_heads + kv) * a.shared * a.d;
+                    join(a, states + state * size, place, out);
+                }
         }
+    }
 }
 
 // -- the rest of a layer ----------------------------------------------------------------------------------------------
@@ -553,7 +661,6 @@ struct Layer {
 };
 
 constexpr int64_t SOME = 128;  // tokens taken at once: what they need besides stays small, however long a prefill is
-constexpr int64_t FEW = 4;     // up to so many rows, other threads would take longer to come than the work does
 
 void multiplied(const Linear& by, const float* x, float* out, int64_t rows, int64_t inputs, int threads) {
     (by.bits == 4 ? multiplied<4> : multiplied<8>)(x, by.weights, by.bias, out, rows, inputs, by.outputs, threads);

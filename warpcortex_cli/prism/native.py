@@ -36,6 +36,20 @@ def compiler() -> str:
     return os.environ.get("CXX", {"win32": "cl", "darwin": "clang++"}.get(sys.platform, "g++"))
 
 
+class _Group(ctypes.Structure):
+    """As in `kernels.cpp`."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("start", "tokens", "each")),
+        *((name, ctypes.c_void_p) for name in ("slots", "lengths", "tails")),
+        *((name, ctypes.c_int64) for name in ("tail_slot", "tail_head", "parts")),
+        ("reads", ctypes.c_void_p),
+    )
+
+
+_Groups = ctypes.POINTER(ctypes.POINTER(_Group))
+
+
 class _Attention(ctypes.Structure):
     """As in `kernels.cpp`."""
 
@@ -43,51 +57,75 @@ class _Attention(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("query", "key", "value")),
         *((f"{name}_{by}", ctypes.c_int64) for name in ("query", "key", "value") for by in ("head", "row")),
         ("out", ctypes.c_void_p),
-        *((name, ctypes.c_int64) for name in ("rows", "kv_heads", "shared", "d")),
+        *((name, ctypes.c_int64) for name in ("kv_heads", "shared", "d", "layer")),
         ("scaling", ctypes.c_float),
-        ("parts", ctypes.c_int64),
-        ("reads", ctypes.c_void_p),
-        ("tail_keys", ctypes.c_void_p),
-        ("tail_values", ctypes.c_void_p),
-        ("tail_slot", ctypes.c_int64),
-        ("tail_head", ctypes.c_int64),
-        ("slots", ctypes.c_void_p),
-        ("lengths", ctypes.c_void_p),
+        ("groups", _Groups),
+        ("count", ctypes.c_int64),
     )
 
 
-class Attending:
-    """Attention of tokens whose tails are in one slab and which read the same parts, for all layers of a step.
+KV = tuple[Tensor, Tensor]
+
+
+class Group:
+    """Tokens of a step whose tails are in one slab and which read the same parts; for all layers.
 
     Args:
+        start: its first one among the packed tokens.
+        each: tokens of a row.
         slots, lengths: int64 [tokens]: where each one's tail is, and how much of it the token sees, itself included.
+        tails: of each layer the slab's keys and values, [slots, kv_heads, capacity, d].
+        parts: of each layer what all of them read, each [kv_heads, any, d].
     """
 
-    def __init__(self, slots: Tensor, lengths: Tensor) -> None:
-        self._held = slots.contiguous(), lengths.contiguous()
-        self._given = _Attention(rows=len(slots), slots=self._held[0].data_ptr(), lengths=self._held[1].data_ptr())
-        self._attend = kernels().attend
+    def __init__(
+        self,
+        start: int,
+        each: int,
+        slots: Tensor,
+        lengths: Tensor,
+        tails: Sequence[KV],
+        parts: Sequence[Sequence[KV]],
+    ) -> None:
+        read = [[(_beside(k), _beside(v)) for k, v in layer] for layer in parts]
+        reads = [
+            n
+            for layer in read
+            for k, v in layer
+            for n in (k.data_ptr(), v.data_ptr(), k.shape[1], k.stride(0), v.stride(0))
+        ]
+        tables = [torch.tensor(t, dtype=torch.long) for t in ([[k.data_ptr(), v.data_ptr()] for k, v in tails], reads)]
+        self._held = slots.contiguous(), lengths.contiguous(), tables, read
+        slab = tails[0][0]
+        self.given = _Group(
+            start=start, tokens=len(slots), each=each, slots=self._held[0].data_ptr(), lengths=self._held[1].data_ptr(),
+            tails=tables[0].data_ptr(), tail_slot=slab.stride(0), tail_head=slab.stride(1),
+            parts=len(parts[0]), reads=tables[1].data_ptr(),
+        )  # fmt: skip
 
     @staticmethod
     def serves(dtype: torch.dtype, head_dim: int) -> bool:
         return dtype in (torch.float32, torch.bfloat16) and head_dim % _LANES == 0
 
-    def attend(
-        self,
-        qkv: tuple[Tensor, Tensor, Tensor],
-        parts: Sequence[tuple[Tensor, Tensor]],
-        tails: tuple[Tensor, Tensor],
-        scaling: float,
-    ) -> Tensor:
-        """Puts the new keys and values behind the tails, and attends.
+
+class Attending:
+    """Attention of some groups of a step, in one call for each layer."""
+
+    def __init__(self, groups: Sequence[Group]) -> None:
+        self._groups = groups
+        self._pointers = (ctypes.POINTER(_Group) * len(groups))(*(ctypes.pointer(g.given) for g in groups))
+        self._given = _Attention(groups=ctypes.cast(self._pointers, _Groups), count=len(groups))
+        self._attend = kernels().attend
+
+    def attend(self, number: int, qkv: tuple[Tensor, Tensor, Tensor], scaling: float) -> Tensor:
+        """Puts the new keys and values of a layer behind the tails, and attends.
 
         Args:
-            qkv: [heads, tokens, d], [kv_heads, tokens, d] twice.
-            parts: keys and values that all of them read, each [kv_heads, any, d].
-            tails: the slab's, each [slots, kv_heads, capacity, d].
+            number: of the layer.
+            qkv: of all packed tokens, [heads, tokens, d], [kv_heads, tokens, d] twice.
 
         Returns:
-            [tokens, heads, d].
+            [tokens, heads, d]; what is of no group is not set.
         """
         given = self._given
         heads, rows, d = qkv[0].shape
@@ -98,13 +136,7 @@ class Attending:
             setattr(given, f"{name}_row", tensor.stride(1))
         out = held[0].new_empty(rows, heads, d)
         given.out, given.kv_heads, given.d = out.data_ptr(), len(held[1]), d
-        given.shared, given.scaling, given.parts = heads // len(held[1]), scaling, len(parts)
-        read = [(_beside(k), _beside(v)) for k, v in parts]
-        flat = [n for k, v in read for n in (k.data_ptr(), v.data_ptr(), k.shape[1], k.stride(0), v.stride(0))]
-        addresses = (ctypes.c_int64 * len(flat))(*flat)
-        given.reads = ctypes.addressof(addresses)
-        given.tail_keys, given.tail_values = tails[0].data_ptr(), tails[1].data_ptr()
-        given.tail_slot, given.tail_head = tails[0].stride(0), tails[0].stride(1)
+        given.shared, given.scaling, given.layer = heads // len(held[1]), scaling, number
         self._attend(int(out.dtype == torch.bfloat16), ctypes.byref(given), torch.get_num_threads())
         return out
 

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from warpcortex_cli.errors import RunError
 from warpcortex_cli.memory.segment import KVLayout, Segment
 from warpcortex_cli.memory.tail import TailPool
-from warpcortex_cli.prism import native
+from warpcortex_cli.prism import library, native
 from warpcortex_cli.prism.attention import NATIVE_TOKENS, Layer, PackedStep
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.rows import Row
@@ -36,9 +36,9 @@ def cpu(
             pytest.skip("these flags are of another CPU")
         path = tmp_path_factory.getbasetemp() / f"{kind}.so"
         if not path.exists():
-            native.build(path, LIKE[kind] or ("-mno-avx",))
-        library: Any = native.opened(path)
-        monkeypatch.setattr(native, "kernels", lambda: library)
+            library.build(path, LIKE[kind] or ("-mno-avx",))
+        made: Any = native.opened(path)
+        monkeypatch.setattr(native, "kernels", lambda: made)
     return kind
 
 
@@ -165,22 +165,22 @@ def test_what_is_not_finite_stays_in_its_row() -> None:
 
 
 def test_they_are_compiled_once_and_a_failure_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native.platformdirs, "user_cache_path", lambda name: tmp_path)
-    first = native._built()
+    monkeypatch.setattr(library.platformdirs, "user_cache_path", lambda name: tmp_path)
+    first = library.built()
     made = first.stat().st_mtime_ns
-    assert native._built() == first and first.stat().st_mtime_ns == made
+    assert library.built() == first and first.stat().st_mtime_ns == made
     assert [p.name for p in first.parent.iterdir()] == [first.name]  # nothing else is left there
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(RunError, match=r"could not be compiled: there is no C\+\+ compiler no-such-compiler\."):
-        native._built()
+        library.built()
     monkeypatch.setenv("CXX", "false")
     with pytest.raises(RunError, match="could not be compiled"):
-        native._built()
+        library.built()
     file = tmp_path / "file"
     file.write_text("")
-    monkeypatch.setattr(native.platformdirs, "user_cache_path", lambda name: file)
+    monkeypatch.setattr(library.platformdirs, "user_cache_path", lambda name: file)
     with pytest.raises(RunError, match=r"could not be compiled: Not a directory\."):
-        native._built()
+        library.built()
 
 
 @pytest.mark.parametrize(

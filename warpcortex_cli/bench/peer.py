@@ -17,7 +17,6 @@ behind one River. Speeds are tokens per second of all agents together; what coun
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
 import subprocess
@@ -124,12 +123,11 @@ def main() -> None:
             speeds[f"llama.cpp {kind}"] = peer_speeds(args.build, path, loads[agents[-1]], agents, threads)
             print(kind, speeds[f"llama.cpp {kind}"], flush=True)
     alone = []
-    for kind, compiled in itertools.product(BITS, (False, True)):
-        name = f"{kind}, compiled" if compiled else kind
-        prism = random_prism(args.shape, "cpu", "fp32", kind, compiled=compiled)
+    for kind in BITS:
+        prism = random_prism(args.shape, "cpu", "fp32", kind)
         runs = {n: measure.run(prism, load) for n, load in loads.items()}
-        speeds[f"warpcortex {name}"] = {n: r.total_tokens_per_second for n, r in runs.items()}
-        alone.append(f"{name} {max(r.river_solo_tokens_per_second for r in runs.values()):.1f}")
+        speeds[f"warpcortex {kind}"] = {n: r.total_tokens_per_second for n, r in runs.items()}
+        alone.append(f"{kind} {max(r.river_solo_tokens_per_second for r in runs.values()):.1f}")
     print(f"| tokens per second | {' | '.join(f'{n} agents' for n in agents)} |\n|{'---|' * (1 + len(agents))}")
     for name, row in speeds.items():
         print(f"| {name} | {' | '.join(f'{row[n]:.1f}' for n in agents)} |")

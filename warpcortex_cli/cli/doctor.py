@@ -88,7 +88,7 @@ def _versions() -> list[Finding]:
 def _devices() -> list[Finding]:
     import torch
 
-    from warpcortex_cli.prism.native import compiler
+    from warpcortex_cli.prism.library import compiler
 
     found = [Finding("cpu", f"{platform.machine()}, {os.cpu_count()} threads, {torch.get_num_threads()} in use")]
     for i in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):

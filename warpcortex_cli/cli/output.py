@@ -165,7 +165,7 @@ CompileOption = Annotated[
     bool,
     typer.Option(
         "--compile",
-        help="Compile the layers first: faster steps. Takes a C++ compiler and a longer start, most so the first time.",
+        help="Compile the layers that --quantize leaves as they are: faster steps. Takes a C++ compiler, and a minute.",
     ),
 ]
 SeedOption = Annotated[

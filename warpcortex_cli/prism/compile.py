@@ -12,7 +12,7 @@ import torch
 
 from warpcortex_cli.errors import ModelError, RunError
 from warpcortex_cli.prism.fused import FusedLayer
-from warpcortex_cli.prism.native import compiler
+from warpcortex_cli.prism.library import compiler
 
 
 def compile_layers(decoder: torch.nn.Module, name: str) -> int:

@@ -1,4 +1,4 @@
-"""The kernels of `kernels.cpp`, compiled once on a machine: what Python calls of them, with tensors.
+"""The kernels for a CPU: what Python calls of them, with tensors.
 
 They serve a CPU with at least the C++ compiler that `--compile` asks for. All tensors are on the CPU.
 """
@@ -6,38 +6,24 @@ They serve a CPU with at least the C++ compiler that `--compile` asks for. All t
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import os
-import platform
-import subprocess
-import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import platformdirs
 import torch
 from torch import Tensor
 
 from warpcortex_cli.errors import RunError
+from warpcortex_cli.prism.library import built
 
-_SOURCE = Path(__file__).with_name("kernels.cpp")
-_FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi")
-_THREADS = "-fopenmp"
 _LANES = 16
 ROWS = 16384  # of weights that are looked at in fp32 at once; a multiple of the lanes
 
 
-def compiler() -> str:
-    """The C++ compiler that is called, and no other one where this is missing."""
-    return os.environ.get("CXX", {"win32": "cl", "darwin": "clang++"}.get(sys.platform, "g++"))
-
-
 class _Group(ctypes.Structure):
-    """As in `kernels.cpp`."""
+    """As in `kernels/`."""
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("start", "tokens", "each")),
@@ -51,7 +37,7 @@ _Groups = ctypes.POINTER(ctypes.POINTER(_Group))
 
 
 class _Attention(ctypes.Structure):
-    """As in `kernels.cpp`."""
+    """As in `kernels/`."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("query", "key", "value")),
@@ -155,7 +141,7 @@ class _Linear(ctypes.Structure):
 
 
 class _Layer(ctypes.Structure):
-    """As in `kernels.cpp`."""
+    """As in `kernels/`."""
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("width", "heads", "kv_heads", "d", "inner", "gelu")),
@@ -325,77 +311,22 @@ def kernels() -> Any:
     Raises:
         RunError: it cannot be compiled here, with the reason.
     """
-    return opened(_built())
+    return opened(built())
 
 
 def opened(path: Path) -> Any:
     """The library of a file."""
-    library = ctypes.CDLL(str(path))
+    found = ctypes.CDLL(str(path))
     size, address, number = ctypes.c_int64, ctypes.c_void_p, ctypes.c_int
-    library.packed_bytes.restype = size
-    library.packed_bytes.argtypes = (number, size, size)
-    library.pack.argtypes = (number, address, address, size, size, number)
-    library.unpack.argtypes = (number, address, address, size, size, address)
-    library.multiply.argtypes = (number, address, address, address, address, size, size, size, number)
-    library.attend.argtypes = (number, ctypes.POINTER(_Attention), number)
+    found.packed_bytes.restype = size
+    found.packed_bytes.argtypes = (number, size, size)
+    found.pack.argtypes = (number, address, address, size, size, number)
+    found.unpack.argtypes = (number, address, address, size, size, address)
+    found.multiply.argtypes = (number, address, address, address, address, size, size, size, number)
+    found.attend.argtypes = (number, ctypes.POINTER(_Attention), number)
     layer = ctypes.POINTER(_Layer)
-    library.before_attention.argtypes = (layer, address, address, address, size, address, size, number)
-    library.after_attention.argtypes = (layer, address, address, address, size, number)
+    found.before_attention.argtypes = (layer, address, address, address, size, address, size, number)
+    found.after_attention.argtypes = (layer, address, address, address, size, number)
     for name in ("pack", "unpack", "multiply", "attend", "before_attention", "after_attention"):
-        getattr(library, name).restype = None
-    return library
-
-
-def _built() -> Path:
-    folder = platformdirs.user_cache_path("warpcortex") / "kernels"
-    path = folder / f"{_key()}.so"
-    if path.exists():
-        return path
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as work:
-            made = Path(work) / path.name
-            build(made)
-            made.replace(path)  # all or nothing: another process may be doing the same
-    except FileNotFoundError as error:
-        raise _failed(f"there is no C++ compiler {compiler()}") from error
-    except OSError as error:
-        raise _failed(str(error.strerror or error)) from error
-    return path
-
-
-def _key() -> str:
-    """What the compiled code depends on: its text, the compiler, and the CPU that it is made for."""
-    cpu = platform.machine() + platform.processor()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        cpu += next((line for line in info.read_text().splitlines() if line.startswith(("flags", "Features"))), "")
-    parts = (_SOURCE.read_text(encoding="utf-8"), compiler(), " ".join(_FLAGS), cpu)
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-
-
-def build(path: Path, tune: Sequence[str] = ()) -> None:
-    """Compiles the kernels into a file, for this machine's CPU or, with flags, for another one.
-
-    Raises:
-        RunError: it failed, with the reason.
-        OSError: there is no such compiler.
-    """
-    tune = tune or ("-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native",)
-    said = ""
-    for threads in ((_THREADS,), ()):  # Apple's compiler knows no OpenMP: then one thread does it all
-        done = subprocess.run(
-            [compiler(), *_FLAGS, *tune, *threads, str(_SOURCE), "-o", str(path)], capture_output=True, text=True
-        )
-        if done.returncode == 0:
-            return
-        said = said or done.stderr
-    lines = [line.strip() for line in said.splitlines() if "error" in line] or said.splitlines() or ["it failed"]
-    raise _failed(lines[0].rstrip("."))
-
-
-def _failed(reason: str) -> RunError:
-    return RunError(
-        f"warpcortex's kernels could not be compiled: {reason}.",
-        "They take a C++ compiler such as g++; without --compile and --quantize int4 nothing is compiled.",
-    )
+        getattr(found, name).restype = None
+    return found

@@ -1,0 +1,264 @@
+// Attention of tokens that are decoded, or few: softmax over what they share and their own tails.
+
+#pragma once
+
+#include "vectors.h"
+
+#include <limits>
+#include <vector>
+
+namespace {
+
+// Keys and values that lie together: of one KV head, one token behind the other.
+template <typename T>
+struct Span {
+    const T *keys, *values;
+    int64_t tokens;
+};
+
+constexpr int64_t PIECE = 64;  // keys whose scores are held at once
+constexpr int TOGETHER = 8;    // query heads that read a key at once
+
+// What HEADS queries have gathered so far of one softmax: each its highest score, sum of weights, and weighted values.
+template <typename T, int HEADS>
+inline void read(const Floats* query, int64_t width, float scaling, Span<T> span, float* state) {
+    const int64_t d = width * LANES;
+    Floats scores[HEADS][PIECE / LANES];
+    const Ints order = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    for (int64_t start = 0; start < span.tokens; start += PIECE) {
+        const int64_t here = std::min(PIECE, span.tokens - start), blocks = (here + LANES - 1) / LANES;
+        const T *keys = span.keys + start * d, *values = span.values + start * d;
+        for (int64_t b = 0; b < blocks; b++) {
+            const T* at[LANES];  // behind the last token it is read again, and forgotten
+            for (int64_t i = 0; i < LANES; i++) at[i] = keys + std::min(b * LANES + i, here - 1) * d;
+            for (int h = 0; h < HEADS; h++) {
+                Floats sums[LANES] = {};
+                for (int64_t w = 0; w < width; w++)
+                    for (int64_t i = 0; i < LANES; i++) sums[i] += query[h * width + w] * lanes(at[i] + w * LANES);
+                const Floats found = totals(sums) * scaling;
+                scores[h][b] = order < int32_t(here - b * LANES) ? found : -std::numeric_limits<float>::infinity();
+            }
+        }
+        for (int h = 0; h < HEADS; h++) {
+            float *own = state + h * (d + 2), most = own[0];
+            Floats highest = splat(most), sum = {};
+            for (int64_t b = 0; b < blocks; b++) highest = scores[h][b] > highest ? scores[h][b] : highest;
+            most = highest_of(highest);
+            for (int64_t b = 0; b < blocks; b++) sum += scores[h][b] = exponential(scores[h][b] - most);
+            const float before = exponential(splat(own[0] - most))[0];
+            own[0] = most;
+            own[1] = own[1] * before + total(sum);
+            for (int64_t i = 0; i < d; i++) own[2 + i] *= before;
+        }
+        for (int64_t w = 0; w < width; w++) {
+            Floats sums[HEADS];
+            for (int h = 0; h < HEADS; h++) sums[h] = load<Floats>(state + h * (d + 2) + 2 + w * LANES);
+            for (int64_t t = 0; t < here; t++) {
+                const Floats value = lanes(values + t * d + w * LANES);
+                for (int h = 0; h < HEADS; h++) sums[h] += ((const float*)scores[h])[t] * value;
+            }
+            for (int h = 0; h < HEADS; h++) std::memcpy(state + h * (d + 2) + 2 + w * LANES, &sums[h], sizeof(Floats));
+        }
+    }
+}
+
+template <typename T, int HEADS = TOGETHER>
+inline void read_some(int64_t heads, const Floats* query, int64_t width, float scaling, Span<T> span, float* state) {
+    if constexpr (HEADS > 1)
+        if (heads < HEADS) return read_some<T, HEADS - 1>(heads, query, width, scaling, span, state);
+    read<T, HEADS>(query, width, scaling, span, state);
+}
+
+// Tokens of a step whose tails are in one slab and which read the same parts. Strides are in numbers, not bytes.
+struct Group {
+    int64_t start, tokens, each;     // its first packed token; all of them; those of a row, which stand together
+    const int64_t *slots, *lengths;  // of each token: where its tail is, and how much of it the token sees, with itself
+    const int64_t* tails;            // [layers, 2]: addresses of keys and values, [slots, kv_heads, capacity, d]
+    int64_t tail_slot, tail_head, parts;
+    const int64_t* reads;  // [layers, parts, 5]: addresses of keys and values, tokens, strides of a head in both
+};
+
+// What `attend` is given.
+struct Attention {
+    const void *query, *key, *value;  // of all packed tokens: [heads or kv_heads, tokens, d]
+    int64_t query_head, query_row, key_head, key_row, value_head, value_row;
+    void* out;  // [tokens, heads, d]
+    int64_t kv_heads, shared, d, layer;  // `shared`: query heads for one of keys
+    float scaling;
+    const Group* const* groups;
+    int64_t count;
+};
+
+constexpr int64_t BLOCK = 8;                // tokens that take turns with the same few keys, which stay near meanwhile
+constexpr int64_t LEAST = 128, MOST = 512;  // keys of one task
+
+// Tokens [first, last) of a group and keys [from, upto) that they read with one head of keys.
+template <typename T>
+struct Task {
+    const Group* group;
+    const T *keys, *values;
+    int64_t kv, first, last, from, upto;
+    bool tail;             // its keys are a tail's, of which each token sees only the beginning
+    int64_t place;         // among the parts that a token's keys are cut into
+    int64_t state, apart;  // where the state of token 0 is, and how far those of two tokens are apart
+};
+
+// All of a layer's attention, cut into tasks that threads share. A task leaves a state for each of its tokens and
+// heads: the highest score, the sum of weights, and the weighted values.
+template <typename T>
+struct Plan {
+    std::vector<Task<T>> tasks;
+    std::vector<int64_t> first, places;  // of each group: its first state, and parts that a token's keys are cut into
+    int64_t states;
+
+    void make(const Attention& a, int threads) {
+        tasks.clear(), first.clear(), places.clear(), states = 0;
+        int64_t keys = 0;
+        for (int64_t g = 0; g < a.count; g++) {
+            const Group& group = *a.groups[g];
+            keys += longest(group);
+            for (int64_t p = 0; p < group.parts; p++) keys += read_of(a, group, p)[2];
+        }
+        const int64_t most = std::min(MOST, std::max(LEAST, a.kv_heads * keys / (4 * threads)));
+        for (int64_t g = 0; g < a.count; g++) cut(a, *a.groups[g], most);
+    }
+
+  private:
+    static int64_t longest(const Group& group) {
+        return *std::max_element(group.lengths, group.lengths + group.tokens);
+    }
+
+    static const int64_t* read_of(const Attention& a, const Group& group, int64_t part) {
+        return group.reads + 5 * (a.layer * group.parts + part);
+    }
+
+    void cut(const Attention& a, const Group& group, int64_t most) {
+        const size_t before = tasks.size();
+        int64_t place = 0;
+        // `keys` and `values` of all heads, which are so far apart; for tokens [first, last) of the group
+        const auto add = [&](Task<T> task, int64_t key_head, int64_t value_head, int64_t first, int64_t last) {
+            const T *keys = task.keys, *values = task.values;
+            for (task.kv = 0; task.kv < a.kv_heads; task.kv++)
+                for (task.first = first; task.first < last; task.first += BLOCK) {
+                    task.keys = keys + task.kv * key_head;
+                    task.values = values + task.kv * value_head;
+                    task.last = std::min(task.first + BLOCK, last);
+                    tasks.push_back(task);
+                }
+        };
+        Task<T> task = {};
+        task.group = &group;
+        for (int64_t p = 0; p < group.parts; p++) {
+            const int64_t* read = read_of(a, group, p);
+            for (task.from = 0; task.from < read[2]; task.from += most) {
+                task.keys = (const T*)read[0], task.values = (const T*)read[1];
+                task.upto = std::min(task.from + most, read[2]), task.place = place++;
+                add(task, read[3], read[4], 0, group.tokens);
+            }
+        }
+        const int64_t *tails = group.tails + 2 * a.layer, end = longest(group);
+        task.tail = true;
+        for (task.from = 0; task.from < end; task.from += most) {
+            task.upto = std::min(task.from + most, end), task.place = place++;
+            for (int64_t row = 0; row < group.tokens; row += group.each) {
+                const int64_t at = group.slots[row] * group.tail_slot;
+                task.keys = (const T*)tails[0] + at, task.values = (const T*)tails[1] + at;
+                add(task, group.tail_head, group.tail_head, row, row + group.each);
+            }
+        }
+        for (size_t i = before; i < tasks.size(); i++) {
+            tasks[i].state = states + tasks[i].kv * place + tasks[i].place;
+            tasks[i].apart = a.kv_heads * place;
+        }
+        first.push_back(states), places.push_back(place);
+        states += group.tokens * a.kv_heads * place;
+    }
+};
+
+template <typename T>
+void work(const Attention& a, const Task<T>& task, float* states) {
+    const int64_t width = a.d / LANES, size = a.shared * (a.d + 2), count = task.last - task.first;
+    std::vector<Floats> query(count * a.shared * width);
+    for (int64_t t = 0; t < count; t++) {
+        const int64_t row = task.group->start + task.first + t;
+        float* state = states + (task.state + (task.first + t) * task.apart) * size;
+        std::fill_n(state, size, 0.0f);
+        for (int64_t h = 0; h < a.shared; h++) {
+            const T* from = (const T*)a.query + (task.kv * a.shared + h) * a.query_head + row * a.query_row;
+            for (int64_t w = 0; w < width; w++) query[(t * a.shared + h) * width + w] = lanes(from + w * LANES);
+            state[h * (a.d + 2)] = std::numeric_limits<float>::lowest();
+        }
+    }
+    for (int64_t from = task.from; from < task.upto; from += PIECE)
+        for (int64_t t = 0; t < count; t++) {
+            const int64_t token = task.first + t;
+            int64_t here = std::min(PIECE, task.upto - from);
+            if (task.tail) here = std::min(here, task.group->lengths[token] - from);
+            if (here <= 0) continue;
+            const Span<T> span = {task.keys + from * a.d, task.values + from * a.d, here};
+            float* state = states + (task.state + token * task.apart) * size;
+            for (int64_t h = 0; h < a.shared; h += TOGETHER)
+                read_some(a.shared - h, &query[(t * a.shared + h) * width], width, a.scaling, span,
+                          state + h * (a.d + 2));
+        }
+}
+
+// One softmax over all that a token read with one head of keys: `count` states, one behind the other, to [shared, d].
+template <typename T>
+void join(const Attention& a, const float* states, int64_t count, T* out) {
+    const int64_t size = a.shared * (a.d + 2);
+    for (int64_t h = 0; h < a.shared; h++) {
+        const float* first = states + h * (a.d + 2);
+        float most = first[0], sum = 0;
+        float found[LANES];
+        for (int64_t s = 1; s < count; s++) most = std::max(most, first[s * size]);
+        for (int64_t s = 0; s < count; s++) sum += std::exp(first[s * size] - most) * first[s * size + 1];
+        for (int64_t i = 0; i < a.d; i += LANES) {
+            Floats value = {};
+            for (int64_t s = 0; s < count; s++)
+                value += std::exp(first[s * size] - most) * load<Floats>(first + s * size + 2 + i);
+            std::memcpy(found, &value, sizeof(value));
+            for (int64_t j = 0; j < LANES; j++) put(out + h * a.d + i + j, found[j] / sum);
+        }
+    }
+}
+
+template <typename T>
+void attended(const Attention& a, int threads) {
+    const int64_t size = a.shared * (a.d + 2);
+    static thread_local Plan<T> held;
+    static thread_local std::vector<float> room;
+    Plan<T>& plan = held;
+    plan.make(a, threads);
+    room.resize(plan.states * size);
+    float* states = room.data();
+    for (int64_t g = 0; g < a.count; g++) {
+        const Group& group = *a.groups[g];
+        const int64_t* tails = group.tails + 2 * a.layer;
+        for (int64_t token = 0; token < group.tokens; token++)
+            for (int64_t kv = 0; kv < a.kv_heads; kv++) {
+                const int64_t row = group.start + token;
+                const int64_t place =
+                    group.slots[token] * group.tail_slot + kv * group.tail_head + (group.lengths[token] - 1) * a.d;
+                std::copy_n((const T*)a.key + kv * a.key_head + row * a.key_row, a.d, (T*)tails[0] + place);
+                std::copy_n((const T*)a.value + kv * a.value_head + row * a.value_row, a.d, (T*)tails[1] + place);
+            }
+    }
+#pragma omp parallel num_threads(threads)
+    {
+#pragma omp for schedule(dynamic, 1)
+        for (size_t i = 0; i < plan.tasks.size(); i++) work(a, plan.tasks[i], states);
+        for (int64_t g = 0; g < a.count; g++) {
+            const Group& group = *a.groups[g];
+#pragma omp for schedule(static) nowait
+            for (int64_t token = 0; token < group.tokens; token++)
+                for (int64_t kv = 0; kv < a.kv_heads; kv++) {
+                    const int64_t place = plan.places[g], state = plan.first[g] + (token * a.kv_heads + kv) * place;
+                    T* out = (T*)a.out + ((group.start + token) * a.kv_heads + kv) * a.shared * a.d;
+                    join(a, states + state * size, place, out);
+                }
+        }
+    }
+}
+
+}  // namespace

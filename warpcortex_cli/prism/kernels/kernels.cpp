@@ -1,0 +1,39 @@
+// What a CPU computes in a step, as Python calls it.
+
+#include "attention.h"
+#include "layer.h"
+
+extern "C" {
+
+int64_t packed_bytes(int bits, int64_t outputs, int64_t inputs) {
+    return panels_of(outputs) * (bits == 4 ? panel_bytes<4> : panel_bytes<8>)(inputs);
+}
+
+void pack(int bits, const float* weights, uint8_t* out, int64_t outputs, int64_t inputs, int threads) {
+    (bits == 4 ? packed<4> : packed<8>)(weights, out, outputs, inputs, threads);
+}
+
+void unpack(int bits, const uint8_t* weights, const int64_t* which, int64_t rows, int64_t inputs, float* out) {
+    (bits == 4 ? unpacked<4> : unpacked<8>)(weights, which, rows, inputs, out);
+}
+
+void multiply(int bits, const float* x, const uint8_t* weights, const float* bias, float* out, int64_t rows,
+              int64_t inputs, int64_t outputs, int threads) {
+    (bits == 4 ? multiplied<4> : multiplied<8>)(x, weights, bias, out, rows, inputs, outputs, threads);
+}
+
+void attend(int half, const Attention* given, int threads) {
+    (half ? attended<uint16_t> : attended<float>)(*given, threads);
+}
+
+void before_attention(const Layer* layer, const float* hidden, const float* cosine, const float* sine, int64_t turned,
+                      float* out, int64_t rows, int threads) {
+    before(*layer, hidden, cosine, sine, turned, out, rows, threads);
+}
+
+void after_attention(const Layer* layer, const float* hidden, const float* read, float* out, int64_t rows,
+                     int threads) {
+    after(*layer, hidden, read, out, rows, threads);
+}
+
+}

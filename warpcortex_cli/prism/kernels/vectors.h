@@ -1,0 +1,103 @@
+// Vectors of 16 lanes, which are the compiler's own, so that one text serves every CPU.
+
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+namespace {
+
+constexpr int64_t LANES = 16;
+
+typedef float Floats __attribute__((vector_size(64)));
+typedef int32_t Ints __attribute__((vector_size(64)));
+typedef uint32_t Words __attribute__((vector_size(64)));
+typedef uint8_t Bytes __attribute__((vector_size(64)));
+typedef uint16_t Halves __attribute__((vector_size(32)));
+
+template <typename T>
+inline T load(const void* from) {
+    T found;
+    std::memcpy(&found, from, sizeof(T));
+    return found;
+}
+
+inline Floats splat(float x) { return Floats{} + x; }
+inline Ints splat(int32_t x) { return Ints{} + x; }
+inline float widened(uint16_t x) { return load<float>(&static_cast<const uint32_t&>(uint32_t(x) << 16)); }
+
+inline Floats widened(Halves x) {
+    const Words wide = __builtin_convertvector(x, Words) << 16;
+    return load<Floats>(&wide);
+}
+
+inline uint16_t narrowed(float x) {
+    const uint32_t bits = load<uint32_t>(&x);
+    return std::isnan(x) ? 0x7fc0 : uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+inline Floats exponential(Floats x) {  // of numbers up to 0, within 2 units of the last place of 1
+    const Floats bounded = x < -87.0f ? splat(-87.0f) : x;
+    const Floats z = bounded * 1.44269504f;
+    const Ints whole = __builtin_convertvector(z - 0.5f, Ints);
+    const Floats f = (z - __builtin_convertvector(whole, Floats)) * 0.693147181f;
+    const Floats sum =
+        1 + f * (1 + f * (0.5f + f * (1 / 6.0f + f * (1 / 24.0f + f * (1 / 120.0f + f * (1 / 720.0f))))));
+    const Ints power = (whole + 127) << 23;
+    const Floats found = sum * load<Floats>(&power);
+    return x < -87.0f ? Floats{} : (x != x ? x : found);
+}
+
+template <typename T>
+inline Floats lanes(const T* from);
+template <>
+inline Floats lanes(const float* from) { return load<Floats>(from); }
+template <>
+inline Floats lanes(const uint16_t* from) { return widened(load<Halves>(from)); }
+
+inline void put(float* to, float x) { *to = x; }
+inline void put(uint16_t* to, float x) { *to = narrowed(x); }
+
+typedef float Eight __attribute__((vector_size(32)));
+typedef float Four __attribute__((vector_size(16)));
+
+inline float total(Floats x) {
+    const char* at = (const char*)&x;
+    const Eight eight = load<Eight>(at) + load<Eight>(at + 32);
+    const Four four = load<Four>(&eight) + load<Four>((const char*)&eight + 16);
+    return (four[0] + four[2]) + (four[1] + four[3]);
+}
+
+inline float highest_of(Floats x) {
+    const char* at = (const char*)&x;
+    const Eight a = load<Eight>(at), b = load<Eight>(at + 32), eight = a > b ? a : b;
+    const Four c = load<Four>(&eight), d = load<Four>((const char*)&eight + 16), four = c > d ? c : d;
+    return std::max(std::max(four[0], four[1]), std::max(four[2], four[3]));
+}
+
+// The totals of 16 vectors, in their order.
+inline Floats totals(const Floats* x) {
+#if defined(__AVX512F__)
+    // Two become one whose lanes hold sums of either: first of 8 lanes each, at last of one.
+    const auto folded = [](const Floats& a, const Floats& b, Ints low, int step) {
+        return __builtin_shuffle(a, b, low) + __builtin_shuffle(a, b, low + step);
+    };
+    const Ints eight = {0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23};
+    const Ints four = {0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27};
+    const Ints two = {0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 24, 25, 28, 29};
+    const Ints one = {0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30};
+    Floats part[8];
+    for (int i = 0; i < 8; i++) part[i] = folded(x[2 * i], x[2 * i + 1], eight, 8);
+    for (int i = 0; i < 4; i++) part[i] = folded(part[2 * i], part[2 * i + 1], four, 4);
+    for (int i = 0; i < 2; i++) part[i] = folded(part[2 * i], part[2 * i + 1], two, 2);
+    return folded(part[0], part[1], one, 1);
+#else
+    Floats found;
+    for (int i = 0; i < LANES; i++) found[i] = total(x[i]);
+    return found;
+#endif
+}
+
+}  // namespace

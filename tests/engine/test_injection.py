@@ -102,13 +102,15 @@ def test_a_new_aside_is_put_behind_the_others_and_what_was_read_before_stays(pri
 
 @pytest.mark.parametrize("room", [1, 3, 7])
 def test_a_thought_that_comes_in_pieces_is_the_same(prism, room: int, monkeypatch) -> None:
-    """Its score, and its KV."""
+    """Its score, and its KV: what it reads was fixed when it was offered, whatever the River writes meanwhile."""
     found = []
     for most in (STEP_THOUGHT_TOKENS, room):
         monkeypatch.setattr("warpcortex_cli.engine.engine.STEP_THOUGHT_TOKENS", most)
         session, seen = offered(prism, "calibrated")
         engine = session.engine
         del engine.injections[1:]
+        engine.begin_turn(prism.encode("How many?"))
+        monkeypatch.setattr(engine, "spawn", lambda match: None)
         steps = 0
         while engine.injections:
             engine.step()
@@ -116,8 +118,33 @@ def test_a_thought_that_comes_in_pieces_is_the_same(prism, room: int, monkeypatc
         [decided] = [e for e in seen if isinstance(e, ev.GateDecided)]
         [aside] = engine.river.asides
         found.append((steps, decided.score, aside.segment))
+        assert engine.river.written >= (most == room)
     (once, score, segment), (often, same, pieces) = found
     assert once == 1 and often >= 48 // room
     assert same == pytest.approx(score, abs=1e-4) and torch.equal(segment.positions, pieces.positions)
     for a, b in zip((*segment.keys, *segment.values), (*pieces.keys, *pieces.values), strict=True):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=0)
+
+
+def test_a_thought_that_is_given_up_half_read_leaves_nothing(prism, monkeypatch) -> None:
+    monkeypatch.setattr("warpcortex_cli.engine.engine.STEP_THOUGHT_TOKENS", 5)
+    session, seen = offered(prism, "calibrated")
+    engine = session.engine
+    engine.step()
+    engine.step()
+    assert 0 < engine.injections[0].left < 48
+    engine.end(engine.streams[1], "cancelled", "not wanted any more")
+    assert all(i.stream.id != 1 for i in engine.injections)
+    while engine.injections:
+        engine.step()
+    assert [e.id for e in seen if isinstance(e, ev.GateDecided)] == list(range(2, len(THOUGHTS) + 1))
+    assert len(engine.river.asides) == len(THOUGHTS) - 1
+
+
+def test_a_thought_of_no_tokens_fails(prism, monkeypatch) -> None:
+    session, _ = offered(prism, "off")
+    engine = session.engine
+    del engine.injections[1:]
+    monkeypatch.setattr(prism, "encode", lambda text, special=False: [])
+    engine.offer(engine.streams[2])
+    assert engine.streams[2].state == "failed" and len(engine.injections) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def opened(folder: Path, quantize: str, dtype: torch.dtype = torch.float32) -> P
 
 def unfused(folder: Path, quantize: str, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype = torch.float32) -> Prism:
     with monkeypatch.context() as patch:
-        patch.setattr(prism, "fuse", lambda decoder: 0)
+        patch.setattr(prism, "fuse", lambda decoder, max_context: 0)
         return opened(folder, quantize, dtype)
 
 
@@ -65,12 +66,15 @@ def test_they_give_what_the_layers_do(
         assert close.mean() > 0.999 and close.min() > 0.95
 
 
-def test_the_type_of_the_model_stays(model_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    mine = opened(model_folder("qwen2"), "int8", torch.bfloat16)
+@pytest.mark.parametrize("architecture", ["qwen2", "gemma3"])
+def test_the_type_of_the_model_stays(
+    architecture: str, model_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = opened(model_folder(architecture), "int8", torch.bfloat16)
     assert all(isinstance(layer, FusedLayer) for layer in layers(mine))
     result = mine.forward([Row([5, 9], [0, 1], mine.new_tail(2), logits="all")])[0]
     assert result.logits is not None and result.logits.dtype == result.hidden.dtype == torch.bfloat16
-    theirs = unfused(model_folder("qwen2"), "int8", monkeypatch, torch.bfloat16)
+    theirs = unfused(model_folder(architecture), "int8", monkeypatch, torch.bfloat16)
     other = theirs.forward([Row([5, 9], [0, 1], theirs.new_tail(2), logits="all")])[0].logits
     assert other is not None
     assert nn.functional.cosine_similarity(result.logits.float(), other.float(), -1).min() > 0.99
@@ -88,6 +92,15 @@ def test_layers_of_another_form_stay(model_folder: Callable[[str], Path]) -> Non
     assert not any(isinstance(layer, FusedLayer) for layer in layers(opened(model_folder("granite"), "int8")))
 
 
+def otherwise_far_away(forward: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """As Ministral 3, which scales its queries from some position on."""
+
+    def changed(hidden: torch.Tensor, position_ids: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        return forward(hidden, position_ids=position_ids, **kwargs) * (1 + 0.2 * (position_ids > 400))[..., None]
+
+    return changed
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
@@ -96,6 +109,7 @@ def test_layers_of_another_form_stay(model_folder: Callable[[str], Path]) -> Non
         lambda layer: setattr(layer.mlp, "act_fn", nn.ReLU()),
         lambda layer: setattr(layer.input_layernorm, "forward", lambda x: x),
         lambda layer: setattr(layer.self_attn, "o_proj", nn.Linear(64, 64)),
+        lambda layer: setattr(layer, "forward", otherwise_far_away(layer.forward)),
         lambda layer: delattr(layer.mlp, "act_fn") or setattr(layer.mlp, "act_fn", lambda x: x),
     ],
 )
@@ -105,8 +119,22 @@ def test_a_layer_that_gives_something_else_stays(
     found = unfused(model_folder("qwen2"), "int8", monkeypatch)
     decoder = found.model.get_decoder()
     spoil(decoder.layers[1])
-    assert fuse(decoder) == len(decoder.layers) - 1
+    assert fuse(decoder, found.max_context) == len(decoder.layers) - 1
     assert not isinstance(decoder.layers[1], FusedLayer)
+
+
+def test_sizes_that_do_not_fit_are_refused(model_folder: Callable[[str], Path]) -> None:
+    """The kernels read and write what they are told to: a gate in the queries, say, would lie behind their room."""
+    parts = layers(opened(model_folder("qwen3"), "int8"))[0]._around._parts  # type: ignore[union-attr]
+    wide = native.Linear(native.pack(torch.randn(400, 64), 8), None, 8, 400)
+    short = native.Linear(native.pack(torch.randn(64, 32), 8), None, 8, 64)
+    for name, other in (("qkv", wide), ("output", short), ("down", short), ("gate_up", short)):
+        with pytest.raises(ValueError, match=name):
+            native.Around(replace(parts, **{name: other}))
+    with pytest.raises(ValueError, match="norm"):
+        native.Around(replace(parts, second=native.Norm(torch.ones(8), 1e-6)))
+    with pytest.raises(ValueError, match="not of 3 tokens"):
+        native.Around(parts).before(torch.zeros(3, 64), torch.zeros(3, 26), torch.zeros(3, 26))
 
 
 def test_what_is_not_finite_stays_in_its_row(model_folder: Callable[[str], Path]) -> None:

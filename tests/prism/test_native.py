@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from warpcortex_cli.errors import RunError
 from warpcortex_cli.memory.segment import KVLayout, Segment
-from warpcortex_cli.memory.tail import TailPool
+from warpcortex_cli.memory.tail import Slab, Tail, TailPool
 from warpcortex_cli.prism import library, native
 from warpcortex_cli.prism.attention import NATIVE_TOKENS, Layer, PackedStep
 from warpcortex_cli.prism.prism import Prism
@@ -155,11 +155,55 @@ def test_attention_for_every_cpu(cpu: str) -> None:
         torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=0)
 
 
+@torch.inference_mode()  # as in a forward
+@pytest.mark.parametrize("threads", [1, 2, 7])
+def test_a_step_of_many_kinds_of_rows(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long tail, its reader of several tokens, Streams over what they share, one in int8, and a long prefill; in a
+    layer with a window, too."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    d = 32
+    layout = KVLayout(2, 2, d, torch.float32, torch.device("cpu"))
+
+    def made(served: bool) -> list[torch.Tensor]:
+        torch.manual_seed(8)
+        river, pool, small = (
+            Tail(Slab(layout, 1, 16), growing=True),
+            TailPool(layout, 40),
+            TailPool(layout, 40, 4, "int8"),
+        )
+        filled = [(river, 1300), *((pool.take(), n) for n in (3, 0, 17)), (small.take(), 9), (pool.take(), 5)]
+        for tail, length in filled:
+            some = [torch.randn(2, length, d) for _ in range(4)]
+            tail.append(some[:2], some[2:], torch.arange(length))
+        shared = Segment(
+            tuple(torch.randn(2, 70, d) for _ in range(2)), tuple(torch.randn(2, 70, d) for _ in range(2)),
+            torch.arange(70),
+        )  # fmt: skip
+        own, prefill = Tail(Slab(layout, 1, 9)), Tail(Slab(layout, 1, NATIVE_TOKENS + 1))
+        streams = [tail for tail, _ in filled[1:]]
+        rows = [Row([1], [1300], river), Row([1] * 9, list(range(1280, 1289)), own, (river.view(1290), shared))]
+        rows += [Row([1], [1300], tail, (shared,)) for tail in streams[:4]]
+        rows += [Row([1] * 3, [1300, 1301, 1302], streams[4], (shared,))]
+        rows += [Row([1] * (NATIVE_TOKENS + 1), list(range(NATIVE_TOKENS + 1)), prefill)]
+        packed = PackedStep(rows, torch.device("cpu"), served)
+        tokens = sum(len(row.tokens) for row in rows)
+        found = []
+        for number, window in enumerate((None, 40)):
+            q, k, v = (torch.randn(tokens, n, d).transpose(0, 1) for n in (6, 2, 2))
+            found.append(packed.attend(Layer(number, q, k, v, d**-0.5, None, window)))
+        packed.commit()
+        kept = [part for tail in (river, own, *streams, prefill) for n in range(2) for part in tail.layer(n)]
+        return [*found, *kept]
+
+    for mine, theirs in zip(made(True), made(False), strict=True):
+        torch.testing.assert_close(mine, theirs, atol=2e-5, rtol=0)
+
+
 def test_what_is_not_finite_stays_in_its_row() -> None:
     keys, values, queries = torch.zeros(4, 1, 8, 16), torch.ones(4, 1, 8, 16), torch.ones(1, 4, 16)
     queries[0, 2, 0] = float("nan")
     row = torch.ones(1, 4, 16)
-    group = native.Group(0, 1, torch.arange(4), torch.full((4,), 8), [(keys, values)], [[]])
+    group = native.Readers(0, 1, torch.arange(4), torch.full((4,), 8), [(keys, values)], [[]])
     found = native.Attending([group]).attend(0, (queries, row, row), 1.0)
     assert found[2].isnan().all() and torch.allclose(found[[0, 1, 3]], torch.ones(3, 1, 16))
 

@@ -338,11 +338,15 @@ class Engine:
             self.end(stream, "rejected", "injection is off")
         else:
             stream.state = "gating"
-            self.injections.append(Injection(stream, self.river, self.gate.weighs))
+            injection = Injection(stream, self.river, self.gate.weighs)
+            if injection.positions:
+                self.injections.append(injection)
+            else:
+                self.end(stream, "failed", "the thought has no tokens")
 
     def _absorbing(self, injection: Injection, reading: Reading) -> Callable[[Row, RowResult], None]:
         def absorb(row: Row, result: RowResult) -> None:
-            reading.absorb(result)
+            injection.absorb(reading, result)
             if injection.left or injection.stream.final:
                 return
             self.injections.remove(injection)

@@ -1,4 +1,4 @@
-"""Referential Injection: a thought's KV beside the River, at virtual positions that end at the River's current one.
+"""Referential Injection: a thought's KV beside the River, at virtual positions up to where it stood when it was offered.
 
 The thought is forwarded in the River's context into a buffer of its own. The River's tokens, positions and KV bytes
 stay what they were; later tokens also attend to the buffer. The Gate judges the thought in between. Where the River was
@@ -118,6 +118,12 @@ class Injection:
                 found.append((reading, reading.row(room)))
                 room -= len(found[-1][1].tokens)
         return found
+
+    def absorb(self, reading: Reading, result: RowResult) -> None:
+        """Takes in what one of its rows gave."""
+        reading.absorb(result)
+        if reading is not self.there and not reading.left:
+            reading.release()
 
     def gain(self) -> float | None:
         """How much more likely the River makes the thought than it is by itself, nats a token; None if not known."""

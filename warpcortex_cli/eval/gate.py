@@ -84,7 +84,7 @@ class Judge:
         injection = Injection(stream, river, weighs=True)
         pieces = injection.rows(injection.left)
         for (reading, _), result in zip(pieces, prism.forward([row for _, row in pieces]), strict=True):
-            reading.absorb(result)
+            injection.absorb(reading, result)
         gain, likely = injection.gain() or 0.0, injection.there.likelihood(len(injection.positions) - 1)
         injection.release()
         self.judged.append(

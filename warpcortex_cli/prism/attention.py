@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from warpcortex_cli.memory.room import Room
-from warpcortex_cli.prism.native import Attending, Group
+from warpcortex_cli.prism.native import Attending, Readers
 from warpcortex_cli.prism.rows import Row
 
 NAME = "warpcortex"
@@ -187,7 +188,7 @@ class PackedStep:
         like = layer.softcap is None, layer.window
         if like not in self._known:
             served = [g for g in self.groups if g.native and like[0] and not g.cut(layer.window)]
-            known = Attending([g.native for g in served if g.native]) if served else None
+            known = Attending([g.readers for g in served]) if served else None
             self._known[like] = known, [g for g in self.groups if g not in served]
         return self._known[like]
 
@@ -227,14 +228,17 @@ class _Group:
         self._blocked: dict[int | None, Tensor | None] = {}
         self._write(self.slab.positions, self._at)
         layout = self.slab.layout
-        plain = type(self.slab.keys[0]) is Room and Group.serves(layout.dtype, layout.head_dim)
-        self.native: Group | None = None
-        if native and plain and self.n <= NATIVE_TOKENS:
-            self.native = Group(
-                start, self.n, self._slots.repeat_interleave(self.n), self._ends.flatten(),
-                [(k.data, v.data) for k, v in zip(self.slab.keys, self.slab.values, strict=True)],
-                [[r.layer(i) for r in self.reads] for i in range(layout.layers)],
-            )  # fmt: skip
+        plain = type(self.slab.keys[0]) is Room and Readers.serves(layout.dtype, layout.head_dim)
+        self.native = native and plain and self.n <= NATIVE_TOKENS
+
+    @cached_property
+    def readers(self) -> Readers:
+        """The group as the kernels take it, for all layers."""
+        return Readers(
+            self.start, self.n, self._slots.repeat_interleave(self.n), self._ends.flatten(),
+            [(k.data, v.data) for k, v in zip(self.slab.keys, self.slab.values, strict=True)],
+            [[r.layer(i) for r in self.reads] for i in range(self.slab.layout.layers)],
+        )  # fmt: skip
 
     # -- the tails -------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from warpcortex_cli.prism.native import Around, Linear, Norm, Parts
 from warpcortex_cli.prism.quantize import Packed, Share
 from warpcortex_cli.prism.support import Trial
 
-_TOKENS, _POSITIONS = (1, 2, 3, 4), (0, 1, 7, 100)  # of the trial
+_TOKENS, _POSITIONS = (1, 2, 3, 4), (0, 1, 100)  # of the trial; the last token stands as far as the model can
 _NEAR = {torch.float32: 0.02, torch.bfloat16: 0.05}  # how much may differ: what is rounded to int8 falls to either side
 _SILU, _GELU = {"SiLU", "SiLUActivation"}, {"GELUTanh", "PytorchGELUTanh"}
 
@@ -62,12 +62,16 @@ class _Seen:
 
 
 @torch.inference_mode()
-def fuse(decoder: Any) -> int:
-    """Replaces those layers of a model that can be; returns how many."""
+def fuse(decoder: Any, max_context: int) -> int:
+    """Replaces those layers of a model that can be; returns how many.
+
+    Args:
+        max_context: positions that it can be run at: some models treat far ones otherwise than near ones.
+    """
     layers = getattr(decoder, "layers", None)
     if not isinstance(layers, nn.ModuleList):
         return 0
-    trial, seen = _tried(decoder, layers)
+    trial, seen = _tried(decoder, layers, [min(p, max_context - 1) for p in (*_POSITIONS, max_context)])
     done = 0
     for number, layer in enumerate(layers):
         if number not in seen:
@@ -83,7 +87,7 @@ def fuse(decoder: Any) -> int:
     return done
 
 
-def _tried(decoder: Any, layers: nn.ModuleList) -> tuple[Trial, dict[int, _Seen]]:
+def _tried(decoder: Any, layers: nn.ModuleList, positions: list[int]) -> tuple[Trial, dict[int, _Seen]]:
     """Runs a few tokens; layers that are called in a way of their own are not seen."""
     seen: dict[int, _Seen] = {}
 
@@ -99,7 +103,7 @@ def _tried(decoder: Any, layers: nn.ModuleList) -> tuple[Trial, dict[int, _Seen]
     trial = Trial()
     try:
         with attention.running(trial):
-            decoder(input_ids=torch.tensor([_TOKENS]), position_ids=torch.tensor([_POSITIONS]), use_cache=False)
+            decoder(input_ids=torch.tensor([_TOKENS]), position_ids=torch.tensor([positions]), use_cache=False)
     finally:
         for hook in hooks:
             hook.remove()
@@ -157,5 +161,5 @@ def _linear(module: Packed | Share) -> Linear:
 def _norm(module: nn.Module, size: int) -> Norm:
     """Its weights as it uses them: those of Gemma are kept as what they are more than 1."""
     epsilon = float(getattr(module, "variance_epsilon", None) or module.eps)  # type: ignore[arg-type]
-    ones = torch.ones(size, dtype=next(module.parameters()).dtype)
+    ones = torch.ones(size)  # in fp32, or what Gemma adds 1 to would be rounded
     return Norm(module(ones).float() * (1 + epsilon) ** 0.5, epsilon)

@@ -55,7 +55,7 @@ def _key() -> str:
     if info.exists():
         cpu += next((line for line in info.read_text().splitlines() if line.startswith(("flags", "Features"))), "")
     parts = (
-        *(p.read_text(encoding="utf-8") for p in sorted(_FOLDER.iterdir()) if p.is_file()),
+        *(p.read_text(encoding="utf-8") for p in sorted(_FOLDER.iterdir()) if p.suffix in (".h", ".cpp")),
         compiler(),
         " ".join(_FLAGS),
         cpu,

@@ -22,7 +22,7 @@ _LANES = 16
 ROWS = 16384  # of weights that are looked at in fp32 at once; a multiple of the lanes
 
 
-class _Group(ctypes.Structure):
+class _Readers(ctypes.Structure):
     """As in `kernels/`."""
 
     _fields_ = (
@@ -33,7 +33,7 @@ class _Group(ctypes.Structure):
     )
 
 
-_Groups = ctypes.POINTER(ctypes.POINTER(_Group))
+_Groups = ctypes.POINTER(ctypes.POINTER(_Readers))
 
 
 class _Attention(ctypes.Structure):
@@ -53,7 +53,7 @@ class _Attention(ctypes.Structure):
 KV = tuple[Tensor, Tensor]
 
 
-class Group:
+class Readers:
     """Tokens of a step whose tails are in one slab and which read the same parts; for all layers.
 
     Args:
@@ -81,9 +81,9 @@ class Group:
             for n in (k.data_ptr(), v.data_ptr(), k.shape[1], k.stride(0), v.stride(0))
         ]
         tables = [torch.tensor(t, dtype=torch.long) for t in ([[k.data_ptr(), v.data_ptr()] for k, v in tails], reads)]
-        self._held = slots.contiguous(), lengths.contiguous(), tables, read
+        self._held = slots.contiguous(), lengths.contiguous(), tables, read, list(tails)
         slab = tails[0][0]
-        self.given = _Group(
+        self.given = _Readers(
             start=start, tokens=len(slots), each=each, slots=self._held[0].data_ptr(), lengths=self._held[1].data_ptr(),
             tails=tables[0].data_ptr(), tail_slot=slab.stride(0), tail_head=slab.stride(1),
             parts=len(parts[0]), reads=tables[1].data_ptr(),
@@ -97,9 +97,9 @@ class Group:
 class Attending:
     """Attention of some groups of a step, in one call for each layer."""
 
-    def __init__(self, groups: Sequence[Group]) -> None:
+    def __init__(self, groups: Sequence[Readers]) -> None:
         self._groups = groups
-        self._pointers = (ctypes.POINTER(_Group) * len(groups))(*(ctypes.pointer(g.given) for g in groups))
+        self._pointers = (ctypes.POINTER(_Readers) * len(groups))(*(ctypes.pointer(g.given) for g in groups))
         self._given = _Attention(groups=ctypes.cast(self._pointers, _Groups), count=len(groups))
         self._attend = kernels().attend
 
@@ -199,9 +199,14 @@ class Parts:
 
 
 class Around:
-    """What a layer does before and after attention, in one call each. All tensors are fp32."""
+    """What a layer does before and after attention, in one call each. All tensors are fp32.
+
+    Raises:
+        ValueError: the sizes of its parts do not fit together.
+    """
 
     def __init__(self, parts: Parts) -> None:
+        _check(parts)
         self._parts = parts  # which holds what the addresses below are of
         given = _Layer(
             width=len(parts.first.weight), heads=parts.heads, kv_heads=parts.kv_heads, d=parts.head_dim,
@@ -223,8 +228,13 @@ class Around:
 
         Args:
             cosine, sine: [tokens, rotary dims].
+
+        Raises:
+            ValueError: they are of another shape.
         """
         parts, rows = self._parts, len(hidden)
+        if cosine.shape != sine.shape or len(cosine) != rows or not 0 <= cosine.shape[1] <= parts.head_dim:
+            raise ValueError(f"cosine and sine {tuple(cosine.shape)} are not of {rows} tokens")
         x, cosine, sine = hidden.contiguous(), cosine.contiguous(), sine.contiguous()
         out = x.new_empty(rows, parts.heads + 2 * parts.kv_heads, parts.head_dim)
         self._kernels.before_attention(
@@ -246,6 +256,27 @@ class Around:
             self._given, x.data_ptr(), read.data_ptr(), out.data_ptr(), len(x), torch.get_num_threads()
         )
         return out
+
+
+def _check(parts: Parts) -> None:
+    """Whether all sizes are what the kernels take them for: these read and write what they are told to."""
+    width, heads = len(parts.first.weight), parts.heads * parts.head_dim
+    inner = parts.gate_up.outputs // 2
+    sizes = {
+        "qkv": (heads + 2 * parts.kv_heads * parts.head_dim, width),
+        "output": (width, heads),
+        "gate_up": (2 * inner, width),
+        "down": (width, inner),
+    }
+    for name, (outputs, inputs) in sizes.items():
+        linear: Linear = getattr(parts, name)
+        held = linear.outputs, linear.packed.nbytes, outputs if linear.bias is None else len(linear.bias)
+        if held != (outputs, kernels().packed_bytes(linear.bits, outputs, inputs), outputs):
+            raise ValueError(f"{name} is not of {outputs} x {inputs}")
+    norms = [(parts.second, width), (parts.attended, width), (parts.fed, width)]
+    norms += [(parts.query, parts.head_dim), (parts.key, parts.head_dim)]
+    if any(norm is not None and len(norm.weight) != size for norm, size in norms):
+        raise ValueError("a norm is of another size")
 
 
 def _lined_up(x: Tensor) -> Tensor:

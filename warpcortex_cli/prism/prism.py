@@ -30,7 +30,8 @@ class Prism:
 
     Args:
         quantize: "none", or "int8" or "int4" for weights in so many bits on a CPU; it changes `model` itself.
-        compiled: its layers are compiled, which takes from seconds to a minute; it changes `model` itself.
+        compiled: those layers are compiled that are no kernels of ours already, which takes from seconds to a minute;
+            it changes `model` itself.
 
     Attributes:
         model, tokenizer: as transformers loaded them; the model attends through this class from now on.
@@ -71,7 +72,7 @@ class Prism:
         self.name = name
         shape = try_out(model, decoder, config, name)
         if quantize != "none" and native.usable():
-            fuse(decoder)
+            fuse(decoder, max_context(config))
         self.layout, self.heads, self.scalings, self.rope = shape.layout, shape.heads, shape.scalings, shape.rope
         self.layers, self.kv_heads, self.head_dim = (
             self.layout.layers,

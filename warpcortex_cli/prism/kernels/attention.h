@@ -70,7 +70,7 @@ inline void read_some(int64_t heads, const Floats* query, int64_t width, float s
 }
 
 // Tokens of a step whose tails are in one slab and which read the same parts. Strides are in numbers, not bytes.
-struct Group {
+struct Readers {
     int64_t start, tokens, each;     // its first packed token; all of them; those of a row, which stand together
     const int64_t *slots, *lengths;  // of each token: where its tail is, and how much of it the token sees, with itself
     const int64_t* tails;            // [layers, 2]: addresses of keys and values, [slots, kv_heads, capacity, d]
@@ -85,7 +85,7 @@ struct Attention {
     void* out;  // [tokens, heads, d]
     int64_t kv_heads, shared, d, layer;  // `shared`: query heads for one of keys
     float scaling;
-    const Group* const* groups;
+    const Readers* const* groups;
     int64_t count;
 };
 
@@ -95,7 +95,7 @@ constexpr int64_t LEAST = 128, MOST = 512;  // keys of one task
 // Tokens [first, last) of a group and keys [from, upto) that they read with one head of keys.
 template <typename T>
 struct Task {
-    const Group* group;
+    const Readers* group;
     const T *keys, *values;
     int64_t kv, first, last, from, upto;
     bool tail;             // its keys are a tail's, of which each token sees only the beginning
@@ -115,24 +115,28 @@ struct Plan {
         tasks.clear(), first.clear(), places.clear(), states = 0;
         int64_t keys = 0;
         for (int64_t g = 0; g < a.count; g++) {
-            const Group& group = *a.groups[g];
+            const Readers& group = *a.groups[g];
             keys += longest(group);
             for (int64_t p = 0; p < group.parts; p++) keys += read_of(a, group, p)[2];
         }
         const int64_t most = std::min(MOST, std::max(LEAST, a.kv_heads * keys / (4 * threads)));
-        for (int64_t g = 0; g < a.count; g++) cut(a, *a.groups[g], most);
+        for (int64_t g = 0; g < a.count; g++) {
+            // Many tokens are tasks enough, and their states would take much memory if each had several.
+            const int64_t blocks = (a.groups[g]->tokens + BLOCK - 1) / BLOCK * a.kv_heads;
+            cut(a, *a.groups[g], blocks >= 4 * threads ? std::numeric_limits<int32_t>::max() : most);
+        }
     }
 
   private:
-    static int64_t longest(const Group& group) {
+    static int64_t longest(const Readers& group) {
         return *std::max_element(group.lengths, group.lengths + group.tokens);
     }
 
-    static const int64_t* read_of(const Attention& a, const Group& group, int64_t part) {
+    static const int64_t* read_of(const Attention& a, const Readers& group, int64_t part) {
         return group.reads + 5 * (a.layer * group.parts + part);
     }
 
-    void cut(const Attention& a, const Group& group, int64_t most) {
+    void cut(const Attention& a, const Readers& group, int64_t most) {
         const size_t before = tasks.size();
         int64_t place = 0;
         // `keys` and `values` of all heads, which are so far apart; for tokens [first, last) of the group
@@ -233,7 +237,7 @@ void attended(const Attention& a, int threads) {
     room.resize(plan.states * size);
     float* states = room.data();
     for (int64_t g = 0; g < a.count; g++) {
-        const Group& group = *a.groups[g];
+        const Readers& group = *a.groups[g];
         const int64_t* tails = group.tails + 2 * a.layer;
         for (int64_t token = 0; token < group.tokens; token++)
             for (int64_t kv = 0; kv < a.kv_heads; kv++) {
@@ -249,7 +253,7 @@ void attended(const Attention& a, int threads) {
 #pragma omp for schedule(dynamic, 1)
         for (size_t i = 0; i < plan.tasks.size(); i++) work(a, plan.tasks[i], states);
         for (int64_t g = 0; g < a.count; g++) {
-            const Group& group = *a.groups[g];
+            const Readers& group = *a.groups[g];
 #pragma omp for schedule(static) nowait
             for (int64_t token = 0; token < group.tokens; token++)
                 for (int64_t kv = 0; kv < a.kv_heads; kv++) {

@@ -1,4 +1,4 @@
-"""Referential Injection: a thought's KV beside the River, at virtual positions up to where it stood when it was offered.
+"""Referential Injection: a thought's KV beside the River, at virtual positions that end where it was offered.
 
 The thought is forwarded in the River's context into a buffer of its own. The River's tokens, positions and KV bytes
 stay what they were; later tokens also attend to the buffer. The Gate judges the thought in between. Where the River was

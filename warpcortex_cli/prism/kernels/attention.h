@@ -209,20 +209,21 @@ void work(const Attention& a, const Task<T>& task, float* states) {
 
 // One softmax over all that a token read with one head of keys: `count` states, one behind the other, to [shared, d].
 template <typename T>
-void join(const Attention& a, const float* states, int64_t count, T* out) {
+void join(const Attention& a, float* states, int64_t count, T* out) {
     const int64_t size = a.shared * (a.d + 2);
     for (int64_t h = 0; h < a.shared; h++) {
-        const float* first = states + h * (a.d + 2);
+        float* first = states + h * (a.d + 2);
         float most = first[0], sum = 0;
-        float found[LANES];
         for (int64_t s = 1; s < count; s++) most = std::max(most, first[s * size]);
-        for (int64_t s = 0; s < count; s++) sum += std::exp(first[s * size] - most) * first[s * size + 1];
+        for (int64_t s = 0; s < count; s++) {
+            float* state = first + s * size;
+            state[0] = std::exp(state[0] - most);
+            sum += state[0] * state[1];
+        }
         for (int64_t i = 0; i < a.d; i += LANES) {
             Floats value = {};
-            for (int64_t s = 0; s < count; s++)
-                value += std::exp(first[s * size] - most) * load<Floats>(first + s * size + 2 + i);
-            std::memcpy(found, &value, sizeof(value));
-            for (int64_t j = 0; j < LANES; j++) put(out + h * a.d + i + j, found[j] / sum);
+            for (int64_t s = 0; s < count; s++) value += first[s * size] * load<Floats>(first + s * size + 2 + i);
+            for (int64_t j = 0; j < LANES; j++) put(out + h * a.d + i + j, value[j] / sum);
         }
     }
 }

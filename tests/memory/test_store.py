@@ -182,6 +182,24 @@ def test_what_falls_out_of_the_file_leaves_the_disk(tmp_path: Path, monkeypatch:
             assert all(len(killed.read(r)) in (0, PACKED) for r in killed.records)
 
 
+def test_a_block_that_was_bare_on_disk_and_came_back_is_said_to_be_bare_again(tmp_path: Path) -> None:
+    with RecordLog(tmp_path / "log") as log:
+        store = BlockStore(LAYOUT, "exact", Budgets(PLAIN, 3 * PACKED, 2 * PACKED))
+        store.use(log, 7)
+
+        def save() -> dict[int, int]:
+            told = dict(store.unwritten())
+            store.written({number: log.append(7, number, packed) for number, packed in told.items()})
+            return {number: len(packed) for number, packed in told.items()}
+
+        for number in range(3):
+            store.put(number, *block(number))
+        assert save() == {0: 0, 1: PACKED, 2: PACKED}  # there is room for two
+        store.put(3, *block(3))  # the oldest goes to disk, and from there again, for the others are there
+        assert store.bare == 1
+        assert save()[0] == 0
+
+
 def test_what_was_used_last_stays_on_disk(tmp_path: Path) -> None:
     store = BlockStore(LAYOUT, "exact", Budgets(PLAIN, 0, 3 * PACKED))
     for number in range(4):

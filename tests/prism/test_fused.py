@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 
-from warpcortex_cli.prism import native, prism
+from warpcortex_cli.prism import fused, native, prism
 from warpcortex_cli.prism.fused import FusedLayer, fuse
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.rows import Row
@@ -78,6 +79,13 @@ def test_the_type_of_the_model_stays(
     other = theirs.forward([Row([5, 9], [0, 1], theirs.new_tail(2), logits="all")])[0].logits
     assert other is not None
     assert nn.functional.cosine_similarity(result.logits.float(), other.float(), -1).min() > 0.99
+
+
+def test_norms_are_as_exact_as_the_layer_uses_them() -> None:
+    """Gemma adds 1 to its weights in fp32; in bf16 the sum would be rounded."""
+    module = Gemma3RMSNorm(64).bfloat16()
+    module.weight.data = torch.linspace(-0.9, 0.9, 64).bfloat16()
+    torch.testing.assert_close(fused._norm(module, 64).weight, 1 + module.weight.float(), atol=1e-6, rtol=1e-6)
 
 
 def test_weights_are_counted_as_before(model_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,10 +36,8 @@ class FusedLayer(nn.Module):
         self._heads, self._kv_heads = parts.heads, parts.kv_heads
         self._dtype = like.key.dtype
         self._how = like.scaling, like.softcap, like.window
-        linears = (parts.qkv, parts.output, parts.gate_up, parts.down)
-        norms = (parts.first, parts.second, parts.query, parts.key, parts.attended, parts.fed)
-        held = [t for linear in linears for t in (linear.packed, linear.bias) if t is not None]
-        held += [norm.weight for norm in norms if norm is not None]
+        held = [t for linear in parts.linears.values() for t in (linear.packed, linear.bias) if t is not None]
+        held += [norm.weight for norm in parts.norms.values()]
         self.held = nn.ParameterList(nn.Parameter(t, requires_grad=False) for t in held)  # to be counted
 
     def forward(self, hidden: Tensor, *_: Any, position_embeddings: tuple[Tensor, Tensor], **__: Any) -> Tensor:

@@ -127,6 +127,10 @@ class Attending:
         return out
 
 
+_NORMS = ("first", "query", "key", "attended", "second", "fed")
+_LINEARS = ("qkv", "output", "gate_up", "down")
+
+
 class _Norm(ctypes.Structure):
     _fields_ = (("weight", ctypes.c_void_p), ("epsilon", ctypes.c_float))
 
@@ -145,8 +149,8 @@ class _Layer(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("width", "heads", "kv_heads", "d", "inner", "gelu")),
-        *((name, _Norm) for name in ("first", "query", "key", "attended", "second", "fed")),
-        *((name, _Linear) for name in ("qkv", "output", "gate_up", "down")),
+        *((name, _Norm) for name in _NORMS),
+        *((name, _Linear) for name in _LINEARS),
     )
 
 
@@ -197,6 +201,15 @@ class Parts:
     fed: Norm | None
     gelu: bool
 
+    @property
+    def linears(self) -> dict[str, Linear]:
+        return {name: getattr(self, name) for name in _LINEARS}
+
+    @property
+    def norms(self) -> dict[str, Norm]:
+        """Those that it has."""
+        return {name: norm for name in _NORMS if (norm := getattr(self, name)) is not None}
+
 
 class Around:
     """What a layer does before and after attention, in one call each. All tensors are fp32.
@@ -212,12 +225,9 @@ class Around:
             width=len(parts.first.weight), heads=parts.heads, kv_heads=parts.kv_heads, d=parts.head_dim,
             inner=parts.gate_up.outputs // 2, gelu=parts.gelu,
         )  # fmt: skip
-        for name in ("first", "query", "key", "attended", "second", "fed"):
-            norm = getattr(parts, name)
-            if norm is not None:
-                setattr(given, name, _Norm(norm.weight.data_ptr(), norm.epsilon))
-        for name in ("qkv", "output", "gate_up", "down"):
-            linear = getattr(parts, name)
+        for name, norm in parts.norms.items():
+            setattr(given, name, _Norm(norm.weight.data_ptr(), norm.epsilon))
+        for name, linear in parts.linears.items():
             bias = None if linear.bias is None else linear.bias.data_ptr()
             setattr(given, name, _Linear(linear.packed.data_ptr(), bias, linear.bits, linear.outputs))
         self._held, self._given = given, ctypes.byref(given)
@@ -268,15 +278,14 @@ def _check(parts: Parts) -> None:
         "gate_up": (2 * inner, width),
         "down": (width, inner),
     }
-    for name, (outputs, inputs) in sizes.items():
-        linear: Linear = getattr(parts, name)
+    for name, linear in parts.linears.items():
+        outputs, inputs = sizes[name]
         held = linear.outputs, linear.packed.nbytes, outputs if linear.bias is None else len(linear.bias)
         if held != (outputs, kernels().packed_bytes(linear.bits, outputs, inputs), outputs):
             raise ValueError(f"{name} is not of {outputs} x {inputs}")
-    norms = [(parts.second, width), (parts.attended, width), (parts.fed, width)]
-    norms += [(parts.query, parts.head_dim), (parts.key, parts.head_dim)]
-    if any(norm is not None and len(norm.weight) != size for norm, size in norms):
-        raise ValueError("a norm is of another size")
+    for name, norm in parts.norms.items():
+        if len(norm.weight) != (parts.head_dim if name in ("query", "key") else width):
+            raise ValueError(f"the norm {name} is of another size")
 
 
 def _lined_up(x: Tensor) -> Tensor:

@@ -70,9 +70,10 @@ class Prism:
         self.model: Any = model
         self.tokenizer: Any = tokenizer
         self.name = name
+        self.max_context = max_context(config)
         shape = try_out(model, decoder, config, name)
         if quantize != "none" and native.usable():
-            fuse(decoder, max_context(config))
+            fuse(decoder, self.max_context)
         self.layout, self.heads, self.scalings, self.rope = shape.layout, shape.heads, shape.scalings, shape.rope
         self.layers, self.kv_heads, self.head_dim = (
             self.layout.layers,
@@ -82,7 +83,6 @@ class Prism:
         self.device, self.dtype = self.layout.device, self.layout.dtype
         self.hidden_size: int = config.hidden_size
         self.vocab_size: int = config.vocab_size
-        self.max_context = max_context(config)
         self.chat = ChatFormat(tokenizer)
         self.eos_ids = self._end_tokens()
         self._states: list[Tensor] = []

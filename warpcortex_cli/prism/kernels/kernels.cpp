@@ -19,7 +19,7 @@ void unpack(int bits, const uint8_t* weights, const int64_t* which, int64_t rows
 
 void multiply(int bits, const float* x, const uint8_t* weights, const float* bias, float* out, int64_t rows,
               int64_t inputs, int64_t outputs, int threads) {
-    multiplied({weights, bias, bits, outputs}, x, out, rows, inputs, threads);
+    multiplied({weights, bias, bits, outputs}, plain(x, inputs), plain(out, outputs), rows, inputs, threads);
 }
 
 void attend(int half, const Attention* given, int threads) {

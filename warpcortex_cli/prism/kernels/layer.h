@@ -2,19 +2,13 @@
 
 #pragma once
 
-#include "products.h"
+#include "linear.h"
 
 namespace {
 
 struct Norm {
     const float* weight;  // or null, where the layer has no such norm
     float epsilon;
-};
-
-struct Linear {
-    const uint8_t* weights;
-    const float* bias;  // or null
-    int64_t bits, outputs;
 };
 
 // What all tokens of a step go through, in each layer, before and after they attend.
@@ -25,10 +19,6 @@ struct Layer {
 };
 
 constexpr int64_t SOME = 128;  // tokens taken at once: what they need besides stays small, however long a prefill is
-
-void multiplied(const Linear& by, const float* x, float* out, int64_t rows, int64_t inputs, int threads) {
-    (by.bits == 4 ? multiplied<4> : multiplied<8>)(x, by.weights, by.bias, out, rows, inputs, by.outputs, threads);
-}
 
 inline void normalized(const Norm& norm, const float* x, float* out, int64_t width) {
     float sum = 0;
@@ -48,19 +38,11 @@ inline void turn(float* x, const float* cosine, const float* sine, int64_t turne
     }
 }
 
-// out = act(gate) * up, where act(x) is x times the logistic function of x, or of what makes it GELU's approximation
-// by tanh.
-inline void activated(const float* gate, const float* up, float* out, int64_t count, bool gelu) {
-    for (int64_t i = 0; i < count; i += LANES) {
-        const int64_t here = std::min(LANES, count - i);
-        Floats g = {}, u = {};
-        std::memcpy(&g, gate + i, here * sizeof(float));
-        std::memcpy(&u, up + i, here * sizeof(float));
-        const Floats z = gelu ? 1.595769122f * (g + 0.044715f * g * g * g) : g;
-        const Floats small = exponential(z < 0 ? z : -z);  // never of a number above 0
-        const Floats found = g * u * (z < 0 ? small : splat(1.0f)) / (1 + small);
-        std::memcpy(out + i, &found, here * sizeof(float));
-    }
+// act(gate) * up, where act(x) is x times the logistic function of x, or of what makes it GELU's approximation by tanh.
+inline Floats activated(Floats gate, Floats up, bool gelu) {
+    const Floats z = gelu ? 1.595769122f * (gate + 0.044715f * gate * gate * gate) : gate;
+    const Floats small = exponential(z < 0 ? z : -z);  // never of a number above 0
+    return gate * up * (z < 0 ? small : splat(1.0f)) / (1 + small);
 }
 
 // From hidden states [rows, width] to queries, keys and values [rows, heads + 2 * kv_heads, d], queries and keys turned
@@ -76,7 +58,8 @@ void before(const Layer& layer, const float* hidden, const float* cosine, const 
 #pragma omp parallel for num_threads(threads) if (here > FEW)
         for (int64_t row = 0; row < here; row++)
             normalized(layer.first, hidden + (start + row) * layer.width, normed + row * layer.width, layer.width);
-        multiplied(layer.qkv, normed, out + start * wide, here, layer.width, threads);
+        multiplied(layer.qkv, plain(normed, layer.width), plain(out + start * wide, wide), here, layer.width,
+                   threads);
 #pragma omp parallel for num_threads(threads) if (here > FEW)
         for (int64_t row = start; row < start + here; row++)
             for (int64_t head = 0; head < layer.heads + layer.kv_heads; head++) {
@@ -91,35 +74,40 @@ void before(const Layer& layer, const float* hidden, const float* cosine, const 
 // out [rows, width]: hidden states plus what the heads read [rows, heads * d], and plus what the feed-forward part makes
 // of both.
 void after(const Layer& layer, const float* hidden, const float* read, float* out, int64_t rows, int threads) {
-    const int64_t width = layer.width, most = std::min(rows, SOME);
+    const int64_t width = layer.width, most = std::min(rows, SOME), filled = panels_of(width) * LANES;
     static thread_local std::vector<float> room;
-    room.resize(most * (2 * width + 3 * layer.inner));
-    float *part = room.data(), *normed = part + most * width, *wide = normed + most * width;
-    float* inner = wide + most * 2 * layer.inner;
-    const auto add = [&](const Norm& norm, const float* x, float* to, int64_t row) {
-        float* found = part + row * width;
-        if (norm.weight) normalized(norm, found, found, width);
-        for (int64_t i = 0; i < width; i++) to[row * width + i] = x[row * width + i] + found[i];
+    room.resize(most * (filled + width + layer.inner));
+    float *normed = room.data(), *inner = normed + most * width;
+    float* part = inner + most * layer.inner;
+    const auto add = [&](const Norm& norm, const float* x, float* to, int64_t row, int64_t here) {
+        static thread_local std::vector<float> own;
+        own.resize(filled);
+        for (int64_t i = 0; i < filled; i += LANES) std::memcpy(&own[i], part + i * here + row * LANES, sizeof(Floats));
+        if (norm.weight) normalized(norm, own.data(), own.data(), width);
+        for (int64_t i = 0; i < width; i++) to[row * width + i] = x[row * width + i] + own[i];
     };
     for (int64_t start = 0; start < rows; start += SOME) {
         const int64_t here = std::min(SOME, rows - start);
         const float* x = hidden + start * width;
         float* to = out + start * width;
-        multiplied(layer.output, read + start * layer.heads * layer.d, part, here, layer.heads * layer.d, threads);
+        multiplied(layer.output, plain(read + start * layer.heads * layer.d, layer.heads * layer.d),
+                   by_panels(part, here), here, layer.heads * layer.d, threads);
 #pragma omp parallel for num_threads(threads) if (here > FEW)
         for (int64_t row = 0; row < here; row++) {
-            add(layer.attended, x, to, row);
+            add(layer.attended, x, to, row, here);
             normalized(layer.second, to + row * width, normed + row * width, width);
         }
-        multiplied(layer.gate_up, normed, wide, here, width, threads);
+        // A task has some gates and what goes through them, so that neither is ever held as a whole.
+        multiplied(layer.gate_up, plain(normed, width), here, width, halves(layer.gate_up.outputs), threads,
+                   [&](const Outputs& found) {
+                       found.each([&](int64_t row, const Floats& gate, const Floats& up) {
+                           const Floats some = activated(gate, up, layer.gelu);
+                           std::memcpy(inner + (found.panel * here + row) * LANES, &some, sizeof(some));
+                       });
+                   });
+        multiplied(layer.down, by_panels(inner, here), by_panels(part, here), here, layer.inner, threads);
 #pragma omp parallel for num_threads(threads) if (here > FEW)
-        for (int64_t row = 0; row < here; row++) {
-            const float* gate = wide + row * 2 * layer.inner;
-            activated(gate, gate + layer.inner, inner + row * layer.inner, layer.inner, layer.gelu);
-        }
-        multiplied(layer.down, inner, part, here, layer.inner, threads);
-#pragma omp parallel for num_threads(threads) if (here > FEW)
-        for (int64_t row = 0; row < here; row++) add(layer.fed, to, to, row);
+        for (int64_t row = 0; row < here; row++) add(layer.fed, to, to, row, here);
     }
 }
 

@@ -240,7 +240,7 @@ class Reader:
         for number in range(len(packed), tokens // BLOCK):
             part = slice(number * BLOCK, (number + 1) * BLOCK)
             data = pack_block([k[:, part] for k in plain.keys], [v[:, part] for v in plain.values], POLICIES[stored])
-            block = unpack_block(data, self.prism.dtype, torch.device("cpu"))
+            block = unpack_block(data, self.prism.layout.dtype, torch.device("cpu"))
             packed.append(Stored(*map(list, block)))
         return joined([*packed, Stored([k[:, tokens:] for k in plain.keys], [v[:, tokens:] for v in plain.values])])
 

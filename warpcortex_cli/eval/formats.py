@@ -134,7 +134,7 @@ class Reader:
         for start in range(0, self.exact.tokens, self.block):
             part = slice(start, start + self.block)
             data = pack_block([k[:, part] for k in self.bare], [v[:, part] for v in self.exact.values], policy)
-            blocks.append(unpack_block(data, self.prism.dtype, self.prism.device))
+            blocks.append(unpack_block(data, self.prism.layout.dtype, self.prism.device))
             size += len(data)
         keys, values = ([torch.cat(t, 1) for t in zip(*side, strict=True)] for side in zip(*blocks, strict=True))
         return Segment(

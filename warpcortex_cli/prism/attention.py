@@ -167,11 +167,19 @@ class PackedStep:
             if row.queries:
                 self._watched[packed] = (first, first + len(row.tokens))
             first += len(row.tokens)
+        self._dtype = self.rows[0].tail.slab.layout.dtype
         self._known: dict[tuple[bool, int | None], tuple[Attending | None, list[_Group]]] = {}
         self._queries: dict[int, list[Tensor]] = {packed: [] for packed in self._watched}
 
     def attend(self, layer: Layer) -> Tensor:
         """One layer for all groups."""
+        given = layer.query.dtype
+        layer = layer._replace(
+            query=layer.query.to(self._dtype), key=layer.key.to(self._dtype), value=layer.value.to(self._dtype)
+        )
+        return self._attend(layer).to(given)
+
+    def _attend(self, layer: Layer) -> Tensor:
         for packed, (start, end) in self._watched.items():
             self._queries[packed].append(layer.query[:, start:end].clone())  # compiled layers reuse their buffers
         served, others = self._ways(layer)
@@ -229,7 +237,8 @@ class _Group:
         self._write(self.slab.positions, self._at)
         layout = self.slab.layout
         plain = type(self.slab.keys[0]) is Room and Readers.serves(layout.dtype, layout.head_dim)
-        self.native = native and plain and self.n <= NATIVE_TOKENS
+        many = self.n > NATIVE_TOKENS
+        self.native = native and plain and (not many or Readers.serves_many(layout.dtype, layout.head_dim))
 
     @cached_property
     def readers(self) -> Readers:

@@ -93,6 +93,11 @@ class Readers:
     def serves(dtype: torch.dtype, head_dim: int) -> bool:
         return dtype in (torch.float32, torch.bfloat16) and head_dim % _LANES == 0
 
+    @staticmethod
+    def serves_many(dtype: torch.dtype, head_dim: int) -> bool:
+        """Whether rows of very many tokens are faster here than in torch."""
+        return bool(kernels().attends_many(int(dtype == torch.bfloat16), head_dim))
+
 
 class Attending:
     """Attention of some groups of a step, in one call for each layer."""
@@ -363,6 +368,7 @@ def opened(path: Path) -> Any:
     found.pack.argtypes = (number, address, address, size, size, number)
     found.unpack.argtypes = (number, address, address, size, size, address)
     found.multiply.argtypes = (number, address, address, address, address, size, size, size, number)
+    found.attends_many.argtypes = (number, size)
     found.attend.argtypes = (number, ctypes.POINTER(_Attention), number)
     layer = ctypes.POINTER(_Layer)
     found.before_attention.argtypes = (layer, address, address, address, size, address, size, number)

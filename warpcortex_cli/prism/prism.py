@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -37,7 +38,8 @@ class Prism:
         model, tokenizer: as transformers loaded them; the model attends through this class from now on.
         name: how the user calls the model.
         chat: how turns of a conversation are written.
-        layout: shape, type and device of keys and values.
+        layout: shape, type and device of keys and values; of a model in few bits, these are in bf16.
+        device, dtype: where it runs, and the type of its hidden states.
         layers, heads, kv_heads, head_dim, hidden_size, vocab_size: the model's sizes.
         scalings: each layer's factor on attention scores.
         rope: its rotary embedding, which moves keys.
@@ -72,15 +74,17 @@ class Prism:
         self.name = name
         self.max_context = max_context(config)
         shape = try_out(model, decoder, config, name)
+        self.layout, self.heads, self.scalings, self.rope = shape.layout, shape.heads, shape.scalings, shape.rope
         if quantize != "none" and native.usable():
             fuse(decoder, self.max_context)
-        self.layout, self.heads, self.scalings, self.rope = shape.layout, shape.heads, shape.scalings, shape.rope
+            # Half the bytes of fp32; what is rounded so is less than what the weights are.
+            self.layout = replace(shape.layout, dtype=torch.bfloat16)
         self.layers, self.kv_heads, self.head_dim = (
             self.layout.layers,
             self.layout.kv_heads,
             self.layout.head_dim,
         )
-        self.device, self.dtype = self.layout.device, self.layout.dtype
+        self.device, self.dtype = shape.layout.device, shape.layout.dtype
         self.hidden_size: int = config.hidden_size
         self.vocab_size: int = config.vocab_size
         self.chat = ChatFormat(tokenizer)

@@ -2,72 +2,11 @@
 
 #pragma once
 
-#include "vectors.h"
+#include "flash.h"
 
-#include <limits>
-#include <vector>
+#include <type_traits>
 
 namespace {
-
-// Keys and values that lie together: of one KV head, one token behind the other.
-template <typename T>
-struct Span {
-    const T *keys, *values;
-    int64_t tokens;
-};
-
-constexpr int64_t PIECE = 64;  // keys whose scores are held at once
-constexpr int TOGETHER = 8;    // query heads that read a key at once
-
-// What HEADS queries have gathered so far of one softmax: each its highest score, sum of weights, and weighted values.
-template <typename T, int HEADS>
-inline void read(const Floats* query, int64_t width, float scaling, Span<T> span, float* state) {
-    const int64_t d = width * LANES;
-    Floats scores[HEADS][PIECE / LANES];
-    const Ints order = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    for (int64_t start = 0; start < span.tokens; start += PIECE) {
-        const int64_t here = std::min(PIECE, span.tokens - start), blocks = (here + LANES - 1) / LANES;
-        const T *keys = span.keys + start * d, *values = span.values + start * d;
-        for (int64_t b = 0; b < blocks; b++) {
-            const T* at[LANES];  // behind the last token it is read again, and forgotten
-            for (int64_t i = 0; i < LANES; i++) at[i] = keys + std::min(b * LANES + i, here - 1) * d;
-            for (int h = 0; h < HEADS; h++) {
-                Floats sums[LANES] = {};
-                for (int64_t w = 0; w < width; w++)
-                    for (int64_t i = 0; i < LANES; i++) sums[i] += query[h * width + w] * lanes(at[i] + w * LANES);
-                const Floats found = totals(sums) * scaling;
-                scores[h][b] = order < int32_t(here - b * LANES) ? found : -std::numeric_limits<float>::infinity();
-            }
-        }
-        for (int h = 0; h < HEADS; h++) {
-            float *own = state + h * (d + 2), most = own[0];
-            Floats highest = splat(most), sum = {};
-            for (int64_t b = 0; b < blocks; b++) highest = scores[h][b] > highest ? scores[h][b] : highest;
-            most = highest_of(highest);
-            for (int64_t b = 0; b < blocks; b++) sum += scores[h][b] = exponential(scores[h][b] - most);
-            const float before = exponential(splat(own[0] - most))[0];
-            own[0] = most;
-            own[1] = own[1] * before + total(sum);
-            for (int64_t i = 0; i < d; i++) own[2 + i] *= before;
-        }
-        for (int64_t w = 0; w < width; w++) {
-            Floats sums[HEADS];
-            for (int h = 0; h < HEADS; h++) sums[h] = load<Floats>(state + h * (d + 2) + 2 + w * LANES);
-            for (int64_t t = 0; t < here; t++) {
-                const Floats value = lanes(values + t * d + w * LANES);
-                for (int h = 0; h < HEADS; h++) sums[h] += ((const float*)scores[h])[t] * value;
-            }
-            for (int h = 0; h < HEADS; h++) std::memcpy(state + h * (d + 2) + 2 + w * LANES, &sums[h], sizeof(Floats));
-        }
-    }
-}
-
-template <typename T, int HEADS = TOGETHER>
-inline void read_some(int64_t heads, const Floats* query, int64_t width, float scaling, Span<T> span, float* state) {
-    if constexpr (HEADS > 1)
-        if (heads < HEADS) return read_some<T, HEADS - 1>(heads, query, width, scaling, span, state);
-    read<T, HEADS>(query, width, scaling, span, state);
-}
 
 // Tokens of a step whose tails are in one slab and which read the same parts. Strides are in numbers, not bytes.
 struct Readers {
@@ -89,8 +28,12 @@ struct Attention {
     int64_t count;
 };
 
-constexpr int64_t BLOCK = 8;                // tokens that take turns with the same few keys, which stay near meanwhile
+constexpr int64_t BLOCK = 8, WIDE = 16;     // tokens that take turns with the same few keys, and those of tiles
 constexpr int64_t LEAST = 128, MOST = 512;  // keys of one task
+
+// Whether tiles do it.
+template <typename T>
+inline bool tiled(int64_t d) { return std::is_same<T, uint16_t>::value && flash_serves(d); }
 
 // Tokens [first, last) of a group and keys [from, upto) that they read with one head of keys.
 template <typename T>
@@ -113,6 +56,7 @@ struct Plan {
 
     void make(const Attention& a, int threads) {
         tasks.clear(), first.clear(), places.clear(), states = 0;
+        block = tiled<T>(a.d) ? WIDE : BLOCK;
         int64_t keys = 0;
         for (int64_t g = 0; g < a.count; g++) {
             const Readers& group = *a.groups[g];
@@ -122,12 +66,14 @@ struct Plan {
         const int64_t most = std::min(MOST, std::max(LEAST, a.kv_heads * keys / (4 * threads)));
         for (int64_t g = 0; g < a.count; g++) {
             // Many tokens are tasks enough, and their states would take much memory if each had several.
-            const int64_t blocks = (a.groups[g]->tokens + BLOCK - 1) / BLOCK * a.kv_heads;
+            const int64_t blocks = (a.groups[g]->tokens + block - 1) / block * a.kv_heads;
             cut(a, *a.groups[g], blocks >= 4 * threads ? std::numeric_limits<int32_t>::max() : most);
         }
     }
 
   private:
+    int64_t block;
+
     static int64_t longest(const Readers& group) {
         return *std::max_element(group.lengths, group.lengths + group.tokens);
     }
@@ -143,10 +89,10 @@ struct Plan {
         const auto add = [&](Task<T> task, int64_t key_head, int64_t value_head, int64_t first, int64_t last) {
             const T *keys = task.keys, *values = task.values;
             for (task.kv = 0; task.kv < a.kv_heads; task.kv++)
-                for (task.first = first; task.first < last; task.first += BLOCK) {
+                for (task.first = first; task.first < last; task.first += block) {
                     task.keys = keys + task.kv * key_head;
                     task.values = values + task.kv * value_head;
-                    task.last = std::min(task.first + BLOCK, last);
+                    task.last = std::min(task.first + block, last);
                     tasks.push_back(task);
                 }
         };
@@ -179,16 +125,28 @@ struct Plan {
     }
 };
 
+// How many of `some` keys of the task from `from` on a token sees.
 template <typename T>
-void work(const Attention& a, const Task<T>& task, float* states) {
+inline int64_t seen(const Task<T>& task, int64_t token, int64_t from, int64_t some) {
+    const int64_t here = std::min(some, task.upto - from);
+    return task.tail ? std::min(here, task.group->lengths[token] - from) : here;
+}
+
+template <typename T>
+inline const T* query_of(const Attention& a, const Task<T>& task, int64_t token, int64_t head) {
+    const int64_t row = task.group->start + token;
+    return (const T*)a.query + (task.kv * a.shared + head) * a.query_head + row * a.query_row;
+}
+
+template <typename T>
+void work_vectors(const Attention& a, const Task<T>& task, float* states) {
     const int64_t width = a.d / LANES, size = a.shared * (a.d + 2), count = task.last - task.first;
     std::vector<Floats> query(count * a.shared * width);
     for (int64_t t = 0; t < count; t++) {
-        const int64_t row = task.group->start + task.first + t;
         float* state = states + (task.state + (task.first + t) * task.apart) * size;
         std::fill_n(state, size, 0.0f);
         for (int64_t h = 0; h < a.shared; h++) {
-            const T* from = (const T*)a.query + (task.kv * a.shared + h) * a.query_head + row * a.query_row;
+            const T* from = query_of(a, task, task.first + t, h);
             for (int64_t w = 0; w < width; w++) query[(t * a.shared + h) * width + w] = lanes(from + w * LANES);
             state[h * (a.d + 2)] = std::numeric_limits<float>::lowest();
         }
@@ -196,8 +154,7 @@ void work(const Attention& a, const Task<T>& task, float* states) {
     for (int64_t from = task.from; from < task.upto; from += PIECE)
         for (int64_t t = 0; t < count; t++) {
             const int64_t token = task.first + t;
-            int64_t here = std::min(PIECE, task.upto - from);
-            if (task.tail) here = std::min(here, task.group->lengths[token] - from);
+            const int64_t here = seen(task, token, from, PIECE);
             if (here <= 0) continue;
             const Span<T> span = {task.keys + from * a.d, task.values + from * a.d, here};
             float* state = states + (task.state + token * task.apart) * size;
@@ -205,6 +162,31 @@ void work(const Attention& a, const Task<T>& task, float* states) {
                 read_some(a.shared - h, &query[(t * a.shared + h) * width], width, a.scaling, span,
                           state + h * (a.d + 2));
         }
+}
+
+inline void work_tiles(const Attention& a, const Task<uint16_t>& task, float* states) {
+#if defined(WITH_TILES)
+    static thread_local Flash flash;
+    const int64_t size = a.d + 2, count = (task.last - task.first) * a.shared;
+    const auto token = [&](int64_t q) { return task.first + q / a.shared; };
+    flash.begin(count, a.d, a.scaling, [&](int64_t q) { return query_of(a, task, token(q), q % a.shared); });
+    const Forms forms(flash.height());
+    for (int64_t from = task.from; from < task.upto; from += MANY) {
+        const int64_t most = seen(task, task.last - 1, from, MANY);  // the last token of a row sees the most
+        if (most <= 0) break;
+        const Span<uint16_t> span = {task.keys + from * a.d, task.values + from * a.d, most};
+        flash.piece(span, [&](int64_t q) { return seen(task, token(q), from, MANY); });
+    }
+    for (int64_t q = 0; q < count; q++)
+        flash.end(q, states + ((task.state + token(q) * task.apart) * a.shared + q % a.shared) * size);
+#endif
+}
+
+template <typename T>
+inline void work(const Attention& a, const Task<T>& task, float* states) {
+    if constexpr (std::is_same<T, uint16_t>::value)
+        if (tiled<T>(a.d)) return work_tiles(a, task, states);
+    work_vectors(a, task, states);
 }
 
 // One softmax over all that a token read with one head of keys: `count` states, one behind the other, to [shared, d].

@@ -22,6 +22,9 @@ void multiply(int bits, const float* x, const uint8_t* weights, const float* bia
     multiplied({weights, bias, bits, outputs}, plain(x, inputs), plain(out, outputs), rows, inputs, threads);
 }
 
+// Whether rows of very many tokens attend faster here than elsewhere.
+int attends_many(int half, int64_t d) { return half && tiled<uint16_t>(d); }
+
 void attend(int half, const Attention* given, int threads) {
     (half ? attended<uint16_t> : attended<float>)(*given, threads);
 }

@@ -81,7 +81,7 @@ void multiplied(const Linear& by, const Tokens& x, const Tasks& tasks, int64_t i
             Outputs found(x, room.data(), first, panels);
             for (int64_t p = 0; p < panels; p++) {
                 const int64_t output = (first + p * tasks.next) * LANES;
-                found.scaled(p, weights + p * tasks.next * size + scales_at<BITS>(x.chunks),
+                found.scaled(p, weights + p * tasks.next * size + scales_at<BITS>(x.groups),
                              by.bias ? by.bias + output : nullptr, by.outputs - output);
             }
             use(found);

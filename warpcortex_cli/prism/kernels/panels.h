@@ -14,31 +14,31 @@
 
 namespace {
 
-constexpr int64_t CHUNK = 64;  // inputs, which are filled up with zeros: 16 lines
-constexpr int64_t GROUP = 32;  // inputs of an output that share a factor
+constexpr int64_t GROUP = 32;  // inputs, to a multiple of which they are filled up with zeros; they share a factor
+constexpr int64_t CHUNK = 64;  // inputs that products take at once: 16 lines
 constexpr int64_t LINE = 64;   // bytes of four inputs of all outputs
 constexpr int64_t FOUR = LINE / LANES;
 constexpr int ZERO = 128;  // what 0 is as a byte
 // Factors are up to 15, which times 16 still fits into a byte, and have a sign.
 constexpr int LARGEST = 15, NEGATIVE = 128;
 
-inline int64_t chunks_of(int64_t inputs) { return (inputs + CHUNK - 1) / CHUNK; }
+inline int64_t groups_of(int64_t inputs) { return (inputs + GROUP - 1) / GROUP; }
 inline int64_t panels_of(int64_t outputs) { return (outputs + LANES - 1) / LANES; }
 
 template <int BITS>
 constexpr int64_t GROUP_BYTES = GROUP * LANES * BITS / 8;
 
 template <int BITS>
-int64_t factors_at(int64_t chunks) { return chunks * (CHUNK / GROUP) * GROUP_BYTES<BITS>; }
+int64_t factors_at(int64_t groups) { return groups * GROUP_BYTES<BITS>; }
 
 template <int BITS>
-int64_t scales_at(int64_t chunks) {
-    const int64_t factors = BITS == 4 ? chunks * (CHUNK / GROUP) * LANES : 0;
-    return factors_at<BITS>(chunks) + (factors + LINE - 1) / LINE * LINE;
+int64_t scales_at(int64_t groups) {
+    const int64_t factors = BITS == 4 ? groups * LANES : 0;
+    return factors_at<BITS>(groups) + (factors + LINE - 1) / LINE * LINE;
 }
 
 template <int BITS>
-int64_t panel_bytes(int64_t inputs) { return scales_at<BITS>(chunks_of(inputs)) + LANES * sizeof(float); }
+int64_t panel_bytes(int64_t inputs) { return scales_at<BITS>(groups_of(inputs)) + LANES * sizeof(float); }
 
 // What makes numbers of 4 bits into bytes: number * `times`, all bits turned where the factor is negative, plus `plus`.
 // So a byte is 128 + factor * (number - 8).
@@ -81,8 +81,8 @@ struct Group<4> {
     const uint8_t* at;
     Factors bytes;
 
-    Group(const uint8_t* panel, int64_t chunks, int64_t number)
-        : at(panel + number * GROUP_BYTES<4>), bytes(panel + factors_at<4>(chunks) + number * LANES) {}
+    Group(const uint8_t* panel, int64_t groups, int64_t number)
+        : at(panel + number * GROUP_BYTES<4>), bytes(panel + factors_at<4>(groups) + number * LANES) {}
 
     void read(int pair, Bytes* two) const {
         const Bytes both = load<Bytes>(at + LINE * pair);
@@ -132,7 +132,7 @@ inline float scale_of(const float* weights, int64_t count) {
 }
 
 inline Fitted fitted4(const float* weights, int64_t inputs) {
-    const int64_t groups = (inputs + GROUP - 1) / GROUP;
+    const int64_t groups = groups_of(inputs);
     std::vector<float> scales(groups);
     float most = 0;
     for (int64_t g = 0; g < groups; g++) {
@@ -161,12 +161,12 @@ inline Fitted fitted4(const float* weights, int64_t inputs) {
 // Weights [outputs, inputs] to panels.
 template <int BITS>
 void packed(const float* weights, uint8_t* out, int64_t outputs, int64_t inputs, int threads) {
-    const int64_t chunks = chunks_of(inputs), size = panel_bytes<BITS>(inputs);
+    const int64_t groups = groups_of(inputs), size = panel_bytes<BITS>(inputs);
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t number = 0; number < panels_of(outputs); number++) {
         uint8_t* panel = out + number * size;
-        std::memset(panel, BITS == 8 ? ZERO : 8 + 16 * 8, factors_at<BITS>(chunks));
-        std::memset(panel + factors_at<BITS>(chunks), 0, size - factors_at<BITS>(chunks));
+        std::memset(panel, BITS == 8 ? ZERO : 8 + 16 * 8, factors_at<BITS>(groups));
+        std::memset(panel + factors_at<BITS>(groups), 0, size - factors_at<BITS>(groups));
         for (int64_t lane = 0; lane < std::min(LANES, outputs - number * LANES); lane++) {
             const float* from = weights + (number * LANES + lane) * inputs;
             const Fitted fit = (BITS == 8 ? fitted8 : fitted4)(from, inputs);
@@ -181,9 +181,9 @@ void packed(const float* weights, uint8_t* out, int64_t outputs, int64_t inputs,
                 }
             }
             for (size_t g = 0; g < fit.factors.size(); g++)
-                panel[factors_at<BITS>(chunks) + int64_t(g) * LANES + lane] =
+                panel[factors_at<BITS>(groups) + int64_t(g) * LANES + lane] =
                     uint8_t(fit.factors[g] < 0 ? NEGATIVE - fit.factors[g] : fit.factors[g]);
-            std::memcpy(panel + scales_at<BITS>(chunks) + lane * sizeof(float), &fit.scale, sizeof(float));
+            std::memcpy(panel + scales_at<BITS>(groups) + lane * sizeof(float), &fit.scale, sizeof(float));
         }
     }
 }
@@ -191,13 +191,13 @@ void packed(const float* weights, uint8_t* out, int64_t outputs, int64_t inputs,
 // Some outputs' weights in fp32, [rows, inputs].
 template <int BITS>
 void unpacked(const uint8_t* weights, const int64_t* which, int64_t rows, int64_t inputs, float* out) {
-    const int64_t chunks = chunks_of(inputs);
+    const int64_t groups = groups_of(inputs);
     for (int64_t row = 0; row < rows; row++) {
         const uint8_t* panel = weights + which[row] / LANES * panel_bytes<BITS>(inputs);
         const int64_t lane = which[row] % LANES;
-        const float scale = load<float>(panel + scales_at<BITS>(chunks) + lane * sizeof(float));
+        const float scale = load<float>(panel + scales_at<BITS>(groups) + lane * sizeof(float));
         for (int64_t first = 0; first < inputs; first += GROUP) {
-            const Group<BITS> group(panel, chunks, first / GROUP);
+            const Group<BITS> group(panel, groups, first / GROUP);
             uint8_t bytes[GROUP];
             for (int pair = 0; pair < GROUP / FOUR / 2; pair++) {
                 Bytes two[2];

@@ -60,12 +60,12 @@ inline void gather(const uint8_t* panels, int64_t panel, const Tokens& x, int64_
     Ints acc[P][M];
     for (int p = 0; p < P; p++)
         for (int m = 0; m < M; m++) acc[p][m] = first == 0 ? Ints{} : sums[p * x.places() + m];
-    for (int64_t g = first * (CHUNK / GROUP); g < last * (CHUNK / GROUP); g++) {
+    for (int64_t g = first * (CHUNK / GROUP); g < std::min(last * (CHUNK / GROUP), x.groups); g++) {
         const int8_t* group = values + g * GROUP * M;
         for (int pair = 0; pair < GROUP / FOUR / 2; pair++) {
             Bytes two[P][2];
             for (int p = 0; p < P; p++) {
-                const Group<BITS> weights(panels + p * panel, x.chunks, g);
+                const Group<BITS> weights(panels + p * panel, x.groups, g);
                 weights.read(pair, two[p]);
                 if (M >= BUSY)
                     for (int i = 0; i < BITS / 4; i++)

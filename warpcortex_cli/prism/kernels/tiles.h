@@ -2,41 +2,12 @@
 
 #pragma once
 
+#include "amx.h"
 #include "products.h"
-
-#if defined(__AMX_INT8__) && defined(__linux__)
-#include <sys/syscall.h>
-#include <unistd.h>
-#endif
 
 namespace {
 
-constexpr int64_t TALL = 16;  // tokens of a tile
-
-#if defined(__AMX_INT8__) && defined(__linux__)
-
-// Whether the kernel lets this process have tiles, which it is asked for once.
-inline bool tiles_work() {
-    constexpr int REQUEST = 0x1023, TILES = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
-    static const bool granted = syscall(SYS_arch_prctl, REQUEST, TILES) == 0;
-    return granted;
-}
-
-// While it lives, this thread's tiles have these forms: 0 to 3 are sums and 4, 5 tokens, 6, 7 are weights.
-struct Forms {
-    struct alignas(64) Config {
-        uint8_t palette = 1, start = 0, none[14] = {};
-        uint16_t bytes[16] = {};
-        uint8_t rows[16] = {};
-    };
-
-    explicit Forms(int64_t tokens) {
-        Config config;
-        for (int i = 0; i < 8; i++) config.bytes[i] = LINE, config.rows[i] = uint8_t(i < 6 ? tokens : CHUNK / FOUR);
-        _tile_loadconfig(&config);
-    }
-    ~Forms() { _tile_release(); }
-};
+#if defined(WITH_TILES)
 
 // Adds what `chunks` chunks of P panels give to the sums of A tiles of tokens, or begins these.
 template <int A, int P>
@@ -74,22 +45,27 @@ inline void multiply_tiles(bool begins, const uint8_t* weights, int64_t panel, i
     if constexpr (A > 1 && P > 1) _tile_stored(3, sums[3], LINE);
 }
 
-// All tokens with P panels. Numbers of 4 bits become bytes first, a few chunks at once, which stay in the first cache.
+// All tokens with P panels. Numbers of 4 bits become bytes first, a few chunks at once, which stay in the first cache;
+// and so does half a chunk at the end, which tiles would read beyond.
 template <int BITS, int P>
 void tile_sums(const Tokens& x, const uint8_t* panels, int64_t panel, Ints* sums) {
-    alignas(LINE) uint8_t bytes[BITS == 4 ? P : 1][BITS == 4 ? NEAR * CHUNK * LANES : 1];
-    for (int64_t first = 0; first < x.chunks; first += NEAR) {
-        const int64_t chunks = std::min(NEAR, x.chunks - first);
-        const uint8_t* weights = panels + first * CHUNK * LANES;
+    constexpr int64_t SIZE = CHUNK * LANES, HALVES = CHUNK / GROUP;
+    alignas(LINE) uint8_t bytes[P][(BITS == 4 ? NEAR : 1) * SIZE];
+    for (int64_t first = 0, chunks = 0; first < x.chunks; first += chunks) {
+        chunks = std::min(NEAR, x.chunks - first);
+        bool cut = (first + chunks) * HALVES > x.groups;
+        if (BITS == 8 && cut && chunks > 1) chunks -= 1, cut = false;
+        const uint8_t* weights = panels + first * SIZE;
         int64_t between = panel;
-        if constexpr (BITS == 4) {
+        if (BITS == 4 || cut) {
             for (int p = 0; p < P; p++)
-                for (int64_t g = 0; g < chunks * (CHUNK / GROUP); g++) {
-                    const Group<BITS> group(panels + p * panel, x.chunks, first * (CHUNK / GROUP) + g);
+                for (int64_t g = first * HALVES; g < std::min((first + chunks) * HALVES, x.groups); g++) {
+                    const Group<BITS> group(panels + p * panel, x.groups, g);
+                    uint8_t* to = bytes[p] + (g - first * HALVES) * GROUP * LANES;
                     for (int pair = 0; pair < GROUP / FOUR / 2; pair++) {
                         Bytes two[2];
                         group.read(pair, two);
-                        std::memcpy(bytes[p] + (g * (GROUP / FOUR) + 2 * pair) * LINE, two, sizeof(two));
+                        std::memcpy(to + 2 * pair * LINE, two, sizeof(two));
                     }
                 }
             weights = bytes[0], between = sizeof(bytes[0]);
@@ -110,12 +86,6 @@ void tile_sums(const Tokens& x, const uint8_t* panels, int64_t panel, Ints* sums
 }
 
 #else
-
-inline bool tiles_work() { return false; }
-
-struct Forms {
-    explicit Forms(int64_t) {}
-};
 
 template <int BITS, int P>
 void tile_sums(const Tokens&, const uint8_t*, int64_t, Ints*) {}

@@ -24,13 +24,13 @@ constexpr int64_t FEW = 12;  // up to so many tokens, other threads would take l
 // Tokens lie in tiles, as even as can be, and in a tile by chunks of inputs. Of a chunk either all inputs of a token
 // stand together, as AMX takes them, or four of all tokens.
 struct Tokens {
-    int64_t count, chunks, most;  // `most`: tokens of a tile
+    int64_t count, groups, chunks, highest;  // `highest`: tokens of a tile
     bool together;
     std::vector<int8_t> values;
     std::vector<float> scales;
     std::vector<int32_t> sums;  // of a token's values
 
-    int64_t tiles() const { return (count + most - 1) / most; }
+    int64_t tiles() const { return (count + highest - 1) / highest; }
     int64_t tall() const { return (count + tiles() - 1) / tiles(); }
     int64_t start(int64_t tile) const { return count * tile / tiles(); }
     int64_t tile_of(int64_t token) const { return ((token + 1) * tiles() - 1) / count; }
@@ -39,7 +39,7 @@ struct Tokens {
     const int8_t* tile(int64_t number) const { return &values[start(number) * chunks * CHUNK]; }
 
     void read(Grid x, int64_t tokens, int64_t inputs, int64_t tile, bool whole, int threads) {
-        count = tokens, chunks = chunks_of(inputs), most = tile, together = whole;
+        count = tokens, groups = groups_of(inputs), chunks = (inputs + CHUNK - 1) / CHUNK, highest = tile, together = whole;
         values.resize((count + 1) * chunks * CHUNK);  // AMX reads one more of a tile that has fewer than others
         scales.resize(count);
         sums.resize(count);
@@ -66,7 +66,9 @@ struct Tokens {
             const Ints size = load<Ints>(&some) & 0x7fffffff;
             bits = size > bits ? size : bits;
         }
-        const float largest = highest_of(load<Floats>(&bits));
+        int32_t most = 0;
+        for (int64_t i = 0; i < LANES; i++) most = std::max(most, int32_t(bits[i]));
+        const float largest = load<float>(&most);
         // What is not finite shall be seen in what it gives, not rounded to something.
         scales[token] = std::isfinite(largest) ? largest / 127 : std::numeric_limits<float>::quiet_NaN();
         const float by = largest > 0 ? 127 / largest : 0;

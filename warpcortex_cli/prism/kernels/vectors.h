@@ -78,22 +78,30 @@ inline float highest_of(Floats x) {
     return std::max(std::max(four[0], four[1]), std::max(four[2], four[3]));
 }
 
+#if defined(__AVX512F__)
+// 16 vectors become one: lane i is what `by` makes of all lanes of vector i.
+template <typename By>
+inline Floats folded(const Floats* x, By by) {
+    // Two become one whose lanes come from either: first of 8 lanes each, at last of one.
+    const auto two = [&](const Floats& a, const Floats& b, Ints low, int step) {
+        return by(__builtin_shuffle(a, b, low), __builtin_shuffle(a, b, low + step));
+    };
+    const Ints eights = {0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23};
+    const Ints fours = {0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27};
+    const Ints twos = {0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 24, 25, 28, 29};
+    const Ints ones = {0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30};
+    Floats part[8];
+    for (int i = 0; i < 8; i++) part[i] = two(x[2 * i], x[2 * i + 1], eights, 8);
+    for (int i = 0; i < 4; i++) part[i] = two(part[2 * i], part[2 * i + 1], fours, 4);
+    for (int i = 0; i < 2; i++) part[i] = two(part[2 * i], part[2 * i + 1], twos, 2);
+    return two(part[0], part[1], ones, 1);
+}
+#endif
+
 // The totals of 16 vectors, in their order.
 inline Floats totals(const Floats* x) {
 #if defined(__AVX512F__)
-    // Two become one whose lanes hold sums of either: first of 8 lanes each, at last of one.
-    const auto folded = [](const Floats& a, const Floats& b, Ints low, int step) {
-        return __builtin_shuffle(a, b, low) + __builtin_shuffle(a, b, low + step);
-    };
-    const Ints eight = {0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23};
-    const Ints four = {0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27};
-    const Ints two = {0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 24, 25, 28, 29};
-    const Ints one = {0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30};
-    Floats part[8];
-    for (int i = 0; i < 8; i++) part[i] = folded(x[2 * i], x[2 * i + 1], eight, 8);
-    for (int i = 0; i < 4; i++) part[i] = folded(part[2 * i], part[2 * i + 1], four, 4);
-    for (int i = 0; i < 2; i++) part[i] = folded(part[2 * i], part[2 * i + 1], two, 2);
-    return folded(part[0], part[1], one, 1);
+    return folded(x, [](const Floats& a, const Floats& b) { return a + b; });
 #else
     Floats found;
     for (int i = 0; i < LANES; i++) found[i] = total(x[i]);

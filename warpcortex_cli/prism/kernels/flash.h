@@ -1,0 +1,241 @@
+// Attention of many queries to the same keys by tiles of AMX, for keys and values in bfloat16.
+//
+// All queries of a task read 64 keys at a time: scores of 16 queries as one product, a softmax that goes on from what was
+// read before (as in FlashAttention, arXiv 2205.14135), and what these weights make of the values as another product.
+
+#pragma once
+
+#include "amx.h"
+#include "softmax.h"
+
+namespace {
+
+#if defined(WITH_TILES)
+
+constexpr int64_t WORD = 2;            // numbers that tiles multiply as one, and bytes of a number
+constexpr int64_t DEEP = TALL * WORD;  // numbers of a row of a tile
+constexpr int64_t TILE_NUMBERS = TALL * DEEP;
+
+// 16 rows of 32 numbers become 16 rows of pairs: row i holds the pair i of all rows.
+inline void turned(const uint16_t* const* rows, uint16_t* to) {
+    __m512i t[16], r[16];
+    for (int i = 0; i < 16; i++) t[i] = _mm512_loadu_si512(rows[i]);
+    for (int i = 0; i < 16; i += 2) {
+        r[i] = _mm512_unpacklo_epi32(t[i], t[i + 1]);
+        r[i + 1] = _mm512_unpackhi_epi32(t[i], t[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4)
+        for (int j = 0; j < 2; j++) {
+            t[i + 2 * j] = _mm512_unpacklo_epi64(r[i + j], r[i + j + 2]);
+            t[i + 2 * j + 1] = _mm512_unpackhi_epi64(r[i + j], r[i + j + 2]);
+        }
+    for (int j = 0; j < 4; j++)
+        for (int half = 0; half < 2; half++) {
+            r[8 * half + j] = _mm512_shuffle_i32x4(t[8 * half + j], t[8 * half + 4 + j], 0x88);
+            r[8 * half + 4 + j] = _mm512_shuffle_i32x4(t[8 * half + j], t[8 * half + 4 + j], 0xdd);
+        }
+    for (int j = 0; j < 8; j++) {
+        _mm512_storeu_si512(to + j * DEEP, _mm512_shuffle_i32x4(r[j], r[8 + j], 0x88));
+        _mm512_storeu_si512(to + (8 + j) * DEEP, _mm512_shuffle_i32x4(r[j], r[8 + j], 0xdd));
+    }
+}
+
+// Two rows of 32 numbers become two of pairs, one number of each row.
+inline void paired(const uint16_t* first, const uint16_t* second, uint16_t* low, uint16_t* high) {
+    static const struct Orders {
+        uint16_t low[DEEP], high[DEEP];
+        Orders() {
+            for (int i = 0; i < DEEP; i++) low[i] = uint16_t(i / 2 + i % 2 * DEEP), high[i] = uint16_t(low[i] + TALL);
+        }
+    } orders;
+    const __m512i a = _mm512_loadu_si512(first), b = _mm512_loadu_si512(second);
+    _mm512_storeu_si512(low, _mm512_permutex2var_epi16(a, _mm512_loadu_si512(orders.low), b));
+    _mm512_storeu_si512(high, _mm512_permutex2var_epi16(a, _mm512_loadu_si512(orders.high), b));
+}
+
+// 2 to the power of each lane; of minus infinity 0, and NaN stays what it is.
+inline Floats power(Floats x) {
+    const __m512 rest = _mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT);
+    const Floats r = (Floats)rest;
+    const Floats found =
+        1 + r * (0.693147181f + r * (0.240226507f + r * (0.0555041087f + r * (0.00961812911f + r * 0.00133335581f))));
+    return (Floats)_mm512_scalef_ps((__m512)found, _mm512_sub_ps((__m512)x, rest));
+}
+
+inline Floats higher(Floats a, Floats b) { return a > b ? a : b; }
+
+constexpr int64_t MANY = 128;  // keys whose scores are held at once
+
+// A matrix in tiles: those of a row are `next` numbers apart, and `stride` bytes are the rows of a tile.
+template <typename T>
+struct Tiled {
+    T* at[2];  // of two rows of tiles
+    int64_t next, stride;
+};
+
+// Adds to sums, or begins them: A rows of tiles, `count` in a row, times two columns of tiles.
+template <int A>
+inline void multiply_pairs(bool begins, Tiled<const uint16_t> rows, Tiled<const uint16_t> columns, int64_t count,
+                           Tiled<float> sums) {
+    if (begins) {
+        _tile_zero(0);
+        _tile_zero(2);
+        if constexpr (A > 1) _tile_zero(1);
+        if constexpr (A > 1) _tile_zero(3);
+    } else {
+        _tile_loadd(0, sums.at[0], sums.stride);
+        _tile_loadd(2, sums.at[0] + sums.next, sums.stride);
+        if constexpr (A > 1) _tile_loadd(1, sums.at[1], sums.stride);
+        if constexpr (A > 1) _tile_loadd(3, sums.at[1] + sums.next, sums.stride);
+    }
+    for (int64_t i = 0; i < count; i++) {
+        _tile_loadd(6, columns.at[0] + i * columns.next, columns.stride);
+        _tile_loadd(4, rows.at[0] + i * rows.next, rows.stride);
+        _tile_dpbf16ps(0, 4, 6);
+        if constexpr (A > 1) _tile_loadd(5, rows.at[1] + i * rows.next, rows.stride);
+        if constexpr (A > 1) _tile_dpbf16ps(1, 5, 6);
+        _tile_loadd(7, columns.at[1] + i * columns.next, columns.stride);
+        _tile_dpbf16ps(2, 4, 7);
+        if constexpr (A > 1) _tile_dpbf16ps(3, 5, 7);
+    }
+    _tile_stored(0, sums.at[0], sums.stride);
+    _tile_stored(2, sums.at[0] + sums.next, sums.stride);
+    if constexpr (A > 1) _tile_stored(1, sums.at[1], sums.stride);
+    if constexpr (A > 1) _tile_stored(3, sums.at[1] + sums.next, sums.stride);
+}
+
+// Queries of a task, and what they have gathered of one softmax. Scores are taken times log2(e), and powers of 2.
+class Flash {
+  public:
+    // Begins with `count` queries of `d` numbers, which `row` gives.
+    template <typename Row>
+    void begin(int64_t count, int64_t d, float scaling, Row row) {
+        this->count = count, this->d = d, factor = scaling * 1.44269504f;
+        tiles = (count + TALL - 1) / TALL, tall = (count + tiles - 1) / tiles;
+        query.resize(tiles * tall * d);
+        values.assign(tiles * tall * d, 0);
+        highest.assign(tiles, splat(std::numeric_limits<float>::lowest()));
+        sum.assign(tiles, Floats{});
+        keys.resize(MANY * d), read.resize(MANY * d);
+        scores.resize(2 * TALL * MANY), weights.resize(2 * TALL * MANY);
+        for (int64_t q = 0; q < tiles * tall; q++) std::copy_n(row(std::min(q, count - 1)), d, &query[q * d]);
+    }
+
+    int64_t height() const { return tall; }
+
+    // Reads up to MANY keys, of which query q sees `seen(q)`.
+    template <typename Seen>
+    void piece(Span<uint16_t> span, Seen seen) {
+        take(span);
+        const int64_t parts = (span.tokens + DEEP - 1) / DEEP;
+        for (int64_t tile = 0; tile < tiles; tile += 2) {
+            const int64_t some = std::min<int64_t>(2, tiles - tile);
+            (some == 2 ? &Flash::score<2> : &Flash::score<1>)(*this, tile, parts);
+            for (int64_t t = 0; t < some; t++) {
+                int64_t here[TALL];
+                for (int64_t i = 0; i < tall; i++) here[i] = seen(std::min((tile + t) * tall + i, count - 1));
+                soften(tile + t, t * TALL * MANY, parts, here);
+            }
+            (some == 2 ? &Flash::gather<2> : &Flash::gather<1>)(*this, tile, parts);
+        }
+    }
+
+    void end(int64_t q, float* state) const {
+        const int64_t tile = q / tall, i = q % tall;
+        state[0] = highest[tile][i] * 0.693147181f, state[1] = sum[tile][i];
+        std::copy_n(&values[q * d], d, state + 2);
+    }
+
+  private:
+    int64_t count, d, tiles, tall;
+    float factor;
+    std::vector<uint16_t> query, keys, read, weights;
+    std::vector<float> values, scores;
+    std::vector<Floats> highest, sum;
+
+    // Keys and values as the right sides of products. Behind the last one it is taken again, and weighs nothing.
+    void take(Span<uint16_t> span) {
+        const auto near = [&](int64_t key) { return std::min(key, span.tokens - 1) * d; };
+        const uint16_t* rows[TALL];
+        for (int64_t first = 0; first < span.tokens; first += TALL)
+            for (int64_t at = 0; at < d; at += DEEP) {
+                for (int64_t i = 0; i < TALL; i++) rows[i] = span.keys + near(first + i) + at;
+                turned(rows, &keys[(first / TALL * (d / DEEP) + at / DEEP) * TILE_NUMBERS]);
+            }
+        for (int64_t first = 0; first < span.tokens; first += DEEP)
+            for (int64_t at = 0; at < d; at += DEEP) {
+                uint16_t* to = &read[(first / DEEP * (d / TALL) + at / TALL) * TILE_NUMBERS];
+                for (int64_t i = 0; i < TALL; i++)
+                    paired(span.values + near(first + WORD * i) + at, span.values + near(first + WORD * i + 1) + at,
+                           to + i * DEEP, to + TILE_NUMBERS + i * DEEP);
+            }
+    }
+
+    template <int A>
+    static void score(Flash& f, int64_t tile, int64_t parts) {
+        const int64_t size = f.tall * f.d, next = f.d / DEEP * TILE_NUMBERS;
+        const uint16_t* query = &f.query[tile * size];
+        for (int64_t part = 0; part < parts; part++) {
+            const uint16_t* keys = &f.keys[2 * part * next];
+            float* to = &f.scores[part * DEEP];
+            multiply_pairs<A>(true, {{query, query + size}, DEEP, f.d * WORD}, {{keys, keys + next}, TILE_NUMBERS, 64},
+                              f.d / DEEP, {{to, to + TALL * MANY}, TALL, MANY * sizeof(float)});
+        }
+    }
+
+    // The weights of a tile's queries, from `place` on, of which query i sees `here[i]` keys; what they read before is scaled to them.
+    void soften(int64_t tile, int64_t place, int64_t parts, const int64_t* here) {
+        constexpr Ints ORDER = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+        const auto some = [&](int64_t i, int64_t b) {
+            const Floats found = load<Floats>(&scores[place + i * MANY + b * LANES]);
+            if ((b + 1) * LANES <= here[i]) return found;
+            return ORDER < int32_t(here[i] - b * LANES) ? found : -std::numeric_limits<float>::infinity();
+        };
+        const int64_t blocks = parts * DEEP / LANES;
+        Floats each[TALL] = {};
+        for (int64_t i = 0; i < tall; i++) {
+            each[i] = some(i, 0);
+            for (int64_t b = 1; b < blocks; b++) each[i] = higher(some(i, b), each[i]);
+        }
+        const Floats now = higher(folded(each, higher) * factor, highest[tile]);
+        const Floats before = power(highest[tile] - now);
+        for (int64_t i = 0; i < tall; i++) {
+            each[i] = Floats{};
+            for (int64_t b = 0; b < blocks; b += 2) {
+                const Floats a = power(some(i, b) * factor - now[i]), c = power(some(i, b + 1) * factor - now[i]);
+                each[i] += a + c;
+                _mm512_storeu_si512(&weights[place + i * MANY + b * LANES], (__m512i)_mm512_cvtne2ps_pbh((__m512)c, (__m512)a));
+            }
+            if (before[i] != 1)
+                for (float* to = &values[(tile * tall + i) * d]; to < &values[(tile * tall + i + 1) * d]; to += LANES) {
+                    const Floats less = load<Floats>(to) * before[i];
+                    std::memcpy(to, &less, sizeof(less));
+                }
+        }
+        highest[tile] = now;
+        sum[tile] = sum[tile] * before + totals(each);
+    }
+
+    template <int A>
+    static void gather(Flash& f, int64_t tile, int64_t parts) {
+        const int64_t size = f.tall * f.d, next = f.d / TALL * TILE_NUMBERS;
+        const uint16_t* weights = f.weights.data();
+        for (int64_t at = 0; at < f.d; at += DEEP) {
+            float* to = &f.values[tile * size + at];
+            const uint16_t* values = &f.read[at / TALL * TILE_NUMBERS];
+            multiply_pairs<A>(false, {{weights, weights + TALL * MANY}, DEEP, MANY * WORD},
+                              {{values, values + TILE_NUMBERS}, next, 64}, parts,
+                              {{to, to + size}, TALL, f.d * int64_t(sizeof(float))});
+        }
+    }
+};
+
+inline bool flash_serves(int64_t d) { return d % DEEP == 0 && tiles_work(); }
+
+#else
+
+inline bool flash_serves(int64_t) { return false; }
+
+#endif
+
+}  // namespace

@@ -133,7 +133,7 @@ def step(
 @given(
     rows=st.integers(1, 9),
     heads=st.sampled_from([(1, 1), (2, 7), (3, 4), (1, 12)]),
-    d=st.sampled_from([16, 80]),
+    d=st.sampled_from([16, 64, 80]),
     lengths=st.data(),
     parts=st.lists(st.integers(1, 150), max_size=2),
     tokens=st.sampled_from([1, 1, 2, 11]),

@@ -29,40 +29,56 @@ struct Attention {
 };
 
 constexpr int64_t BLOCK = 8, WIDE = 16;     // tokens that take turns with the same few keys, and those of tiles
-constexpr int64_t LEAST = 128, MOST = 512;  // keys of one task
+constexpr int64_t LEAST = 128, MOST = 512;  // keys of one task, multiples of what is read at once
 
 // Whether tiles do it.
 template <typename T>
 inline bool tiled(int64_t d) { return std::is_same<T, uint16_t>::value && flash_serves(d); }
 
-// Tokens [first, last) of a group and keys [from, upto) that they read with one head of keys.
+// Tokens [first, last) of a group, and keys [from, upto) that they read with one head of keys: of all parts, as if these
+// lay one behind the other, or of a tail, of which each token sees only the beginning.
 template <typename T>
 struct Task {
     const Readers* group;
-    const T *keys, *values;
     int64_t kv, first, last, from, upto;
-    bool tail;             // its keys are a tail's, of which each token sees only the beginning
-    int64_t place;         // among the parts that a token's keys are cut into
+    Span<T> tail;          // or nothing
+    int64_t place;         // among the tasks that a token's keys are cut into
     int64_t state, apart;  // where the state of token 0 is, and how far those of two tokens are apart
 };
+
+inline const int64_t* read_of(const Attention& a, const Readers& group, int64_t part) {
+    return group.reads + 5 * (a.layer * group.parts + part);
+}
+
+// Calls `use` with where a task's keys lie together, one span after the other, and the place of each one's first key.
+template <typename T, typename Use>
+inline void spans(const Attention& a, const Task<T>& task, Use use) {
+    if (task.tail.keys) {
+        const int64_t skipped = task.from * a.d;
+        return use(Span<T>{task.tail.keys + skipped, task.tail.values + skipped, task.upto - task.from}, task.from);
+    }
+    for (int64_t p = 0, start = 0; p < task.group->parts && start < task.upto; p++) {
+        const int64_t* read = read_of(a, *task.group, p);
+        const int64_t from = std::max<int64_t>(0, task.from - start), upto = std::min(read[2], task.upto - start);
+        const T *keys = (const T*)read[0] + task.kv * read[3], *values = (const T*)read[1] + task.kv * read[4];
+        if (from < upto) use(Span<T>{keys + from * a.d, values + from * a.d, upto - from}, start + from);
+        start += read[2];
+    }
+}
 
 // All of a layer's attention, cut into tasks that threads share. A task leaves a state for each of its tokens and
 // heads: the highest score, the sum of weights, and the weighted values.
 template <typename T>
 struct Plan {
     std::vector<Task<T>> tasks;
-    std::vector<int64_t> first, places;  // of each group: its first state, and parts that a token's keys are cut into
+    std::vector<int64_t> first, places;  // of each group: its first state, and tasks that a token's keys are cut into
     int64_t states;
 
     void make(const Attention& a, int threads) {
         tasks.clear(), first.clear(), places.clear(), states = 0;
         block = tiled<T>(a.d) ? WIDE : BLOCK;
         int64_t keys = 0;
-        for (int64_t g = 0; g < a.count; g++) {
-            const Readers& group = *a.groups[g];
-            keys += longest(group);
-            for (int64_t p = 0; p < group.parts; p++) keys += read_of(a, group, p)[2];
-        }
+        for (int64_t g = 0; g < a.count; g++) keys += longest(*a.groups[g]) + shared(a, *a.groups[g]);
         const int64_t most = std::min(MOST, std::max(LEAST, a.kv_heads * keys / (4 * threads)));
         for (int64_t g = 0; g < a.count; g++) {
             // Many tokens are tasks enough, and their states would take much memory if each had several.
@@ -78,58 +94,50 @@ struct Plan {
         return *std::max_element(group.lengths, group.lengths + group.tokens);
     }
 
-    static const int64_t* read_of(const Attention& a, const Readers& group, int64_t part) {
-        return group.reads + 5 * (a.layer * group.parts + part);
+    static int64_t shared(const Attention& a, const Readers& group) {
+        int64_t keys = 0;
+        for (int64_t p = 0; p < group.parts; p++) keys += read_of(a, group, p)[2];
+        return keys;
     }
 
     void cut(const Attention& a, const Readers& group, int64_t most) {
         const size_t before = tasks.size();
-        int64_t place = 0;
-        // `keys` and `values` of all heads, which are so far apart; for tokens [first, last) of the group
-        const auto add = [&](Task<T> task, int64_t key_head, int64_t value_head, int64_t first, int64_t last) {
-            const T *keys = task.keys, *values = task.values;
-            for (task.kv = 0; task.kv < a.kv_heads; task.kv++)
-                for (task.first = first; task.first < last; task.first += block) {
-                    task.keys = keys + task.kv * key_head;
-                    task.values = values + task.kv * value_head;
-                    task.last = std::min(task.first + block, last);
-                    tasks.push_back(task);
-                }
-        };
         Task<T> task = {};
         task.group = &group;
-        for (int64_t p = 0; p < group.parts; p++) {
-            const int64_t* read = read_of(a, group, p);
-            for (task.from = 0; task.from < read[2]; task.from += most) {
-                task.keys = (const T*)read[0], task.values = (const T*)read[1];
-                task.upto = std::min(task.from + most, read[2]), task.place = place++;
-                add(task, read[3], read[4], 0, group.tokens);
+        const auto add = [&](int64_t first, int64_t last) {  // for tokens [first, last) of the group
+            for (task.first = first; task.first < last; task.first += block) {
+                task.last = std::min(task.first + block, last);
+                tasks.push_back(task);
             }
-        }
-        const int64_t *tails = group.tails + 2 * a.layer, end = longest(group);
-        task.tail = true;
-        for (task.from = 0; task.from < end; task.from += most) {
-            task.upto = std::min(task.from + most, end), task.place = place++;
+        };
+        const auto each = [&](int64_t keys, auto use) {  // with each piece of so many keys, and each head
+            for (task.from = 0; task.from < keys; task.from += most, task.place++) {
+                task.upto = std::min(task.from + most, keys);
+                for (task.kv = 0; task.kv < a.kv_heads; task.kv++) use();
+            }
+        };
+        each(shared(a, group), [&] { add(0, group.tokens); });
+        const int64_t* tails = group.tails + 2 * a.layer;
+        each(longest(group), [&] {
             for (int64_t row = 0; row < group.tokens; row += group.each) {
-                const int64_t at = group.slots[row] * group.tail_slot;
-                task.keys = (const T*)tails[0] + at, task.values = (const T*)tails[1] + at;
-                add(task, group.tail_head, group.tail_head, row, row + group.each);
+                const int64_t at = group.slots[row] * group.tail_slot + task.kv * group.tail_head;
+                task.tail = {(const T*)tails[0] + at, (const T*)tails[1] + at, 0};
+                add(row, row + group.each);
             }
-        }
+        });
         for (size_t i = before; i < tasks.size(); i++) {
-            tasks[i].state = states + tasks[i].kv * place + tasks[i].place;
-            tasks[i].apart = a.kv_heads * place;
+            tasks[i].state = states + tasks[i].kv * task.place + tasks[i].place;
+            tasks[i].apart = a.kv_heads * task.place;
         }
-        first.push_back(states), places.push_back(place);
-        states += group.tokens * a.kv_heads * place;
+        first.push_back(states), places.push_back(task.place);
+        states += group.tokens * a.kv_heads * task.place;
     }
 };
 
-// How many of `some` keys of the task from `from` on a token sees.
+// The place up to which a token sees keys.
 template <typename T>
-inline int64_t seen(const Task<T>& task, int64_t token, int64_t from, int64_t some) {
-    const int64_t here = std::min(some, task.upto - from);
-    return task.tail ? std::min(here, task.group->lengths[token] - from) : here;
+inline int64_t sight(const Task<T>& task, int64_t token) {
+    return task.tail.keys ? std::min(task.upto, task.group->lengths[token]) : task.upto;
 }
 
 template <typename T>
@@ -138,47 +146,52 @@ inline const T* query_of(const Attention& a, const Task<T>& task, int64_t token,
     return (const T*)a.query + (task.kv * a.shared + head) * a.query_head + row * a.query_row;
 }
 
+// Where a task leaves what a token and head of it found.
+template <typename T>
+inline float* state_of(const Attention& a, const Task<T>& task, int64_t token, int64_t head, float* states) {
+    return states + ((task.state + token * task.apart) * a.shared + head) * (a.d + 2);
+}
+
 template <typename T>
 void work_vectors(const Attention& a, const Task<T>& task, float* states) {
-    const int64_t width = a.d / LANES, size = a.shared * (a.d + 2), count = task.last - task.first;
+    const int64_t width = a.d / LANES, count = task.last - task.first;
     std::vector<Floats> query(count * a.shared * width);
-    for (int64_t t = 0; t < count; t++) {
-        float* state = states + (task.state + (task.first + t) * task.apart) * size;
-        std::fill_n(state, size, 0.0f);
+    for (int64_t t = 0; t < count; t++)
         for (int64_t h = 0; h < a.shared; h++) {
             const T* from = query_of(a, task, task.first + t, h);
             for (int64_t w = 0; w < width; w++) query[(t * a.shared + h) * width + w] = lanes(from + w * LANES);
-            state[h * (a.d + 2)] = std::numeric_limits<float>::lowest();
+            float* state = state_of(a, task, task.first + t, h, states);
+            std::fill_n(state, a.d + 2, 0.0f);
+            state[0] = std::numeric_limits<float>::lowest();
         }
-    }
-    for (int64_t from = task.from; from < task.upto; from += PIECE)
-        for (int64_t t = 0; t < count; t++) {
-            const int64_t token = task.first + t;
-            const int64_t here = seen(task, token, from, PIECE);
-            if (here <= 0) continue;
-            const Span<T> span = {task.keys + from * a.d, task.values + from * a.d, here};
-            float* state = states + (task.state + token * task.apart) * size;
-            for (int64_t h = 0; h < a.shared; h += TOGETHER)
-                read_some(a.shared - h, &query[(t * a.shared + h) * width], width, a.scaling, span,
-                          state + h * (a.d + 2));
-        }
+    spans(a, task, [&](Span<T> span, int64_t start) {
+        for (int64_t from = 0; from < span.tokens; from += PIECE)
+            for (int64_t t = 0; t < count; t++) {
+                const int64_t token = task.first + t;
+                const int64_t here = std::min({PIECE, span.tokens - from, sight(task, token) - start - from});
+                if (here <= 0) continue;
+                const Span<T> piece = {span.keys + from * a.d, span.values + from * a.d, here};
+                for (int64_t h = 0; h < a.shared; h += TOGETHER)
+                    read_some(a.shared - h, &query[(t * a.shared + h) * width], width, a.scaling, piece,
+                              state_of(a, task, token, h, states));
+            }
+    });
 }
 
 inline void work_tiles(const Attention& a, const Task<uint16_t>& task, float* states) {
 #if defined(WITH_TILES)
     static thread_local Flash flash;
-    const int64_t size = a.d + 2, count = (task.last - task.first) * a.shared;
-    const auto token = [&](int64_t q) { return task.first + q / a.shared; };
-    flash.begin(count, a.d, a.scaling, [&](int64_t q) { return query_of(a, task, token(q), q % a.shared); });
+    flash.begin((task.last - task.first) * a.shared, a.d, a.scaling, task.from);
+    for (int64_t token = task.first, q = 0; token < task.last; token++)
+        for (int64_t h = 0; h < a.shared; h++, q++) flash.ask(q, query_of(a, task, token, h), sight(task, token));
     const Forms forms(flash.height());
-    for (int64_t from = task.from; from < task.upto; from += MANY) {
-        const int64_t most = seen(task, task.last - 1, from, MANY);  // the last token of a row sees the most
-        if (most <= 0) break;
-        const Span<uint16_t> span = {task.keys + from * a.d, task.values + from * a.d, most};
-        flash.piece(span, [&](int64_t q) { return seen(task, token(q), from, MANY); });
-    }
-    for (int64_t q = 0; q < count; q++)
-        flash.end(q, states + ((task.state + token(q) * task.apart) * a.shared + q % a.shared) * size);
+    spans(a, task, [&](Span<uint16_t> span, int64_t start) {
+        const int64_t here = std::min(span.tokens, sight(task, task.last - 1) - start);  // it sees the most
+        for (int64_t i = 0; i < here; i++) flash.take(span.keys + i * a.d, span.values + i * a.d);
+    });
+    flash.finish();
+    for (int64_t token = task.first, q = 0; token < task.last; token++)
+        for (int64_t h = 0; h < a.shared; h++, q++) flash.tell(q, state_of(a, task, token, h, states));
 #endif
 }
 

@@ -107,67 +107,90 @@ inline void multiply_pairs(bool begins, Tiled<const uint16_t> rows, Tiled<const 
 // Queries of a task, and what they have gathered of one softmax. Scores are taken times log2(e), and powers of 2.
 class Flash {
   public:
-    // Begins with `count` queries of `d` numbers, which `row` gives.
-    template <typename Row>
-    void begin(int64_t count, int64_t d, float scaling, Row row) {
-        this->count = count, this->d = d, factor = scaling * 1.44269504f;
+    // Begins with `count` queries of `d` numbers and a key at this place.
+    void begin(int64_t count, int64_t d, float scaling, int64_t place) {
+        this->d = d, this->place = place, factor = scaling * 1.44269504f;
         tiles = (count + TALL - 1) / TALL, tall = (count + tiles - 1) / tiles;
-        query.resize(tiles * tall * d);
-        values.assign(tiles * tall * d, 0);
+        query.resize(tiles * tall * d), sights.assign(tiles * tall, 0);
+        gathered.assign(tiles * tall * d, 0);
         highest.assign(tiles, splat(std::numeric_limits<float>::lowest()));
         sum.assign(tiles, Floats{});
-        keys.resize(MANY * d), read.resize(MANY * d);
+        turned_keys.resize(MANY * d), paired_values.resize(MANY * d);
         scores.resize(2 * TALL * MANY), weights.resize(2 * TALL * MANY);
-        for (int64_t q = 0; q < tiles * tall; q++) std::copy_n(row(std::min(q, count - 1)), d, &query[q * d]);
+    }
+
+    // A query, which sees all keys before this place.
+    void ask(int64_t q, const uint16_t* numbers, int64_t sight) {
+        std::copy_n(numbers, d, &query[q * d]);
+        sights[q] = sight;
     }
 
     int64_t height() const { return tall; }
 
-    // Reads up to MANY keys, of which query q sees `seen(q)`.
-    template <typename Seen>
-    void piece(Span<uint16_t> span, Seen seen) {
-        take(span);
-        const int64_t parts = (span.tokens + DEEP - 1) / DEEP;
-        for (int64_t tile = 0; tile < tiles; tile += 2) {
-            const int64_t some = std::min<int64_t>(2, tiles - tile);
-            (some == 2 ? &Flash::score<2> : &Flash::score<1>)(*this, tile, parts);
-            for (int64_t t = 0; t < some; t++) {
-                int64_t here[TALL];
-                for (int64_t i = 0; i < tall; i++) here[i] = seen(std::min((tile + t) * tall + i, count - 1));
-                soften(tile + t, t * TALL * MANY, parts, here);
-            }
-            (some == 2 ? &Flash::gather<2> : &Flash::gather<1>)(*this, tile, parts);
-        }
+    // The next key and its value. They are read when the next ones were taken, and are on their way till then.
+    void take(const uint16_t* key, const uint16_t* value) {
+        for (int64_t at = 0; at < d; at += DEEP) __builtin_prefetch(key + at), __builtin_prefetch(value + at);
+        Batch& batch = batches[newest];
+        batch.keys[batch.count] = key, batch.values[batch.count] = value;
+        if (++batch.count == MANY) newest = 1 - newest, read(batches[newest]);
     }
 
-    void end(int64_t q, float* state) const {
-        const int64_t tile = q / tall, i = q % tall;
-        state[0] = highest[tile][i] * 0.693147181f, state[1] = sum[tile][i];
-        std::copy_n(&values[q * d], d, state + 2);
+    // Reads what is left.
+    void finish() {
+        read(batches[1 - newest]);
+        read(batches[newest]);
+    }
+
+    // What query q has gathered: the highest score, the sum of weights, the weighted values.
+    void tell(int64_t q, float* state) const {
+        state[0] = ((const float*)highest.data())[q / tall * LANES + q % tall] * 0.693147181f;
+        state[1] = ((const float*)sum.data())[q / tall * LANES + q % tall];
+        std::copy_n(&gathered[q * d], d, state + 2);
     }
 
   private:
-    int64_t count, d, tiles, tall;
+    struct Batch {
+        int64_t count = 0;
+        const uint16_t *keys[MANY], *values[MANY];
+    };
+
+    int64_t d, tiles, tall, place, newest = 0;
     float factor;
-    std::vector<uint16_t> query, keys, read, weights;
-    std::vector<float> values, scores;
+    std::vector<int64_t> sights;
+    Batch batches[2];
+    std::vector<uint16_t> query, turned_keys, paired_values, weights;
+    std::vector<float> scores, gathered;
     std::vector<Floats> highest, sum;
 
+    void read(Batch& batch) {
+        if (batch.count == 0) return;
+        const int64_t parts = (batch.count + DEEP - 1) / DEEP;
+        arrange(batch, parts * DEEP);
+        for (int64_t tile = 0; tile < tiles; tile += 2) {
+            const bool two = tile + 1 < tiles;
+            (two ? &Flash::score<2> : &Flash::score<1>)(*this, tile, parts);
+            for (int64_t t = 0; t <= int64_t(two); t++) soften(tile + t, t * TALL * MANY, parts, batch.count);
+            (two ? &Flash::gather<2> : &Flash::gather<1>)(*this, tile, parts);
+        }
+        place += batch.count, batch.count = 0;
+    }
+
     // Keys and values as the right sides of products. Behind the last one it is taken again, and weighs nothing.
-    void take(Span<uint16_t> span) {
-        const auto near = [&](int64_t key) { return std::min(key, span.tokens - 1) * d; };
-        const uint16_t* rows[TALL];
-        for (int64_t first = 0; first < span.tokens; first += TALL)
+    void arrange(Batch& batch, int64_t filled) {
+        const uint16_t *rows[TALL], **keys = batch.keys, **values = batch.values;
+        std::fill(keys + batch.count, keys + filled, keys[batch.count - 1]);
+        std::fill(values + batch.count, values + filled, values[batch.count - 1]);
+        for (int64_t first = 0; first < filled; first += TALL)
             for (int64_t at = 0; at < d; at += DEEP) {
-                for (int64_t i = 0; i < TALL; i++) rows[i] = span.keys + near(first + i) + at;
-                turned(rows, &keys[(first / TALL * (d / DEEP) + at / DEEP) * TILE_NUMBERS]);
+                for (int64_t i = 0; i < TALL; i++) rows[i] = keys[first + i] + at;
+                turned(rows, &turned_keys[(first / TALL * (d / DEEP) + at / DEEP) * TILE_NUMBERS]);
             }
-        for (int64_t first = 0; first < span.tokens; first += DEEP)
+        for (int64_t first = 0; first < filled; first += DEEP)
             for (int64_t at = 0; at < d; at += DEEP) {
-                uint16_t* to = &read[(first / DEEP * (d / TALL) + at / TALL) * TILE_NUMBERS];
+                uint16_t* to = &paired_values[(first / DEEP * (d / TALL) + at / TALL) * TILE_NUMBERS];
                 for (int64_t i = 0; i < TALL; i++)
-                    paired(span.values + near(first + WORD * i) + at, span.values + near(first + WORD * i + 1) + at,
-                           to + i * DEEP, to + TILE_NUMBERS + i * DEEP);
+                    paired(values[first + WORD * i] + at, values[first + WORD * i + 1] + at, to + i * DEEP,
+                           to + TILE_NUMBERS + i * DEEP);
             }
     }
 
@@ -176,20 +199,22 @@ class Flash {
         const int64_t size = f.tall * f.d, next = f.d / DEEP * TILE_NUMBERS;
         const uint16_t* query = &f.query[tile * size];
         for (int64_t part = 0; part < parts; part++) {
-            const uint16_t* keys = &f.keys[2 * part * next];
+            const uint16_t* keys = &f.turned_keys[2 * part * next];
             float* to = &f.scores[part * DEEP];
             multiply_pairs<A>(true, {{query, query + size}, DEEP, f.d * WORD}, {{keys, keys + next}, TILE_NUMBERS, 64},
                               f.d / DEEP, {{to, to + TALL * MANY}, TALL, MANY * sizeof(float)});
         }
     }
 
-    // The weights of a tile's queries, from `place` on, of which query i sees `here[i]` keys; what they read before is scaled to them.
-    void soften(int64_t tile, int64_t place, int64_t parts, const int64_t* here) {
+    // The weights of a tile's queries, from `at` on; what they read before is scaled to them.
+    void soften(int64_t tile, int64_t at, int64_t parts, int64_t here) {
         constexpr Ints ORDER = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+        int64_t seen[TALL];
+        for (int64_t i = 0; i < tall; i++) seen[i] = std::min(sights[tile * tall + i] - place, here);
         const auto some = [&](int64_t i, int64_t b) {
-            const Floats found = load<Floats>(&scores[place + i * MANY + b * LANES]);
-            if ((b + 1) * LANES <= here[i]) return found;
-            return ORDER < int32_t(here[i] - b * LANES) ? found : -std::numeric_limits<float>::infinity();
+            const Floats found = load<Floats>(&scores[at + i * MANY + b * LANES]);
+            if ((b + 1) * LANES <= seen[i]) return found;
+            return ORDER < int32_t(seen[i] - b * LANES) ? found : -std::numeric_limits<float>::infinity();
         };
         const int64_t blocks = parts * DEEP / LANES;
         Floats each[TALL] = {};
@@ -204,10 +229,10 @@ class Flash {
             for (int64_t b = 0; b < blocks; b += 2) {
                 const Floats a = power(some(i, b) * factor - now[i]), c = power(some(i, b + 1) * factor - now[i]);
                 each[i] += a + c;
-                _mm512_storeu_si512(&weights[place + i * MANY + b * LANES], (__m512i)_mm512_cvtne2ps_pbh((__m512)c, (__m512)a));
+                _mm512_storeu_si512(&weights[at + i * MANY + b * LANES], (__m512i)_mm512_cvtne2ps_pbh((__m512)c, (__m512)a));
             }
             if (before[i] != 1)
-                for (float* to = &values[(tile * tall + i) * d]; to < &values[(tile * tall + i + 1) * d]; to += LANES) {
+                for (float *to = &gathered[(tile * tall + i) * d], *end = to + d; to < end; to += LANES) {
                     const Floats less = load<Floats>(to) * before[i];
                     std::memcpy(to, &less, sizeof(less));
                 }
@@ -221,8 +246,8 @@ class Flash {
         const int64_t size = f.tall * f.d, next = f.d / TALL * TILE_NUMBERS;
         const uint16_t* weights = f.weights.data();
         for (int64_t at = 0; at < f.d; at += DEEP) {
-            float* to = &f.values[tile * size + at];
-            const uint16_t* values = &f.read[at / TALL * TILE_NUMBERS];
+            float* to = &f.gathered[tile * size + at];
+            const uint16_t* values = &f.paired_values[at / TALL * TILE_NUMBERS];
             multiply_pairs<A>(false, {{weights, weights + TALL * MANY}, DEEP, MANY * WORD},
                               {{values, values + TILE_NUMBERS}, next, 64}, parts,
                               {{to, to + size}, TALL, f.d * int64_t(sizeof(float))});

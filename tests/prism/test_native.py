@@ -200,10 +200,12 @@ def test_a_step_of_many_kinds_of_rows(threads: int, monkeypatch: pytest.MonkeyPa
 
 
 def test_what_is_not_finite_stays_in_its_row() -> None:
-    keys, values, queries = torch.zeros(4, 1, 8, 16), torch.ones(4, 1, 8, 16), torch.ones(1, 4, 16)
+    slab = Slab(KVLayout(1, 1, 16, torch.float32, torch.device("cpu")), 4, 8)
+    slab.values[0].data.fill_(1)
+    queries = torch.ones(1, 4, 16)
     queries[0, 2, 0] = float("nan")
     row = torch.ones(1, 4, 16)
-    group = native.Readers(0, 1, torch.arange(4), torch.full((4,), 8), [(keys, values)], [[]])
+    group = native.Readers(0, 1, torch.arange(4), torch.full((4,), 8), slab, ())
     found = native.Attending([group]).attend(0, (queries, row, row), 1.0)
     assert found[2].isnan().all() and torch.allclose(found[[0, 1, 3]], torch.ones(3, 1, 16))
 

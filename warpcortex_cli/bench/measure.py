@@ -136,5 +136,5 @@ class _Counted:
 
 
 def _logits_bytes(prism: Prism, rows: int) -> int:
-    """Logits of one step, in the model's type."""
-    return rows * prism.vocab_size * prism.dtype.itemsize
+    """Logits of one step, in the model's type; none where the head keeps only the largest."""
+    return 0 if prism.brief else rows * prism.vocab_size * prism.dtype.itemsize

@@ -209,7 +209,7 @@ class Engine:
             self.journal.write(RiverPrefilled(done=self._prompt_total - len(river.pending), total=self._prompt_total))
         if river.state == "reading" and not river.pending:
             river.state = "idle"
-        if result.logits is None:
+        if result.largest is None:
             return
         river.state = "writing"
         token = self._sample_river(result)
@@ -227,8 +227,8 @@ class Engine:
             self._wait("waiting")
 
     def _sample_river(self, result: RowResult) -> int:
-        assert result.logits is not None and result.largest is not None
-        drawn = sample(result.logits[-1], result.largest, self.river.sampler)
+        assert result.largest is not None
+        drawn = sample(_newest(result), result.largest, self.river.sampler)
         if isinstance(drawn, SamplingError):
             raise RunError(f"the model produced no usable next token: {drawn}", "Try --dtype fp32.")
         return drawn
@@ -308,18 +308,18 @@ class Engine:
             stream.absorb(result)
             if stream.final:
                 return
-            if result.logits is None or result.largest is None:
+            if result.largest is None:
                 if not torch.isfinite(result.hidden).all():  # quantized KV would hide it from the logits
                     self.end(stream, "failed", "the hidden states of its prompt are not finite")
                 return
-            token = sample(result.logits[-1], result.largest, stream.sampler)
+            token = sample(_newest(result), result.largest, stream.sampler)
             if isinstance(token, SamplingError):
                 self.end(stream, "failed", str(token))
             elif token in self.prism.eos_ids:
                 self._conclude(stream, "it ended without a thought")
             else:
                 if self.gate.settings.certainty:
-                    stream.weigh(token, result.logits[-1])
+                    stream.weigh(token, result)
                 self.journal.write(StreamText(id=stream.id, text=stream.write(token), tokens=stream.tokens))
                 if stream.spent:
                     self._conclude(stream, "its token budget was used up before a thought was finished")
@@ -428,6 +428,11 @@ class Engine:
     def cancel_all(self, reason: str) -> None:
         for stream in self.alive:
             self.end(stream, "cancelled", reason)
+
+
+def _newest(result: RowResult) -> torch.Tensor | None:
+    """Logits of the last token [vocabulary], where they were wanted."""
+    return None if result.logits is None else result.logits[-1]
 
 
 def _as_warp_error(error: Exception) -> RunError | MemoryLimitError:

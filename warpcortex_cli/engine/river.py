@@ -121,7 +121,7 @@ class River:
             positions=list(range(self.position, self.position + count)),
             tail=self.tail,
             reads=self._reads(count),
-            logits="none" if self.pending or self.state == "reading" else "last",
+            logits="none" if self.pending or self.state == "reading" else self.sampler.asks,
             queries=True,
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -44,6 +45,11 @@ class Sampler:
         """Whether it always takes the most probable token."""
         return self.temperature == 0
 
+    @property
+    def asks(self) -> Literal["largest", "last"]:
+        """What a row wants whose next token it draws."""
+        return "largest" if self.greedy else "last"
+
     def draw(self, logits: Tensor) -> int:
         """A token for finite-or-minus-infinity logits [vocabulary]; at least one is finite."""
         if self.greedy:
@@ -78,15 +84,15 @@ def chosen(scores: Tensor, ids: Sequence[int]) -> Tensor:
     return scores.gather(1, torch.tensor(ids, device=scores.device)[:, None])[:, 0]
 
 
-def sample(logits: Tensor, largest: tuple[float, int], sampler: Sampler) -> int | SamplingError:
+def sample(logits: Tensor | None, largest: tuple[float, int], sampler: Sampler) -> int | SamplingError:
     """A token for one row, or what is wrong with its logits.
 
     Args:
-        logits: [vocabulary].
+        logits: [vocabulary]; greedy sampling does without.
         largest: of them, and its place; NaN if one of them is, as `RowResult` has it.
     """
     value, token = largest
     # The largest logit is infinite if one is or all are minus infinity.
     if not math.isfinite(value):
         return SamplingError(f"the logits are {'not a number' if math.isnan(value) else 'infinite'}")
-    return token if sampler.greedy else sampler.draw(logits)
+    return token if sampler.greedy or logits is None else sampler.draw(logits)

@@ -114,7 +114,7 @@ class Stream:
             positions=list(range(self.position, self.position + len(tokens))),
             tail=self.tail,
             reads=self.reads,
-            logits="none" if self.pending else "last",
+            logits="none" if self.pending else self.sampler.asks,
         )
         self.position += len(tokens)
         return row
@@ -129,10 +129,13 @@ class Stream:
         self.pending = [token]
         return self.builder.add(token)
 
-    def weigh(self, token: int, logits: torch.Tensor) -> None:
-        """Notes how probable the token was among its logits [vocabulary]."""
-        scores = logits.float()
-        self.log_probabilities.append(float(scores[token] - scores.logsumexp(0)))
+    def weigh(self, token: int, result: RowResult) -> None:
+        """Notes how probable the token was that was sampled from a result."""
+        if result.logits is not None:
+            scores = result.logits[-1].float()
+            self.log_probabilities.append(float(scores[token] - scores.logsumexp(0)))
+        elif result.largest is not None and result.total is not None:  # which is the token
+            self.log_probabilities.append(result.largest[0] - result.total)
 
     @property
     def spent(self) -> bool:

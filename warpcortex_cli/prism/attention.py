@@ -244,10 +244,8 @@ class _Group:
     def readers(self) -> Readers:
         """The group as the kernels take it, for all layers."""
         return Readers(
-            self.start, self.n, self._slots.repeat_interleave(self.n), self._ends.flatten(),
-            [(k.data, v.data) for k, v in zip(self.slab.keys, self.slab.values, strict=True)],
-            [[r.layer(i) for r in self.reads] for i in range(self.slab.layout.layers)],
-        )  # fmt: skip
+            self.start, self.n, self._slots.repeat_interleave(self.n), self._ends.flatten(), self.slab, self.reads
+        )
 
     # -- the tails -------------------------------------------------------------------------------------------
 

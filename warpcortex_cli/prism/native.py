@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from warpcortex_cli.errors import RunError
+from warpcortex_cli.memory.segment import Segment
+from warpcortex_cli.memory.tail import Slab, TailView
 from warpcortex_cli.prism.library import built
 
 _LANES = 16
@@ -50,7 +53,42 @@ class _Attention(ctypes.Structure):
     )
 
 
-KV = tuple[Tensor, Tensor]
+@dataclass(frozen=True)
+class _Place:
+    """Where keys and values lie in memory, and what must live as long as they are read there.
+
+    Attributes:
+        table: of each layer the addresses of keys and values; of a part that is read, also its tokens and the strides
+            from one head to the next. int64 [layers, 2 or 5].
+    """
+
+    table: Tensor
+    held: object
+
+
+_places: WeakKeyDictionary[Segment | Slab, _Place] = WeakKeyDictionary()  # to look at all layers takes a while
+
+
+def _place(of: Segment | TailView | Slab) -> _Place:
+    if isinstance(of, TailView):
+        slab, slot = of.tail.slab, of.tail.slot
+        room, whole = slab.keys[0].data, _place(slab)
+        table = torch.empty(len(whole.table), 5, dtype=torch.long)
+        table[:, :2] = whole.table + slot * room.stride(0) * room.itemsize
+        table[:, 2:] = torch.tensor((of.tokens, room.stride(1), room.stride(1)))
+        return _Place(table, whole)
+    known = _places.get(of)
+    if known is not None and not (isinstance(of, Slab) and known.held != of.capacity):
+        return known
+    if isinstance(of, Slab):  # which has other rooms when it has grown
+        rooms = [(k.data.data_ptr(), v.data.data_ptr()) for k, v in zip(of.keys, of.values, strict=True)]
+        known = _Place(torch.tensor(rooms), of.capacity)
+    else:
+        pairs = [(_beside(k), _beside(v)) for k, v in zip(of.keys, of.values, strict=True)]
+        rows = [(k.data_ptr(), v.data_ptr(), k.shape[1], k.stride(0), v.stride(0)) for k, v in pairs]
+        known = _Place(torch.tensor(rows), pairs)
+    _places[of] = known
+    return known
 
 
 class Readers:
@@ -60,33 +98,22 @@ class Readers:
         start: its first one among the packed tokens.
         each: tokens of a row.
         slots, lengths: int64 [tokens]: where each one's tail is, and how much of it the token sees, itself included.
-        tails: of each layer the slab's keys and values, [slots, kv_heads, capacity, d].
-        parts: of each layer what all of them read, each [kv_heads, any, d].
+        slab: of the tails.
+        parts: what all of them read.
     """
 
     def __init__(
-        self,
-        start: int,
-        each: int,
-        slots: Tensor,
-        lengths: Tensor,
-        tails: Sequence[KV],
-        parts: Sequence[Sequence[KV]],
+        self, start: int, each: int, slots: Tensor, lengths: Tensor, slab: Slab, parts: Sequence[Segment | TailView]
     ) -> None:
-        read = [[(_beside(k), _beside(v)) for k, v in layer] for layer in parts]
-        reads = [
-            n
-            for layer in read
-            for k, v in layer
-            for n in (k.data_ptr(), v.data_ptr(), k.shape[1], k.stride(0), v.stride(0))
-        ]
-        tables = [torch.tensor(t, dtype=torch.long) for t in ([[k.data_ptr(), v.data_ptr()] for k, v in tails], reads)]
-        self._held = slots.contiguous(), lengths.contiguous(), tables, read, list(tails)
-        slab = tails[0][0]
+        places = [_place(part) for part in parts]
+        reads = torch.stack([p.table for p in places], 1) if places else torch.empty(0, dtype=torch.long)
+        tails = _place(slab)
+        self._held = slots.contiguous(), lengths.contiguous(), places, reads, tails
+        room = slab.keys[0].data
         self.given = _Readers(
             start=start, tokens=len(slots), each=each, slots=self._held[0].data_ptr(), lengths=self._held[1].data_ptr(),
-            tails=tables[0].data_ptr(), tail_slot=slab.stride(0), tail_head=slab.stride(1),
-            parts=len(parts[0]), reads=tables[1].data_ptr(),
+            tails=tails.table.data_ptr(), tail_slot=room.stride(0), tail_head=room.stride(1),
+            parts=len(parts), reads=reads.data_ptr(),
         )  # fmt: skip
 
     @staticmethod
@@ -336,6 +363,24 @@ def multiply(x: Tensor, packed: Tensor, bias: Tensor | None, bits: int, outputs:
     return out
 
 
+def summarize(
+    x: Tensor, packed: Tensor, bias: Tensor | None, bits: int, outputs: int
+) -> list[tuple[float, int, float]]:
+    """Of each token's product, as `multiply` gives it, only what greedy sampling asks for.
+
+    Returns:
+        The largest output, the first place that has it, and the logarithm of the sum of all as powers of e. The
+        largest is NaN if an output is.
+    """
+    given = x.contiguous()
+    values, totals, places = (torch.empty(len(x), dtype=t) for t in (torch.float32, torch.float32, torch.long))
+    kernels().summarize(
+        bits, given.data_ptr(), packed.data_ptr(), None if bias is None else bias.data_ptr(), len(x), x.shape[1],
+        outputs, values.data_ptr(), places.data_ptr(), totals.data_ptr(), torch.get_num_threads(),
+    )  # fmt: skip
+    return list(zip(values.tolist(), places.tolist(), totals.tolist(), strict=True))
+
+
 # -- the library ----------------------------------------------------------------------------------------------
 
 
@@ -368,11 +413,14 @@ def opened(path: Path) -> Any:
     found.pack.argtypes = (number, address, address, size, size, number)
     found.unpack.argtypes = (number, address, address, size, size, address)
     found.multiply.argtypes = (number, address, address, address, address, size, size, size, number)
+    found.summarize.argtypes = (
+        number, address, address, address, size, size, size, address, address, address, number
+    )  # fmt: skip
     found.attends_many.argtypes = (number, size)
     found.attend.argtypes = (number, ctypes.POINTER(_Attention), number)
     layer = ctypes.POINTER(_Layer)
     found.before_attention.argtypes = (layer, address, address, address, size, address, size, number)
     found.after_attention.argtypes = (layer, address, address, address, size, number)
-    for name in ("pack", "unpack", "multiply", "attend", "before_attention", "after_attention"):
+    for name in ("pack", "unpack", "multiply", "summarize", "attend", "before_attention", "after_attention"):
         getattr(found, name).restype = None
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from warpcortex_cli.prism.compile import compile_layers, warm_up
 from warpcortex_cli.prism.fused import fuse
 from warpcortex_cli.prism.largest import largest
 from warpcortex_cli.prism.load import load_prism_parts
+from warpcortex_cli.prism.quantize import Packed
 from warpcortex_cli.prism.quantize import quantize as quantized
 from warpcortex_cli.prism.rows import Row, RowResult
 from warpcortex_cli.prism.source import ModelSource
@@ -90,11 +91,13 @@ class Prism:
         self.chat = ChatFormat(tokenizer)
         self.eos_ids = self._end_tokens()
         self._states: list[Tensor] = []
+        self._head: Packed | None = None
         self._native = self.device.type == "cpu" and (compiled or quantize != "none") and native.usable()
         # The model's own forward runs the head, so that its caps and scales apply; this keeps its input.
         decoder.register_forward_hook(lambda _module, _args, out: self._states.append(out[0]))
         if compiled and compile_layers(decoder, name):
             warm_up(lambda n: self.forward([Row([0] * n, list(range(n)), self.new_tail(n), logits="none")]))
+        self._head = self._plain_head()
 
     @classmethod
     def load(
@@ -141,7 +144,8 @@ class Prism:
         step = attention.PackedStep(rows, self.device, self._native)
         tokens = torch.tensor([t for r in step.rows for t in r.tokens], device=self.device)
         positions = torch.tensor([p for r in step.rows for p in r.positions], device=self.device)
-        wanted = _wanted(step.rows)
+        wanted = _wanted(step.rows, self._head is not None)
+        whole = [place for w in wanted if not w.brief for place in w.logits]
         self._states.clear()
         try:
             with attention.running(step):
@@ -149,13 +153,47 @@ class Prism:
                     input_ids=tokens[None],
                     position_ids=positions[None],
                     use_cache=False,
-                    logits_to_keep=torch.tensor(wanted, dtype=torch.long, device=self.device),
+                    logits_to_keep=torch.tensor(whole, dtype=torch.long, device=self.device),
                 ).logits[0]
             hidden = self._states.pop()[0]
         finally:
             self._states.clear()
         step.commit()
-        return _unpacked(step, hidden, logits)
+        return self._unpacked(step, wanted, hidden, logits)
+
+    def _plain_head(self) -> Packed | None:
+        """The head, where it is packed and logits are what it gives: then greedy rows need not have them all."""
+        head = self.model.get_output_embeddings()
+        if not isinstance(head, Packed):
+            return None
+        trial = self.forward([Row([1, 2, 3], [0, 1, 2], self.new_tail(3), logits="all")])[0]
+        return head if trial.logits is not None and torch.equal(head(trial.hidden), trial.logits) else None
+
+    def _unpacked(
+        self, step: attention.PackedStep, wanted: Sequence[_Wanted], hidden: Tensor, logits: Tensor
+    ) -> list[RowResult]:
+        """Each row's share of hidden [T, hidden_size] and logits [wanted, vocabulary], in the caller's order."""
+        results: dict[int, RowResult] = {}
+        tops = largest(logits)  # of all rows at once, which is much faster than one by one
+        brief = [w.logits[0] for w in wanted if w.brief]
+        summaries = dict(zip(brief, self._head.summarize(hidden[brief]), strict=True)) if self._head and brief else {}
+        place = 0
+        for packed, want in enumerate(wanted):
+            mine = best = total = None
+            if want.brief:
+                value, token, total = summaries[want.logits[0]]
+                best = value, token
+            elif want.logits:
+                place += len(want.logits)
+                mine, best = logits[place - len(want.logits) : place], tops[place - 1]
+            results[step.order[packed]] = RowResult(
+                logits=mine,
+                largest=best,
+                total=total,
+                hidden=hidden[want.own.start : want.own.stop],
+                queries=step.queries(packed),
+            )
+        return [results[i] for i in range(len(results))]
 
     def new_tail(self, capacity: int | None = None) -> Tail:
         """A tail of its own room: of fixed `capacity` in tokens, or growing when that is None."""
@@ -189,6 +227,11 @@ class Prism:
         """Bytes of all weights; tied ones count once."""
         return sum({t.data_ptr(): t.nbytes for t in self.model.parameters()}.values())
 
+    @property
+    def brief(self) -> bool:
+        """Whether greedy rows have no logits but the largest."""
+        return self._head is not None
+
     def _end_tokens(self) -> set[int]:
         generation = getattr(self.model, "generation_config", None)
         ends = {self.tokenizer.eos_token_id, self.chat.turn_end}
@@ -197,29 +240,21 @@ class Prism:
         return {e for e in ends if e is not None}
 
 
-def _wanted(rows: Sequence[Row]) -> list[int]:
-    """Places of the packed tokens that want logits."""
-    wanted: list[int] = []
+@dataclass(frozen=True)
+class _Wanted:
+    """Places of the packed tokens of a row: all of them, and those whose logits are wanted, or only the largest."""
+
+    own: range
+    logits: range
+    brief: bool
+
+
+def _wanted(rows: Sequence[Row], can_be_brief: bool) -> list[_Wanted]:
+    found = []
     end = 0
     for row in rows:
-        end += len(row.tokens)
-        if row.logits != "none":
-            wanted += range(end - (1 if row.logits == "last" else len(row.tokens)), end)
-    return wanted
-
-
-def _unpacked(step: attention.PackedStep, hidden: Tensor, logits: Tensor) -> list[RowResult]:
-    """Each row's share of hidden [T, hidden_size] and logits [wanted, vocabulary], in the caller's order."""
-    results: dict[int, RowResult] = {}
-    tops = largest(logits)  # of all rows at once, which is much faster than one by one
-    token = place = 0
-    for packed, row in enumerate(step.rows):
-        count = {"none": 0, "last": 1, "all": len(row.tokens)}[row.logits]
-        results[step.order[packed]] = RowResult(
-            logits=logits[place : place + count] if count else None,
-            largest=tops[place + count - 1] if count else None,
-            hidden=hidden[token : token + len(row.tokens)],
-            queries=step.queries(packed),
-        )
-        token, place = token + len(row.tokens), place + count
-    return [results[i] for i in range(len(results))]
+        own = range(end, end + len(row.tokens))
+        end = own.stop
+        count = {"none": 0, "all": len(own)}.get(row.logits, 1)
+        found.append(_Wanted(own, own[len(own) - count :], can_be_brief and row.logits == "largest"))
+    return found

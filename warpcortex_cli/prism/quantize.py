@@ -49,6 +49,10 @@ class Packed(nn.Module):
         out: Tensor = multiply(rows, self.weight, self.bias, self.bits, self._outputs)
         return out.to(x.dtype).view(*x.shape[:-1], self._outputs)
 
+    def summarize(self, x: Tensor) -> list[tuple[float, int, float]]:
+        """Of each of [n, inputs] the largest output, its place, and the logarithm of the sum of powers of e of all."""
+        return native.summarize(x.float(), self.weight, self.bias, self.bits, self._outputs)
+
 
 _library = torch.library.Library("warpcortex", "FRAGMENT")
 _library.define("multiply(Tensor x, Tensor packed, Tensor? bias, int bits, int outputs) -> Tensor")

@@ -22,7 +22,7 @@ class Row:
         positions: a rotary position for each token; data, not the place in the cache.
         tail: where the tokens' keys and values are appended.
         reads: shared keys and values; rows with the same ones are computed together.
-        logits: for no token, for the last one, or for all.
+        logits: for no token, for the last one, or for all; or of the last one only what greedy sampling asks for.
         queries: whether to keep the tokens' rotated queries.
     """
 
@@ -30,7 +30,7 @@ class Row:
     positions: list[int]
     tail: Tail
     reads: tuple[Segment | TailView, ...] = ()
-    logits: Literal["none", "last", "all"] = "last"
+    logits: Literal["none", "largest", "last", "all"] = "last"
     queries: bool = False
 
 
@@ -39,13 +39,15 @@ class RowResult:
     """What a row got out of a step.
 
     Attributes:
-        logits: [wanted tokens, vocabulary] in the dtype of the model, or None if none were wanted.
-        largest: the largest logit of the last token, and its place; NaN if one of them is.
+        logits: [wanted tokens, vocabulary] in the dtype of the model, or None if none were wanted, or not all of them.
+        largest: the largest logit of the last token, and its place; NaN if one of them is. None if none were wanted.
+        total: the logarithm of the sum of all its logits' powers of e, where there are no logits to find it in.
         hidden: [tokens, hidden_size], behind the model's last norm.
         queries: [layers, heads, tokens, head_dim] rotated, if the row asked for them.
     """
 
     logits: Tensor | None
     largest: tuple[float, int] | None
+    total: float | None
     hidden: Tensor
     queries: Tensor | None

@@ -1,6 +1,7 @@
 // What a CPU computes in a step, as Python calls it.
 
 #include "attention.h"
+#include "head.h"
 #include "layer.h"
 
 extern "C" {
@@ -20,6 +21,12 @@ void unpack(int bits, const uint8_t* weights, const int64_t* which, int64_t rows
 void multiply(int bits, const float* x, const uint8_t* weights, const float* bias, float* out, int64_t rows,
               int64_t inputs, int64_t outputs, int threads) {
     multiplied({weights, bias, bits, outputs}, plain(x, inputs), plain(out, outputs), rows, inputs, threads);
+}
+
+// The largest output of each token, its place, and the logarithm of the sum of all as powers of e.
+void summarize(int bits, const float* x, const uint8_t* weights, const float* bias, int64_t rows, int64_t inputs,
+               int64_t outputs, float* values, int64_t* places, float* totals, int threads) {
+    summarized({weights, bias, bits, outputs}, x, rows, inputs, threads, values, places, totals);
 }
 
 // Whether rows of very many tokens attend faster here than elsewhere.

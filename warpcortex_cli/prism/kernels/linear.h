@@ -4,7 +4,19 @@
 
 #include "tiles.h"
 
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
+
 namespace {
+
+inline int this_thread() {
+#if defined(_OPENMP)
+    return omp_get_thread_num();
+#else
+    return 0;
+#endif
+}
 
 struct Linear {
     const uint8_t* weights;

@@ -139,6 +139,9 @@ def test_sizes_that_do_not_fit_are_refused(model_folder: Callable[[str], Path]) 
     for name, other in (("qkv", wide), ("output", short), ("down", short), ("gate_up", short)):
         with pytest.raises(ValueError, match=name):
             native.Around(replace(parts, **{name: other}))
+    uneven = native.Linear(native.pack(torch.randn(48, 64), 8), None, 8, 48)
+    with pytest.raises(ValueError, match="24 gates are not a multiple of 16"):
+        native.Around(replace(parts, gate_up=uneven))
     with pytest.raises(ValueError, match="norm"):
         native.Around(replace(parts, second=native.Norm(torch.ones(8), 1e-6)))
     with pytest.raises(ValueError, match="not of 3 tokens"):

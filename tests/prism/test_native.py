@@ -22,7 +22,12 @@ from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.rows import Row
 
 pytestmark = pytest.mark.skipif(not native.usable(), reason="there is no C++ compiler")
-LIKE = {"this one": (), "AVX2": ("-mavx2", "-mfma"), "any": ()}
+LIKE = {
+    "this one": (),
+    "no tiles": ("-march=native", "-mno-amx-tile", "-mno-amx-int8", "-mno-amx-bf16"),
+    "AVX2": ("-mavx2", "-mfma"),
+    "any": ("-mno-avx",),
+}
 
 
 @pytest.fixture(params=list(LIKE))
@@ -36,7 +41,7 @@ def cpu(
             pytest.skip("these flags are of another CPU")
         path = tmp_path_factory.getbasetemp() / f"{kind}.so"
         if not path.exists():
-            library.build(path, LIKE[kind] or ("-mno-avx",))
+            library.build(path, LIKE[kind])
         made: Any = native.opened(path)
         monkeypatch.setattr(native, "kernels", lambda: made)
     return kind
@@ -65,6 +70,42 @@ def test_products_are_those_of_the_rounded_weights(cpu: str, bits: int, tokens: 
     wanted = rounded @ native.unpack(packed, bits, torch.arange(outputs), inputs).T
     torch.testing.assert_close(native.multiply(x, packed, bias, bits, outputs), wanted + bias, atol=2e-3, rtol=1e-4)
     torch.testing.assert_close(native.multiply(x, packed, None, bits, outputs), wanted, atol=2e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize(("outputs", "inputs"), [(50, 96), (33, 2080)])  # not whole chunks, of more than are near
+def test_every_cpu_gives_the_same_products(cpu: str, bits: int, outputs: int, inputs: int) -> None:
+    """Sums are whole numbers: however they are taken, they are the same."""
+    torch.manual_seed(6)
+    weight, x = torch.randn(outputs, inputs), torch.randn(37, inputs)
+    found = native.multiply(x, native.pack(weight, bits), None, bits, outputs)
+    usual = native.opened(library.built())
+    packed, wanted = torch.empty(usual.packed_bytes(bits, outputs, inputs), dtype=torch.uint8), torch.empty(37, outputs)
+    usual.pack(bits, weight.data_ptr(), packed.data_ptr(), outputs, inputs, 1)
+    usual.multiply(bits, x.data_ptr(), packed.data_ptr(), None, wanted.data_ptr(), 37, inputs, outputs, 1)
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("outputs", [7, 32, 101])
+def test_a_summary_is_that_of_the_product(cpu: str, bits: int, outputs: int) -> None:
+    torch.manual_seed(9)
+    weight = torch.randn(outputs, 40)
+    weight[5] = weight[3]  # two that are the same: the first one counts
+    packed, bias = native.pack(weight, bits), torch.full((outputs,), -500.0)  # more than what fills a panel up
+    x = torch.randn(30, 40)
+    x[2] = 5 * weight[3]
+    x[4, 7] = float("nan")
+    product = native.multiply(x, packed, bias, bits, outputs)
+    summaries = native.summarize(x, packed, bias, bits, outputs)
+    for row, (value, place, total) in zip(product, summaries, strict=True):
+        if row.isnan().any():
+            assert value != value
+        else:
+            assert value == row.max() and place == row.tolist().index(value)
+            assert total == pytest.approx(float(row.double().logsumexp(0)), abs=1e-4)
+    assert [i for i, row in enumerate(product) if row.isnan().any()] == [4]
+    assert summaries[2][1] == 3
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -157,12 +198,13 @@ def test_attention_for_every_cpu(cpu: str) -> None:
 
 @torch.inference_mode()  # as in a forward
 @pytest.mark.parametrize("threads", [1, 2, 7])
-def test_a_step_of_many_kinds_of_rows(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_step_of_many_kinds_of_rows(threads: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     """A long tail, its reader of several tokens, Streams over what they share, one in int8, and a long prefill; in a
     layer with a window, too."""
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     d = 32
-    layout = KVLayout(2, 2, d, torch.float32, torch.device("cpu"))
+    layout = KVLayout(2, 2, d, dtype, torch.device("cpu"))
 
     def made(served: bool) -> list[torch.Tensor]:
         torch.manual_seed(8)
@@ -173,12 +215,10 @@ def test_a_step_of_many_kinds_of_rows(threads: int, monkeypatch: pytest.MonkeyPa
         )
         filled = [(river, 1300), *((pool.take(), n) for n in (3, 0, 17)), (small.take(), 9), (pool.take(), 5)]
         for tail, length in filled:
-            some = [torch.randn(2, length, d) for _ in range(4)]
+            some = [torch.randn(2, length, d).to(dtype) for _ in range(4)]
             tail.append(some[:2], some[2:], torch.arange(length))
-        shared = Segment(
-            tuple(torch.randn(2, 70, d) for _ in range(2)), tuple(torch.randn(2, 70, d) for _ in range(2)),
-            torch.arange(70),
-        )  # fmt: skip
+        both = [tuple(torch.randn(2, 70, d).to(dtype) for _ in range(2)) for _ in range(2)]
+        shared = Segment(both[0], both[1], torch.arange(70))
         own, prefill = Tail(Slab(layout, 1, 9)), Tail(Slab(layout, 1, NATIVE_TOKENS + 1))
         streams = [tail for tail, _ in filled[1:]]
         rows = [Row([1], [1300], river), Row([1] * 9, list(range(1280, 1289)), own, (river.view(1290), shared))]
@@ -189,14 +229,14 @@ def test_a_step_of_many_kinds_of_rows(threads: int, monkeypatch: pytest.MonkeyPa
         tokens = sum(len(row.tokens) for row in rows)
         found = []
         for number, window in enumerate((None, 40)):
-            q, k, v = (torch.randn(tokens, n, d).transpose(0, 1) for n in (6, 2, 2))
+            q, k, v = (torch.randn(tokens, n, d).to(dtype).transpose(0, 1) for n in (6, 2, 2))
             found.append(packed.attend(Layer(number, q, k, v, d**-0.5, None, window)))
         packed.commit()
         kept = [part for tail in (river, own, *streams, prefill) for n in range(2) for part in tail.layer(n)]
         return [*found, *kept]
 
     for mine, theirs in zip(made(True), made(False), strict=True):
-        torch.testing.assert_close(mine, theirs, atol=2e-5, rtol=0)
+        torch.testing.assert_close(mine, theirs, atol=2e-5 if dtype == torch.float32 else 3e-2, rtol=0)
 
 
 def test_what_is_not_finite_stays_in_its_row() -> None:

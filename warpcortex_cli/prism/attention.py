@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from warpcortex_cli.memory.room import Room
+from warpcortex_cli.memory.tail import TailView
 from warpcortex_cli.prism.native import Attending, Readers
 from warpcortex_cli.prism.rows import Row
 
@@ -236,7 +237,8 @@ class _Group:
         self._blocked: dict[int | None, Tensor | None] = {}
         self._write(self.slab.positions, self._at)
         layout = self.slab.layout
-        plain = type(self.slab.keys[0]) is Room and Readers.serves(layout.dtype, layout.head_dim)
+        slabs = self.slab, *(r.tail.slab for r in self.reads if isinstance(r, TailView))
+        plain = all(type(s.keys[0]) is Room for s in slabs) and Readers.serves(layout.dtype, layout.head_dim)
         many = self.n > NATIVE_TOKENS
         self.native = native and plain and (not many or Readers.serves_many(layout.dtype, layout.head_dim))
 

@@ -304,6 +304,8 @@ def _check(parts: Parts) -> None:
     """Whether all sizes are what the kernels take them for: these read and write what they are told to."""
     width, heads = len(parts.first.weight), parts.heads * parts.head_dim
     inner = parts.gate_up.outputs // 2
+    if inner % _LANES:
+        raise ValueError(f"{inner} gates are not a multiple of {_LANES}")  # what goes through one begins a panel
     sizes = {
         "qkv": (heads + 2 * parts.kv_heads * parts.head_dim, width),
         "output": (width, heads),

@@ -76,10 +76,11 @@ class Prism:
         self.max_context = max_context(config)
         shape = try_out(model, decoder, config, name)
         self.layout, self.heads, self.scalings, self.rope = shape.layout, shape.heads, shape.scalings, shape.rope
-        if quantize != "none" and native.usable():
-            fuse(decoder, self.max_context)
+        if quantize != "none":
             # Half the bytes of fp32; what is rounded so is less than what the weights are.
             self.layout = replace(shape.layout, dtype=torch.bfloat16)
+            if native.usable():
+                fuse(decoder, self.max_context)
         self.layers, self.kv_heads, self.head_dim = (
             self.layout.layers,
             self.layout.kv_heads,

@@ -18,7 +18,7 @@ struct Layer {
     Linear qkv, output, gate_up, down;
 };
 
-constexpr int64_t SOME = 128;  // tokens taken at once: what they need besides stays small, however long a prefill is
+constexpr int64_t SOME = 256;  // tokens taken at once: what they need besides stays small, however long a prefill is
 
 inline void normalized(const Norm& norm, const float* x, float* out, int64_t width) {
     float sum = 0;

@@ -35,8 +35,8 @@ constexpr int64_t LEAST = 128, MOST = 512;  // keys of one task, multiples of wh
 template <typename T>
 inline bool tiled(int64_t d) { return std::is_same<T, uint16_t>::value && flash_serves(d); }
 
-// Tokens [first, last) of a group, and keys [from, upto) that they read with one head of keys: of all parts, as if these
-// lay one behind the other, or of a tail, of which each token sees only the beginning.
+// Tokens [first, last) of a group, and keys [from, upto) that they read with one head of keys: of all parts, as if
+// these lay one behind the other, or of a tail, of which each token sees only the beginning.
 template <typename T>
 struct Task {
     const Readers* group;

@@ -1,7 +1,7 @@
 // Attention of many queries to the same keys by tiles of AMX, for keys and values in bfloat16.
 //
-// All queries of a task read 64 keys at a time: scores of 16 queries as one product, a softmax that goes on from what was
-// read before (as in FlashAttention, arXiv 2205.14135), and what these weights make of the values as another product.
+// All queries of a task read some keys at a time: their scores are one product, a softmax goes on from what was read
+// before (as in FlashAttention, arXiv 2205.14135), and what its weights make of the values is another product.
 
 #pragma once
 
@@ -229,7 +229,8 @@ class Flash {
             for (int64_t b = 0; b < blocks; b += 2) {
                 const Floats a = power(some(i, b) * factor - now[i]), c = power(some(i, b + 1) * factor - now[i]);
                 each[i] += a + c;
-                _mm512_storeu_si512(&weights[at + i * MANY + b * LANES], (__m512i)_mm512_cvtne2ps_pbh((__m512)c, (__m512)a));
+                const __m512bh halves = _mm512_cvtne2ps_pbh((__m512)c, (__m512)a);
+                std::memcpy(&weights[at + i * MANY + b * LANES], &halves, sizeof(halves));
             }
             if (before[i] != 1)
                 for (float *to = &gathered[(tile * tall + i) * d], *end = to + d; to < end; to += LANES) {

@@ -71,8 +71,8 @@ void before(const Layer& layer, const float* hidden, const float* cosine, const 
     }
 }
 
-// out [rows, width]: hidden states plus what the heads read [rows, heads * d], and plus what the feed-forward part makes
-// of both.
+// out [rows, width]: hidden states plus what the heads read [rows, heads * d], and plus what the feed-forward part
+// makes of both.
 void after(const Layer& layer, const float* hidden, const float* read, float* out, int64_t rows, int threads) {
     const int64_t width = layer.width, most = std::min(rows, SOME), filled = panels_of(width) * LANES;
     static thread_local std::vector<float> room;

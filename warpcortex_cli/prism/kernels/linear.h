@@ -39,7 +39,8 @@ class Outputs {
   public:
     const int64_t panel, panels;  // the first one's number
 
-    Outputs(const Tokens& x, const Ints* sums, int64_t panel, int64_t panels) : panel(panel), panels(panels), x(x), sums(sums) {}
+    Outputs(const Tokens& x, const Ints* sums, int64_t panel, int64_t panels)
+        : panel(panel), panels(panels), x(x), sums(sums) {}
 
     void scaled(int64_t p, const uint8_t* scales, const float* bias, int64_t outputs) {
         float more[LANES] = {};

@@ -1,10 +1,10 @@
 // Weights of 4 or 8 bits: how they lie in memory, and the way in and out.
 //
-// They lie in panels of 16 outputs, and in a panel in lines: four inputs of all its outputs side by side, 64 bytes where
-// each number has one. So a product reads memory in one straight line, and 16 lines are a tile of AMX. With 4 bits two
-// lines share 64 bytes, and behind the numbers of a panel lie factors: each 32 inputs of an output are multiplied by a
-// whole number of their own, so that they are of 8 bits again. A panel ends with a scale for each output, which makes
-// them weights.
+// They lie in panels of 16 outputs, and in a panel in lines: four inputs of all its outputs side by side, 64 bytes
+// where each number has one. So a product reads memory in one straight line, and 16 lines are a tile of AMX. With 4
+// bits two lines share 64 bytes, and each 32 inputs of an output are multiplied by a whole number of their own, so that
+// they are of 8 bits again; these factors lie before the numbers of each 128 inputs. A panel ends with a scale for each
+// output, which makes them weights.
 
 #pragma once
 
@@ -28,14 +28,20 @@ inline int64_t panels_of(int64_t outputs) { return (outputs + LANES - 1) / LANES
 template <int BITS>
 constexpr int64_t GROUP_BYTES = GROUP * LANES * BITS / 8;
 
+constexpr int64_t FACTORS = LINE / LANES;  // groups whose factors fill a line
+
+// Where a panel's groups, their factors and its scales lie.
 template <int BITS>
-int64_t factors_at(int64_t groups) { return groups * GROUP_BYTES<BITS>; }
+int64_t group_at(int64_t group) {
+    return group * GROUP_BYTES<BITS> + (BITS == 4 ? (group / FACTORS + 1) * LINE : 0);
+}
+
+inline int64_t factors_at(int64_t group) {
+    return group / FACTORS * (LINE + FACTORS * GROUP_BYTES<4>)+group % FACTORS * LANES;
+}
 
 template <int BITS>
-int64_t scales_at(int64_t groups) {
-    const int64_t factors = BITS == 4 ? groups * LANES : 0;
-    return factors_at<BITS>(groups) + (factors + LINE - 1) / LINE * LINE;
-}
+int64_t scales_at(int64_t groups) { return group_at<BITS>(groups - 1) + GROUP_BYTES<BITS>; }
 
 template <int BITS>
 int64_t panel_bytes(int64_t inputs) { return scales_at<BITS>(groups_of(inputs)) + LANES * sizeof(float); }
@@ -68,7 +74,7 @@ template <>
 struct Group<8> {
     const uint8_t* at;
 
-    Group(const uint8_t* panel, int64_t, int64_t number) : at(panel + number * GROUP_BYTES<8>) {}
+    Group(const uint8_t* panel, int64_t number) : at(panel + group_at<8>(number)) {}
 
     void read(int pair, Bytes* two) const {
         two[0] = load<Bytes>(at + 2 * LINE * pair);
@@ -81,8 +87,7 @@ struct Group<4> {
     const uint8_t* at;
     Factors bytes;
 
-    Group(const uint8_t* panel, int64_t groups, int64_t number)
-        : at(panel + number * GROUP_BYTES<4>), bytes(panel + factors_at<4>(groups) + number * LANES) {}
+    Group(const uint8_t* panel, int64_t number) : at(panel + group_at<4>(number)), bytes(panel + factors_at(number)) {}
 
     void read(int pair, Bytes* two) const {
         const Bytes both = load<Bytes>(at + LINE * pair);
@@ -165,24 +170,27 @@ void packed(const float* weights, uint8_t* out, int64_t outputs, int64_t inputs,
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t number = 0; number < panels_of(outputs); number++) {
         uint8_t* panel = out + number * size;
-        std::memset(panel, BITS == 8 ? ZERO : 8 + 16 * 8, factors_at<BITS>(groups));
-        std::memset(panel + factors_at<BITS>(groups), 0, size - factors_at<BITS>(groups));
+        std::memset(panel, 0, size);
+        for (int64_t g = 0; g < groups; g++)
+            std::memset(panel + group_at<BITS>(g), BITS == 8 ? ZERO : 8 + 16 * 8, GROUP_BYTES<BITS>);
         for (int64_t lane = 0; lane < std::min(LANES, outputs - number * LANES); lane++) {
             const float* from = weights + (number * LANES + lane) * inputs;
             const Fitted fit = (BITS == 8 ? fitted8 : fitted4)(from, inputs);
             for (int64_t i = 0; i < inputs; i++) {
-                const int64_t line = i / FOUR, place = FOUR * lane + i % FOUR;
+                uint8_t* group = panel + group_at<BITS>(i / GROUP);
+                const int64_t line = i % GROUP / FOUR, place = FOUR * lane + i % FOUR;
                 if (BITS == 8)
-                    panel[LINE * line + place] = uint8_t(fit.numbers[i] + ZERO);
+                    group[LINE * line + place] = uint8_t(fit.numbers[i] + ZERO);
                 else {
-                    uint8_t& both = panel[line / 2 * LINE + place];
+                    uint8_t& both = group[line / 2 * LINE + place];
                     const int four = fit.numbers[i] + 8;
                     both = uint8_t(line % 2 ? (both & 15) | four << 4 : (both & 240) | four);
                 }
             }
-            for (size_t g = 0; g < fit.factors.size(); g++)
-                panel[factors_at<BITS>(groups) + int64_t(g) * LANES + lane] =
-                    uint8_t(fit.factors[g] < 0 ? NEGATIVE - fit.factors[g] : fit.factors[g]);
+            for (int64_t g = 0; g < int64_t(fit.factors.size()); g++) {
+                const int factor = fit.factors[g];
+                panel[factors_at(g) + lane] = uint8_t(factor < 0 ? NEGATIVE - factor : factor);
+            }
             std::memcpy(panel + scales_at<BITS>(groups) + lane * sizeof(float), &fit.scale, sizeof(float));
         }
     }
@@ -197,7 +205,7 @@ void unpacked(const uint8_t* weights, const int64_t* which, int64_t rows, int64_
         const int64_t lane = which[row] % LANES;
         const float scale = load<float>(panel + scales_at<BITS>(groups) + lane * sizeof(float));
         for (int64_t first = 0; first < inputs; first += GROUP) {
-            const Group<BITS> group(panel, groups, first / GROUP);
+            const Group<BITS> group(panel, first / GROUP);
             uint8_t bytes[GROUP];
             for (int pair = 0; pair < GROUP / FOUR / 2; pair++) {
                 Bytes two[2];

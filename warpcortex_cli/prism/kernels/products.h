@@ -47,56 +47,85 @@ constexpr int TILE = 12, PAIR = 2;  // tokens and panels whose sums are held in 
 #else
 constexpr int TILE = 4, PAIR = 1;
 #endif
-constexpr int64_t NEAR = 16;  // chunks whose weights stay in the first cache while all tokens take their part of them
-// With so many tokens the CPU has no room left to look ahead for weights by itself; so far ahead they are asked for.
+// Chunks whose weights stay in the first cache while all tokens take their part of them; fewer where these are few and
+// numbers are made bytes, so that memory is never waited for long.
+constexpr int64_t NEAR = 16, FEWER = 4;
+// With so many tokens, or numbers to be made bytes, the CPU has no room left to look ahead for weights by itself; so far
+// ahead they are asked for.
 constexpr int BUSY = 8, AHEAD = 4096;
 
-// Adds what chunks [first, last) of P panels, `panel` bytes apart, give to the sums of the M tokens of a tile, which
-// chunk 0 begins.
-template <int BITS, int P, int M>
-inline void gather(const uint8_t* panels, int64_t panel, const Tokens& x, int64_t tile, int64_t first, int64_t last,
-                   Ints* sums) {
-    const int8_t* values = x.tile(tile);
+// Chunks of panels as bytes, of one panel or of two that are `panel` bytes apart.
+struct Weights {
+    const uint8_t* at;
+    int64_t panel, first, chunks;  // the number of the first chunk, and how many
+    bool far;                      // whether they are still in memory
+};
+
+// Calls `use` with all weights of P panels, a few chunks at a time. Numbers of 4 bits become bytes here; and half a chunk
+// at the end becomes a whole one, for tiles would read beyond.
+template <int BITS, int P, typename Use>
+inline void by_chunks(const Tokens& x, const uint8_t* panels, int64_t panel, Use use) {
+    constexpr int64_t SIZE = CHUNK * LANES, HALVES = CHUNK / GROUP;
+    alignas(LINE) uint8_t bytes[P][(BITS == 4 ? NEAR : 1) * SIZE];
+    for (int64_t first = 0, chunks = 0; first < x.chunks; first += chunks) {
+        chunks = std::min(BITS == 4 && x.count <= FEW ? FEWER : NEAR, x.chunks - first);
+        const bool cut = (first + chunks) * HALVES > x.groups;
+        if (BITS == 8 && cut && chunks > 1) chunks -= 1;
+        if (BITS == 8 && (!cut || x.chunks > first + chunks)) {
+            use(Weights{panels + first * SIZE, panel, first, chunks, true});
+            continue;
+        }
+        for (int p = 0; p < P; p++)
+            for (int64_t g = first * HALVES; g < std::min((first + chunks) * HALVES, x.groups); g++) {
+                const Group<BITS> group(panels + p * panel, g);
+                uint8_t* to = bytes[p] + (g - first * HALVES) * GROUP * LANES;
+                for (int pair = 0; pair < GROUP / FOUR / 2; pair++) {
+                    Bytes two[2];
+                    group.read(pair, two);
+                    __builtin_prefetch(group.at + pair * LINE + AHEAD);
+                    std::memcpy(to + 2 * pair * LINE, two, sizeof(two));
+                }
+            }
+        use(Weights{bytes[0], sizeof(bytes[0]), first, chunks, false});
+    }
+}
+
+// Adds what weights of P panels give to the sums of the M tokens of a tile, or begins these.
+template <int P, int M>
+inline void gather(const Weights& weights, const Tokens& x, int64_t tile, Ints* sums) {
+    const int8_t* values = x.tile(tile) + weights.first * CHUNK * M;
     Ints acc[P][M];
     for (int p = 0; p < P; p++)
-        for (int m = 0; m < M; m++) acc[p][m] = first == 0 ? Ints{} : sums[p * x.places() + m];
-    for (int64_t g = first * (CHUNK / GROUP); g < std::min(last * (CHUNK / GROUP), x.groups); g++) {
-        const int8_t* group = values + g * GROUP * M;
-        for (int pair = 0; pair < GROUP / FOUR / 2; pair++) {
-            Bytes two[P][2];
-            for (int p = 0; p < P; p++) {
-                const Group<BITS> weights(panels + p * panel, x.groups, g);
-                weights.read(pair, two[p]);
-                if (M >= BUSY)
-                    for (int i = 0; i < BITS / 4; i++)
-                        __builtin_prefetch(weights.at + (pair * BITS / 4 + i) * LINE + AHEAD);
-            }
-            for (int i = 0; i < 2; i++)
-                for (int m = 0; m < M; m++) {
-                    const int32_t four = load<int32_t>(group + FOUR * ((2 * pair + i) * M + m));
-                    for (int p = 0; p < P; p++) acc[p][m] = dot(acc[p][m], two[p][i], four);
-                }
+        for (int m = 0; m < M; m++) acc[p][m] = weights.first == 0 ? Ints{} : sums[p * x.places() + m];
+    for (int64_t line = 0; line < weights.chunks * (CHUNK / FOUR); line++) {
+        Bytes numbers[P];
+        for (int p = 0; p < P; p++) {
+            const uint8_t* at = weights.at + p * weights.panel + line * LINE;
+            numbers[p] = load<Bytes>(at);
+            if (M >= BUSY) __builtin_prefetch(at + AHEAD);
+        }
+        for (int m = 0; m < M; m++) {
+            const int32_t four = load<int32_t>(values + FOUR * (line * M + m));
+            for (int p = 0; p < P; p++) acc[p][m] = dot(acc[p][m], numbers[p], four);
         }
     }
     for (int p = 0; p < P; p++)
         for (int m = 0; m < M; m++) sums[p * x.places() + m] = acc[p][m];
 }
 
-template <int BITS, int P, int M = TILE>
-inline void gather_some(int64_t count, const uint8_t* panels, int64_t panel, const Tokens& x, int64_t tile,
-                        int64_t first, int64_t last, Ints* sums) {
+template <int P, int M = TILE>
+inline void gather_some(int64_t count, const Weights& weights, const Tokens& x, int64_t tile, Ints* sums) {
     if constexpr (M > 1)
-        if (count < M) return gather_some<BITS, P, M - 1>(count, panels, panel, x, tile, first, last, sums);
-    gather<BITS, P, M>(panels, panel, x, tile, first, last, sums);
+        if (count < M) return gather_some<P, M - 1>(count, weights, x, tile, sums);
+    gather<P, M>(weights, x, tile, sums);
 }
 
 template <int BITS, int P>
 void vector_sums(const Tokens& x, const uint8_t* panels, int64_t panel, Ints* sums) {
-    for (int64_t first = 0; first < x.chunks; first += NEAR)
-        for (int64_t tile = 0; tile < x.tiles(); tile++) {
-            const int64_t start = x.start(tile), last = std::min(first + NEAR, x.chunks);
-            gather_some<BITS, P>(x.start(tile + 1) - start, panels, panel, x, tile, first, last, sums + tile * x.tall());
-        }
+    by_chunks<BITS, P>(x, panels, panel, [&](const Weights& weights) {
+        for (int64_t tile = 0; tile < x.tiles(); tile++)
+            gather_some<P>(x.start(tile + 1) - x.start(tile), weights, x, tile, sums + tile * x.tall());
+    });
 }
 
 }  // namespace

@@ -19,6 +19,7 @@ inline Grid plain(const float* at, int64_t width) { return {const_cast<float*>(a
 // As panels give their outputs: those of a panel for all tokens, one behind the other.
 inline Grid by_panels(float* at, int64_t tokens) { return {at, LANES, tokens * LANES}; }
 
+constexpr float SMALL = 1e-36f;  // what is not larger is taken for 0: 127 divided by it may be infinite
 constexpr int64_t FEW = 12;  // up to so many tokens, other threads would take longer to come than small work does
 
 // Tokens lie in tiles, as even as can be, and in a tile by chunks of inputs. Of a chunk either all inputs of a token
@@ -39,7 +40,8 @@ struct Tokens {
     const int8_t* tile(int64_t number) const { return &values[start(number) * chunks * CHUNK]; }
 
     void read(Grid x, int64_t tokens, int64_t inputs, int64_t tile, bool whole, int threads) {
-        count = tokens, groups = groups_of(inputs), chunks = (inputs + CHUNK - 1) / CHUNK, highest = tile, together = whole;
+        count = tokens, highest = tile, together = whole;
+        groups = groups_of(inputs), chunks = (inputs + CHUNK - 1) / CHUNK;
         values.resize((count + 1) * chunks * CHUNK);  // AMX reads one more of a tile that has fewer than others
         scales.resize(count);
         sums.resize(count);
@@ -71,7 +73,7 @@ struct Tokens {
         const float largest = load<float>(&most);
         // What is not finite shall be seen in what it gives, not rounded to something.
         scales[token] = std::isfinite(largest) ? largest / 127 : std::numeric_limits<float>::quiet_NaN();
-        const float by = largest > 0 ? 127 / largest : 0;
+        const float by = largest > SMALL ? 127 / largest : 0;
         Ints sum = {};
         for (int64_t i = 0; i < chunks * CHUNK; i += LANES) {
             const Floats near = numbers(i) * by + 12582912.0f;  // which leaves no room behind the point

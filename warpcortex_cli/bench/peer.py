@@ -10,6 +10,10 @@ llama.cpp is built outside this repository, once:
     python -m warpcortex_cli.bench.peer --build peer --vocab \\
         llama_cpp_python-*/vendor/llama.cpp/models/ggml-vocab-qwen2.gguf
 
+Where a CPU has AMX, build it a second time without (`-DCMAKE_C_FLAGS="-mno-amx-int8 -mno-amx-tile -mno-amx-bf16"`, and
+the same for CXX), and give both folders: of each kind and number of agents the better one counts, and a build that
+crashes, as llama.cpp's AMX kernels do on Q8_0 of this shape, is said and left out.
+
 llama-batched-bench reads one shared prompt (`-pps`) and decodes a number of sequences behind it, as our Streams do
 behind one River. Speeds are tokens per second of all agents together; what counts is their ratio, in one run.
 """
@@ -86,21 +90,23 @@ def write_gguf(model: Any, vocabulary: Path, path: Path) -> None:
 
 
 def peer_speeds(build: Path, model: Path, load: Load, agents: list[int], threads: int) -> dict[int, float]:
-    """Tokens per second of llama-batched-bench by number of sequences."""
+    """Tokens per second of llama-batched-bench by number of sequences: of those that it did before it ended."""
     room = load.context + max(agents) * (load.tokens + 1)
     command = [
         str(build / "bin" / "llama-batched-bench"), "-m", str(model), "-c", str(room), "-b", "2048", "-ub", "512",
         "-npp", str(load.context), "-ntg", str(load.tokens), "-npl", ",".join(map(str, agents)),
         "-pps", "-kvu", "-t", str(threads), "--output-format", "jsonl",
     ]  # fmt: skip
-    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    rows = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        print(f"{model.stem} by {build}: it ended with {done.returncode}", flush=True)
+    rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     return {row["pl"]: row["speed_tg"] for row in rows}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--build", type=Path, required=True, help="where llama.cpp was built")
+    parser.add_argument("--build", type=Path, nargs="+", required=True, help="where llama.cpp was built")
     parser.add_argument("--vocab", type=Path, required=True, help="ggml-vocab-qwen2.gguf of llama.cpp")
     parser.add_argument("--shape", default="Qwen2.5-0.5B")
     parser.add_argument("--agents", default="1,10,100")
@@ -118,10 +124,11 @@ def main() -> None:
         for kind in KINDS:
             path = base if kind == "F16" else base.with_name(f"{kind}.gguf")
             if kind != "F16":
-                quantize = [str(args.build / "bin" / "llama-quantize"), str(base), str(path), kind]
+                quantize = [str(args.build[0] / "bin" / "llama-quantize"), str(base), str(path), kind]
                 subprocess.run(quantize, check=True, capture_output=True)
-            speeds[f"llama.cpp {kind}"] = peer_speeds(args.build, path, loads[agents[-1]], agents, threads)
-            print(kind, speeds[f"llama.cpp {kind}"], flush=True)
+            found = [peer_speeds(build, path, loads[agents[-1]], agents, threads) for build in args.build]
+            print(kind, *found, flush=True)
+            speeds[f"llama.cpp {kind}"] = {n: max(f.get(n, 0.0) for f in found) for n in agents}
     alone = []
     for kind in BITS:
         prism = random_prism(args.shape, "cpu", "fp32", kind)

@@ -50,8 +50,8 @@ constexpr int TILE = 4, PAIR = 1;
 // Chunks whose weights stay in the first cache while all tokens take their part of them; fewer where these are few and
 // numbers are made bytes, so that memory is never waited for long.
 constexpr int64_t NEAR = 16, FEWER = 4;
-// With so many tokens, or numbers to be made bytes, the CPU has no room left to look ahead for weights by itself; so far
-// ahead they are asked for.
+// With so many tokens, or numbers to be made bytes, the CPU has no room left to look ahead for weights by itself; so
+// far ahead they are asked for.
 constexpr int BUSY = 8, AHEAD = 4096;
 
 // Chunks of panels as bytes, of one panel or of two that are `panel` bytes apart.
@@ -61,8 +61,8 @@ struct Weights {
     bool far;                      // whether they are still in memory
 };
 
-// Calls `use` with all weights of P panels, a few chunks at a time. Numbers of 4 bits become bytes here; and half a chunk
-// at the end becomes a whole one, for tiles would read beyond.
+// Calls `use` with all weights of P panels, a few chunks at a time. Numbers of 4 bits become bytes here; and half a
+// chunk at the end becomes a whole one, for tiles would read beyond.
 template <int BITS, int P, typename Use>
 inline void by_chunks(const Tokens& x, const uint8_t* panels, int64_t panel, Use use) {
     constexpr int64_t SIZE = CHUNK * LANES, HALVES = CHUNK / GROUP;

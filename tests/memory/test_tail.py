@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
 from torch import Tensor
 
+from warpcortex_cli.memory.room import Room
 from warpcortex_cli.memory.segment import KVLayout, Segment, join
 from warpcortex_cli.memory.tail import FIRST_CAPACITY, Slab, Tail, TailPool
 
@@ -140,6 +141,28 @@ def test_a_growing_tail_keeps_its_tokens(pieces: list[int], cut: int) -> None:
     assert held(tail) == marks
     assert FIRST_CAPACITY <= tail.capacity <= max(FIRST_CAPACITY, 2 * sum(pieces) + 2 * FIRST_CAPACITY)
     assert tail.nbytes == tail.capacity * LAYOUT.bytes_per_token
+
+
+@pytest.mark.parametrize("fails", range(4))
+def test_a_tail_that_cannot_grow_stays_whole(fails: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    tail = Tail(Slab(LAYOUT, 1, CAPACITY), growing=True)
+    tail.append(*tensors(list(range(1, CAPACITY + 1))))
+    make, made = tail.slab._room, 0
+
+    def room(capacity: int) -> Room:
+        nonlocal made
+        made += 1
+        if made == fails + 1:
+            raise RuntimeError("can't allocate memory")
+        return make(capacity)
+
+    monkeypatch.setattr(tail.slab, "_room", room)
+    with pytest.raises(RuntimeError, match="allocate"):
+        tail.append(*tensors([CAPACITY + 1]))
+    assert held(tail) == list(range(1, CAPACITY + 1)) and tail.capacity == CAPACITY
+    assert {r.data.shape[2] for r in (*tail.slab.keys, *tail.slab.values)} == {CAPACITY}
+    tail.append(*tensors([CAPACITY + 1]))
+    assert held(tail) == list(range(1, CAPACITY + 2))
 
 
 def test_counted_bytes_are_those_of_the_formula() -> None:

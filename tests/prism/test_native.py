@@ -129,6 +129,12 @@ def test_weights_of_nothing_give_nothing(bits: int) -> None:
     assert torch.equal(native.multiply(torch.zeros(3, 40), packed, torch.ones(18), bits, 18), torch.ones(3, 18))
 
 
+def near(mine: torch.Tensor, theirs: torch.Tensor, dtype: torch.dtype) -> None:
+    """Head by head: what is not is so by a part of what heads read, which is the less the more keys they have."""
+    far = (mine - theirs).norm(dim=-1)
+    assert bool((far <= (1e-5 if dtype == torch.float32 else 0.015) * theirs.norm(dim=-1)).all())
+
+
 def step(
     rows: int,
     heads: tuple[int, int],
@@ -185,15 +191,16 @@ def test_attention_is_that_of_torch(
 ) -> None:
     tails = lengths.draw(st.lists(st.integers(0, 79), min_size=rows, max_size=rows))
     mine, theirs = (step(rows, heads, d, tails, parts, dtype, native, tokens) for native in (True, False))
-    torch.testing.assert_close(mine[0], theirs[0], atol=1e-5 if dtype == torch.float32 else 3e-2, rtol=0)
+    near(mine[0], theirs[0], dtype)
     assert all(torch.equal(a, b) for a, b in zip(mine[1], theirs[1], strict=True))
 
 
-def test_attention_for_every_cpu(cpu: str) -> None:
-    for rows, parts in ((1, [70]), (5, [64, 3])):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_for_every_cpu(cpu: str, dtype: torch.dtype) -> None:
+    for rows, parts, tokens in ((1, [70], 1), (5, [64, 3], 1), (1, [200, 3], 11)):
         tails = [7 * i for i in range(rows)]
-        mine, theirs = (step(rows, (2, 7), 64, tails, parts, torch.float32, n)[0] for n in (True, False))
-        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=0)
+        mine, theirs = (step(rows, (2, 7), 64, tails, parts, dtype, n, tokens)[0] for n in (True, False))
+        near(mine, theirs, dtype)
 
 
 @torch.inference_mode()  # as in a forward
@@ -236,18 +243,20 @@ def test_a_step_of_many_kinds_of_rows(threads: int, dtype: torch.dtype, monkeypa
         return [*found, *kept]
 
     for mine, theirs in zip(made(True), made(False), strict=True):
-        torch.testing.assert_close(mine, theirs, atol=2e-5 if dtype == torch.float32 else 3e-2, rtol=0)
+        near(mine.float(), theirs.float(), dtype)
 
 
-def test_what_is_not_finite_stays_in_its_row() -> None:
-    slab = Slab(KVLayout(1, 1, 16, torch.float32, torch.device("cpu")), 4, 8)
+@pytest.mark.parametrize(("dtype", "d"), [(torch.float32, 16), (torch.bfloat16, 32)])
+def test_what_is_not_finite_stays_in_its_row(dtype: torch.dtype, d: int) -> None:
+    slab = Slab(KVLayout(1, 1, d, dtype, torch.device("cpu")), 4, 8)
     slab.values[0].data.fill_(1)
-    queries = torch.ones(1, 4, 16)
+    shared = Segment((torch.zeros(1, 5, d, dtype=dtype),), (torch.ones(1, 5, d, dtype=dtype),), torch.arange(5))
+    queries = torch.ones(1, 4, d, dtype=dtype)
     queries[0, 2, 0] = float("nan")
-    row = torch.ones(1, 4, 16)
-    group = native.Readers(0, 1, torch.arange(4), torch.full((4,), 8), slab, ())
+    row = torch.ones(1, 4, d, dtype=dtype)
+    group = native.Readers(0, 1, torch.arange(4), torch.full((4,), 8), slab, (shared,))
     found = native.Attending([group]).attend(0, (queries, row, row), 1.0)
-    assert found[2].isnan().all() and torch.allclose(found[[0, 1, 3]], torch.ones(3, 1, 16))
+    assert found[2].isnan().all() and torch.allclose(found[[0, 1, 3]], torch.ones(3, 1, d, dtype=dtype))
 
 
 def test_they_are_compiled_once_and_a_failure_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

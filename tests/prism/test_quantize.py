@@ -98,6 +98,15 @@ def test_greedy_rows_get_the_largest_logit_alone(kind: str, model_folder: Callab
         assert greedy[3].logits is not None
 
 
+def test_a_token_that_the_model_does_not_have_is_refused(model_folder: Callable[[str], Path]) -> None:
+    prism = opened(model_folder("qwen2"), "int8")
+    tail = prism.new_tail(2)
+    for token in (prism.vocab_size, -1):
+        with pytest.raises(IndexError, match="is none of the"):
+            prism.forward([Row([token], [0], tail)])
+    assert tail.length == 0
+
+
 @needs_kernels
 def test_keys_and_values_take_half_the_bytes(model_folder: Callable[[str], Path]) -> None:
     prism = opened(model_folder("qwen2"), "int8")

@@ -99,7 +99,8 @@ def peer_speeds(build: Path, model: Path, load: Load, agents: list[int], threads
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
-        print(f"{model.stem} by {build}: it ended with {done.returncode}", flush=True)
+        said = (done.stderr.strip().splitlines() or ["nothing"])[-1]
+        print(f"{model.stem} by {build}: it ended with {done.returncode} and said: {said}", flush=True)
     rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     return {row["pl"]: row["speed_tg"] for row in rows}
 
@@ -138,8 +139,11 @@ def main() -> None:
     print(f"| tokens per second | {' | '.join(f'{n} agents' for n in agents)} |\n|{'---|' * (1 + len(agents))}")
     for name, row in speeds.items():
         print(f"| {name} | {' | '.join(f'{row[n]:.1f}' for n in agents)} |")
-    best = {n: max(row[n] for name, row in speeds.items() if name.startswith("llama.cpp")) for n in agents}
-    ratios = (f"{max(r[n] for name, r in speeds.items() if name.startswith('warp')) / best[n]:.2f}" for n in agents)
+    ours, best = (
+        {n: max(row[n] for name, row in speeds.items() if name.startswith(who)) for n in agents}
+        for who in ("warpcortex", "llama.cpp")
+    )
+    ratios = (f"{ours[n] / best[n]:.2f}" if best[n] else "" for n in agents)
     print(f"| our best to its best | {' | '.join(ratios)} |")
     print(f"\nRiver alone, tokens per second: {'; '.join(alone)}")
 

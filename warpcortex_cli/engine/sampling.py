@@ -95,4 +95,7 @@ def sample(logits: Tensor | None, largest: tuple[float, int], sampler: Sampler) 
     # The largest logit is infinite if one is or all are minus infinity.
     if not math.isfinite(value):
         return SamplingError(f"the logits are {'not a number' if math.isnan(value) else 'infinite'}")
-    return token if sampler.greedy or logits is None else sampler.draw(logits)
+    if sampler.greedy:
+        return token
+    assert logits is not None
+    return sampler.draw(logits)

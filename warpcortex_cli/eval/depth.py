@@ -162,7 +162,7 @@ class Reader:
         for ids in self.questions:
             question = self.ask(ids)
             kept, at = self.working()
-            here, own = self.river.position, self.prism.dtype
+            here, own = self.river.position, self.prism.layout.dtype
             attended = max(attended, len(kept) + len(ids))
             found = []
             for i in range(self.prism.layers):

@@ -44,6 +44,11 @@ class Slab:
     def _room(self, capacity: int) -> Room:
         return self._kind(self.layout, self.slots, capacity)
 
+    def _resized(self, room: Room, capacity: int) -> Room:
+        resized = self._room(capacity)
+        resized[:, :, : self.capacity] = room[:, :, : self.capacity]
+        return resized
+
     @property
     def nbytes(self) -> int:
         """Allocated bytes of keys and values."""
@@ -52,12 +57,17 @@ class Slab:
     # What a forward made is an inference tensor, and those change only in inference mode.
     @torch.inference_mode()
     def grow(self, capacity: int) -> None:
-        """Widens every slot, one layer at a time so that little is held twice."""
-        for buffers in (self.keys, self.values):
-            for index, old in enumerate(buffers):
-                wider = self._room(capacity)
-                wider[:, :, : self.capacity] = old[:]
-                buffers[index] = wider
+        """Widens every slot, one layer at a time so that little is held twice; where that fails, none."""
+        done: list[tuple[list[Room], int]] = []
+        try:
+            for buffers in (self.keys, self.values):
+                for index, old in enumerate(buffers):
+                    buffers[index] = self._resized(old, capacity)
+                    done.append((buffers, index))
+        except RuntimeError:
+            for buffers, index in done:
+                buffers[index] = self._resized(buffers[index], self.capacity)
+            raise
         positions = torch.zeros(self.slots, capacity, dtype=torch.long, device=self.layout.device)
         positions[:, : self.capacity] = self.positions
         self.positions = positions

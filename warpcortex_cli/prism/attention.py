@@ -25,7 +25,7 @@ from warpcortex_cli.prism.native import Attending, Readers
 from warpcortex_cli.prism.rows import Row
 
 NAME = "warpcortex"
-NATIVE_TOKENS = 128  # of a row; longer ones are faster in torch, which takes keys and queries in blocks
+NATIVE_TOKENS = 128  # of a row; longer ones are faster in torch than without tiles: it takes keys and queries in blocks
 MAX_SCORES = 1 << 24  # attention scores held at once; longer prefills take their queries in pieces
 
 
@@ -136,7 +136,7 @@ class PackedStep:
     Args:
         rows: as the caller has them.
         device: of keys and values.
-        native: rows of few tokens attend by the kernels for a CPU, where these serve them.
+        native: rows attend by the kernels for a CPU, where these serve them.
 
     Attributes:
         rows: the rows, in the order of the packed tokens.

@@ -55,15 +55,16 @@ class _Attention(ctypes.Structure):
 
 @dataclass(frozen=True)
 class _Place:
-    """Where keys and values lie in memory, and what must live as long as they are read there.
+    """Where keys and values lie in memory.
 
     Attributes:
         table: of each layer the addresses of keys and values; of a part that is read, also its tokens and the strides
             from one head to the next. int64 [layers, 2 or 5].
+        held: what must live as long as they are read there.
     """
 
     table: Tensor
-    held: object
+    held: Sequence[object]
 
 
 _places: WeakKeyDictionary[Segment | Slab, _Place] = WeakKeyDictionary()  # to look at all layers takes a while
@@ -76,13 +77,15 @@ def _place(of: Segment | TailView | Slab) -> _Place:
         table = torch.empty(len(whole.table), 5, dtype=torch.long)
         table[:, :2] = whole.table + slot * room.stride(0) * room.itemsize
         table[:, 2:] = torch.tensor((of.tokens, room.stride(1), room.stride(1)))
-        return _Place(table, whole)
+        return _Place(table, whole.held)
     known = _places.get(of)
-    if known is not None and not (isinstance(of, Slab) and known.held != of.capacity):
-        return known
     if isinstance(of, Slab):  # which has other rooms when it has grown
+        if known is not None and all(a is b for a, b in zip(known.held, (*of.keys, *of.values), strict=True)):
+            return known
         rooms = [(k.data.data_ptr(), v.data.data_ptr()) for k, v in zip(of.keys, of.values, strict=True)]
-        known = _Place(torch.tensor(rooms), of.capacity)
+        known = _Place(torch.tensor(rooms), (*of.keys, *of.values))
+    elif known is not None:
+        return known
     else:
         pairs = [(_beside(k), _beside(v)) for k, v in zip(of.keys, of.values, strict=True)]
         rows = [(k.data_ptr(), v.data_ptr(), k.shape[1], k.stride(0), v.stride(0)) for k, v in pairs]

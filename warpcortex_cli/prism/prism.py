@@ -77,7 +77,7 @@ class Prism:
         shape = try_out(model, decoder, config, name)
         self.layout, self.heads, self.scalings, self.rope = shape.layout, shape.heads, shape.scalings, shape.rope
         if quantize != "none":
-            # Half the bytes of fp32; what is rounded so is less than what the weights are.
+            # Half the bytes of fp32. Attention is computed in this type, too: queries and what heads read are rounded.
             self.layout = replace(shape.layout, dtype=torch.bfloat16)
             if native.usable():
                 fuse(decoder, self.max_context)

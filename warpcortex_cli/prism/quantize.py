@@ -142,6 +142,8 @@ class Embedding(nn.Module):
 
     def _rows(self, ids: Tensor) -> Tensor:
         """fp32 [len(ids), embedding_dim]"""
+        if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < self.num_embeddings:
+            raise IndexError(f"token {int(ids.max())} is none of the {self.num_embeddings} that the model has")
         if isinstance(self.table, Packed):
             return native.unpack(self.table.weight, self.table.bits, ids, self.embedding_dim)
         return self.table.weight[ids].float() * self.table.scale[ids][:, None]

@@ -24,21 +24,33 @@ inline bool tiles_work() {
     return granted;
 }
 
+// What was written lies in memory: not every compiler knows that tiles are read from there.
+inline void written() { asm volatile("" ::: "memory"); }
+
 // While it lives, this thread's tiles have these forms: 0 to 3 hold sums of so many rows and 4, 5 the rows, 6, 7 the
 // columns that they are multiplied with.
-struct Forms {
+class Forms {
     struct alignas(64) Config {
         uint8_t palette = 1, start = 0, none[14] = {};
         uint16_t bytes[16] = {};
         uint8_t rows[16] = {};
     };
 
-    explicit Forms(int64_t rows) {
+  public:
+    explicit Forms(int64_t rows) {  // or of none, where no tiles are used
+        if (rows == 0) return;
         Config config;
         for (int i = 0; i < 8; i++) config.bytes[i] = 64, config.rows[i] = uint8_t(i < 6 ? rows : TALL);
+        written();
         _tile_loadconfig(&config);
+        used = true;
     }
-    ~Forms() { _tile_release(); }
+    ~Forms() {
+        if (used) _tile_release();
+    }
+
+  private:
+    bool used = false;
 };
 
 #else

@@ -1,4 +1,4 @@
-// Attention of tokens that are decoded, or few: softmax over what they share and their own tails.
+// A step's attention: softmax over what tokens share and their own tails.
 
 #pragma once
 
@@ -29,7 +29,7 @@ struct Attention {
 };
 
 constexpr int64_t BLOCK = 8, WIDE = 16;     // tokens that take turns with the same few keys, and those of tiles
-constexpr int64_t LEAST = 128, MOST = 512;  // keys of one task, multiples of what is read at once
+constexpr int64_t LEAST = 128, MOST = 512;  // keys of one task: a multiple of the least
 
 // Whether tiles do it.
 template <typename T>
@@ -79,7 +79,8 @@ struct Plan {
         block = tiled<T>(a.d) ? WIDE : BLOCK;
         int64_t keys = 0;
         for (int64_t g = 0; g < a.count; g++) keys += longest(*a.groups[g]) + shared(a, *a.groups[g]);
-        const int64_t most = std::min(MOST, std::max(LEAST, a.kv_heads * keys / (4 * threads)));
+        const int64_t even = a.kv_heads * keys / (4 * threads);  // all threads shall have some tasks
+        const int64_t most = std::min(MOST, std::max(LEAST, (even + LEAST - 1) / LEAST * LEAST));
         for (int64_t g = 0; g < a.count; g++) {
             // Many tokens are tasks enough, and their states would take much memory if each had several.
             const int64_t blocks = (a.groups[g]->tokens + block - 1) / block * a.kv_heads;

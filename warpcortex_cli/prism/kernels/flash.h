@@ -77,6 +77,7 @@ struct Tiled {
 template <int A>
 inline void multiply_pairs(bool begins, Tiled<const uint16_t> rows, Tiled<const uint16_t> columns, int64_t count,
                            Tiled<float> sums) {
+    written();
     if (begins) {
         _tile_zero(0);
         _tile_zero(2);
@@ -208,7 +209,6 @@ class Flash {
 
     // The weights of a tile's queries, from `at` on; what they read before is scaled to them.
     void soften(int64_t tile, int64_t at, int64_t parts, int64_t here) {
-        constexpr Ints ORDER = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
         int64_t seen[TALL];
         for (int64_t i = 0; i < tall; i++) seen[i] = std::min(sights[tile * tall + i] - place, here);
         const auto some = [&](int64_t i, int64_t b) {

@@ -43,8 +43,7 @@ inline void summarized(const Linear& by, const float* x, int64_t tokens, int64_t
                        int64_t* places, float* totals) {
     std::vector<Best> best(threads * tokens);
     const auto here = [&](Floats outputs, int64_t panel) {
-        const Ints lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-        return lanes < int32_t(std::min(LANES, by.outputs - panel * LANES))
+        return ORDER < int32_t(std::min(LANES, by.outputs - panel * LANES))
                    ? outputs
                    : -std::numeric_limits<float>::infinity();
     };
@@ -58,7 +57,9 @@ inline void summarized(const Linear& by, const float* x, int64_t tokens, int64_t
     for (int64_t token = 0; token < tokens; token++) {
         Summary all;
         for (int thread = 0; thread < threads; thread++) all.add(best[thread * tokens + token]);
-        values[token] = std::isnan(all.sum) ? std::numeric_limits<float>::quiet_NaN() : all.value;
+        values[token] = std::isnan(all.sum) ? std::numeric_limits<float>::quiet_NaN()
+                        : all.sum == 0      ? -std::numeric_limits<float>::infinity()
+                                            : all.value;
         places[token] = all.place;
         totals[token] = float(double(all.value) + std::log(all.sum));
     }

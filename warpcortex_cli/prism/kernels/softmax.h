@@ -24,7 +24,6 @@ template <typename T, int HEADS>
 inline void read(const Floats* query, int64_t width, float scaling, Span<T> span, float* state) {
     const int64_t d = width * LANES;
     Floats scores[HEADS][PIECE / LANES];
-    const Ints order = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     for (int64_t start = 0; start < span.tokens; start += PIECE) {
         const int64_t here = std::min(PIECE, span.tokens - start), blocks = (here + LANES - 1) / LANES;
         const T *keys = span.keys + start * d, *values = span.values + start * d;
@@ -36,7 +35,7 @@ inline void read(const Floats* query, int64_t width, float scaling, Span<T> span
                 for (int64_t w = 0; w < width; w++)
                     for (int64_t i = 0; i < LANES; i++) sums[i] += query[h * width + w] * lanes(at[i] + w * LANES);
                 const Floats found = totals(sums) * scaling;
-                scores[h][b] = order < int32_t(here - b * LANES) ? found : -std::numeric_limits<float>::infinity();
+                scores[h][b] = ORDER < int32_t(here - b * LANES) ? found : -std::numeric_limits<float>::infinity();
             }
         }
         for (int h = 0; h < HEADS; h++) {

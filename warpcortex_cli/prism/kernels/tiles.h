@@ -13,6 +13,7 @@ namespace {
 template <int A, int P>
 inline void multiply_tiles(const Weights& weights, const int8_t* const* tokens, const int64_t* wide,
                            Ints* const* sums) {
+    written();
     if (weights.first == 0) {
         _tile_zero(0);
         if constexpr (A > 1) _tile_zero(1);

@@ -18,6 +18,8 @@ typedef uint8_t Bytes __attribute__((vector_size(64)));
 typedef uint16_t Shorts __attribute__((vector_size(64)));
 typedef uint16_t Halves __attribute__((vector_size(32)));
 
+constexpr Ints ORDER = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+
 template <typename T>
 inline T load(const void* from) {
     T found;
@@ -27,7 +29,6 @@ inline T load(const void* from) {
 
 inline Floats splat(float x) { return Floats{} + x; }
 inline Ints splat(int32_t x) { return Ints{} + x; }
-inline float widened(uint16_t x) { return load<float>(&static_cast<const uint32_t&>(uint32_t(x) << 16)); }
 
 inline Floats widened(Halves x) {
     const Words wide = __builtin_convertvector(x, Words) << 16;

@@ -129,10 +129,10 @@ def test_weights_of_nothing_give_nothing(bits: int) -> None:
     assert torch.equal(native.multiply(torch.zeros(3, 40), packed, torch.ones(18), bits, 18), torch.ones(3, 18))
 
 
-def near(mine: torch.Tensor, theirs: torch.Tensor, dtype: torch.dtype) -> None:
-    """Head by head: what is not is so by a part of what heads read, which is the less the more keys they have."""
+def near(mine: torch.Tensor, theirs: torch.Tensor, dtype: torch.dtype, by: float = 0.015) -> None:
+    """Head by head, for what heads read is the smaller the more keys they have. `theirs` is computed in fp32."""
     far = (mine - theirs).norm(dim=-1)
-    assert bool((far <= (1e-5 if dtype == torch.float32 else 0.015) * theirs.norm(dim=-1)).all())
+    assert bool((far <= (1e-5 if dtype == torch.float32 else by) * theirs.norm(dim=-1)).all())
 
 
 def step(
@@ -148,27 +148,28 @@ def step(
     """What a step of so many tokens a row gives in each of two layers, and what is in its tails after it."""
     torch.manual_seed(rows)
     kv_heads, heads_of_each = heads
-    layout = KVLayout(2, kv_heads, d, dtype, torch.device("cpu"))
+    kept = dtype if native else torch.float32  # of the same numbers
+    layout = KVLayout(2, kv_heads, d, kept, torch.device("cpu"))
     pool = TailPool(layout, 90, rows + 2)
     taken = [pool.take() for _ in range(rows + 1)]
     del taken[rows // 2]  # a hole
     reads = tuple(
         Segment(
-            tuple(torch.randn(kv_heads, n, d).to(dtype) for _ in range(2)),
-            tuple(torch.randn(kv_heads, n, d).to(dtype) for _ in range(2)),
+            tuple(torch.randn(kv_heads, n, d).to(dtype).to(kept) for _ in range(2)),
+            tuple(torch.randn(kv_heads, n, d).to(dtype).to(kept) for _ in range(2)),
             torch.arange(n),
         )
         for n in parts
     )
     for tail, length in zip(taken, tails, strict=True):
-        some = [torch.randn(kv_heads, length, d).to(dtype) for _ in range(4)]
+        some = [torch.randn(kv_heads, length, d).to(dtype).to(kept) for _ in range(4)]
         tail.append(some[:2], some[2:], torch.arange(length))
     packed = PackedStep([Row([1] * tokens, [100] * tokens, tail, reads) for tail in taken], torch.device("cpu"), native)
     found = []
     for number in range(2):
         # As transformers gives them: heads are a view of [tokens, heads, d].
         q, k, v = (
-            torch.randn(rows * tokens, n, d).to(dtype).transpose(0, 1)
+            torch.randn(rows * tokens, n, d).to(dtype).to(kept).transpose(0, 1)
             for n in (kv_heads * heads_of_each, kv_heads, kv_heads)
         )
         found.append(packed.attend(Layer(number, q, k, v, d**-0.5, None, None)).float())
@@ -211,10 +212,11 @@ def test_a_step_of_many_kinds_of_rows(threads: int, dtype: torch.dtype, monkeypa
     layer with a window, too."""
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     d = 32
-    layout = KVLayout(2, 2, d, dtype, torch.device("cpu"))
 
     def made(served: bool) -> list[torch.Tensor]:
         torch.manual_seed(8)
+        kept = dtype if served else torch.float32
+        layout = KVLayout(2, 2, d, kept, torch.device("cpu"))
         river, pool, small = (
             Tail(Slab(layout, 1, 16), growing=True),
             TailPool(layout, 40),
@@ -222,9 +224,9 @@ def test_a_step_of_many_kinds_of_rows(threads: int, dtype: torch.dtype, monkeypa
         )
         filled = [(river, 1300), *((pool.take(), n) for n in (3, 0, 17)), (small.take(), 9), (pool.take(), 5)]
         for tail, length in filled:
-            some = [torch.randn(2, length, d).to(dtype) for _ in range(4)]
+            some = [torch.randn(2, length, d).to(dtype).to(kept) for _ in range(4)]
             tail.append(some[:2], some[2:], torch.arange(length))
-        both = [tuple(torch.randn(2, 70, d).to(dtype) for _ in range(2)) for _ in range(2)]
+        both = [tuple(torch.randn(2, 70, d).to(dtype).to(kept) for _ in range(2)) for _ in range(2)]
         shared = Segment(both[0], both[1], torch.arange(70))
         own, prefill = Tail(Slab(layout, 1, 9)), Tail(Slab(layout, 1, NATIVE_TOKENS + 1))
         streams = [tail for tail, _ in filled[1:]]
@@ -236,14 +238,14 @@ def test_a_step_of_many_kinds_of_rows(threads: int, dtype: torch.dtype, monkeypa
         tokens = sum(len(row.tokens) for row in rows)
         found = []
         for number, window in enumerate((None, 40)):
-            q, k, v = (torch.randn(tokens, n, d).to(dtype).transpose(0, 1) for n in (6, 2, 2))
+            q, k, v = (torch.randn(tokens, n, d).to(dtype).to(kept).transpose(0, 1) for n in (6, 2, 2))
             found.append(packed.attend(Layer(number, q, k, v, d**-0.5, None, window)))
         packed.commit()
         kept = [part for tail in (river, own, *streams, prefill) for n in range(2) for part in tail.layer(n)]
         return [*found, *kept]
 
     for mine, theirs in zip(made(True), made(False), strict=True):
-        near(mine.float(), theirs.float(), dtype)
+        near(mine.float(), theirs.float(), dtype, 0.04)  # some rows are torch's, in bf16
 
 
 @pytest.mark.parametrize(("dtype", "d"), [(torch.float32, 16), (torch.bfloat16, 32)])

@@ -30,7 +30,7 @@ def opened(folder: Path, quantize: str, dtype: torch.dtype = torch.float32) -> P
 
 def unfused(folder: Path, quantize: str, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype = torch.float32) -> Prism:
     with monkeypatch.context() as patch:
-        patch.setattr(prism, "fuse", lambda decoder, max_context: 0)
+        patch.setattr(prism, "fuse", lambda *_: 0)
         return opened(folder, quantize, dtype)
 
 
@@ -127,7 +127,7 @@ def test_a_layer_that_gives_something_else_stays(
     found = unfused(model_folder("qwen2"), "int8", monkeypatch)
     decoder = found.model.get_decoder()
     spoil(decoder.layers[1])
-    assert fuse(decoder, found.max_context) == len(decoder.layers) - 1
+    assert fuse(decoder, found.max_context, found.layout.dtype) == len(decoder.layers) - 1
     assert not isinstance(decoder.layers[1], FusedLayer)
 
 

@@ -24,6 +24,7 @@ from warpcortex_cli.prism.rows import Row
 pytestmark = pytest.mark.skipif(not native.usable(), reason="there is no C++ compiler")
 LIKE = {
     "this one": (),
+    "tiles are refused": ("-march=native", "-include", "refused.h"),
     "no tiles": ("-march=native", "-mno-amx-tile", "-mno-amx-int8", "-mno-amx-bf16"),
     "AVX2": ("-mavx2", "-mfma"),
     "any": ("-mno-avx",),
@@ -41,7 +42,9 @@ def cpu(
             pytest.skip("these flags are of another CPU")
         path = tmp_path_factory.getbasetemp() / f"{kind}.so"
         if not path.exists():
-            library.build(path, LIKE[kind])
+            refused = path.with_name("refused.h")  # what a kernel does that does not know the request
+            refused.write_text("#include <sys/syscall.h>\n#undef SYS_arch_prctl\n#define SYS_arch_prctl -1\n")
+            library.build(path, [str(refused) if flag == refused.name else flag for flag in LIKE[kind]])
         made: Any = native.opened(path)
         monkeypatch.setattr(native, "kernels", lambda: made)
     return kind

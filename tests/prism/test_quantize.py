@@ -9,11 +9,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from warpcortex_cli.engine.sampling import Sampler
+from warpcortex_cli.engine.stream import Stream
 from warpcortex_cli.errors import RunError
 from warpcortex_cli.prism import native, quantize
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.quantize import Packed, Plain, joined
 from warpcortex_cli.prism.rows import Row
+from warpcortex_cli.profile import Role
 
 TOKENS = [5, 9, 40, 7, 23, 90, 11]
 needs_kernels = pytest.mark.skipif(not native.usable(), reason="there is no C++ compiler")
@@ -96,6 +99,20 @@ def test_greedy_rows_get_the_largest_logit_alone(kind: str, model_folder: Callab
             if brief:
                 assert mine.total == pytest.approx(float(theirs.logits[0].double().logsumexp(0)), abs=1e-4)
         assert greedy[3].logits is not None
+
+
+@needs_kernels
+def test_a_stream_is_as_sure_of_its_tokens_without_all_logits(model_folder: Callable[[str], Path]) -> None:
+    prism = opened(model_folder("qwen2"), "int8")
+    role = Role(name="sure", trigger=r"\[SURE: (?P<task>\w+)\]", max_tokens=4)
+    streams = [Stream(i, role, {"task": "x"}, prism, Sampler(), 0.0) for i in range(2)]
+    for stream, logits in zip(streams, ("largest", "last"), strict=True):
+        for position in range(3):
+            result = prism.forward([Row([9 + position], [position], prism.new_tail(1), logits=logits)])[0]  # type: ignore[arg-type]
+            assert result.largest is not None
+            stream.weigh(result.largest[1], result)
+    assert len(streams[0].log_probabilities) == 3
+    assert streams[0].log_probabilities == pytest.approx(streams[1].log_probabilities, abs=1e-4)
 
 
 def test_a_token_that_the_model_does_not_have_is_refused(model_folder: Callable[[str], Path]) -> None:

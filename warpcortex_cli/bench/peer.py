@@ -12,7 +12,7 @@ llama.cpp is built outside this repository, once:
 
 Where a CPU has AMX, build it a second time without (`-DCMAKE_C_FLAGS="-mno-amx-int8 -mno-amx-tile -mno-amx-bf16"`, and
 the same for CXX), and give both folders: of each kind and number of agents the better one counts, and a build that
-crashes, as llama.cpp's AMX kernels do on Q8_0 of this shape, is said and left out.
+crashes, as llama.cpp's AMX kernels do on Q8_0 and Q4_0 of this shape, is said and left out.
 
 llama-batched-bench reads one shared prompt (`-pps`) and decodes a number of sequences behind it, as our Streams do
 behind one River. Speeds are tokens per second of all agents together; what counts is their ratio, in one run.

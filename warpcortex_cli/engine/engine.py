@@ -228,7 +228,7 @@ class Engine:
 
     def _sample_river(self, result: RowResult) -> int:
         assert result.largest is not None
-        drawn = sample(_newest(result), result.largest, self.river.sampler)
+        drawn = sample(result.newest, result.largest, self.river.sampler)
         if isinstance(drawn, SamplingError):
             raise RunError(f"the model produced no usable next token: {drawn}", "Try --dtype fp32.")
         return drawn
@@ -312,7 +312,7 @@ class Engine:
                 if not torch.isfinite(result.hidden).all():  # quantized KV would hide it from the logits
                     self.end(stream, "failed", "the hidden states of its prompt are not finite")
                 return
-            token = sample(_newest(result), result.largest, stream.sampler)
+            token = sample(result.newest, result.largest, stream.sampler)
             if isinstance(token, SamplingError):
                 self.end(stream, "failed", str(token))
             elif token in self.prism.eos_ids:
@@ -428,11 +428,6 @@ class Engine:
     def cancel_all(self, reason: str) -> None:
         for stream in self.alive:
             self.end(stream, "cancelled", reason)
-
-
-def _newest(result: RowResult) -> torch.Tensor | None:
-    """Logits of the last token [vocabulary], where they were wanted."""
-    return None if result.logits is None else result.logits[-1]
 
 
 def _as_warp_error(error: Exception) -> RunError | MemoryLimitError:

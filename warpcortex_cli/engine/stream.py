@@ -131,8 +131,8 @@ class Stream:
 
     def weigh(self, token: int, result: RowResult) -> None:
         """Notes how probable the token was that was sampled from a result."""
-        if result.logits is not None:
-            scores = result.logits[-1].float()
+        if result.newest is not None:
+            scores = result.newest.float()
             self.log_probabilities.append(float(scores[token] - scores.logsumexp(0)))
         elif result.largest is not None and result.total is not None:  # which is the token
             self.log_probabilities.append(result.largest[0] - result.total)

@@ -28,13 +28,14 @@ class FusedLayer(nn.Module):
     Args:
         parts: what it holds.
         like: what its attention was given in a trial: scaling, cap and window are the same in each step.
+        dtype: that keys and values are kept in.
     """
 
-    def __init__(self, parts: Parts, like: attention.Layer) -> None:
+    def __init__(self, parts: Parts, like: attention.Layer, dtype: torch.dtype) -> None:
         super().__init__()
         self._around = Around(parts)
         self._heads, self._kv_heads = parts.heads, parts.kv_heads
-        self._dtype = like.key.dtype
+        self._dtype = dtype
         self._how = like.scaling, like.softcap, like.window
         held = [t for linear in parts.linears.values() for t in (linear.packed, linear.bias) if t is not None]
         held += [norm.weight for norm in parts.norms.values()]
@@ -60,11 +61,12 @@ class _Seen:
 
 
 @torch.inference_mode()
-def fuse(decoder: Any, max_context: int) -> int:
+def fuse(decoder: Any, max_context: int, dtype: torch.dtype) -> int:
     """Replaces those layers of a model that can be; returns how many.
 
     Args:
         max_context: positions that it can be run at: some models treat far ones otherwise than near ones.
+        dtype: that keys and values are kept in.
     """
     layers = getattr(decoder, "layers", None)
     if not isinstance(layers, nn.ModuleList):
@@ -75,7 +77,7 @@ def fuse(decoder: Any, max_context: int) -> int:
         if number not in seen:
             continue
         try:
-            fused = FusedLayer(_parts(layer, trial.given[number]), trial.given[number])
+            fused = FusedLayer(_parts(layer, trial.given[number]), trial.given[number], dtype)
             same = _gives_the_same(fused, seen[number], trial.given[number])
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError):
             continue  # it is of another form

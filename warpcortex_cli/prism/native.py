@@ -263,8 +263,7 @@ class Around:
         for name, norm in parts.norms.items():
             setattr(given, name, _Norm(norm.weight.data_ptr(), norm.epsilon))
         for name, linear in parts.linears.items():
-            bias = None if linear.bias is None else linear.bias.data_ptr()
-            setattr(given, name, _Linear(linear.packed.data_ptr(), bias, linear.bits, linear.outputs))
+            setattr(given, name, _Linear(linear.packed.data_ptr(), _address(linear.bias), linear.bits, linear.outputs))
         self._held, self._given = given, ctypes.byref(given)
         self._kernels = kernels()
 
@@ -325,6 +324,10 @@ def _check(parts: Parts) -> None:
             raise ValueError(f"the norm {name} is of another size")
 
 
+def _address(x: Tensor | None) -> int | None:
+    return None if x is None else x.data_ptr()
+
+
 def _lined_up(x: Tensor) -> Tensor:
     return x if x.stride(2) == 1 else x.contiguous()
 
@@ -362,7 +365,7 @@ def multiply(x: Tensor, packed: Tensor, bias: Tensor | None, bits: int, outputs:
     given = x.contiguous()
     out = torch.empty(len(x), outputs)
     kernels().multiply(
-        bits, given.data_ptr(), packed.data_ptr(), None if bias is None else bias.data_ptr(), out.data_ptr(),
+        bits, given.data_ptr(), packed.data_ptr(), _address(bias), out.data_ptr(),
         len(x), x.shape[1], outputs, torch.get_num_threads(),
     )  # fmt: skip
     return out
@@ -380,7 +383,7 @@ def summarize(
     given = x.contiguous()
     values, totals, places = (torch.empty(len(x), dtype=t) for t in (torch.float32, torch.float32, torch.long))
     kernels().summarize(
-        bits, given.data_ptr(), packed.data_ptr(), None if bias is None else bias.data_ptr(), len(x), x.shape[1],
+        bits, given.data_ptr(), packed.data_ptr(), _address(bias), len(x), x.shape[1],
         outputs, values.data_ptr(), places.data_ptr(), totals.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
     return list(zip(values.tolist(), places.tolist(), totals.tolist(), strict=True))

@@ -80,7 +80,7 @@ class Prism:
             # Half the bytes of fp32. Attention is computed in this type, too: queries and what heads read are rounded.
             self.layout = replace(shape.layout, dtype=torch.bfloat16)
             if native.usable():
-                fuse(decoder, self.max_context)
+                fuse(decoder, self.max_context, self.layout.dtype)
         self.layers, self.kv_heads, self.head_dim = (
             self.layout.layers,
             self.layout.kv_heads,

@@ -51,3 +51,8 @@ class RowResult:
     total: float | None
     hidden: Tensor
     queries: Tensor | None
+
+    @property
+    def newest(self) -> Tensor | None:
+        """Logits of the last token [vocabulary], where there are any."""
+        return None if self.logits is None else self.logits[-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 
 import pytest
@@ -140,15 +141,34 @@ def test_thoughts_on_their_way_in_are_paced_too(prism: Prism) -> None:
     assert not engine.injections and len(engine.river.asides) == 1
 
 
-def test_what_disturbs_the_river_now_and_then_is_not_taken_for_its_own_speed() -> None:
-    """Every fourth step of the River takes half as long again, whoever thinks: that is paid by the Streams, too."""
-    pacer, seconds, steps = Pacer(0.7), 0.0, 4000
+@pytest.mark.parametrize("length", [1, 25])
+def test_what_disturbs_the_machine_whoever_thinks_is_not_what_streams_cost(length: int) -> None:
+    """Now and then steps take half as long again, in spells of a length: the River would be as slow alone."""
+    chance, pacer = random.Random(3), Pacer(0.7)
+    seconds = alone = 0.0
+    tokens, steps = 0, 6000
     for number in range(steps):
+        if number % length == 0:
+            disturbance = 0.05 if chance.random() < 0.3 else 0.0
         width = pacer.width(100, river_writes=True)
-        took = 0.1 + 0.002 * width + (0.05 if number % 4 == 0 else 0.0)
+        took = 0.1 + 0.002 * width + disturbance
         pacer.observe(width, took, river_writes=True)
-        seconds += took
-    assert steps * 0.1 / seconds >= 0.68
+        seconds, alone, tokens = seconds + took, alone + 0.1 + disturbance, tokens + width
+    assert alone / seconds >= 0.68
+    assert tokens >= 0.85 * alone * (1 / 0.7 - 1) / 0.002
+
+
+def test_a_river_that_is_never_alone_is_still_known() -> None:
+    """Twice as fast a machine leaves half the time to the Streams, though until then all of them were in each step."""
+    pacer, seconds, steps = Pacer(0.5), 0.0, 0
+    for number in range(3000):
+        solo = 0.1 if number < 1000 else 0.05
+        width = pacer.width(200, river_writes=True)
+        took = solo + 0.0004 * width
+        pacer.observe(width, took, river_writes=True)
+        if number >= 2000:
+            seconds, steps = seconds + took, steps + 1
+    assert steps * 0.05 / seconds >= 0.48
 
 
 def test_a_width_that_was_unlucky_once_is_tried_again() -> None:

@@ -12,7 +12,8 @@ from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.probes.memory import MemoryProbe, settle
 
 Progress = Callable[[str, int, int], None]
-_SOLO_STEPS, _SOLO_SECONDS = 12, 2.0
+_ALONE_STEPS, _ALONE_SECONDS = 12, 2.0  # of the River alone, before the Streams start and after they ended
+_BESIDE_SECONDS, _HELD_STEPS = 2.0, 12  # so often, and for so long, they are held meanwhile
 
 
 @dataclass(frozen=True)
@@ -55,22 +56,27 @@ class Run:
 def run(prism: Prism, load: Load, progress: Progress = lambda what, done, total: None) -> Run:
     """Measures one load.
 
-    The River decodes alone first: the single-agent baseline of memory, and of speed together with a second such run at
-    the end. Between them all Streams start at once and write until each has its tokens; speed counts the steps in which
-    nobody is prefilled.
+    The River decodes alone first, which is the single-agent baseline of memory. Then all Streams start at once and
+    write until each has its tokens; speed counts the steps in which nobody is prefilled. Now and then they are held,
+    and at the end the River is alone again: that a machine is slower for some seconds is not what Streams cost.
     """
     probe = MemoryProbe(str(prism.device))
     progress("the River reads", 0, load.agents * load.tokens)
     work = Workload(prism, load)
-    solo = _solo(work)
+    alone = _alone(work)
     settle()
     baseline = probe.read()
     peak = baseline.bytes
     work.spawn()
     steps: list[Step] = []
     most = _Counted()
+    beside = 0.0
     while work.thinking:
         steps.append(work.step())
+        beside += steps[-1].seconds
+        if beside >= _BESIDE_SECONDS:
+            alone += [work.alone().seconds for _ in range(_HELD_STEPS)]
+            beside = 0.0
         if len(steps) % 4 == 1:  # reading takes a fraction of a millisecond
             peak = max(peak, probe.read().bytes)
             most.add(work)
@@ -80,8 +86,7 @@ def run(prism: Prism, load: Load, progress: Progress = lambda what, done, total:
     # Under a promise to the River the Streams start one by one; then every step counts.
     clean = [s for s in steps if load.river_share or not s.prefilling] or steps
     clean_seconds = sum(s.seconds for s in clean) or 1e-9
-    # Its context has grown meanwhile, by what it wrote and by thoughts: half of that is its own speed's, too.
-    solo = (solo + _solo(work)) / 2
+    alone += _alone(work)  # its context has grown, by what it wrote and by thoughts: that slows it, too
     delays = sorted(work.tally.delays)
     return Run(
         agents=load.agents,
@@ -99,7 +104,7 @@ def run(prism: Prism, load: Load, progress: Progress = lambda what, done, total:
         memory_baseline_bytes=baseline.bytes,
         memory_peak_bytes=peak,
         memory_per_agent_bytes=(peak - baseline.bytes) / load.agents,
-        river_solo_tokens_per_second=1 / solo,
+        river_solo_tokens_per_second=len(alone) / sum(alone),
         river_tokens_per_second=sum(s.river for s in clean) / clean_seconds,
         stream_tokens_per_second=sum(s.streams for s in clean) / clean_seconds,
         step_seconds=clean_seconds / len(clean),
@@ -111,14 +116,14 @@ def run(prism: Prism, load: Load, progress: Progress = lambda what, done, total:
     )
 
 
-def _solo(work: Workload) -> float:
-    """Seconds of a step in which the River is alone: the median, after two steps of warming up."""
+def _alone(work: Workload) -> list[float]:
+    """Seconds of steps in which the River is alone, after two of warming up."""
     for _ in range(2):
         work.step()
     times: list[float] = []
-    while len(times) < _SOLO_STEPS or (sum(times) < _SOLO_SECONDS and len(times) < SOLO_TOKENS - 4):
+    while len(times) < _ALONE_STEPS or (sum(times) < _ALONE_SECONDS and len(times) < SOLO_TOKENS - 4):
         times.append(work.step().seconds)
-    return statistics.median(times)
+    return times
 
 
 @dataclass

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from warpcortex_cli.engine.engine import Engine
 from warpcortex_cli.engine.journal import Journal
+from warpcortex_cli.engine.pacing import Pacer
 from warpcortex_cli.errors import UsageError
 from warpcortex_cli.events import Event, GateDecided, StreamEnded, StreamText, ThoughtInjected
 from warpcortex_cli.memory.room import Stored
@@ -66,6 +67,7 @@ class Tally:
     thoughts: int = 0
     delays: list[float] = field(default_factory=list)  # seconds from a Stream's spawning to its injection
     spawned: dict[int, float] = field(default_factory=dict)
+    held: float = 0.0  # seconds for which Streams were held, to measure the River alone
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, StreamText):
@@ -73,9 +75,22 @@ class Tally:
         elif isinstance(event, GateDecided):
             self.thoughts += 1
         elif isinstance(event, ThoughtInjected):
-            self.delays.append(event.time - self.spawned.get(event.id, event.time))
+            self.delays.append(event.time - self.held - self.spawned.get(event.id, event.time))
         elif isinstance(event, StreamEnded):
             self.ended += 1
+
+
+class _Holding(Pacer):
+    """Lets no Stream think while the River writes, and learns nothing from it."""
+
+    def __init__(self) -> None:
+        super().__init__(0.0)
+
+    def width(self, wanted: int, river_writes: bool) -> int:
+        return 0 if river_writes else wanted
+
+    def observe(self, width: int, seconds: float, river_writes: bool, besides: float = 0.0) -> None:
+        pass
 
 
 def profile_for(load: Load, prism: Prism) -> Profile:
@@ -157,6 +172,16 @@ class Workload:
         seconds = time.perf_counter() - began
         self.journal.drain()
         return Step(seconds, river.written - wrote, self.tally.written - before, prefilling)
+
+    def alone(self) -> Step:
+        """One step of the River, for which Streams that there are wait."""
+        pacer, self.engine.pacer = self.engine.pacer, _Holding()
+        try:
+            step = self.step()
+        finally:
+            self.engine.pacer = pacer
+        self.tally.held += step.seconds
+        return step
 
     def spawn(self) -> None:
         """Asks for all Streams at once, as a River does that writes many requests in one breath.

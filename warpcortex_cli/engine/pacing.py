@@ -3,12 +3,16 @@
 What a step costs is learnt while it runs. Each River token pays in the time that the share leaves over; Streams spend
 it in steps of the width that gives most of their tokens for a second. A few tokens cost next to nothing where a step
 waits for the weights, so every width is tried now and then. While the River waits, Streams have every step.
+
+A machine is not equally fast from step to step. What Streams pay is the mean of what their steps take beyond the mean
+of the River's own: what makes the River slower while nobody else runs is not theirs.
 """
 
 from __future__ import annotations
 
-_NEWEST = 0.2  # weight of the newest measurement
-_SLOWER = 0.05  # the same for a solo step that took longer: what disturbs it now and then is not its own speed
+_NEWEST = 0.2  # weight of a width's newest measurement
+_SOLO = 0.05  # the same of a solo step, of which there are many; the first ones weigh alike
+_SELDOM = 32  # after so many steps with Streams comes a solo one, so that the River's own speed stays known
 _TRIES = 8  # of so many steps with Streams, one is of the width that was tried longest ago
 _FRESH = 400  # steps after which a width that was not taken again is not known any more: it may just have been unlucky
 _WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
@@ -25,8 +29,9 @@ class Pacer:
 
     def __init__(self, share: float) -> None:
         self.share = share
-        self._solo: float | None = None
-        self._extra: dict[int, float] = {}  # by width: seconds beyond a solo step
+        self._solo: float | None = None  # mean seconds of a step in which the River is alone
+        self._solos = self._since = 0  # such steps, and those with Streams after the last one
+        self._extra: dict[int, float] = {}  # by width: mean seconds beyond a solo step
         self._taken: dict[int, int] = {}  # by width: the last step that had it
         self._steps = self._wide = 0
         self._credit = 0.0
@@ -35,7 +40,7 @@ class Pacer:
         """How many of `wanted` Stream tokens may join the next step."""
         if wanted <= 0 or not river_writes or self.share <= 0:
             return wanted
-        if self._solo is None or self._credit < 0:
+        if self._solo is None or self._credit < 0 or self._since >= _SELDOM:
             return 0
         widest = min(wanted, 2 * max(self._extra) if self._extra else _FIRST)
         options = [w for w in _WIDTHS if w < widest] + [widest]
@@ -52,17 +57,21 @@ class Pacer:
         if not river_writes:
             return
         self._steps += 1
-        if width == 0 or (self._solo is not None and seconds < self._solo):
+        if width == 0:
+            self._solos += 1
+            self._since = 0
             solo = seconds if self._solo is None else self._solo
-            self._solo = solo + (_NEWEST if seconds < solo else _SLOWER) * (seconds - solo)
+            self._solo = solo + max(_SOLO, 1 / self._solos) * (seconds - solo)
         if self._solo is None:
             return
-        self._wide += width > 0
-        extra = max(0.0, seconds - self._solo)
+        extra = 0.0
         if width:
+            self._wide += 1
+            self._since += 1
+            extra = seconds - self._solo  # below nothing, too: only a mean of all is what a width costs
             place = _bucket(width)
-            known = self._extra.get(place)
-            self._extra[place] = extra if known is None else known + _NEWEST * (extra - known)
+            known = self._extra.get(place, extra)
+            self._extra[place] = known + _NEWEST * (extra - known)
             self._taken[place] = self._steps
         for old in [w for w, step in self._taken.items() if self._steps - step > _FRESH]:
             del self._extra[old], self._taken[old]

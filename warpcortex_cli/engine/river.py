@@ -14,6 +14,7 @@ from warpcortex_cli.engine.router import Match, Router
 from warpcortex_cli.engine.sampling import Sampler
 from warpcortex_cli.engine.text import Sentences, TextBuilder, words_of
 from warpcortex_cli.events import RiverText
+from warpcortex_cli.memory.joined import Joined
 from warpcortex_cli.memory.segment import Segment
 from warpcortex_cli.memory.store import BLOCK
 from warpcortex_cli.memory.tail import Tail, TailView
@@ -66,13 +67,12 @@ class River:
         self._asked: list[int] = []  # words of the turn that it answers,
         self._asking: list[torch.Tensor] | None = None  # and their queries, unrotated
         self.asides: list[Aside] = []
-        self._joined_from: tuple[Segment, ...] = ()
-        self._joined = prism.new_tail(None)
+        self._beside = Joined(lambda: prism.new_tail(None))
         self.pending: deque[int] = deque()
         self.state = "idle"
         self.sampler = Sampler(profile.sampling.temperature, profile.sampling.top_p, seed)
         self.hidden = torch.zeros(0, prism.hidden_size)  # last hidden state of its newest token, [<= 1, hidden_size]
-        self.queries: torch.Tensor | None = None  # the newest, rotated, [layers, heads, <= QUERY_WINDOW, head_dim]
+        self._queries: list[torch.Tensor] = []  # of its newest rows
         self.needs_close = False
         self.open_user = False
         self.unchanged = 0  # first tokens that are what they were when somebody last set this to `position`
@@ -130,22 +130,19 @@ class River:
         self.sentences.extend(row.tokens, own=self.state == "writing")
         self.hidden = result.hidden[-1:].clone()  # a view would keep the whole step's states alive
         if result.queries is not None:
-            queries = result.queries if self.queries is None else torch.cat([self.queries, result.queries], 2)
-            self.queries = queries[:, :, -QUERY_WINDOW:]
+            self._queries = [*self._queries[1 - QUERY_WINDOW :], result.queries[:, :, -QUERY_WINDOW:].clone()]
+
+    @property
+    def queries(self) -> torch.Tensor | None:
+        """The newest, rotated, [layers, heads, <= QUERY_WINDOW, head_dim]."""
+        if len(self._queries) > 1:
+            self._queries = [torch.cat(self._queries, 2)[:, :, -QUERY_WINDOW:]]
+        return self._queries[0] if self._queries else None
 
     def beside(self) -> tuple[TailView, ...]:
-        """What is read beside the tail, of its past and asides, in one piece: many cost one multiplication a layer.
-
-        A new aside is put behind those that are there; joined anew only when something else changes.
-        """
+        """What is read beside the tail, of its past and asides, in one piece."""
         now = (*self.past.working(), *(a.segment for a in self.asides))
-        known = len(self._joined_from)
-        if now[:known] != self._joined_from:
-            self._joined, known = self.prism.new_tail(None), 0  # a thought under way may still read the old one
-        for segment in now[known:]:
-            self._joined.append(list(segment.keys), list(segment.values), segment.positions)
-        self._joined_from = now
-        return (self._joined.view(self._joined.length),) if now else ()
+        return (self._beside.read(now),) if now else ()
 
     def _reads(self, count: int) -> tuple[TailView, ...]:
         """What its next row of `count` tokens reads beside its tail."""
@@ -185,7 +182,7 @@ class River:
         self.asides = [self._moved(a, by) for a in self.asides]
         if self.queries is not None:
             turns = torch.full((self.queries.shape[2],), by, device=self.queries.device)
-            self.queries = torch.stack(self.prism.rope.turn(list(self.queries), turns))
+            self._queries = [torch.stack(self.prism.rope.turn(list(self.queries), turns))]
 
     def _moved(self, aside: Aside, by: int) -> Aside:
         """An aside at other positions, none of them negative."""

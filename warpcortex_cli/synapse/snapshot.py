@@ -13,6 +13,7 @@ from warpcortex_cli.memory.tail import Tail, TailView
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.profile import SynapseSettings
 from warpcortex_cli.synapse.landmarks import Hybrid, Landmarks, LayerView, best, witnesses
+from warpcortex_cli.synapse.mass import CHUNK
 
 _SPARE = 2  # candidates for each landmark
 _GROWTH = 8  # a context that grew by an eighth since all of it was looked at is looked at again
@@ -134,7 +135,7 @@ def take(
         pool = candidates.pool(view.tokens)
         always = sampler.always(pool.shape[2], k).to(prism.device)
         views = _pool_views(prism, view, queries, always, k, pool)
-        indices = pool.gather(2, torch.stack([sampler.select(v) for v in views]))
+        indices = pool.gather(2, _layered(prism, [sampler.select(v) for v in views]))
     else:
         indices, candidates = _from_all(prism, view, queries, sampler, k)
     keys, values = [], []
@@ -162,45 +163,66 @@ def _from_all(
     spare = _SPARE * k + newest
     if 2 * spare > view.tokens:
         views = _layer_views(prism, view, queries, always, k)
-        return torch.stack([sampler.select(v) for v in views]), None
+        return _layered(prism, [sampler.select(v) for v in views]), None
     chosen, left = [], []
-    for layer in _layer_views(prism, view, queries, always, _SPARE * k):
-        rank = sampler.rank(layer)
+    for layers in _layer_views(prism, view, queries, always, _SPARE * k):
+        rank = sampler.rank(layers)
         chosen.append(best(rank, k))
         rank[:, view.tokens - newest :] = torch.inf  # the columns that attention hides from the newest queries
         left.append(best(rank, spare))
-    return torch.stack(chosen), Candidates(view.tokens, torch.stack(left))
+    return _layered(prism, chosen), Candidates(view.tokens, _layered(prism, left))
+
+
+def _layered(prism: Prism, chosen: list[Tensor]) -> Tensor:
+    """What was chosen of all views, [layers, kv_heads, n]."""
+    return torch.cat(chosen).view(prism.layers, prism.kv_heads, -1)
+
+
+def _together(prism: Prism, tokens: int) -> Iterator[range]:
+    """Layers that a sampler sees at once: a choice is many small steps, which cost the same for all of them."""
+    most = max(1, CHUNK // (prism.kv_heads * prism.layout.head_dim * max(1, tokens)))
+    first = 0
+    for layer in range(1, prism.layers + 1):
+        ended = layer == prism.layers or prism.scalings[layer] != prism.scalings[first]
+        if ended or layer - first == most:
+            yield range(first, layer)
+            first = layer
 
 
 def _layer_views(
     prism: Prism, view: TailView, queries: Sequence[Tensor] | Tensor | None, always: Tensor, k: int
 ) -> Iterator[LayerView]:
-    for layer, keys in enumerate(geometry(prism, view)):
-        yield _layer_view(prism, layer, keys, *view.layer(layer), queries, always, k)
+    keys = geometry(prism, view)
+    for layers in _together(prism, view.tokens):
+        kept = [view.layer(i) for i in layers]
+        yield _layer_view(prism, layers, [next(keys) for _ in layers], kept, queries, always, k)
 
 
 def _pool_views(
     prism: Prism, view: TailView, queries: Sequence[Tensor] | Tensor | None, always: Tensor, k: int, pool: Tensor
 ) -> Iterator[LayerView]:
     """As `_layer_views`, of the tokens in `pool` [layers, kv_heads, P] alone."""
-    for layer, chosen in enumerate(pool):
-        rotated, values = (_of(part, chosen) for part in view.layer(layer))
-        keys = _centred(prism.rope.unrotated_layer(layer, rotated, view.positions[chosen]))
-        yield _layer_view(prism, layer, keys, rotated, values, queries, always, k)
+    for layers in _together(prism, pool.shape[2]):
+        kept = [(_of(keys, pool[i]), _of(values, pool[i])) for i in layers for keys, values in [view.layer(i)]]
+        plain = [
+            _centred(prism.rope.unrotated_layer(i, rotated, view.positions[pool[i]]))
+            for i, (rotated, _) in zip(layers, kept, strict=True)
+        ]
+        yield _layer_view(prism, layers, plain, kept, queries, always, k)
 
 
 def _layer_view(
     prism: Prism,
-    layer: int,
-    keys: Tensor,
-    rotated: Tensor,
-    values: Tensor,
+    layers: range,
+    keys: list[Tensor],
+    kept: list[tuple[Tensor, Tensor]],
     queries: Sequence[Tensor] | Tensor | None,
     always: Tensor,
     k: int,
 ) -> LayerView:
-    found = None if queries is None else queries[layer]
-    return LayerView(keys, rotated, values, found, always, k, prism.scalings[layer])
+    rotated, values = (torch.cat(parts) for parts in zip(*kept, strict=True))
+    found = None if queries is None else torch.cat([queries[i] for i in layers])
+    return LayerView(torch.cat(keys), rotated, values, found, always, k, prism.scalings[layers[0]])
 
 
 def _of(tokens: Tensor, chosen: Tensor) -> Tensor:

@@ -14,12 +14,12 @@ from warpcortex_cli.synapse.mass import CHUNK
 
 @dataclass(frozen=True, eq=False)
 class LayerView:
-    """One layer of the River as a sampler sees it.
+    """Layers of the River as a sampler sees them: heads of one behind those of the other, and each by itself.
 
     Attributes:
-        keys: [kv_heads, L, head_dim], fp32, without rotation and with each head's mean taken off: geometry
-            that does not depend on where a token stands. (Key biases are large and common to all; distances
-            would lose digits to them.)
+        keys: [kv_heads, L, head_dim] of all these layers, fp32, without rotation and with each head's mean taken
+            off: geometry that does not depend on where a token stands. (Key biases are large and common to all;
+            distances would lose digits to them.)
         rotated: [kv_heads, L, head_dim], as they lie in the cache.
         values: [kv_heads, L, head_dim].
         queries: rotated queries of the newest W tokens, [heads, W, head_dim], or None.

@@ -84,7 +84,7 @@ def cover(keys: Tensor, always: Tensor, count: int, bonus: Tensor | None = None)
         floor = top[:, -1]  # no token outside the pool is worth more
         spread = pool[:, :, None].expand(-1, -1, dim)
         pooled = distances.keys.gather(1, spread)
-        square, own = distances.square.gather(1, pool), worth.gather(1, pool)
+        square, norms, own = (x.gather(1, pool) for x in (distances.square, distances.norms, worth))
         everything = pool.shape[1] == tokens - len(always) - done
         fresh: list[Tensor] = []
         while done < count and len(fresh) < pool.shape[1]:
@@ -95,7 +95,9 @@ def cover(keys: Tensor, always: Tensor, count: int, bonus: Tensor | None = None)
             centre = pooled.gather(1, place[:, None, None].expand(-1, -1, dim))
             score.scatter_(1, chosen, 2 - done / count)
             closed.scatter_(1, chosen, True)
-            square = torch.minimum(square, (pooled - centre).square().sum(2))
+            dots = torch.bmm(pooled, centre.transpose(1, 2))[:, :, 0]
+            nearest = (norms + norms.gather(1, place[:, None])).sub_(dots, alpha=2).clamp_min_(0)
+            square = torch.minimum(square, nearest)
             top = (own + square / (square + mean)).masked_fill_(closed.gather(1, pool), -torch.inf)
             fresh.append(centre)
             done += 1

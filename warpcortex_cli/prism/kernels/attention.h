@@ -28,7 +28,7 @@ struct Attention {
     int64_t count;
 };
 
-constexpr int64_t BLOCK = 8, WIDE = 16;     // tokens that take turns with the same few keys, and those of tiles
+constexpr int64_t BLOCK = 8, WIDE = 32;     // tokens that take turns with the same few keys, and those of tiles
 constexpr int64_t LEAST = 128, MOST = 512;  // keys of one task: a multiple of the least
 
 // Whether tiles do it.
@@ -181,14 +181,15 @@ void work_vectors(const Attention& a, const Task<T>& task, float* states) {
 
 inline void work_tiles(const Attention& a, const Task<uint16_t>& task, float* states) {
 #if defined(WITH_TILES)
-    static thread_local Flash flash;
+    static thread_local Flash held;
+    Flash& flash = held;
     flash.begin((task.last - task.first) * a.shared, a.d, a.scaling, task.from);
     for (int64_t token = task.first, q = 0; token < task.last; token++)
         for (int64_t h = 0; h < a.shared; h++, q++) flash.ask(q, query_of(a, task, token, h), sight(task, token));
     const Forms forms(flash.height());
     spans(a, task, [&](Span<uint16_t> span, int64_t start) {
-        const int64_t here = std::min(span.tokens, sight(task, task.last - 1) - start);  // it sees the most
-        for (int64_t i = 0; i < here; i++) flash.take(span.keys + i * a.d, span.values + i * a.d);
+        span.tokens = std::min(span.tokens, sight(task, task.last - 1) - start);  // it sees the most
+        flash.take(span);
     });
     flash.finish();
     for (int64_t token = task.first, q = 0; token < task.last; token++)
@@ -219,7 +220,7 @@ void join(const Attention& a, float* states, int64_t count, T* out) {
         for (int64_t i = 0; i < a.d; i += LANES) {
             Floats value = {};
             for (int64_t s = 0; s < count; s++) value += first[s * size] * load<Floats>(first + s * size + 2 + i);
-            for (int64_t j = 0; j < LANES; j++) put(out + h * a.d + i + j, value[j] / sum);
+            put(out + h * a.d + i, value / sum);
         }
     }
 }

@@ -128,12 +128,19 @@ class Flash {
 
     int64_t height() const { return tall; }
 
-    // The next key and its value. They are read when the next ones were taken, and are on their way till then.
-    void take(const uint16_t* key, const uint16_t* value) {
-        for (int64_t at = 0; at < d; at += DEEP) __builtin_prefetch(key + at), __builtin_prefetch(value + at);
-        Batch& batch = batches[newest];
-        batch.keys[batch.count] = key, batch.values[batch.count] = value;
-        if (++batch.count == MANY) newest = 1 - newest, read(batches[newest]);
+    // The next keys and their values. They are read when the next ones were taken, and are on their way till then.
+    void take(Span<uint16_t> span) {
+        for (int64_t first = 0, here; first < span.tokens; first += here) {
+            Batch& batch = batches[newest];
+            here = std::min(span.tokens - first, MANY - batch.count);
+            const uint16_t *keys = span.keys + first * d, *values = span.values + first * d;
+            for (int64_t i = 0; i < here; i++)
+                batch.keys[batch.count + i] = keys + i * d, batch.values[batch.count + i] = values + i * d;
+            for (int64_t at = 0; at < here * d; at += DEEP)
+                __builtin_prefetch(keys + at), __builtin_prefetch(values + at);
+            batch.count += here;
+            if (batch.count == MANY) newest = 1 - newest, read(batches[newest]);
+        }
     }
 
     // Reads what is left.
@@ -170,7 +177,7 @@ class Flash {
         for (int64_t tile = 0; tile < tiles; tile += 2) {
             const bool two = tile + 1 < tiles;
             (two ? &Flash::score<2> : &Flash::score<1>)(*this, tile, parts);
-            for (int64_t t = 0; t <= int64_t(two); t++) soften(tile + t, t * TALL * MANY, parts, batch.count);
+            for (int64_t t = 0; t <= int64_t(two); t++) soften(tile + t, t * TALL * MANY, batch.count);
             (two ? &Flash::gather<2> : &Flash::gather<1>)(*this, tile, parts);
         }
         place += batch.count, batch.count = 0;
@@ -208,38 +215,44 @@ class Flash {
     }
 
     // The weights of a tile's queries, from `at` on; what they read before is scaled to them.
-    void soften(int64_t tile, int64_t at, int64_t parts, int64_t here) {
-        int64_t seen[TALL];
-        for (int64_t i = 0; i < tall; i++) seen[i] = std::min(sights[tile * tall + i] - place, here);
-        const auto some = [&](int64_t i, int64_t b) {
-            const Floats found = load<Floats>(&scores[at + i * MANY + b * LANES]);
-            if ((b + 1) * LANES <= seen[i]) return found;
-            return ORDER < int32_t(seen[i] - b * LANES) ? found : -std::numeric_limits<float>::infinity();
-        };
-        const int64_t blocks = parts * DEEP / LANES;
+    void soften(int64_t tile, int64_t at, int64_t here) {
+        constexpr int64_t BLOCKS = MANY / LANES;
+        hide(tile, at, here);
+        const float* found = &scores[at];
         Floats each[TALL] = {};
-        for (int64_t i = 0; i < tall; i++) {
-            each[i] = some(i, 0);
-            for (int64_t b = 1; b < blocks; b++) each[i] = higher(some(i, b), each[i]);
+        for (int64_t i = 0; i < tall; i++, found += MANY) {
+            each[i] = load<Floats>(found);
+            for (int64_t b = 1; b < BLOCKS; b++) each[i] = higher(load<Floats>(found + b * LANES), each[i]);
         }
         const Floats now = higher(folded(each, higher) * factor, highest[tile]);
         const Floats before = power(highest[tile] - now);
-        for (int64_t i = 0; i < tall; i++) {
+        found = &scores[at];
+        uint16_t* to = &weights[at];
+        for (int64_t i = 0; i < tall; i++, found += MANY, to += MANY) {
+            const float most = ((const float*)&now)[i], less = ((const float*)&before)[i];
             each[i] = Floats{};
-            for (int64_t b = 0; b < blocks; b += 2) {
-                const Floats a = power(some(i, b) * factor - now[i]), c = power(some(i, b + 1) * factor - now[i]);
+            for (int64_t b = 0; b < BLOCKS; b += 2) {
+                const Floats a = power(load<Floats>(found + b * LANES) * factor - most);
+                const Floats c = power(load<Floats>(found + (b + 1) * LANES) * factor - most);
                 each[i] += a + c;
                 const __m512bh halves = _mm512_cvtne2ps_pbh((__m512)c, (__m512)a);
-                std::memcpy(&weights[at + i * MANY + b * LANES], &halves, sizeof(halves));
+                std::memcpy(to + b * LANES, &halves, sizeof(halves));
             }
-            if (before[i] != 1)
-                for (float *to = &gathered[(tile * tall + i) * d], *end = to + d; to < end; to += LANES) {
-                    const Floats less = load<Floats>(to) * before[i];
-                    std::memcpy(to, &less, sizeof(less));
-                }
+            if (less != 1)
+                for (float *sums = &gathered[(tile * tall + i) * d], *end = sums + d; sums < end; sums += LANES)
+                    put(sums, load<Floats>(sums) * less);
         }
         highest[tile] = now;
         sum[tile] = sum[tile] * before + totals(each);
+    }
+
+    // Scores of keys that a query does not see, or that there are not, become the lowest.
+    void hide(int64_t tile, int64_t at, int64_t here) {
+        for (int64_t i = 0; i < tall; i++) {
+            const int64_t seen = std::max<int64_t>(0, std::min(sights[tile * tall + i] - place, here));
+            std::fill(&scores[at + i * MANY + seen], &scores[at + i * MANY] + MANY,
+                      -std::numeric_limits<float>::infinity());
+        }
     }
 
     template <int A>

@@ -35,9 +35,9 @@ inline Floats widened(Halves x) {
     return load<Floats>(&wide);
 }
 
-inline uint16_t narrowed(float x) {
-    const uint32_t bits = load<uint32_t>(&x);
-    return std::isnan(x) ? 0x7fc0 : uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+inline Halves narrowed(Floats x) {
+    const Words bits = load<Words>(&x);
+    return __builtin_convertvector(x == x ? (bits + 0x7fff + ((bits >> 16) & 1)) >> 16 : Words{} + 0x7fc0, Halves);
 }
 
 inline Floats exponential(Floats x) {  // of numbers up to 0, within 2 units of the last place of 1
@@ -59,8 +59,11 @@ inline Floats lanes(const float* from) { return load<Floats>(from); }
 template <>
 inline Floats lanes(const uint16_t* from) { return widened(load<Halves>(from)); }
 
-inline void put(float* to, float x) { *to = x; }
-inline void put(uint16_t* to, float x) { *to = narrowed(x); }
+inline void put(float* to, Floats x) { std::memcpy(to, &x, sizeof(x)); }
+inline void put(uint16_t* to, Floats x) {
+    const Halves found = narrowed(x);
+    std::memcpy(to, &found, sizeof(found));
+}
 
 typedef float Eight __attribute__((vector_size(32)));
 typedef float Four __attribute__((vector_size(16)));

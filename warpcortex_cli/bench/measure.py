@@ -13,7 +13,7 @@ from warpcortex_cli.probes.memory import MemoryProbe, settle
 
 Progress = Callable[[str, int, int], None]
 _ALONE_STEPS, _ALONE_SECONDS = 12, 2.0  # of the River alone, before the Streams start and after they ended
-_BESIDE_SECONDS, _HELD_STEPS = 2.0, 12  # so often, and for so long, they are held meanwhile
+_BESIDE_SECONDS, _HELD_STEPS = 1.0, 6  # so often, and for so long, they are held meanwhile; the first one warms up
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def run(prism: Prism, load: Load, progress: Progress = lambda what, done, total:
         steps.append(work.step())
         beside += steps[-1].seconds
         if beside >= _BESIDE_SECONDS:
-            alone += [work.alone().seconds for _ in range(_HELD_STEPS)]
+            alone += [work.alone().seconds for _ in range(_HELD_STEPS)][1:]
             beside = 0.0
         if len(steps) % 4 == 1:  # reading takes a fraction of a millisecond
             peak = max(peak, probe.read().bytes)

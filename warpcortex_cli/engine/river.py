@@ -67,7 +67,7 @@ class River:
         self._asked: list[int] = []  # words of the turn that it answers,
         self._asking: list[torch.Tensor] | None = None  # and their queries, unrotated
         self.asides: list[Aside] = []
-        self._beside = Joined(lambda: prism.new_tail(None))
+        self._beside = Joined(prism.layout)
         self.pending: deque[int] = deque()
         self.state = "idle"
         self.sampler = Sampler(profile.sampling.temperature, profile.sampling.top_p, seed)

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 
-import torch
-
-from warpcortex_cli.memory.segment import Segment
-from warpcortex_cli.memory.tail import Tail, TailView
+from warpcortex_cli.memory.segment import KVLayout, Segment
+from warpcortex_cli.memory.tail import FIRST_CAPACITY, Slab, Tail, TailView
 
 
 class Joined:
-    """Copies of segments, one behind the other.
+    """Copies of segments, one behind the other."""
 
-    Args:
-        new_tail: makes an empty tail that grows.
-    """
-
-    def __init__(self, new_tail: Callable[[], Tail]) -> None:
-        self._new_tail = new_tail
-        self._tail = new_tail()
+    def __init__(self, layout: KVLayout) -> None:
+        self._tail = Tail(Slab(layout, 1, FIRST_CAPACITY), growing=True)
         self._segments: tuple[Segment, ...] = ()
 
     def read(self, segments: Sequence[Segment]) -> TailView:
@@ -39,14 +32,20 @@ class Joined:
 
     def _begin_again(self, now: tuple[Segment, ...]) -> int:
         """Takes the first ones of `now` that there are into another tail; returns how many."""
-        old, self._tail = self._tail, self._new_tail()  # a row under way may still read the old one
         ends = list(accumulate(s.tokens for s in self._segments))
-        place = {s: range(end - s.tokens, end) for s, end in zip(self._segments, ends, strict=True)}
-        kept: list[range] = []
+        place = {s: (end - s.tokens, end) for s, end in zip(self._segments, ends, strict=True)}
+        known = 0
+        spans: list[tuple[int, int]] = []  # of what stays: neighbours are copied as one
         for segment in now:
             if segment not in place:
                 break
-            kept.append(place[segment])
-        if kept:
-            self._tail.copy_from(old, torch.tensor([t for tokens in kept for t in tokens]))
-        return len(kept)
+            start, end = place[segment]
+            spans = [*spans[:-1], (spans[-1][0], end)] if spans and spans[-1][1] == start else [*spans, (start, end)]
+            known += 1
+        old = self._tail  # a row under way may still read it
+        self._tail = Tail(Slab(old.slab.layout, 1, old.capacity), growing=True)
+        layers = [old.layer(i) for i in range(old.slab.layout.layers)]
+        for start, end in spans:
+            keys, values = ([part[:, start:end] for part in parts] for parts in zip(*layers, strict=True))
+            self._tail.append(keys, values, old.positions[start:end])
+        return known

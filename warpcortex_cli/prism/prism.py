@@ -23,6 +23,7 @@ from warpcortex_cli.prism.quantize import quantize as quantized
 from warpcortex_cli.prism.rows import Row, RowResult
 from warpcortex_cli.prism.source import ModelSource
 from warpcortex_cli.prism.support import check_config, max_context, refuse, try_out
+from warpcortex_cli.probes.memory import keep
 
 __all__ = ["Prism", "Row", "RowResult"]
 
@@ -117,7 +118,9 @@ class Prism:
             RunError: nothing can be compiled here.
         """
         model, tokenizer = load_prism_parts(source, device, dtype)
-        return cls(model, tokenizer, source.name, quantize, compiled)
+        prism = cls(model, tokenizer, source.name, quantize, compiled)
+        keep()
+        return prism
 
     # -- the forward -----------------------------------------------------------------------------------------
 

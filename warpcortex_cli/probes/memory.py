@@ -7,6 +7,7 @@ import ctypes
 import gc
 import os
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -53,6 +54,17 @@ def settle() -> None:
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):  # only glibc has it
         ctypes.CDLL(None).malloc_trim(0)
+
+
+@cache
+def keep() -> None:
+    """Takes what was loaded out of sight of Python's collector of garbage.
+
+    It lives as long as the process; to look through all of it takes the collector a tenth of a second, now and then, in
+    the middle of a step. Done once: what is loaded later may go again.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def available_memory() -> int:

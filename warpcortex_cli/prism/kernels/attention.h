@@ -28,7 +28,7 @@ struct Attention {
     int64_t count;
 };
 
-constexpr int64_t BLOCK = 8, WIDE = 32;     // tokens that take turns with the same few keys, and those of tiles
+constexpr int64_t BLOCK = 8, WIDE = 48;     // tokens that take turns with the same few keys, and those of tiles
 constexpr int64_t LEAST = 128, MOST = 512;  // keys of one task: a multiple of the least
 
 // Whether tiles do it.

@@ -76,14 +76,14 @@ void multiplied(const Linear& by, const Tokens& x, const Tasks& tasks, int64_t i
         std::vector<Ints> room(2 * x.places());
         const Forms forms(x.together ? x.tall() : 0);
         const auto sum = [&](const uint8_t* first, int64_t panels) {
-            const int64_t next = tasks.next * size;
+            const Panels both = {first, tasks.next * size, (tasks.step - 1) * size};
             if (x.together)
-                (panels == 2 ? tile_sums<BITS, 2> : tile_sums<BITS, 1>)(x, first, next, room.data());
+                (panels == 2 ? tile_sums<BITS, 2> : tile_sums<BITS, 1>)(x, both, room.data());
             else if (panels == 2 && PAIR == 2 && x.count > BUSY)  // as many sums as registers hold
-                vector_sums<BITS, PAIR>(x, first, next, room.data());
+                vector_sums<BITS, PAIR>(x, both, room.data());
             else
                 for (int64_t p = 0; p < panels; p++)
-                    vector_sums<BITS, 1>(x, first + p * next, 0, room.data() + p * x.places());
+                    vector_sums<BITS, 1>(x, {first + p * both.panel, 0, 0}, room.data() + p * x.places());
         };
         // In small shares: other programs take time of single cores, and nobody shall wait for the slowest.
 #pragma omp for schedule(dynamic, share)

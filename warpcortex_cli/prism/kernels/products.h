@@ -54,17 +54,30 @@ constexpr int64_t NEAR = 16, FEWER = 4;
 // far ahead they are asked for.
 constexpr int BUSY = 8, AHEAD = 4096;
 
-// Chunks of panels as bytes, of one panel or of two that are `panel` bytes apart.
+// What a task reads: one panel of weights or two, which are `panel` bytes apart. Behind the end of a panel, its thread
+// looks `jump` bytes further for what it will read next.
+struct Panels {
+    const uint8_t* at;
+    int64_t panel, jump;
+};
+
+// Chunks of panels as bytes.
 struct Weights {
     const uint8_t* at;
     int64_t panel, first, chunks;  // the number of the first chunk, and how many
     bool far;                      // whether they are still in memory
+    int64_t last, jump;            // from the chunk of this number on, what comes next is so much further
+
+    // Asks for a line that will be read soon, when this one is read.
+    void ask(int64_t p, int64_t byte) const {
+        __builtin_prefetch(at + p * panel + byte + AHEAD + (first * CHUNK * LANES + byte >= last ? jump : 0));
+    }
 };
 
 // Calls `use` with all weights of P panels, a few chunks at a time. Numbers of 4 bits become bytes here; and half a
 // chunk at the end becomes a whole one, for tiles would read beyond.
 template <int BITS, int P, typename Use>
-inline void by_chunks(const Tokens& x, const uint8_t* panels, int64_t panel, Use use) {
+inline void by_chunks(const Tokens& x, const Panels& panels, Use use) {
     constexpr int64_t SIZE = CHUNK * LANES, HALVES = CHUNK / GROUP;
     alignas(LINE) uint8_t bytes[P][(BITS == 4 ? NEAR : 1) * SIZE];
     for (int64_t first = 0, chunks = 0; first < x.chunks; first += chunks) {
@@ -72,21 +85,24 @@ inline void by_chunks(const Tokens& x, const uint8_t* panels, int64_t panel, Use
         const bool cut = (first + chunks) * HALVES > x.groups;
         if (BITS == 8 && cut && chunks > 1) chunks -= 1;
         if (BITS == 8 && (!cut || x.chunks > first + chunks)) {
-            use(Weights{panels + first * SIZE, panel, first, chunks, true});
+            const int64_t last = panel_bytes<8>(x.groups * GROUP) - AHEAD;
+            use(Weights{panels.at + first * SIZE, panels.panel, first, chunks, true, last, panels.jump});
             continue;
         }
         for (int p = 0; p < P; p++)
             for (int64_t g = first * HALVES; g < std::min((first + chunks) * HALVES, x.groups); g++) {
-                const Group<BITS> group(panels + p * panel, g);
+                const Group<BITS> group(panels.at + p * panels.panel, g);
+                const bool over = group_at<BITS>(g) + AHEAD >= panel_bytes<BITS>(x.groups * GROUP);
+                const uint8_t* ahead = group.at + AHEAD + (over ? panels.jump : 0);
                 uint8_t* to = bytes[p] + (g - first * HALVES) * GROUP * LANES;
                 for (int pair = 0; pair < GROUP / FOUR / 2; pair++) {
                     Bytes two[2];
                     group.read(pair, two);
-                    __builtin_prefetch(group.at + pair * LINE + AHEAD);
+                    __builtin_prefetch(ahead + pair * LINE);
                     std::memcpy(to + 2 * pair * LINE, two, sizeof(two));
                 }
             }
-        use(Weights{bytes[0], sizeof(bytes[0]), first, chunks, false});
+        use(Weights{bytes[0], sizeof(bytes[0]), first, chunks, false, 0, 0});
     }
 }
 
@@ -100,9 +116,8 @@ inline void gather(const Weights& weights, const Tokens& x, int64_t tile, Ints* 
     for (int64_t line = 0; line < weights.chunks * (CHUNK / FOUR); line++) {
         Bytes numbers[P];
         for (int p = 0; p < P; p++) {
-            const uint8_t* at = weights.at + p * weights.panel + line * LINE;
-            numbers[p] = load<Bytes>(at);
-            if (M >= BUSY) __builtin_prefetch(at + AHEAD);
+            numbers[p] = load<Bytes>(weights.at + p * weights.panel + line * LINE);
+            if (M >= BUSY && weights.far) weights.ask(p, line * LINE);
         }
         for (int m = 0; m < M; m++) {
             const int32_t four = load<int32_t>(values + FOUR * (line * M + m));
@@ -121,8 +136,8 @@ inline void gather_some(int64_t count, const Weights& weights, const Tokens& x, 
 }
 
 template <int BITS, int P>
-void vector_sums(const Tokens& x, const uint8_t* panels, int64_t panel, Ints* sums) {
-    by_chunks<BITS, P>(x, panels, panel, [&](const Weights& weights) {
+void vector_sums(const Tokens& x, const Panels& panels, Ints* sums) {
+    by_chunks<BITS, P>(x, panels, [&](const Weights& weights) {
         for (int64_t tile = 0; tile < x.tiles(); tile++)
             gather_some<P>(x.start(tile + 1) - x.start(tile), weights, x, tile, sums + tile * x.tall());
     });

@@ -9,9 +9,9 @@ namespace {
 
 #if defined(WITH_TILES)
 
-// Adds what weights give to the sums of A tiles of tokens, or begins these.
+// Adds what weights give to the sums of A tiles of tokens, or begins these. `asks`: for what it will read next, too.
 template <int A, int P>
-inline void multiply_tiles(const Weights& weights, const int8_t* const* tokens, const int64_t* wide,
+inline void multiply_tiles(const Weights& weights, bool asks, const int8_t* const* tokens, const int64_t* wide,
                            Ints* const* sums) {
     written();
     if (weights.first == 0) {
@@ -27,8 +27,8 @@ inline void multiply_tiles(const Weights& weights, const int8_t* const* tokens, 
     }
     for (int64_t c = 0; c < weights.chunks; c++) {
         const uint8_t* at = weights.at + c * CHUNK * LANES;
-        for (int p = 0; p < P && weights.far; p++)
-            for (int64_t i = 0; i < CHUNK * LANES; i += LINE) __builtin_prefetch(at + p * weights.panel + i + AHEAD);
+        for (int p = 0; p < P && asks; p++)
+            for (int64_t i = 0; i < CHUNK * LANES; i += LINE) weights.ask(p, c * CHUNK * LANES + i);
         _tile_loadd(4, tokens[0] + c * CHUNK * wide[0], CHUNK);
         if constexpr (A > 1) _tile_loadd(5, tokens[1] + c * CHUNK * wide[1], CHUNK);
         _tile_loadd(6, at, LINE);
@@ -47,8 +47,8 @@ inline void multiply_tiles(const Weights& weights, const int8_t* const* tokens, 
 }
 
 template <int BITS, int P>
-void tile_sums(const Tokens& x, const uint8_t* panels, int64_t panel, Ints* sums) {
-    by_chunks<BITS, P>(x, panels, panel, [&](const Weights& weights) {
+void tile_sums(const Tokens& x, const Panels& panels, Ints* sums) {
+    by_chunks<BITS, P>(x, panels, [&](const Weights& weights) {
         for (int64_t tile = 0; tile < x.tiles(); tile += 2) {
             const int8_t* tokens[2];
             int64_t wide[2];
@@ -59,7 +59,7 @@ void tile_sums(const Tokens& x, const uint8_t* panels, int64_t panel, Ints* sums
                 tokens[i] = x.tile(tile + i) + weights.first * CHUNK * wide[i];
                 for (int p = 0; p < P; p++) to[2 * p + i] = sums + p * x.places() + (tile + i) * x.tall();
             }
-            (a == 2 ? multiply_tiles<2, P> : multiply_tiles<1, P>)(weights, tokens, wide, to);
+            (a == 2 ? multiply_tiles<2, P> : multiply_tiles<1, P>)(weights, weights.far && tile == 0, tokens, wide, to);
         }
     });
 }
@@ -67,7 +67,7 @@ void tile_sums(const Tokens& x, const uint8_t* panels, int64_t panel, Ints* sums
 #else
 
 template <int BITS, int P>
-void tile_sums(const Tokens&, const uint8_t*, int64_t, Ints*) {}
+void tile_sums(const Tokens&, const Panels&, Ints*) {}
 
 #endif
 

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3TextConfig
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 
+from tests.conftest import GEMMA
 from warpcortex_cli.prism import fused, native, prism
 from warpcortex_cli.prism.fused import FusedLayer, fuse
 from warpcortex_cli.prism.prism import Prism
@@ -65,6 +66,87 @@ def test_they_give_what_the_layers_do(
         # What is rounded to int8 falls to either side, and tiny models with loud weights make much of it.
         close = nn.functional.cosine_similarity(a, b, -1)
         assert close.mean() > 0.999 and close.min() > 0.95
+
+
+def one_by_one(of: Prism) -> Prism:
+    """Its layers no longer take those that follow along."""
+    for layer in layers(of):
+        if isinstance(layer, FusedLayer):
+            layer._together = None
+    return of
+
+
+def short(of: Prism) -> list[torch.Tensor]:
+    """Before any window hides something: logits and queries of a few tokens, of which one row is watched or two are."""
+    found = []
+    for watched in (1, 2):
+        rows = [
+            Row([9, 30, 31], [0, 1, 2], of.new_tail(3), logits="all", queries=True),
+            Row([40], [2], of.new_tail(1), queries=watched > 1),
+            Row([50], [5], of.new_tail(1)),
+        ]
+        found += [part for r in of.forward(rows) for part in (r.logits, r.queries) if part is not None]
+    return found
+
+
+def counted(of: Prism, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many layers each call takes from now on."""
+    calls: list[int] = []
+    run = native.Layers.run
+    monkeypatch.setattr(native.Layers, "run", lambda self, *args: calls.append(self.count) or run(self, *args))
+    return calls
+
+
+def same(together: list[torch.Tensor], apart: list[torch.Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(together, apart, strict=True))
+
+
+@pytest.mark.parametrize("architecture", SERVED)
+def test_many_layers_in_one_call_give_what_they_give_one_by_one(
+    architecture: str, model_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = opened(model_folder(architecture), "int8")
+    calls = counted(found, monkeypatch)
+    together = short(found)
+    served = native.Readers.serves(found.layout.dtype, found.head_dim) and architecture != "gemma2"
+    assert calls == [found.layers] * served  # scores with a cap are torch's, and so is where two rows are watched
+    together += read(found)
+    calls.clear()
+    assert same(together, [*short(one_by_one(found)), *read(found)]) and not calls
+
+
+def test_layers_that_are_given_other_angles_are_other_calls(
+    model_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"]
+    sizes = {"head_dim": 32, "num_hidden_layers": 4, "layer_types": kinds}
+    model = AutoModelForCausalLM.from_config(Gemma3TextConfig(**{**GEMMA, **sizes}))
+    found = Prism(model, AutoTokenizer.from_pretrained(model_folder("gemma3")), "gemma3", "int8")
+    calls = counted(found, monkeypatch)
+    together = short(found)
+    assert calls == [2, 1, 1]
+    together += read(found)  # where windows hide something: that is left to torch
+    assert same(together, [*short(one_by_one(found)), *read(found)])
+
+
+def test_of_a_bf16_model_they_give_nearly_the_same(model_folder: Callable[[str], Path]) -> None:
+    """Between layers of one call, hidden states stay in fp32."""
+    found = opened(model_folder("qwen2"), "int8", torch.bfloat16)
+    for a, b in zip(short(found), short(one_by_one(found)), strict=True):
+        assert a.dtype == b.dtype and nn.functional.cosine_similarity(a.float(), b.float(), -1).min() > 0.99
+
+
+def test_a_layer_between_them_that_is_not_fused(
+    model_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = unfused(model_folder("qwen2"), "int8", monkeypatch)
+    decoder = found.model.get_decoder()
+    decoder.layers[1].mlp.register_forward_hook(lambda _module, _args, out: out * 0.9)
+    assert fuse(decoder, found.max_context, found.layout.dtype) == len(decoder.layers) - 1
+    calls = counted(found, monkeypatch)
+    together = short(found)
+    assert calls == [1, 1]
+    assert same(together, short(one_by_one(found)))
 
 
 @pytest.mark.parametrize("architecture", ["qwen2", "gemma3"])
@@ -133,7 +215,7 @@ def test_a_layer_that_gives_something_else_stays(
 
 def test_sizes_that_do_not_fit_are_refused(model_folder: Callable[[str], Path]) -> None:
     """The kernels read and write what they are told to: a gate in the queries, say, would lie behind their room."""
-    parts = layers(opened(model_folder("qwen3"), "int8"))[0]._around._parts  # type: ignore[union-attr]
+    parts = layers(opened(model_folder("qwen3"), "int8"))[0].around.parts  # type: ignore[union-attr]
     wide = native.Linear(native.pack(torch.randn(400, 64), 8), None, 8, 400)
     short = native.Linear(native.pack(torch.randn(64, 32), 8), None, 8, 64)
     for name, other in (("qkv", wide), ("output", short), ("down", short), ("gate_up", short)):
@@ -150,7 +232,7 @@ def test_sizes_that_do_not_fit_are_refused(model_folder: Callable[[str], Path]) 
 
 def test_what_is_not_finite_stays_in_its_row(model_folder: Callable[[str], Path]) -> None:
     layer: Any = layers(opened(model_folder("qwen2"), "int8"))[0]
-    around = layer._around
+    around = layer.around
     torch.manual_seed(3)
     hidden, read = torch.randn(6, 64), torch.randn(6, 4, 16)
     angles = torch.randn(6, 16), torch.randn(6, 16)

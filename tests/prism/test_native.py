@@ -300,6 +300,10 @@ def test_a_quantized_or_compiled_model_attends_by_them(
     monkeypatch.setattr(
         native.Attending, "attend", lambda self, n, qkv, *a: calls.append(qkv[0].shape[1]) or attend(self, n, qkv, *a)
     )
+    run = native.Layers.run
+    monkeypatch.setattr(
+        native.Layers, "run", lambda self, x, *a: calls.extend([len(x)] * self.count) or run(self, x, *a)
+    )
     model = AutoModelForCausalLM.from_pretrained(model_folder("qwen2"), dtype=torch.float32)
     prism = Prism(model, AutoTokenizer.from_pretrained(model_folder("qwen2")), "qwen2", quantize, compiled)
     for tokens, wanted in ((1, served), (NATIVE_TOKENS, served), (NATIVE_TOKENS + 1, False)):

@@ -21,7 +21,7 @@ from transformers import AttentionInterface
 
 from warpcortex_cli.memory.room import Room
 from warpcortex_cli.memory.tail import TailView
-from warpcortex_cli.prism.native import Attending, Readers
+from warpcortex_cli.prism.native import Attending, Layers, Readers
 from warpcortex_cli.prism.rows import Row
 
 NAME = "warpcortex"
@@ -50,8 +50,18 @@ class Layer(NamedTuple):
     window: int | None
 
 
+Angles = tuple[Tensor, Tensor]
+"""Cosine and sine of each token, [T, rotary dims]."""
+Limits = frozenset[tuple[float | None, int | None]]
+"""`softcap` and `window` of some layers, each once."""
+
+
 class Step(Protocol):
     """What serves the attention layers of a forward."""
+
+    def through(self, layers: Layers, limits: Limits, angles: Angles, hidden: Tensor) -> Tensor | None:
+        """Hidden states [T, width] behind some layers; None where they have to attend one by one."""
+        ...
 
     def attend(self, layer: Layer) -> Tensor:
         """The layer's output [T, heads, head_dim]."""
@@ -77,6 +87,21 @@ def running(step: Step) -> Iterator[None]:
         yield
     finally:
         _now.reset(token)
+
+
+def taken_along(number: int) -> bool:
+    """Whether an earlier layer of the forward that runs has gone `through` this one, too."""
+    forward = _now.get()
+    return forward is not None and forward.layers > number
+
+
+def through(layers: Layers, limits: Limits, angles: Angles, hidden: Tensor) -> Tensor | None:
+    """As `Step.through`, for the next layers of the forward that runs."""
+    forward = _now.get()
+    found = None if forward is None else forward.step.through(layers, limits, angles, hidden)
+    if forward is not None and found is not None:
+        forward.layers += layers.count
+    return found
 
 
 _library = torch.library.Library("warpcortex", "FRAGMENT")
@@ -172,6 +197,18 @@ class PackedStep:
         self._known: dict[tuple[bool, int | None], tuple[Attending | None, list[_Group]]] = {}
         self._queries: dict[int, list[Tensor]] = {packed: [] for packed in self._watched}
 
+    def through(self, layers: Layers, limits: Limits, angles: Angles, hidden: Tensor) -> Tensor | None:
+        """Layers in one call, where the kernels serve all groups in each of them, and one row at most is watched."""
+        ways = [self._ways(*each) for each in limits]
+        served = ways[0][0]
+        if served is None or any(others for _, others in ways) or len(self._watched) > 1:
+            return None
+        packed, (start, end) = next(iter(self._watched.items()), (None, (0, 0)))
+        out, queries = layers.run(hidden, *angles, served, self._dtype, range(start, end))
+        if packed is not None:
+            self._queries[packed].append(queries)
+        return out
+
     def attend(self, layer: Layer) -> Tensor:
         """One layer for all groups."""
         given = layer.query.dtype
@@ -182,8 +219,8 @@ class PackedStep:
 
     def _attend(self, layer: Layer) -> Tensor:
         for packed, (start, end) in self._watched.items():
-            self._queries[packed].append(layer.query[:, start:end].clone())  # compiled layers reuse their buffers
-        served, others = self._ways(layer)
+            self._queries[packed].append(layer.query[None, :, start:end].clone())  # compiled layers reuse buffers
+        served, others = self._ways(layer.softcap, layer.window)
         if served is None:
             out = [group.attend(layer) for group in others]
             return out[0] if len(out) == 1 else torch.cat(out)
@@ -192,18 +229,18 @@ class PackedStep:
             whole[group.start : group.start + group.size] = group.attend(layer)
         return whole
 
-    def _ways(self, layer: Layer) -> tuple[Attending | None, list[_Group]]:
+    def _ways(self, softcap: float | None, window: int | None) -> tuple[Attending | None, list[_Group]]:
         """What the kernels do of a layer like this one, and the groups that are left to torch."""
-        like = layer.softcap is None, layer.window
+        like = softcap is None, window
         if like not in self._known:
-            served = [g for g in self.groups if g.native and like[0] and not g.cut(layer.window)]
+            served = [g for g in self.groups if g.native and like[0] and not g.cut(window)]
             known = Attending([g.readers for g in served]) if served else None
             self._known[like] = known, [g for g in self.groups if g not in served]
         return self._known[like]
 
     def queries(self, packed: int) -> Tensor | None:
         """Rotated queries [layers, heads, tokens, head_dim] of a packed row that asked for them."""
-        return torch.stack(self._queries[packed]) if packed in self._queries else None
+        return torch.cat(self._queries[packed]) if packed in self._queries else None
 
     def commit(self) -> None:
         """Counts the written tokens as the tails' own. Until then a step that failed has changed nothing."""

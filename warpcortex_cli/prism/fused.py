@@ -1,4 +1,4 @@
-"""Layers of packed weights as two calls of the kernels, before and after attention.
+"""Layers of packed weights as kernels: two calls, before and after attention, or one for many layers.
 
 A step of few tokens waits for the weights, and nearly as long for the dozens of small operations between them. A layer
 is replaced only where it is of the form that the kernels know, by the names of its parts, and gave the same in a trial.
@@ -6,6 +6,7 @@ is replaced only where it is of the form that the kernels know, by the names of 
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from warpcortex_cli.prism import attention
-from warpcortex_cli.prism.native import Around, Linear, Norm, Parts
+from warpcortex_cli.prism.native import Around, Layers, Linear, Norm, Parts
 from warpcortex_cli.prism.quantize import Packed, Share
 from warpcortex_cli.prism.support import Trial
 
@@ -26,29 +27,43 @@ class FusedLayer(nn.Module):
     """A decoder layer.
 
     Args:
+        number: which one it is.
         parts: what it holds.
         like: what its attention was given in a trial: scaling, cap and window are the same in each step.
         dtype: that keys and values are kept in.
     """
 
-    def __init__(self, parts: Parts, like: attention.Layer, dtype: torch.dtype) -> None:
+    def __init__(self, number: int, parts: Parts, like: attention.Layer, dtype: torch.dtype) -> None:
         super().__init__()
-        self._around = Around(parts)
+        self.number, self.around = number, Around(parts)
         self._heads, self._kv_heads = parts.heads, parts.kv_heads
         self._dtype = dtype
-        self._how = like.scaling, like.softcap, like.window
+        self.scaling, self.softcap, self.window = like.scaling, like.softcap, like.window
+        self._together: tuple[Layers, attention.Limits] | None = None
         held = [t for linear in parts.linears.values() for t in (linear.packed, linear.bias) if t is not None]
         held += [norm.weight for norm in parts.norms.values()]
         self.held = nn.ParameterList(nn.Parameter(t, requires_grad=False) for t in held)  # to be counted
 
     def forward(self, hidden: Tensor, *_: Any, position_embeddings: tuple[Tensor, Tensor], **__: Any) -> Tensor:
         """[1, tokens, width] -> the same shape and type."""
+        if attention.taken_along(self.number):
+            return hidden
         x = hidden[0].float()
         cosine, sine = (angles[0].float() for angles in position_embeddings)
-        qkv = self._around.before(x, cosine, sine).to(self._dtype)
+        if self._together is not None:
+            found = attention.through(*self._together, (cosine, sine), x)
+            if found is not None:
+                return found.to(hidden.dtype)[None]
+        qkv = self.around.before(x, cosine, sine).to(self._dtype)
         query, key, value = qkv.split((self._heads, self._kv_heads, self._kv_heads))
-        read = attention.attend(query, key, value, *self._how)
-        return self._around.after(x, read.float()).to(hidden.dtype)[None]
+        read = attention.attend(query, key, value, self.scaling, self.softcap, self.window)
+        return self.around.after(x, read.float()).to(hidden.dtype)[None]
+
+    def take_along(self, others: Sequence[FusedLayer]) -> None:
+        """Runs the layers that follow it, too, wherever a step lets them run in one call."""
+        layers = [self, *others]
+        joint = Layers(self.number, [layer.around for layer in layers], [layer.scaling for layer in layers])
+        self._together = joint, frozenset((layer.softcap, layer.window) for layer in layers)
 
 
 @dataclass
@@ -77,14 +92,33 @@ def fuse(decoder: Any, max_context: int, dtype: torch.dtype) -> int:
         if number not in seen:
             continue
         try:
-            fused = FusedLayer(_parts(layer, trial.given[number]), trial.given[number], dtype)
+            fused = FusedLayer(number, _parts(layer, trial.given[number]), trial.given[number], dtype)
             same = _gives_the_same(fused, seen[number], trial.given[number])
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError):
             continue  # it is of another form
         if same:
             layers[number] = fused
             done += 1
+    for first, *others in _runs(layers, seen):
+        first.take_along(others)
     return done
+
+
+def _runs(layers: nn.ModuleList, seen: dict[int, _Seen]) -> Iterator[list[FusedLayer]]:
+    """Fused layers that follow each other and are given the same angles."""
+    run: list[FusedLayer] = []
+    for layer in layers:
+        if not isinstance(layer, FusedLayer):
+            if run:
+                yield run
+            run = []
+            continue
+        if run and seen[layer.number].position_embeddings[0] is not seen[run[0].number].position_embeddings[0]:
+            yield run
+            run = []
+        run.append(layer)
+    if run:
+        yield run
 
 
 def _tried(decoder: Any, layers: nn.ModuleList, positions: list[int]) -> tuple[Trial, dict[int, _Seen]]:

@@ -161,6 +161,11 @@ class Attending:
         self._attend(int(out.dtype == torch.bfloat16), ctypes.byref(given), torch.get_num_threads())
         return out
 
+    @property
+    def given(self) -> Any:
+        """What kernels take, for as long as this lives; what is of a layer is not set."""
+        return ctypes.byref(self._given)
+
 
 _NORMS = ("first", "query", "key", "attended", "second", "fed")
 _LINEARS = ("qkv", "output", "gate_up", "down")
@@ -255,7 +260,7 @@ class Around:
 
     def __init__(self, parts: Parts) -> None:
         _check(parts)
-        self._parts = parts  # which holds what the addresses below are of
+        self.parts = parts  # which holds what the addresses below are of
         given = _Layer(
             width=len(parts.first.weight), heads=parts.heads, kv_heads=parts.kv_heads, d=parts.head_dim,
             inner=parts.gate_up.outputs // 2, gelu=parts.gelu,
@@ -264,7 +269,7 @@ class Around:
             setattr(given, name, _Norm(norm.weight.data_ptr(), norm.epsilon))
         for name, linear in parts.linears.items():
             setattr(given, name, _Linear(linear.packed.data_ptr(), _address(linear.bias), linear.bits, linear.outputs))
-        self._held, self._given = given, ctypes.byref(given)
+        self.held, self._given = given, ctypes.byref(given)
         self._kernels = kernels()
 
     def before(self, hidden: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
@@ -276,9 +281,8 @@ class Around:
         Raises:
             ValueError: they are of another shape.
         """
-        parts, rows = self._parts, len(hidden)
-        if cosine.shape != sine.shape or len(cosine) != rows or not 0 <= cosine.shape[1] <= parts.head_dim:
-            raise ValueError(f"cosine and sine {tuple(cosine.shape)} are not of {rows} tokens")
+        parts, rows = self.parts, len(hidden)
+        self.check(rows, cosine, sine)
         x, cosine, sine = hidden.contiguous(), cosine.contiguous(), sine.contiguous()
         out = x.new_empty(rows, parts.heads + 2 * parts.kv_heads, parts.head_dim)
         self._kernels.before_attention(
@@ -286,6 +290,11 @@ class Around:
             rows, torch.get_num_threads(),
         )  # fmt: skip
         return out.transpose(0, 1)
+
+    def check(self, rows: int, cosine: Tensor, sine: Tensor) -> None:
+        """Raises ValueError if angles are not of so many tokens, or of more than a head."""
+        if cosine.shape != sine.shape or len(cosine) != rows or not 0 <= cosine.shape[1] <= self.parts.head_dim:
+            raise ValueError(f"cosine and sine {tuple(cosine.shape)} are not of {rows} tokens")
 
     def after(self, hidden: Tensor, read: Tensor) -> Tensor:
         """The layer's output [tokens, width].
@@ -300,6 +309,69 @@ class Around:
             self._given, x.data_ptr(), read.data_ptr(), out.data_ptr(), len(x), torch.get_num_threads()
         )
         return out
+
+
+class _Through(ctypes.Structure):
+    """As in `kernels/`."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("layers", "scalings")),
+        *((name, ctypes.c_int64) for name in ("count", "first")),
+        *((name, ctypes.c_void_p) for name in ("hidden", "cosine", "sine")),
+        *((name, ctypes.c_int64) for name in ("turned", "rows")),
+        *((name, ctypes.c_void_p) for name in ("qkv", "read", "own_qkv", "own_read", "queries")),
+        *((name, ctypes.c_int64) for name in ("watch", "watched")),
+    )
+
+
+class Layers:
+    """Layers that follow each other, of one size of heads, in one call, with attention.
+
+    Args:
+        first: the number of the first one.
+        around: what each does before and after attention.
+        scalings: the factor on the scores of each.
+    """
+
+    def __init__(self, first: int, around: Sequence[Around], scalings: Sequence[float]) -> None:
+        self.first, self.count = first, len(around)
+        parts = around[0].parts
+        self._heads, self._kv_heads, self._d = parts.heads, parts.kv_heads, parts.head_dim
+        self._around = list(around)  # which holds what is pointed at
+        self._layers = (ctypes.c_void_p * self.count)(*(ctypes.addressof(a.held) for a in around))
+        self._scalings = (ctypes.c_float * self.count)(*scalings)
+        self._kernels = kernels()
+
+    def run(
+        self, hidden: Tensor, cosine: Tensor, sine: Tensor, attending: Attending, dtype: torch.dtype, watched: range
+    ) -> tuple[Tensor, Tensor]:
+        """Hidden states [tokens, width] behind the last layer, and queries [layers, heads, watched, d].
+
+        Args:
+            hidden: [tokens, width], fp32.
+            cosine, sine: [tokens, rotary dims], fp32.
+            attending: of all tokens of the step.
+            dtype: of keys and values.
+            watched: tokens whose queries are wanted.
+
+        Raises:
+            ValueError: they are of another shape.
+        """
+        rows, heads, d = len(hidden), self._heads, self._d
+        self._around[0].check(rows, cosine, sine)
+        out, cosine, sine = hidden.to(torch.float32, copy=True).contiguous(), cosine.contiguous(), sine.contiguous()
+        qkv, read = out.new_empty(rows, heads + 2 * self._kv_heads, d), out.new_empty(rows, heads, d)
+        half = dtype == torch.bfloat16
+        own = (qkv.to(dtype), read.to(dtype)) if half else (qkv, read)
+        queries = own[0].new_empty(self.count, heads, len(watched), d)
+        given = _Through(
+            layers=ctypes.addressof(self._layers), scalings=ctypes.addressof(self._scalings), count=self.count,
+            first=self.first, hidden=out.data_ptr(), cosine=cosine.data_ptr(), sine=sine.data_ptr(),
+            turned=cosine.shape[1], rows=rows, qkv=qkv.data_ptr(), read=read.data_ptr(), own_qkv=own[0].data_ptr(),
+            own_read=own[1].data_ptr(), queries=queries.data_ptr(), watch=watched.start, watched=len(watched),
+        )  # fmt: skip
+        self._kernels.through_layers(int(half), ctypes.byref(given), attending.given, torch.get_num_threads())
+        return out, queries
 
 
 def _check(parts: Parts) -> None:
@@ -429,6 +501,8 @@ def opened(path: Path) -> Any:
     layer = ctypes.POINTER(_Layer)
     found.before_attention.argtypes = (layer, address, address, address, size, address, size, number)
     found.after_attention.argtypes = (layer, address, address, address, size, number)
-    for name in ("pack", "unpack", "multiply", "summarize", "attend", "before_attention", "after_attention"):
+    found.through_layers.argtypes = (number, ctypes.POINTER(_Through), ctypes.POINTER(_Attention), number)
+    silent = "pack", "unpack", "multiply", "summarize", "attend", "before_attention", "after_attention"
+    for name in (*silent, "through_layers"):
         getattr(found, name).restype = None
     return found

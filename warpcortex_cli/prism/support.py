@@ -12,7 +12,8 @@ from transformers import PreTrainedModel
 
 from warpcortex_cli.errors import ModelError
 from warpcortex_cli.memory.segment import KVLayout
-from warpcortex_cli.prism.attention import Layer, running
+from warpcortex_cli.prism.attention import Angles, Layer, Limits, running
+from warpcortex_cli.prism.native import Layers
 from warpcortex_cli.prism.rope import Rope
 
 _SERVED_LAYERS = {"full_attention", "sliding_attention"}
@@ -83,6 +84,9 @@ class Trial:
 
     def __init__(self) -> None:
         self.given: dict[int, Layer] = {}
+
+    def through(self, layers: Layers, limits: Limits, angles: Angles, hidden: Tensor) -> Tensor | None:
+        return None  # each is looked at by itself
 
     def attend(self, layer: Layer) -> Tensor:
         self.given[layer.number] = layer

@@ -1,8 +1,7 @@
 // What a CPU computes in a step, as Python calls it.
 
-#include "attention.h"
 #include "head.h"
-#include "layer.h"
+#include "through.h"
 
 extern "C" {
 
@@ -44,6 +43,10 @@ void before_attention(const Layer* layer, const float* hidden, const float* cosi
 void after_attention(const Layer* layer, const float* hidden, const float* read, float* out, int64_t rows,
                      int threads) {
     after(*layer, hidden, read, out, rows, threads);
+}
+
+void through_layers(int half, const Through* given, const Attention* attention, int threads) {
+    (half ? through<uint16_t> : through<float>)(*given, *attention, threads);
 }
 
 }

@@ -53,15 +53,6 @@ inline void paired(const uint16_t* first, const uint16_t* second, uint16_t* low,
     _mm512_storeu_si512(high, _mm512_permutex2var_epi16(a, _mm512_loadu_si512(orders.high), b));
 }
 
-// 2 to the power of each lane; of minus infinity 0, and NaN stays what it is.
-inline Floats power(Floats x) {
-    const __m512 rest = _mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT);
-    const Floats r = (Floats)rest;
-    const Floats found =
-        1 + r * (0.693147181f + r * (0.240226507f + r * (0.0555041087f + r * (0.00961812911f + r * 0.00133335581f))));
-    return (Floats)_mm512_scalef_ps((__m512)found, _mm512_sub_ps((__m512)x, rest));
-}
-
 inline Floats higher(Floats a, Floats b) { return a > b ? a : b; }
 
 constexpr int64_t MANY = 128;  // keys whose scores are held at once
@@ -110,7 +101,7 @@ class Flash {
   public:
     // Begins with `count` queries of `d` numbers and a key at this place.
     void begin(int64_t count, int64_t d, float scaling, int64_t place) {
-        this->d = d, this->place = place, factor = scaling * 1.44269504f;
+        this->d = d, this->place = place, factor = scaling * LOG2E;
         tiles = (count + TALL - 1) / TALL, tall = (count + tiles - 1) / tiles;
         query.resize(tiles * tall * d), sights.assign(tiles * tall, 0);
         gathered.assign(tiles * tall * d, 0);
@@ -151,7 +142,7 @@ class Flash {
 
     // What query q has gathered: the highest score, the sum of weights, the weighted values.
     void tell(int64_t q, float* state) const {
-        state[0] = ((const float*)highest.data())[q / tall * LANES + q % tall] * 0.693147181f;
+        state[0] = ((const float*)highest.data())[q / tall * LANES + q % tall] / LOG2E;
         state[1] = ((const float*)sum.data())[q / tall * LANES + q % tall];
         std::copy_n(&gathered[q * d], d, state + 2);
     }

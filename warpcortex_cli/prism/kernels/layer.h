@@ -40,9 +40,8 @@ inline void turn(float* x, const float* cosine, const float* sine, int64_t turne
 
 // act(gate) * up, where act(x) is x times the logistic function of x, or of what makes it GELU's approximation by tanh.
 inline Floats activated(Floats gate, Floats up, bool gelu) {
-    const Floats z = gelu ? 1.595769122f * (gate + 0.044715f * gate * gate * gate) : gate;
-    const Floats small = exponential(z < 0 ? z : -z);  // never of a number above 0
-    return gate * up * (z < 0 ? small : splat(1.0f)) / (1 + small);
+    const Floats z = -LOG2E * (gelu ? 1.595769122f * (gate + 0.044715f * gate * gate * gate) : gate);
+    return gate * up * inverse(1 + power(z > 125 ? splat(125.0f) : z));
 }
 
 // From hidden states [rows, width] to queries, keys and values [rows, heads + 2 * kv_heads, d], queries and keys turned

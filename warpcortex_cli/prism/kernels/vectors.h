@@ -7,6 +7,10 @@
 #include <cstdint>
 #include <cstring>
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 namespace {
 
 constexpr int64_t LANES = 16;
@@ -40,16 +44,38 @@ inline Halves narrowed(Floats x) {
     return __builtin_convertvector(x == x ? (bits + 0x7fff + ((bits >> 16) & 1)) >> 16 : Words{} + 0x7fc0, Halves);
 }
 
-inline Floats exponential(Floats x) {  // of numbers up to 0, within 2 units of the last place of 1
-    const Floats bounded = x < -87.0f ? splat(-87.0f) : x;
-    const Floats z = bounded * 1.44269504f;
-    const Ints whole = __builtin_convertvector(z - 0.5f, Ints);
-    const Floats f = (z - __builtin_convertvector(whole, Floats)) * 0.693147181f;
-    const Floats sum =
-        1 + f * (1 + f * (0.5f + f * (1 / 6.0f + f * (1 / 24.0f + f * (1 / 120.0f + f * (1 / 720.0f))))));
-    const Ints power = (whole + 127) << 23;
-    const Floats found = sum * load<Floats>(&power);
-    return x < -87.0f ? Floats{} : (x != x ? x : found);
+// 2 to the power of each lane, which is not above 127, within 2 units of the last place of 1; of minus infinity 0, and
+// NaN stays what it is.
+inline Floats power(Floats x) {
+#if defined(__AVX512DQ__)
+    const Floats rest = (Floats)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT), whole = x - rest;
+#else
+    const Floats near = (x < -126.0f ? splat(-126.0f) : x) + 12582912.0f;  // which leaves no room behind the point
+    const Floats rest = x - (near - 12582912.0f);
+#endif
+    const Floats found =  // 1 at 0, and elsewhere with the least largest error
+        1 + rest * (0.693146978f +
+                    rest * (0.240222421f + rest * (0.0555073374f + rest * (0.00967151264f + rest * 0.00132647271f))));
+#if defined(__AVX512DQ__)
+    return (Floats)_mm512_scalef_ps((__m512)found, (__m512)whole);
+#else
+    const Ints size = (load<Ints>(&near) - 0x4b400000 + 127) << 23;
+    return x < -126.0f ? Floats{} : (x != x ? x : found * load<Floats>(&size));
+#endif
+}
+
+constexpr float LOG2E = 1.44269504f;
+
+inline Floats exponential(Floats x) { return power(x * LOG2E); }
+
+// 1 / x, of numbers from 1 to 2 to the power of 126.
+inline Floats inverse(Floats x) {
+#if defined(__AVX512F__)
+    const Floats near = (Floats)_mm512_rcp14_ps((__m512)x);
+    return near * (2 - x * near);
+#else
+    return 1 / x;
+#endif
 }
 
 template <typename T>

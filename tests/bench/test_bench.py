@@ -12,13 +12,14 @@ from transformers import AutoConfig
 
 from warpcortex_cli.bench import measure, memory, naive, report, shapes, soak
 from warpcortex_cli.bench.shapes import random_prism
-from warpcortex_cli.bench.workload import Load, Workload
+from warpcortex_cli.bench.workload import Load, Step, Tally, Workload
 from warpcortex_cli.cli.app import main
 from warpcortex_cli.cli.bench import parse_agents
 from warpcortex_cli.engine.engine import Engine
 from warpcortex_cli.engine.roster import Roster
 from warpcortex_cli.engine.stream import Stream
 from warpcortex_cli.errors import MemoryLimitError, UsageError
+from warpcortex_cli.events import ThoughtInjected
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.synapse.snapshot import Synapse
 
@@ -62,6 +63,29 @@ def test_many_short_streams_end_with_the_tails_they_began_with(prism: Prism) -> 
             work.step()
     assert work.engine.admission.tails_in_use == 0
     assert sum(a.tokens for a in work.engine.river.asides) <= work.profile.injection.budget_tokens
+
+
+def test_the_river_is_measured_alone_while_streams_are_held(prism: Prism, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "_BESIDE_SECONDS", 0.0)  # after each step with Streams
+    held: list[tuple[int, int]] = []
+    alone = Workload.alone
+
+    def watched(self: Workload) -> Step:
+        pacer, written = self.engine.pacer, self.tally.written
+        step = alone(self)
+        held.append((self.tally.written - written, step.river))
+        assert self.engine.pacer is pacer and self.tally.held > 0
+        return step
+
+    monkeypatch.setattr(Workload, "alone", watched)
+    measure.run(prism, LOAD)
+    assert held and all(streams == 0 for streams, _ in held) and any(river for _, river in held)
+
+
+def test_a_thought_does_not_take_longer_for_being_held() -> None:
+    tally = Tally(spawned={1: 2.0}, held=5.0)
+    tally(ThoughtInjected(id=1, tokens=3, first=0, last=2, seq=0, time=8.0))
+    assert tally.delays == [1.0]
 
 
 def test_the_naive_way_is_measured_too(prism: Prism) -> None:

@@ -171,6 +171,27 @@ def test_a_river_that_is_never_alone_is_still_known() -> None:
     assert steps * 0.05 / seconds >= 0.48
 
 
+def test_a_first_step_that_loads_something_is_not_the_rivers_own_speed() -> None:
+    pacer, seconds = Pacer(0.85), 0.0
+    for number in range(400):
+        width = pacer.width(100, river_writes=True)
+        took = 0.1 + 0.002 * width if number else 1.0
+        pacer.observe(width, took, river_writes=True)
+        seconds += took if number else 0.0
+    assert 399 * 0.1 / seconds >= 0.83
+
+
+def test_no_solo_step_is_waited_for_while_the_river_reads() -> None:
+    pacer = Pacer(0.85)
+    while not pacer.width(1, river_writes=True):
+        pacer.observe(0, 0.1, river_writes=True)
+    for _ in range(40):  # so many steps beside it that its own speed has to be measured again
+        pacer.observe(1, 0.1, river_writes=True)
+    assert not pacer.width(1, river_writes=True)
+    pacer.observe(0, 0.5, river_writes=False)
+    assert pacer.width(1, river_writes=True)
+
+
 def test_a_width_that_was_unlucky_once_is_tried_again() -> None:
     pacer, tokens, unlucky = Pacer(0.85), 0, 0
     for number in range(4000):
@@ -186,7 +207,8 @@ def test_what_is_done_beside_the_forward_is_paid_but_is_no_cost_of_a_width() -> 
     spent: list[int] = []
     for besides in (0.0, 0.4):
         pacer = Pacer(0.85)
-        pacer.observe(0, 0.1, river_writes=True)
+        while not pacer.width(4, river_writes=True):
+            pacer.observe(0, 0.1, river_writes=True)
         pacer.observe(4, 0.11, river_writes=True, besides=besides)
         waited = 0
         while not pacer.width(100, river_writes=True):

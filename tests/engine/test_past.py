@@ -14,6 +14,8 @@ from tests.engine.conftest import make_profile, run
 from warpcortex_cli import events as ev
 from warpcortex_cli.engine.archive import Archive
 from warpcortex_cli.engine.contents import PAST
+from warpcortex_cli.engine.engine import Engine
+from warpcortex_cli.engine.journal import Journal
 from warpcortex_cli.engine.river import QUERY_WINDOW, River
 from warpcortex_cli.engine.session import Session
 from warpcortex_cli.memory.log import RecordLog
@@ -429,3 +431,19 @@ def test_recalling_what_is_bare_again_and_again_fills_no_disk(prism, monkeypatch
     assert written > 4 << 20 > max(sizes) and not past.anew
     assert os.name == "nt" or not any(Path(log.folder.name).iterdir())  # it has no name, also after being written anew
     past.close()
+
+
+@pytest.mark.parametrize("read", [5, 31, 90])
+def test_the_newest_queries_are_those_of_its_newest_tokens(prism: Prism, read: int) -> None:
+    engine = Engine(prism, make_profile(trigger="never(?P<task>)"), Journal(), streams=False)
+    river = engine.river
+    engine.begin_turn([5 + i % 200 for i in range(read)])
+    for _ in range(40):
+        engine.step()
+        ids = list(river.sentences.ids)
+        assert sum(q.shape[2] for q in river._queries) < 2 * QUERY_WINDOW
+        if len(ids) in (read, read + 1, read + 3, read + 35):  # so that it was asked for now and then
+            row = Row(ids, list(range(len(ids))), prism.new_tail(len(ids)), logits="none", queries=True)
+            whole = prism.forward([row])[0].queries
+            assert river.queries is not None and whole is not None
+            torch.testing.assert_close(river.queries, whole[:, :, -QUERY_WINDOW:], atol=1e-4, rtol=1e-4)

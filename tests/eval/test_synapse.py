@@ -17,8 +17,10 @@ from warpcortex_cli.eval.rivals import METHODS, Method
 from warpcortex_cli.eval.statistics import interval
 from warpcortex_cli.eval.synapse import KINDS, Case, Reader, make_case, run
 from warpcortex_cli.prism.prism import Prism
+from warpcortex_cli.prism.rows import Row
 from warpcortex_cli.prism.source import resolve_model
-from warpcortex_cli.profile import load_profile
+from warpcortex_cli.profile import SynapseSettings, load_profile
+from warpcortex_cli.synapse import snapshot
 from warpcortex_cli.synapse.landmarks import Hybrid, LayerView
 
 
@@ -50,6 +52,23 @@ def test_a_budget_is_kept(method: str) -> None:
         chosen = METHODS[method].landmarks.select(view_of(method, 40, k))
         assert chosen.shape == (2, min(k, 40))
         assert (chosen.diff(dim=1) > 0).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_layers_that_are_seen_at_once_are_chosen_from_as_one_by_one(
+    method: str, pocket: Prism, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tail = pocket.new_tail()
+    ids = pocket.encode("Mara keeps 47 brown ropes in the old mill. Jon has 86 boats at the lake. " * 4)
+    queries = pocket.forward([Row(ids, list(range(len(ids))), tail, logits="none", queries=True)])[0].queries
+    assert queries is not None
+    found = []
+    for together in (1, 1 << 20):
+        monkeypatch.setattr(snapshot, "_TOGETHER", together)
+        sampler = METHODS[method].landmarks
+        first = snapshot.take(pocket, tail, SynapseSettings(landmarks=16), queries[:, :, -32:], 1, sampler=sampler)
+        found.append(first.indices)
+    assert found[0].shape == (pocket.layers, pocket.kv_heads, 16) and torch.equal(*found)
 
 
 def test_rivals_keep_what_their_papers_say() -> None:

@@ -63,3 +63,14 @@ def test_without_an_answer_of_nvml_the_allocator_answers(
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     assert nvml_bytes(os.getpid()) is None
     assert MemoryProbe("cuda").read().source == "CUDA allocator"
+
+
+def test_what_a_command_loaded_is_out_of_the_collectors_sight() -> None:
+    code = """
+import gc
+from warpcortex_cli.cli.app import main
+assert main(["bench", "-m", "pocket", "--agents", "1", "--tokens", "2", "--json"]) == 0
+print(gc.get_freeze_count() > 10 * len(gc.get_objects()), gc.get_freeze_count())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1].startswith("True"), done.stdout + done.stderr

@@ -18,7 +18,8 @@ _BESIDE_SECONDS, _HELD_STEPS = 1.0, 6  # so often, and for so long, they are hel
 
 @dataclass(frozen=True)
 class Run:
-    """What one load came to. Bytes; tokens per second; seconds. `delay_*`: from a request to its injection."""
+    """What one load came to. Bytes; tokens per second; seconds. `delay_*`: from a request to its injection, but
+    for the seconds in which Streams were held."""
 
     agents: int
     landmarks: int
@@ -74,7 +75,7 @@ def run(prism: Prism, load: Load, progress: Progress = lambda what, done, total:
     while work.thinking:
         steps.append(work.step())
         beside += steps[-1].seconds
-        if beside >= _BESIDE_SECONDS:
+        if beside >= _BESIDE_SECONDS and work.roomy:
             alone += [work.alone().seconds for _ in range(_HELD_STEPS)][1:]
             beside = 0.0
         if len(steps) % 4 == 1:  # reading takes a fraction of a millisecond

@@ -11,7 +11,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 from warpcortex_cli.errors import UsageError
 from warpcortex_cli.prism.load import check_room, choose_device, choose_dtype
 from warpcortex_cli.prism.prism import Prism
-from warpcortex_cli.probes.memory import keep
 
 # As the models' config.json on the hub say.
 SHAPES: dict[str, dict[str, Any]] = {
@@ -91,9 +90,7 @@ def random_prism(
     torch.manual_seed(seed)
     with torch.device(target):
         model = AutoModelForCausalLM.from_config(config, dtype=number, attn_implementation="eager")
-    prism = Prism(model, _tokenizer(config.vocab_size), f"{name} (random weights)", quantize, compiled)
-    keep()
-    return prism
+    return Prism(model, _tokenizer(config.vocab_size), f"{name} (random weights)", quantize, compiled)
 
 
 def _parameters(config: Any) -> int:

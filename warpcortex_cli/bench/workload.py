@@ -173,6 +173,11 @@ class Workload:
         self.journal.drain()
         return Step(seconds, river.written - wrote, self.tally.written - before, prefilling)
 
+    @property
+    def roomy(self) -> bool:
+        """Whether the River can write more than it has to."""
+        return self.prism.max_context - self.engine.river.position > 2 * (self.load.tokens + SOLO_TOKENS)
+
     def alone(self) -> Step:
         """One step of the River, for which Streams that there are wait."""
         pacer, self.engine.pacer = self.engine.pacer, _Holding()

@@ -211,8 +211,11 @@ def open_any(
     doing = "making random weights" + (" and compiling their layers" if compiled else "")
     with stderr_console().status(Text(doing, style="dim")):
         from warpcortex_cli.bench.shapes import random_prism
+        from warpcortex_cli.probes.memory import keep
 
-        return random_prism(random_weights, device, dtype, quantize, compiled=compiled)
+        prism = random_prism(random_weights, device, dtype, quantize, compiled=compiled)
+        keep()
+        return prism
 
 
 def _table(runs: list[Run], others: list[Naive]) -> Table:

@@ -205,8 +205,10 @@ def open_prism(
     doing = f"loading {clean(source.name)}" + (" and compiling its layers" if compiled else "")
     with console.status(Text(doing, style="dim")):
         from warpcortex_cli.prism.prism import Prism  # torch and transformers take seconds to import
+        from warpcortex_cli.probes.memory import keep
 
         prism = Prism.load(source, device, dtype, quantize, compiled)
+        keep()
     kind = str(prism.dtype).removeprefix("torch.") + (f", weights {quantize}" if quantize != "none" else "")
     kind += ", compiled" if compiled else ""
     line = f"model {source.name} on {prism.device} ({kind}), profile {settings.name}"

@@ -16,6 +16,7 @@ _SELDOM = 32  # after so many steps with Streams comes a solo one, so that the R
 _TRIES = 8  # of so many steps with Streams, one is of the width that was tried longest ago
 _FRESH = 400  # steps after which a width that was not taken again is not known any more: it may just have been unlucky
 _WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+_KNOWN = 3  # solo steps before the first one with Streams; the fastest counts, for the first may load something
 _FIRST = 4  # the widest step before any was measured
 _BURST = 1.5  # a step takes at most this many solo steps longer, or the River would stutter
 
@@ -40,7 +41,7 @@ class Pacer:
         """How many of `wanted` Stream tokens may join the next step."""
         if wanted <= 0 or not river_writes or self.share <= 0:
             return wanted
-        if self._solo is None or self._credit < 0 or self._since >= _SELDOM:
+        if self._solos < _KNOWN or self._solo is None or self._credit < 0 or self._since >= _SELDOM:
             return 0
         widest = min(wanted, 2 * max(self._extra) if self._extra else _FIRST)
         options = [w for w in _WIDTHS if w < widest] + [widest]
@@ -55,13 +56,15 @@ class Pacer:
     def observe(self, width: int, seconds: float, river_writes: bool, besides: float = 0.0) -> None:
         """Takes in how long the forward of a step with `width` Stream tokens took, and what was done `besides` it."""
         if not river_writes:
+            self._since = 0  # while the River reads there are no solo steps to wait for
             return
         self._steps += 1
         if width == 0:
             self._solos += 1
             self._since = 0
             solo = seconds if self._solo is None else self._solo
-            self._solo = solo + max(_SOLO, 1 / self._solos) * (seconds - solo)
+            mean = solo + max(_SOLO, 1 / self._solos) * (seconds - solo)
+            self._solo = mean if self._solos > _KNOWN else min(solo, seconds)
         if self._solo is None:
             return
         extra = 0.0

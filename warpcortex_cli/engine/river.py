@@ -130,7 +130,9 @@ class River:
         self.sentences.extend(row.tokens, own=self.state == "writing")
         self.hidden = result.hidden[-1:].clone()  # a view would keep the whole step's states alive
         if result.queries is not None:
-            self._queries = [*self._queries[1 - QUERY_WINDOW :], result.queries[:, :, -QUERY_WINDOW:].clone()]
+            self._queries.append(result.queries[:, :, -QUERY_WINDOW:].clone())
+            while sum(q.shape[2] for q in self._queries[1:]) >= QUERY_WINDOW:
+                self._queries.pop(0)
 
     @property
     def queries(self) -> torch.Tensor | None:
@@ -142,7 +144,8 @@ class River:
     def beside(self) -> tuple[TailView, ...]:
         """What is read beside the tail, of its past and asides, in one piece."""
         now = (*self.past.working(), *(a.segment for a in self.asides))
-        return (self._beside.read(now),) if now else ()
+        view = self._beside.read(now)
+        return (view,) if now else ()
 
     def _reads(self, count: int) -> tuple[TailView, ...]:
         """What its next row of `count` tokens reads beside its tail."""

@@ -29,6 +29,7 @@ class Random(Landmarks):
     """Uniform."""
 
     name = "random"
+    together = False  # each layer draws the same
     seed: int = 0
 
     def score(self, view: LayerView) -> Tensor:
@@ -114,6 +115,7 @@ class Tova(Landmarks):
     """TOVA (arXiv 2401.06104): attention of the last token, averaged over all heads of the layer."""
 
     name = "tova"
+    together = False
 
     def score(self, view: LayerView) -> Tensor:
         if view.queries is None:

@@ -22,16 +22,15 @@ class Joined:
         New ones are put behind those that are there; where one has left, the others are copied out of the old piece.
         """
         now = tuple(segments)
-        known = len(self._segments)
-        if now[:known] != self._segments:
-            known = self._begin_again(now)
-        for segment in now[known:]:
+        if now[: len(self._segments)] != self._segments:
+            self._begin_again(now)
+        for segment in now[len(self._segments) :]:
             self._tail.append(list(segment.keys), list(segment.values), segment.positions)
-        self._segments = now
+            self._segments = (*self._segments, segment)  # one by one: there may be no memory for the next
         return self._tail.view(self._tail.length)
 
-    def _begin_again(self, now: tuple[Segment, ...]) -> int:
-        """Takes the first ones of `now` that there are into another tail; returns how many."""
+    def _begin_again(self, now: tuple[Segment, ...]) -> None:
+        """Takes those that `now` begins with, as far as they are there, into another tail."""
         ends = list(accumulate(s.tokens for s in self._segments))
         place = {s: (end - s.tokens, end) for s, end in zip(self._segments, ends, strict=True)}
         known = 0
@@ -43,9 +42,9 @@ class Joined:
             spans = [*spans[:-1], (spans[-1][0], end)] if spans and spans[-1][1] == start else [*spans, (start, end)]
             known += 1
         old = self._tail  # a row under way may still read it
-        self._tail = Tail(Slab(old.slab.layout, 1, old.capacity), growing=True)
+        tail = Tail(Slab(old.slab.layout, 1, old.capacity if known else FIRST_CAPACITY), growing=True)
         layers = [old.layer(i) for i in range(old.slab.layout.layers)]
         for start, end in spans:
             keys, values = ([part[:, start:end] for part in parts] for parts in zip(*layers, strict=True))
-            self._tail.append(keys, values, old.positions[start:end])
-        return known
+            tail.append(keys, values, old.positions[start:end])
+        self._tail, self._segments = tail, now[:known]

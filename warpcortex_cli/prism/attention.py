@@ -203,8 +203,10 @@ class PackedStep:
         served = ways[0][0]
         if served is None or any(others for _, others in ways) or len(self._watched) > 1:
             return None
+        if self._dtype != torch.bfloat16:
+            return None
         packed, (start, end) = next(iter(self._watched.items()), (None, (0, 0)))
-        out, queries = layers.run(hidden, *angles, served, self._dtype, range(start, end))
+        out, queries = layers.run(hidden, *angles, served, range(start, end))
         if packed is not None:
             self._queries[packed].append(queries)
         return out

@@ -343,15 +343,14 @@ class Layers:
         self._kernels = kernels()
 
     def run(
-        self, hidden: Tensor, cosine: Tensor, sine: Tensor, attending: Attending, dtype: torch.dtype, watched: range
+        self, hidden: Tensor, cosine: Tensor, sine: Tensor, attending: Attending, watched: range
     ) -> tuple[Tensor, Tensor]:
         """Hidden states [tokens, width] behind the last layer, and queries [layers, heads, watched, d].
 
         Args:
             hidden: [tokens, width], fp32.
             cosine, sine: [tokens, rotary dims], fp32.
-            attending: of all tokens of the step.
-            dtype: of keys and values.
+            attending: of all tokens of the step, over keys and values in bf16.
             watched: tokens whose queries are wanted.
 
         Raises:
@@ -361,8 +360,7 @@ class Layers:
         self._around[0].check(rows, cosine, sine)
         out, cosine, sine = hidden.to(torch.float32, copy=True).contiguous(), cosine.contiguous(), sine.contiguous()
         qkv, read = out.new_empty(rows, heads + 2 * self._kv_heads, d), out.new_empty(rows, heads, d)
-        half = dtype == torch.bfloat16
-        own = (qkv.to(dtype), read.to(dtype)) if half else (qkv, read)
+        own = [torch.empty_like(x, dtype=torch.bfloat16) for x in (qkv, read)]
         queries = own[0].new_empty(self.count, heads, len(watched), d)
         given = _Through(
             layers=ctypes.addressof(self._layers), scalings=ctypes.addressof(self._scalings), count=self.count,
@@ -370,7 +368,7 @@ class Layers:
             turned=cosine.shape[1], rows=rows, qkv=qkv.data_ptr(), read=read.data_ptr(), own_qkv=own[0].data_ptr(),
             own_read=own[1].data_ptr(), queries=queries.data_ptr(), watch=watched.start, watched=len(watched),
         )  # fmt: skip
-        self._kernels.through_layers(int(half), ctypes.byref(given), attending.given, torch.get_num_threads())
+        self._kernels.through_layers(ctypes.byref(given), attending.given, torch.get_num_threads())
         return out, queries
 
 
@@ -501,7 +499,7 @@ def opened(path: Path) -> Any:
     layer = ctypes.POINTER(_Layer)
     found.before_attention.argtypes = (layer, address, address, address, size, address, size, number)
     found.after_attention.argtypes = (layer, address, address, address, size, number)
-    found.through_layers.argtypes = (number, ctypes.POINTER(_Through), ctypes.POINTER(_Attention), number)
+    found.through_layers.argtypes = (ctypes.POINTER(_Through), ctypes.POINTER(_Attention), number)
     silent = "pack", "unpack", "multiply", "summarize", "attend", "before_attention", "after_attention"
     for name in (*silent, "through_layers"):
         getattr(found, name).restype = None

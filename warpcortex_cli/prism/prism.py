@@ -23,7 +23,6 @@ from warpcortex_cli.prism.quantize import quantize as quantized
 from warpcortex_cli.prism.rows import Row, RowResult
 from warpcortex_cli.prism.source import ModelSource
 from warpcortex_cli.prism.support import check_config, max_context, refuse, try_out
-from warpcortex_cli.probes.memory import keep
 
 __all__ = ["Prism", "Row", "RowResult"]
 
@@ -118,9 +117,7 @@ class Prism:
             RunError: nothing can be compiled here.
         """
         model, tokenizer = load_prism_parts(source, device, dtype)
-        prism = cls(model, tokenizer, source.name, quantize, compiled)
-        keep()
-        return prism
+        return cls(model, tokenizer, source.name, quantize, compiled)
 
     # -- the forward -----------------------------------------------------------------------------------------
 

@@ -13,8 +13,8 @@ from warpcortex_cli.memory.tail import Tail, TailView
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.profile import SynapseSettings
 from warpcortex_cli.synapse.landmarks import Hybrid, Landmarks, LayerView, best, witnesses
-from warpcortex_cli.synapse.mass import CHUNK
 
+_TOGETHER = 1 << 19  # numbers of keys that are chosen from at once: all layers of a thousand tokens would be 60 MiB
 _SPARE = 2  # candidates for each landmark
 _GROWTH = 8  # a context that grew by an eighth since all of it was looked at is looked at again
 
@@ -134,7 +134,7 @@ def take(
     elif candidates:
         pool = candidates.pool(view.tokens)
         always = sampler.always(pool.shape[2], k).to(prism.device)
-        views = _pool_views(prism, view, queries, always, k, pool)
+        views = _pool_views(prism, sampler, view, queries, always, k, pool)
         indices = pool.gather(2, _layered(prism, [sampler.select(v) for v in views]))
     else:
         indices, candidates = _from_all(prism, view, queries, sampler, k)
@@ -162,10 +162,10 @@ def _from_all(
     newest = 0 if queries is None else queries[0].shape[1]
     spare = _SPARE * k + newest
     if 2 * spare > view.tokens:
-        views = _layer_views(prism, view, queries, always, k)
+        views = _layer_views(prism, sampler, view, queries, always, k)
         return _layered(prism, [sampler.select(v) for v in views]), None
     chosen, left = [], []
-    for layers in _layer_views(prism, view, queries, always, _SPARE * k):
+    for layers in _layer_views(prism, sampler, view, queries, always, _SPARE * k):
         rank = sampler.rank(layers)
         chosen.append(best(rank, k))
         rank[:, view.tokens - newest :] = torch.inf  # the columns that attention hides from the newest queries
@@ -178,31 +178,42 @@ def _layered(prism: Prism, chosen: list[Tensor]) -> Tensor:
     return torch.cat(chosen).view(prism.layers, prism.kv_heads, -1)
 
 
-def _together(prism: Prism, tokens: int) -> Iterator[range]:
+def _together(prism: Prism, sampler: Landmarks, tokens: int) -> Iterator[range]:
     """Layers that a sampler sees at once: a choice is many small steps, which cost the same for all of them."""
-    most = max(1, CHUNK // (prism.kv_heads * prism.layout.head_dim * max(1, tokens)))
+    most = max(1, _TOGETHER // (prism.kv_heads * prism.layout.head_dim * max(1, tokens)))
     first = 0
     for layer in range(1, prism.layers + 1):
         ended = layer == prism.layers or prism.scalings[layer] != prism.scalings[first]
-        if ended or layer - first == most:
+        if ended or layer - first == most or not sampler.together:
             yield range(first, layer)
             first = layer
 
 
 def _layer_views(
-    prism: Prism, view: TailView, queries: Sequence[Tensor] | Tensor | None, always: Tensor, k: int
+    prism: Prism,
+    sampler: Landmarks,
+    view: TailView,
+    queries: Sequence[Tensor] | Tensor | None,
+    always: Tensor,
+    k: int,
 ) -> Iterator[LayerView]:
     keys = geometry(prism, view)
-    for layers in _together(prism, view.tokens):
+    for layers in _together(prism, sampler, view.tokens):
         kept = [view.layer(i) for i in layers]
         yield _layer_view(prism, layers, [next(keys) for _ in layers], kept, queries, always, k)
 
 
 def _pool_views(
-    prism: Prism, view: TailView, queries: Sequence[Tensor] | Tensor | None, always: Tensor, k: int, pool: Tensor
+    prism: Prism,
+    sampler: Landmarks,
+    view: TailView,
+    queries: Sequence[Tensor] | Tensor | None,
+    always: Tensor,
+    k: int,
+    pool: Tensor,
 ) -> Iterator[LayerView]:
     """As `_layer_views`, of the tokens in `pool` [layers, kv_heads, P] alone."""
-    for layers in _together(prism, pool.shape[2]):
+    for layers in _together(prism, sampler, pool.shape[2]):
         kept = [(_of(keys, pool[i]), _of(values, pool[i])) for i in layers for keys, values in [view.layer(i)]]
         plain = [
             _centred(prism.rope.unrotated_layer(i, rotated, view.positions[pool[i]]))

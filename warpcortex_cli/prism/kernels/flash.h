@@ -241,8 +241,8 @@ class Flash {
     void hide(int64_t tile, int64_t at, int64_t here) {
         for (int64_t i = 0; i < tall; i++) {
             const int64_t seen = std::max<int64_t>(0, std::min(sights[tile * tall + i] - place, here));
-            std::fill(&scores[at + i * MANY + seen], &scores[at + i * MANY] + MANY,
-                      -std::numeric_limits<float>::infinity());
+            float* row = scores.data() + at + i * MANY;
+            std::fill(row + seen, row + MANY, -std::numeric_limits<float>::infinity());
         }
     }
 

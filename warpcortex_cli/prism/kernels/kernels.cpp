@@ -45,8 +45,8 @@ void after_attention(const Layer* layer, const float* hidden, const float* read,
     after(*layer, hidden, read, out, rows, threads);
 }
 
-void through_layers(int half, const Through* given, const Attention* attention, int threads) {
-    (half ? through<uint16_t> : through<float>)(*given, *attention, threads);
+void through_layers(const Through* given, const Attention* attention, int threads) {
+    through(*given, *attention, threads);
 }
 
 }

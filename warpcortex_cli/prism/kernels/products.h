@@ -66,7 +66,7 @@ struct Weights {
     const uint8_t* at;
     int64_t panel, first, chunks;  // the number of the first chunk, and how many
     bool far;                      // whether they are still in memory
-    int64_t last, jump;            // from the chunk of this number on, what comes next is so much further
+    int64_t last, jump;            // from this byte of a panel on, what comes next is so much further
 
     // Asks for a line that will be read soon, when this one is read.
     void ask(int64_t p, int64_t byte) const {

@@ -7,7 +7,7 @@
 
 namespace {
 
-// What `through` is given. T is what keys and values are kept in; room that is of fp32, too, may be the same twice.
+// What `through` is given. Keys and values are in bfloat16, and so are queries and what heads read.
 struct Through {
     const Layer* const* layers;
     const float* scalings;  // of the scores of each layer
@@ -16,36 +16,34 @@ struct Through {
     const float *cosine, *sine;
     int64_t turned, rows;
     float *qkv, *read;      // room: [rows, heads + 2 * kv_heads, d], [rows, heads, d]
-    void *own_qkv, *own_read;  // the same of T
-    void* queries;             // of T: [count, heads, watched, d] of the rows from `watch` on, to be looked at later
+    uint16_t *own_qkv, *own_read;  // the same in bfloat16
+    uint16_t* queries;             // [count, heads, watched, d] of the rows from `watch` on, to be looked at later
     int64_t watch, watched;
 };
 
 template <typename From, typename To>
-inline const To* rounded(const From* from, To* to, int64_t count, int threads) {
-    if ((const void*)from == (const void*)to) return to;
+inline const To* converted(const From* from, To* to, int64_t count, int threads) {
 #pragma omp parallel for num_threads(threads) if (count > 1 << 15)
     for (int64_t i = 0; i < count / LANES; i++) put(to + i * LANES, lanes(from + i * LANES));
     return to;
 }
 
-template <typename T>
-void through(const Through& t, Attention a, int threads) {
+inline void through(const Through& t, Attention a, int threads) {
     for (int64_t i = 0; i < t.count; i++) {
         const Layer& layer = *t.layers[i];
         const int64_t wide = layer.qkv.outputs, d = layer.d;
         before(layer, t.hidden, t.cosine, t.sine, t.turned, t.qkv, t.rows, threads);
-        const T* qkv = rounded(t.qkv, (T*)t.own_qkv, t.rows * wide, threads);
+        const uint16_t* qkv = converted(t.qkv, t.own_qkv, t.rows * wide, threads);
         for (int64_t head = 0; head < layer.heads; head++)
             for (int64_t row = 0; row < t.watched; row++)
                 std::copy_n(qkv + (t.watch + row) * wide + head * d, d,
-                            (T*)t.queries + ((i * layer.heads + head) * t.watched + row) * d);
+                            t.queries + ((i * layer.heads + head) * t.watched + row) * d);
         a.query = qkv, a.key = qkv + layer.heads * d, a.value = qkv + (layer.heads + layer.kv_heads) * d;
         a.query_head = a.key_head = a.value_head = d, a.query_row = a.key_row = a.value_row = wide;
         a.out = t.own_read, a.kv_heads = layer.kv_heads, a.shared = layer.heads / layer.kv_heads, a.d = d;
         a.layer = t.first + i, a.scaling = t.scalings[i];
-        attended<T>(a, threads);
-        after(layer, t.hidden, rounded((const T*)t.own_read, t.read, t.rows * layer.heads * d, threads), t.hidden,
+        attended<uint16_t>(a, threads);
+        after(layer, t.hidden, converted(t.own_read, t.read, t.rows * layer.heads * d, threads), t.hidden,
               t.rows, threads);
     }
 }

@@ -52,6 +52,7 @@ class Landmarks(ABC):
     """
 
     name: ClassVar[str]
+    together: ClassVar[bool] = True  # whether each head is scored by itself, so that layers may be seen at once
     sinks: int = 4
     recent: int = 16
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -47,12 +47,15 @@ class Rope:
             keys: per layer [kv_heads, tokens, head_dim], rotated.
             by: positions to move by, [tokens] or [layers, kv_heads, tokens].
         """
+        return list(self._turning(keys, by))
+
+    def _turning(self, keys: Iterable[Tensor], by: Tensor) -> Iterator[Tensor]:
+        """As `turn`, a layer at a time."""
         angles: dict[str | None, tuple[Tensor, Tensor]] = {}
-        turned = []
         for layer, key in enumerate(keys):
             kind = self._kinds[layer]
             if not self.rotated[layer]:
-                turned.append(key)
+                yield key
                 continue
             if by.dim() == 3:
                 cos, sin = self._angles(by[layer], kind)
@@ -60,12 +63,15 @@ class Rope:
                 if kind not in angles:
                     angles[kind] = self._angles(by[None], kind)
                 cos, sin = angles[kind]
-            turned.append(self._turn(key, cos, sin))
-        return turned
+            yield self._turn(key, cos, sin)
 
     def unrotated(self, keys: Sequence[Tensor], positions: Tensor) -> list[Tensor]:
         """Keys of all layers as they were before their positions were applied; shapes as in `turn`."""
         return self.turn(keys, -positions)
+
+    def unrotating(self, keys: Iterable[Tensor], positions: Tensor) -> Iterator[Tensor]:
+        """As `unrotated`, a layer at a time: of a long context all of them take much memory."""
+        return self._turning(keys, -positions)
 
     def unrotated_layer(self, layer: int, key: Tensor, positions: Tensor) -> Tensor:
         """As `unrotated`, of one layer: key [kv_heads, tokens, head_dim], positions [tokens] or [kv_heads, tokens]."""

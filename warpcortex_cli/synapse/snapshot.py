@@ -243,10 +243,8 @@ def _of(tokens: Tensor, chosen: Tensor) -> Tensor:
 
 def geometry(prism: Prism, view: TailView) -> Iterator[Tensor]:
     """Keys of each layer as samplers see them: `LayerView.keys`."""
-    rotated = [view.layer(i)[0] for i in range(prism.layers)]
-    plain = prism.rope.unrotated(rotated, view.positions)
-    while plain:
-        yield _centred(plain.pop(0))
+    rotated = (view.layer(i)[0] for i in range(prism.layers))
+    yield from map(_centred, prism.rope.unrotating(rotated, view.positions))
 
 
 def _centred(keys: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,14 @@ def test_the_river_is_measured_alone_while_streams_are_held(prism: Prism, monkey
     monkeypatch.setattr(Workload, "alone", watched)
     measure.run(prism, LOAD)
     assert held and all(streams == 0 for streams, _ in held) and any(river for _, river in held)
+
+
+def test_streams_are_not_held_where_the_river_has_no_room_to_write_more(
+    prism: Prism, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "_BESIDE_SECONDS", 0.0)
+    monkeypatch.setattr(Workload, "alone", lambda self: pytest.fail("the River wrote more than it had to"))
+    assert measure.run(prism, replace(LOAD, context=prism.max_context - 2 * (LOAD.tokens + 128))).thoughts == 3
 
 
 def test_a_thought_does_not_take_longer_for_being_held() -> None:

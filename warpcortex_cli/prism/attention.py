@@ -98,8 +98,10 @@ def taken_along(number: int) -> bool:
 def through(layers: Layers, limits: Limits, angles: Angles, hidden: Tensor) -> Tensor | None:
     """As `Step.through`, for the next layers of the forward that runs."""
     forward = _now.get()
-    found = None if forward is None else forward.step.through(layers, limits, angles, hidden)
-    if forward is not None and found is not None:
+    if forward is None:
+        return None
+    found = forward.step.through(layers, limits, angles, hidden)
+    if found is not None:
         forward.layers += layers.count
     return found
 
@@ -201,9 +203,9 @@ class PackedStep:
         """Layers in one call, where the kernels serve all groups in each of them, and one row at most is watched."""
         ways = [self._ways(*each) for each in limits]
         served = ways[0][0]
-        if served is None or any(others for _, others in ways) or len(self._watched) > 1:
+        if served is None or any(others for _, others in ways):
             return None
-        if self._dtype != torch.bfloat16:
+        if self._dtype != torch.bfloat16 or len(self._watched) > 1:
             return None
         packed, (start, end) = next(iter(self._watched.items()), (None, (0, 0)))
         out, queries = layers.run(hidden, *angles, served, range(start, end))

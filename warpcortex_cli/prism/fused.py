@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import groupby
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +54,7 @@ class FusedLayer(nn.Module):
         if self._together is not None and hidden.dtype == torch.float32:  # in one call they are not rounded between
             found = attention.through(*self._together, (cosine, sine), x)
             if found is not None:
-                return found.to(hidden.dtype)[None]
+                return found[None]
         qkv = self.around.before(x, cosine, sine).to(self._dtype)
         query, key, value = qkv.split((self._heads, self._kv_heads, self._kv_heads))
         read = attention.attend(query, key, value, self.scaling, self.softcap, self.window)
@@ -106,19 +107,11 @@ def fuse(decoder: Any, max_context: int, dtype: torch.dtype) -> int:
 
 def _runs(layers: nn.ModuleList, seen: dict[int, _Seen]) -> Iterator[list[FusedLayer]]:
     """Fused layers that follow each other and are given the same angles."""
-    run: list[FusedLayer] = []
-    for layer in layers:
-        if not isinstance(layer, FusedLayer):
-            if run:
-                yield run
-            run = []
-            continue
-        if run and seen[layer.number].position_embeddings[0] is not seen[run[0].number].position_embeddings[0]:
-            yield run
-            run = []
-        run.append(layer)
-    if run:
-        yield run
+
+    def angles(layer: nn.Module) -> int | None:
+        return id(seen[layer.number].position_embeddings[0]) if isinstance(layer, FusedLayer) else None
+
+    return (cast(list[FusedLayer], list(run)) for given, run in groupby(layers, angles) if given is not None)
 
 
 def _tried(decoder: Any, layers: nn.ModuleList, positions: list[int]) -> tuple[Trial, dict[int, _Seen]]:

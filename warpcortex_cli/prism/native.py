@@ -358,7 +358,7 @@ class Layers:
         """
         rows, heads, d = len(hidden), self._heads, self._d
         self._around[0].check(rows, cosine, sine)
-        out, cosine, sine = hidden.to(torch.float32, copy=True).contiguous(), cosine.contiguous(), sine.contiguous()
+        out, cosine, sine = hidden.contiguous().clone(), cosine.contiguous(), sine.contiguous()
         qkv, read = out.new_empty(rows, heads + 2 * self._kv_heads, d), out.new_empty(rows, heads, d)
         own = [torch.empty_like(x, dtype=torch.bfloat16) for x in (qkv, read)]
         queries = own[0].new_empty(self.count, heads, len(watched), d)

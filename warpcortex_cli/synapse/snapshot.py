@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -134,7 +135,7 @@ def take(
     elif candidates:
         pool = candidates.pool(view.tokens)
         always = sampler.always(pool.shape[2], k).to(prism.device)
-        views = _pool_views(prism, sampler, view, queries, always, k, pool)
+        views = _views(prism, sampler, _pooled(prism, view, pool), pool.shape[2], queries, always, k)
         indices = pool.gather(2, _layered(prism, [sampler.select(v) for v in views]))
     else:
         indices, candidates = _from_all(prism, view, queries, sampler, k)
@@ -162,10 +163,10 @@ def _from_all(
     newest = 0 if queries is None else queries[0].shape[1]
     spare = _SPARE * k + newest
     if 2 * spare > view.tokens:
-        views = _layer_views(prism, sampler, view, queries, always, k)
+        views = _views(prism, sampler, _whole(prism, view), view.tokens, queries, always, k)
         return _layered(prism, [sampler.select(v) for v in views]), None
     chosen, left = [], []
-    for layers in _layer_views(prism, sampler, view, queries, always, _SPARE * k):
+    for layers in _views(prism, sampler, _whole(prism, view), view.tokens, queries, always, _SPARE * k):
         rank = sampler.rank(layers)
         chosen.append(best(rank, k))
         rank[:, view.tokens - newest :] = torch.inf  # the columns that attention hides from the newest queries
@@ -180,60 +181,47 @@ def _layered(prism: Prism, chosen: list[Tensor]) -> Tensor:
 
 def _together(prism: Prism, sampler: Landmarks, tokens: int) -> Iterator[range]:
     """Layers that a sampler sees at once: a choice is many small steps, which cost the same for all of them."""
-    most = max(1, _TOGETHER // (prism.kv_heads * prism.layout.head_dim * max(1, tokens)))
+    numbers = prism.kv_heads * prism.head_dim * max(1, tokens)
+    most = max(1, _TOGETHER // numbers) if sampler.together else 1
     first = 0
     for layer in range(1, prism.layers + 1):
         ended = layer == prism.layers or prism.scalings[layer] != prism.scalings[first]
-        if ended or layer - first == most or not sampler.together:
+        if ended or layer - first == most:
             yield range(first, layer)
             first = layer
 
 
-def _layer_views(
+_Seen = tuple[Tensor, Tensor, Tensor]
+"""`keys`, `rotated` and `values` of one layer, as in `LayerView`."""
+
+
+def _views(
     prism: Prism,
     sampler: Landmarks,
-    view: TailView,
+    seen: Iterator[_Seen],
+    tokens: int,
     queries: Sequence[Tensor] | Tensor | None,
     always: Tensor,
     k: int,
 ) -> Iterator[LayerView]:
-    keys = geometry(prism, view)
-    for layers in _together(prism, sampler, view.tokens):
-        kept = [view.layer(i) for i in layers]
-        yield _layer_view(prism, layers, [next(keys) for _ in layers], kept, queries, always, k)
+    """What is seen of all layers, so many tokens of each, and some layers at once."""
+    for layers in _together(prism, sampler, tokens):
+        keys, rotated, values = (torch.cat(parts) for parts in zip(*islice(seen, len(layers)), strict=True))
+        found = None if queries is None else torch.cat([queries[i] for i in layers])
+        yield LayerView(keys, rotated, values, found, always, k, prism.scalings[layers[0]])
 
 
-def _pool_views(
-    prism: Prism,
-    sampler: Landmarks,
-    view: TailView,
-    queries: Sequence[Tensor] | Tensor | None,
-    always: Tensor,
-    k: int,
-    pool: Tensor,
-) -> Iterator[LayerView]:
-    """As `_layer_views`, of the tokens in `pool` [layers, kv_heads, P] alone."""
-    for layers in _together(prism, sampler, pool.shape[2]):
-        kept = [(_of(keys, pool[i]), _of(values, pool[i])) for i in layers for keys, values in [view.layer(i)]]
-        plain = [
-            _centred(prism.rope.unrotated_layer(i, rotated, view.positions[pool[i]]))
-            for i, (rotated, _) in zip(layers, kept, strict=True)
-        ]
-        yield _layer_view(prism, layers, plain, kept, queries, always, k)
+def _whole(prism: Prism, view: TailView) -> Iterator[_Seen]:
+    """All tokens."""
+    for layer, keys in enumerate(geometry(prism, view)):
+        yield keys, *view.layer(layer)
 
 
-def _layer_view(
-    prism: Prism,
-    layers: range,
-    keys: list[Tensor],
-    kept: list[tuple[Tensor, Tensor]],
-    queries: Sequence[Tensor] | Tensor | None,
-    always: Tensor,
-    k: int,
-) -> LayerView:
-    rotated, values = (torch.cat(parts) for parts in zip(*kept, strict=True))
-    found = None if queries is None else torch.cat([queries[i] for i in layers])
-    return LayerView(torch.cat(keys), rotated, values, found, always, k, prism.scalings[layers[0]])
+def _pooled(prism: Prism, view: TailView, pool: Tensor) -> Iterator[_Seen]:
+    """The tokens in `pool` [layers, kv_heads, P] alone."""
+    for layer, chosen in enumerate(pool):
+        rotated, values = (_of(part, chosen) for part in view.layer(layer))
+        yield _centred(prism.rope.unrotated_layer(layer, rotated, view.positions[chosen])), rotated, values
 
 
 def _of(tokens: Tensor, chosen: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from warpcortex_cli.memory.tail import Tail
 from warpcortex_cli.prism.prism import Prism, Row
 from warpcortex_cli.profile import SynapseSettings
-from warpcortex_cli.synapse.landmarks import Coverage, Hybrid
+from warpcortex_cli.synapse.landmarks import Coverage, Hybrid, LayerView
 from warpcortex_cli.synapse.snapshot import Synapse, geometry, take
 
 CONTEXT = 60
@@ -136,6 +136,23 @@ def test_candidates_hold_the_landmarks_and_change_none_of_them(prism: Prism) -> 
         assert set(landmarks.tolist()) | set(range(LONG - 32, LONG)) <= set(candidates.tolist())
     small = take(prism, tail, settings.model_copy(update={"landmarks": 70}), queries, 1)
     assert small.candidates is None, "twice as many candidates as tokens to choose them from are no help"
+
+
+def test_layers_of_other_scores_are_not_seen_as_one(prism: Prism, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, float]] = []
+
+    class Looking(Coverage):
+        def score(self, view: LayerView) -> torch.Tensor:
+            seen.append((len(view.keys) // prism.kv_heads, view.scale))
+            return super().score(view)
+
+    scalings = [0.5, *[0.25] * (prism.layers - 1)]
+    monkeypatch.setattr(prism, "scalings", tuple(scalings))
+    tail = prism.new_tail()
+    ids = list(range(5, 65))
+    prism.forward([Row(ids, list(range(60)), tail, logits="none")])
+    take(prism, tail, SynapseSettings(landmarks=12), None, 1, sampler=Looking())
+    assert seen == [(1, 0.5), (prism.layers - 1, 0.25)]
 
 
 @pytest.mark.parametrize("sampler", [Coverage(), Hybrid()])

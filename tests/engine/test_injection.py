@@ -53,6 +53,24 @@ def test_a_step_takes_in_a_few_and_the_others_hold_no_room_while_they_wait(prism
     assert sum(isinstance(e, ev.ThoughtInjected) for e in seen) == len(THOUGHTS)
 
 
+def test_who_waits_at_the_gate_holds_no_tail(prism) -> None:
+    """All of them may come there in the same step, when their tails are full; the slab goes with the last."""
+    profile = make_profile("<(?P<task>[^>]+)>", limits={"streams": 16, "stream_tail_tokens": 64})
+    session = Session(prism, profile, streams=True)
+    engine = session.engine
+    session.load_notes(QUESTION)
+    for _ in range(16):
+        engine.spawn(Match(profile.roles[0], {"task": "think"}, 0, 0))
+    waited = 0
+    while engine.alive:
+        engine.step()
+        states = [s.state for s in engine.alive]
+        waited = max(waited, states.count("gating"))
+        assert engine.admission.tails_in_use == states.count("thinking")
+        assert (engine.admission._pool.nbytes > 0) == ("thinking" in states)
+    assert waited > 2
+
+
 def test_the_gate_is_told_how_much_likelier_the_river_makes_a_thought(prism) -> None:
     """Against one forward over the River's tokens and the thought at its virtual positions, and one of it alone."""
     session, seen = offered(prism, "calibrated")

@@ -1,4 +1,4 @@
-"""Quantized rooms: half the bytes, a small error that stays where it was made."""
+"""Rooms: no memory for them; and quantized ones: half the bytes, a small error that stays where it was made."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warpcortex_cli.memory.room import Int8Room
+from warpcortex_cli.memory.room import Int8Room, Room
 from warpcortex_cli.memory.segment import KVLayout
 from warpcortex_cli.memory.tail import TailPool
 
@@ -29,6 +29,15 @@ def test_what_is_read_is_what_was_written_but_for_half_a_level(size: float, seed
     assert not room[0].any() and not room[2].any() and not room[1, :, 0].any()
     room.clear((1, slice(None), slice(0, 5)))
     assert not room[1].any()
+
+
+def test_a_room_for_which_there_is_no_memory_is_refused_as_torch_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: int, **__: int) -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr("mmap.mmap", refuse)
+    with pytest.raises(RuntimeError, match="not enough memory for 524288 bytes"):
+        Room(LAYOUT, slots=16, capacity=128)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])

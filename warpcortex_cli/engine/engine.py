@@ -338,6 +338,7 @@ class Engine:
             self.end(stream, "rejected", "injection is off")
         else:
             stream.state = "gating"
+            stream.rest()
             injection = Injection(stream, self.river, self.gate.weighs)
             if injection.positions:
                 self.injections.append(injection)

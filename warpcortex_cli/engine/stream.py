@@ -56,7 +56,7 @@ class Stream:
         self.log_probabilities: list[float] = []  # of what it wrote, where the Gate asks for them
         self.gate_score: float | None = None
         self.reason = ""
-        self.kv_bytes = 0
+        self.kv_bytes = 0  # of its tail, in the end of the last one that it had
 
     @property
     def final(self) -> bool:
@@ -159,12 +159,16 @@ class Stream:
         """The last hidden state of the newest token that it wrote, [1, hidden_size]; [0, hidden_size] before that."""
         return torch.zeros(0, self.prism.hidden_size) if self._hidden is None else self._hidden
 
-    def release(self) -> None:
-        """Gives its KV back; the Synapse is freed with the last Stream that reads it."""
+    def rest(self) -> None:
+        """Gives its tail back: its thought is written. Many may wait at the Gate at once."""
         if self.tail is not None:
             self.tail.release()
-        self.tail = self.synapse = self._told = None
-        self._hidden = None
+        self.tail = None
+
+    def release(self) -> None:
+        """Gives all back; the Synapse is freed with the last Stream that reads it."""
+        self.rest()
+        self.synapse = self._told = self._hidden = None
 
 
 @lru_cache

@@ -50,14 +50,17 @@ def stream_writes(prism: Prism, stream: Stream, ids: list[int]) -> Written:
     return Written(scores, result.hidden[-len(ids) :].float(), result.queries[:, :, asking])
 
 
-def written_anew(session: Session, role: Role, task: str, text: str) -> tuple[Written, list[int]]:
-    """A Stream as the session would admit it now writes as much of the end of `text` as its tail holds, in token ids.
-
-    It takes no part in the session.
-    """
+def admitted_anew(session: Session, role: Role, task: str) -> Stream:
+    """A Stream as the session would admit it now. It takes no part in the session."""
     stream = Stream(0, role, {"task": task}, session.prism, Sampler(), 0.0)
     engine = session.engine
     engine.admission.admit(stream, engine.river, session.profile, Journal())
+    return stream
+
+
+def written_anew(session: Session, role: Role, task: str, text: str) -> tuple[Written, list[int]]:
+    """A Stream `admitted_anew` writes as much of the end of `text` as its tail holds, in token ids."""
+    stream = admitted_anew(session, role, task)
     assert stream.tail is not None
     room = stream.tail.capacity - stream.tail.length - len(stream.pending)
     ids = session.prism.encode(text)[-room:]

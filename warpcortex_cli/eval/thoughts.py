@@ -31,7 +31,7 @@ from warpcortex_cli.engine.router import Match
 from warpcortex_cli.engine.sampling import chosen
 from warpcortex_cli.engine.session import Session
 from warpcortex_cli.engine.stream import Stream
-from warpcortex_cli.eval.forced import scores_of, written_anew
+from warpcortex_cli.eval.forced import admitted_anew, scores_of, stream_writes, written_anew
 from warpcortex_cli.eval.pocket import Case, is_right, make_case
 from warpcortex_cli.eval.statistics import interval
 from warpcortex_cli.events import Event, GateDecided, RiverFinished, RiverText, RiverWaiting, StreamEnded, StreamSpawned
@@ -163,23 +163,27 @@ class Grafts:
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, GateDecided) and event.passed:
-            stream = self.session.engine.streams[event.id]
-            if stream.tail is not None:
-                self._segments[event.id] = self._segment(stream)
+            self._segments[event.id] = self._segment(self.session.engine.streams[event.id])
         elif isinstance(event, StreamEnded) and event.id in self._segments and event.state == "injected":
             river = self.session.engine.river
             segment = self._segments.pop(event.id)
             river.asides = [Aside(a.stream, a.text, segment) if a.stream == event.id else a for a in river.asides]
 
     def _segment(self, stream: Stream) -> Segment:
-        """The tokens of the thought at the end of the Stream's tail, moved to the virtual positions."""
-        assert stream.tail is not None
+        """The tokens of the thought at the end of what the Stream wrote, moved to the virtual positions.
+
+        Its tail is given back by now, so it is made to write the same once more.
+        """
         prism, written = self.session.prism, stream.builder.ids
+        again = admitted_anew(self.session, stream.role, stream.task)
+        stream_writes(prism, again, written)
         count = 1
         while count < len(written) and stream.thought not in prism.decode(written[-count:]):
             count += 1
-        end = stream.tail.length
-        thought = stream.tail.freeze(end - count, end)
+        assert again.tail is not None
+        end = again.tail.length
+        thought = again.tail.freeze(end - count, end)
+        again.release()
         to = torch.tensor(virtual_positions(self.session.engine.river.position, count), device=prism.device)
         return Segment(tuple(prism.rope.turn(thought.keys, to - thought.positions)), thought.values, to)
 

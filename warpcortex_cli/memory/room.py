@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+from math import prod
 from typing import Any, Literal
 
 import torch
@@ -12,6 +14,26 @@ from warpcortex_cli.memory.segment import KVLayout
 Stored = Literal["model", "int8"]
 _LEVELS = 127
 _SCALE = torch.float16  # of one token and KV head
+_PAGES = 1 << 16  # bytes from which a room has pages of its own
+
+
+def blank(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros. On a CPU they take memory where they are written, page by page, and the system has all back at the end.
+
+    So an agent costs what it uses of its room, and nothing is left in a heap where it lies between other things.
+
+    Raises:
+        RuntimeError: there is no memory.
+    """
+    nbytes = prod(shape) * dtype.itemsize
+    if device.type != "cpu" or nbytes < _PAGES:
+        return torch.zeros(shape, dtype=dtype, device=device)
+    ours = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+    try:
+        pages = mmap.mmap(-1, nbytes, **ours)
+    except OSError as error:
+        raise RuntimeError(f"not enough memory for {nbytes} bytes of keys or values: {error}") from error
+    return torch.frombuffer(pages, dtype=dtype).view(shape)
 
 
 class Room:
@@ -19,7 +41,7 @@ class Room:
 
     def __init__(self, layout: KVLayout, slots: int, capacity: int) -> None:
         self.layout = layout
-        self.data = torch.zeros(self._shape(slots, capacity), dtype=layout.dtype, device=layout.device)
+        self.data = blank(self._shape(slots, capacity), layout.dtype, layout.device)
 
     def _shape(self, slots: int, capacity: int) -> tuple[int, int, int, int]:
         return slots, self.layout.kv_heads, capacity, self.layout.head_dim
@@ -53,8 +75,8 @@ class Int8Room(Room):
     def __init__(self, layout: KVLayout, slots: int, capacity: int) -> None:
         self.layout = layout
         shape = self._shape(slots, capacity)
-        self.data = torch.zeros(shape, dtype=torch.int8, device=layout.device)
-        self.scale = torch.zeros((*shape[:3], 1), dtype=_SCALE, device=layout.device)
+        self.data = blank(shape, torch.int8, layout.device)
+        self.scale = blank((*shape[:3], 1), _SCALE, layout.device)
 
     def __getitem__(self, index: Any) -> Tensor:
         return self._plain(self.data[index], self.scale[index])

@@ -243,8 +243,8 @@ class TailView:
 class TailPool:
     """Tails of one fixed capacity, for Streams that come and go.
 
-    Slabs are added when all slots are taken and dropped when nobody uses them, but for the last one; the
-    lowest free slot is taken first, so that those in use lie close together.
+    Slabs are added when all slots are taken and dropped when nobody uses them; the lowest free slot is taken first,
+    so that those in use lie close together.
 
     Args:
         layout: the model's KV shape.
@@ -281,5 +281,5 @@ class TailPool:
         slab.clear(tail.slot, 0, touched)
         heapq.heappush(self._free[slab], tail.slot)
         self.taken -= 1
-        if len(self._free[slab]) == self.slots and len(self._free) > 1:
+        if len(self._free[slab]) == self.slots:
             del self._free[slab]

@@ -145,8 +145,8 @@ def gate_panel(view: SessionView, injecting: bool = True) -> Panel:
 def memory_panel(streams: Sequence[StreamView], usage: Usage | None) -> Panel:
     """Memory of the program as measured, its growth for each Stream alive, and the KV counted for each."""
     alive = [s for s in streams if s.state in ("thinking", "gating")]
-    held = sum(s.kv_bytes for s in alive)
-    counted = f"KV {size(held / len(alive))}/agent" if alive else "KV -"
+    held = [s.kv_bytes for s in alive if s.state == "thinking"]  # at the Gate it has no tail any more
+    counted = f"KV {size(sum(held) / len(held))}/agent" if held else "KV -"
     agents = f"{len(alive)} agent{'' if len(alive) == 1 else 's'} alive"
     if usage is None:
         return _fact_panel("Memory", "counted", ["not measured here", "", counted, agents])

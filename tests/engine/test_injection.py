@@ -113,7 +113,12 @@ def test_a_new_aside_is_put_behind_the_others_and_what_was_read_before_stays(pri
     assert len(views) > 2 and all(v.tail is views[0].tail for v in views)  # nothing is joined anew
     for view, before in zip(views, kept, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(view.layer(0), before, strict=True))
-    river.asides = river.asides[1:]  # as after going back: then it is
+    first = river.asides[0].tokens
+    river.asides = river.asides[1:]  # as a budget asks for
+    [rest] = river.beside()
+    assert rest.tail is views[0].tail and rest.tokens == views[-1].tokens - first
+    assert torch.equal(rest.layer(0)[0], kept[-1][0][:, first:])
+    river.asides = [river.asides[0], *river.asides[2:]]  # as after going back: then it is
     assert river.beside()[0].tail is not views[0].tail
     assert all(torch.equal(a, b) for a, b in zip(views[-1].layer(0), kept[-1], strict=True))
 

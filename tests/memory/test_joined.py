@@ -39,8 +39,20 @@ def test_what_is_new_is_put_behind_the_rest() -> None:
     assert len({id(v.tail) for v in views}) == 1
 
 
+def test_a_budget_that_lets_the_first_go_for_each_new_one_copies_a_token_now_and_then() -> None:
+    piece, segments = Joined(LAYOUT), [segment(10 * i, 10) for i in range(400)]
+    tails: list[Tail] = []
+    for first in range(400 - 30):
+        view = piece.read(segments[first : first + 30])
+        assert held(view) == list(range(10 * first, 10 * first + 300))
+        if not tails or tails[-1] is not view.tail:
+            tails.append(view.tail)
+        assert view.tail.capacity <= 1024
+    assert len(tails) <= 1 + 4000 // 512
+
+
 def test_where_one_has_left_the_others_are_not_joined_one_by_one(monkeypatch) -> None:
-    """A budget withdraws a thought for each new one: that is one copy, however many there are."""
+    """That is one copy, however many there are."""
     piece, segments = Joined(LAYOUT), [segment(10 * i, 3) for i in range(50)]
     piece.read(segments[:49])
     appended: list[int] = []

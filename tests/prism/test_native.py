@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from warpcortex_cli.errors import RunError
 from warpcortex_cli.memory.segment import KVLayout, Segment
-from warpcortex_cli.memory.tail import Slab, Tail, TailPool
+from warpcortex_cli.memory.tail import Slab, Tail, TailPool, TailView
 from warpcortex_cli.prism import library, native
 from warpcortex_cli.prism.attention import NATIVE_TOKENS, Layer, PackedStep
 from warpcortex_cli.prism.prism import Prism
@@ -235,7 +235,7 @@ def test_a_step_of_many_kinds_of_rows(threads: int, dtype: torch.dtype, monkeypa
         streams = [tail for tail, _ in filled[1:]]
         rows = [Row([1], [1300], river), Row([1] * 9, list(range(1280, 1289)), own, (river.view(1290), shared))]
         rows += [Row([1], [1300], tail, (shared,)) for tail in streams[:4]]
-        rows += [Row([1] * 3, [1300, 1301, 1302], streams[4], (shared,))]
+        rows += [Row([1] * 3, [1300, 1301, 1302], streams[4], (TailView(river, 70, 590), shared))]
         rows += [Row([1] * (NATIVE_TOKENS + 1), list(range(NATIVE_TOKENS + 1)), prefill)]
         packed = PackedStep(rows, torch.device("cpu"), served)
         tokens = sum(len(row.tokens) for row in rows)

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from warpcortex_cli.memory.segment import Segment, join
-from warpcortex_cli.memory.tail import Tail
+from warpcortex_cli.memory.tail import Tail, TailView
 from warpcortex_cli.prism.prism import Prism, Row, RowResult
 
 CONTEXT = [4 + 7 * i % 300 for i in range(30)]
@@ -76,11 +76,16 @@ def test_batched_streams_equal_unbatched_forwards(
 def test_a_view_of_a_tail_reads_like_a_copy_of_it(prism: Prism) -> None:
     river = read(prism, CONTEXT)
     answers = [
-        logits_of(prism.forward([Row([5, 6], [30, 31], prism.new_tail(4), (reads,))])[0])
-        for reads in (river.view(30), river.freeze(0, 30), join([river.freeze(0, 11), river.freeze(11, 30)]))
+        logits_of(prism.forward([Row([5, 6], [30, 31], prism.new_tail(4), reads)])[0])
+        for reads in (
+            (river.view(30),),
+            (river.freeze(0, 30),),
+            (join([river.freeze(0, 11), river.freeze(11, 30)]),),
+            (TailView(river, 11), TailView(river, 19, 11)),
+        )
     ]
-    torch.testing.assert_close(answers[1], answers[0])
-    torch.testing.assert_close(answers[2], answers[0])
+    for answer in answers[1:]:
+        torch.testing.assert_close(answer, answers[0])
 
 
 def test_reading_nothing_is_reading_no_one(prism: Prism) -> None:

@@ -141,13 +141,12 @@ class River:
             self._queries = [torch.cat(self._queries, 2)[:, :, -QUERY_WINDOW:]]
         return self._queries[0] if self._queries else None
 
-    def beside(self) -> tuple[TailView, ...]:
-        """What is read beside the tail, of its past and asides, in one piece."""
-        now = (*self.past.working(), *(a.segment for a in self.asides))
-        view = self._beside.read(now)
-        return (view,) if now else ()
+    def beside(self) -> tuple[Segment | TailView, ...]:
+        """What is read beside the tail: of its past in one piece, and of asides, which come and go, in another."""
+        asides = self._beside.read([a.segment for a in self.asides])
+        return (*self.past.working(), asides) if asides.tokens else self.past.working()
 
-    def _reads(self, count: int) -> tuple[TailView, ...]:
+    def _reads(self, count: int) -> tuple[Segment | TailView, ...]:
         """What its next row of `count` tokens reads beside its tail."""
         reads = self.beside()
         bound = self.past.pinned + self.past.budget + sum(a.tokens for a in self.asides)

@@ -10,28 +10,39 @@ from warpcortex_cli.memory.tail import FIRST_CAPACITY, Slab, Tail, TailView
 
 
 class Joined:
-    """Copies of segments, one behind the other."""
+    """Copies of segments, one behind the other. What was read before stays as it was, whatever comes and goes."""
 
     def __init__(self, layout: KVLayout) -> None:
         self._tail = Tail(Slab(layout, 1, FIRST_CAPACITY), growing=True)
+        self._start = 0  # of the first segment; before it are some that have left
         self._segments: tuple[Segment, ...] = ()
 
     def read(self, segments: Sequence[Segment]) -> TailView:
-        """All of them, in order. What was read before stays as it was.
+        """All of them, in order.
 
-        New ones are put behind those that are there; where one has left, the others are copied out of the old piece.
+        New ones are put behind those that are there. The first ones just leave; where they have left half of the room,
+        or another one has left, the others are copied out of the old piece.
         """
         now = tuple(segments)
-        if now[: len(self._segments)] != self._segments:
+        left = 0
+        while now[: len(self._segments) - left] != self._segments[left:]:
+            left += 1
+        if left < len(self._segments):
+            self._start += sum(s.tokens for s in self._segments[:left])
+            self._segments = self._segments[left:]
+        elif left:
             self._begin_again(now)
         for segment in now[len(self._segments) :]:
+            full = self._tail.length + segment.tokens > self._tail.capacity
+            if full and self._start >= self._tail.capacity // 2:
+                self._begin_again(self._segments)
             self._tail.append(list(segment.keys), list(segment.values), segment.positions)
             self._segments = (*self._segments, segment)  # one by one: there may be no memory for the next
-        return self._tail.view(self._tail.length)
+        return TailView(self._tail, self._tail.length - self._start, self._start)
 
     def _begin_again(self, now: tuple[Segment, ...]) -> None:
         """Takes those that `now` begins with, as far as they are there, into another tail."""
-        ends = list(accumulate(s.tokens for s in self._segments))
+        ends = [self._start + end for end in accumulate(s.tokens for s in self._segments)]
         place = {s: (end - s.tokens, end) for s, end in zip(self._segments, ends, strict=True)}
         known = 0
         spans: list[tuple[int, int]] = []  # of what stays: neighbours are copied as one
@@ -47,4 +58,4 @@ class Joined:
         for start, end in spans:
             keys, values = ([part[:, start:end] for part in parts] for parts in zip(*layers, strict=True))
             tail.append(keys, values, old.positions[start:end])
-        self._tail, self._segments = tail, now[:known]
+        self._tail, self._start, self._segments = tail, 0, now[:known]

@@ -14,7 +14,7 @@ from warpcortex_cli.memory.segment import KVLayout
 Stored = Literal["model", "int8"]
 _LEVELS = 127
 _SCALE = torch.float16  # of one token and KV head
-_PAGES = 1 << 16  # bytes from which a room has pages of its own
+_PAGES = 1 << 18  # bytes from which a room has pages of its own
 
 
 def blank(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

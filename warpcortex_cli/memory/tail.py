@@ -224,20 +224,25 @@ class Tail:
 
 @dataclass(frozen=True)
 class TailView:
-    """The first `tokens` tokens of a tail. Views of the same ones are equal, so readers share work."""
+    """`tokens` tokens of a tail, from `start` on. Views of the same ones are equal, so readers share work."""
 
     tail: Tail
     tokens: int
+    start: int = 0
 
     @property
     def positions(self) -> Tensor:
         """[tokens]"""
-        return self.tail.slab.positions[self.tail.slot, : self.tokens]
+        return self.tail.slab.positions[self.tail.slot, self._span]
 
     def layer(self, index: int) -> tuple[Tensor, Tensor]:
         """Keys and values of one layer, each [kv_heads, tokens, head_dim]; views where they are not quantized."""
         slab, slot = self.tail.slab, self.tail.slot
-        return slab.keys[index][slot, :, : self.tokens], slab.values[index][slot, :, : self.tokens]
+        return slab.keys[index][slot, :, self._span], slab.values[index][slot, :, self._span]
+
+    @property
+    def _span(self) -> slice:
+        return slice(self.start, self.start + self.tokens)
 
 
 class TailPool:

@@ -75,7 +75,7 @@ def _place(of: Segment | TailView | Slab) -> _Place:
         slab, slot = of.tail.slab, of.tail.slot
         room, whole = slab.keys[0].data, _place(slab)
         table = torch.empty(len(whole.table), 5, dtype=torch.long)
-        table[:, :2] = whole.table + slot * room.stride(0) * room.itemsize
+        table[:, :2] = whole.table + (slot * room.stride(0) + of.start * room.stride(2)) * room.itemsize
         table[:, 2:] = torch.tensor((of.tokens, room.stride(1), room.stride(1)))
         return _Place(table, whole.held)
     known = _places.get(of)

@@ -51,9 +51,10 @@ class Outputs {
     // Calls `use` with each token and its outputs of the first panel and of the second.
     template <typename Use>
     void each(Use use) const {
-        for (int64_t tile = 0; tile < x.tiles(); tile++)
-            for (int64_t token = x.start(tile), i = tile * x.tall(); token < x.start(tile + 1); token++, i++)
-                use(token, value(0, token, i), panels == 2 ? value(1, token, i + x.places()) : Floats{});
+        const int64_t tall = x.tall, places = x.places();  // for all the compiler knows, `use` changes these
+        for (int64_t tile = 0; tile < x.tiles; tile++)
+            for (int64_t token = x.start(tile), end = x.start(tile + 1), i = tile * tall; token < end; token++, i++)
+                use(token, value(0, token, i), panels == 2 ? value(1, token, i + places) : Floats{});
     }
 
   private:
@@ -74,7 +75,7 @@ void multiplied(const Linear& by, const Tokens& x, const Tasks& tasks, int64_t i
 #pragma omp parallel num_threads(threads)
     {
         std::vector<Ints> room(2 * x.places());
-        const Forms forms(x.together ? x.tall() : 0);
+        const Forms forms(x.together ? x.tall : 0);
         const auto sum = [&](const uint8_t* first, int64_t panels) {
             const Panels both = {first, tasks.next * size, (tasks.step - 1) * size};
             if (x.together)

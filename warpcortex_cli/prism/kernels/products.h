@@ -138,8 +138,8 @@ inline void gather_some(int64_t count, const Weights& weights, const Tokens& x, 
 template <int BITS, int P>
 void vector_sums(const Tokens& x, const Panels& panels, Ints* sums) {
     by_chunks<BITS, P>(x, panels, [&](const Weights& weights) {
-        for (int64_t tile = 0; tile < x.tiles(); tile++)
-            gather_some<P>(x.start(tile + 1) - x.start(tile), weights, x, tile, sums + tile * x.tall());
+        for (int64_t tile = 0; tile < x.tiles; tile++)
+            gather_some<P>(x.start(tile + 1) - x.start(tile), weights, x, tile, sums + tile * x.tall);
     });
 }
 

@@ -49,15 +49,15 @@ inline void multiply_tiles(const Weights& weights, bool asks, const int8_t* cons
 template <int BITS, int P>
 void tile_sums(const Tokens& x, const Panels& panels, Ints* sums) {
     by_chunks<BITS, P>(x, panels, [&](const Weights& weights) {
-        for (int64_t tile = 0; tile < x.tiles(); tile += 2) {
+        for (int64_t tile = 0; tile < x.tiles; tile += 2) {
             const int8_t* tokens[2];
             int64_t wide[2];
             Ints* to[2 * P];
-            const int a = tile + 1 < x.tiles() ? 2 : 1;
+            const int a = tile + 1 < x.tiles ? 2 : 1;
             for (int i = 0; i < a; i++) {
                 wide[i] = x.start(tile + i + 1) - x.start(tile + i);
                 tokens[i] = x.tile(tile + i) + weights.first * CHUNK * wide[i];
-                for (int p = 0; p < P; p++) to[2 * p + i] = sums + p * x.places() + (tile + i) * x.tall();
+                for (int p = 0; p < P; p++) to[2 * p + i] = sums + p * x.places() + (tile + i) * x.tall;
             }
             (a == 2 ? multiply_tiles<2, P> : multiply_tiles<1, P>)(weights, weights.far && tile == 0, tokens, wide, to);
         }

@@ -25,22 +25,22 @@ constexpr int64_t FEW = 12;  // up to so many tokens, other threads would take l
 // Tokens lie in tiles, as even as can be, and in a tile by chunks of inputs. Of a chunk either all inputs of a token
 // stand together, as AMX takes them, or four of all tokens.
 struct Tokens {
-    int64_t count, groups, chunks, highest;  // `highest`: tokens of a tile
+    int64_t count, groups, chunks;
+    int64_t tiles, tall;  // and tokens of a tile, at most
     bool together;
     std::vector<int8_t> values;
     std::vector<float> scales;
     std::vector<int32_t> sums;  // of a token's values
 
-    int64_t tiles() const { return (count + highest - 1) / highest; }
-    int64_t tall() const { return (count + tiles() - 1) / tiles(); }
-    int64_t start(int64_t tile) const { return count * tile / tiles(); }
-    int64_t tile_of(int64_t token) const { return ((token + 1) * tiles() - 1) / count; }
+    int64_t start(int64_t tile) const { return count * tile / tiles; }
+    int64_t tile_of(int64_t token) const { return ((token + 1) * tiles - 1) / count; }
     // Sums of all tokens have a place each, and so has what a tile lacks that is smaller than others.
-    int64_t places() const { return tiles() * tall(); }
+    int64_t places() const { return tiles * tall; }
     const int8_t* tile(int64_t number) const { return &values[start(number) * chunks * CHUNK]; }
 
     void read(Grid x, int64_t tokens, int64_t inputs, int64_t tile, bool whole, int threads) {
-        count = tokens, highest = tile, together = whole;
+        count = tokens, together = whole;
+        tiles = (count + tile - 1) / tile, tall = (count + tiles - 1) / tiles;
         groups = groups_of(inputs), chunks = (inputs + CHUNK - 1) / CHUNK;
         values.resize((count + 1) * chunks * CHUNK);  // AMX reads one more of a tile that has fewer than others
         scales.resize(count);

@@ -206,3 +206,11 @@ def test_joined_segments_hold_all_tokens_in_order() -> None:
     assert in_segment(joined) == [4, 5, 1, 2]
     with pytest.raises(ValueError):
         join([])
+
+
+def test_a_finished_tail_becomes_a_segment_without_a_copy() -> None:
+    tail = Tail(Slab(LAYOUT, 1, 3))
+    tail.append(*tensors([4, 5, 6]))
+    segment = tail.segment()
+    assert in_segment(segment) == [4, 5, 6]
+    assert segment.keys[0].data_ptr() == tail.slab.keys[0].data.data_ptr()

@@ -133,10 +133,10 @@ class Injection:
         return gained(there, by_itself)
 
     def aside(self) -> Aside:
-        """The finished aside; its KV is copied out of the working buffer."""
-        tail = self.there.tail
-        assert tail is not None
-        return Aside(self.stream.id, self.stream.thought, tail.freeze(0, tail.length))
+        """The finished aside; it takes over the working buffer, which is as long as the thought."""
+        tail, self.there.tail = self.there.tail, None
+        assert tail is not None and not self.there.left
+        return Aside(self.stream.id, self.stream.thought, tail.segment())
 
     def release(self) -> None:
         for reading in self._readings:

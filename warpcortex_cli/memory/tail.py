@@ -212,6 +212,11 @@ class Tail:
             positions=self.positions[start:end].clone(),
         )
 
+    def segment(self) -> Segment:
+        """All tokens, without a copy: nothing may be written to the tail afterwards."""
+        layers = [self.layer(i) for i in range(self.slab.layout.layers)]
+        return Segment(tuple(k for k, _ in layers), tuple(v for _, v in layers), self.positions)
+
     def release(self) -> None:
         """Gives the room back. Nothing may read the tail afterwards; releasing twice does nothing."""
         if self._released:

@@ -7,7 +7,7 @@ import ctypes
 import os
 
 _PRIMITIVES = "24"  # compiled kernels that oneDNN keeps; by default 1,024 of them, one for each shape it ever saw
-_LARGE = 4 << 20  # bytes; larger buffers, such as a step's logits, go back to the system when they are freed
+_LARGE = 3 << 18  # bytes; larger buffers, such as what many rows compute, go back to the system when they are freed
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 
 

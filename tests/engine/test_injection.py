@@ -71,6 +71,20 @@ def test_who_waits_at_the_gate_holds_no_tail(prism) -> None:
     assert waited > 2
 
 
+def test_an_aside_is_the_buffer_that_the_thought_was_read_into(prism) -> None:
+    session, _ = offered(prism, "off")
+    engine, readings = session.engine, [i.there for i in session.engine.injections]
+    buffers: dict[int, int] = {}
+    while engine.injections:
+        engine.step()
+        buffers |= {n: r.tail.slab.keys[0].data.data_ptr() for n, r in enumerate(readings) if r.tail}
+        assert all(r.tail is None for r in readings[: len(readings) - len(engine.injections)])
+    # A thought of more than one step was seen on its way.
+    asides = {a.stream - 1: a.segment.keys[0].data_ptr() for a in engine.river.asides}
+    seen = buffers.keys() & asides.keys()
+    assert seen and all(asides[n] == buffers[n] for n in seen)
+
+
 def test_the_gate_is_told_how_much_likelier_the_river_makes_a_thought(prism) -> None:
     """Against one forward over the River's tokens and the thought at its virtual positions, and one of it alone."""
     session, seen = offered(prism, "calibrated")

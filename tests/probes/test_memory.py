@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -74,3 +75,32 @@ print(gc.get_freeze_count() > 50_000)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "True", done.stdout + done.stderr
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told how to")
+def test_what_a_step_computed_goes_back_to_the_system() -> None:
+    """Small things that stay lie between the large ones, as in a step: a heap would keep the holes."""
+    code = """
+import sys
+from warpcortex_cli.cli.lean import be_lean
+if sys.argv[1] == "lean":
+    be_lean()
+import torch
+from warpcortex_cli.probes.memory import MemoryProbe
+torch.ones(1 << 21)  # 8 MiB: freed once, such buffers come from the heap by glibc's own rule
+before = MemoryProbe("cpu").read().bytes
+large, small = [], []
+for _ in range(100):
+    large.append(torch.ones(1 << 18))
+    small.append(torch.ones(64))
+large.clear()
+print((MemoryProbe("cpu").read().bytes - before) >> 20)
+"""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    kept = {
+        how: int(
+            subprocess.run([sys.executable, "-c", code, how], env=environment, capture_output=True, check=True).stdout
+        )
+        for how in ("lean", "plain")
+    }
+    assert kept["lean"] < 20 < 80 < kept["plain"]

@@ -76,6 +76,12 @@ def test_few_streams_have_no_more_line() -> None:
     assert "more:" not in text and "not measured here" in text and "injection off" in text
 
 
+def test_who_waits_at_the_gate_has_given_its_kv_back() -> None:
+    some = [stream(1, kv_bytes=2 << 20), stream(2, kv_bytes=4 << 20), stream(3, "gating", kv_bytes=90 << 20)]
+    text = "\n".join(draw(100, 30, Scene(view(some), some, Usage("RSS", 812 << 20, 30 << 20), True, 0, 0)))
+    assert "KV 3.0 MB/agent" in text and "3 agents alive" in text
+
+
 def test_text_of_models_is_harmless() -> None:
     bad = [
         stream(

@@ -205,17 +205,17 @@ class Tail:
         """
         if not 0 <= start <= end <= self.length:
             raise ValueError(f"a tail of {self.length} tokens has no tokens {start} to {end}")
-        layers = [self.layer(i) for i in range(self.slab.layout.layers)]
+        whole = self.segment()
         return Segment(
-            keys=tuple(k[:, start:end].clone() for k, _ in layers),
-            values=tuple(v[:, start:end].clone() for _, v in layers),
-            positions=self.positions[start:end].clone(),
+            keys=tuple(k[:, start:end].clone() for k in whole.keys),
+            values=tuple(v[:, start:end].clone() for v in whole.values),
+            positions=whole.positions[start:end].clone(),
         )
 
     def segment(self) -> Segment:
         """All tokens, without a copy: nothing may be written to the tail afterwards."""
-        layers = [self.layer(i) for i in range(self.slab.layout.layers)]
-        return Segment(tuple(k for k, _ in layers), tuple(v for _, v in layers), self.positions)
+        keys, values = zip(*(self.layer(i) for i in range(self.slab.layout.layers)), strict=True)
+        return Segment(keys, values, self.positions)
 
     def release(self) -> None:
         """Gives the room back. Nothing may read the tail afterwards; releasing twice does nothing."""
@@ -286,10 +286,11 @@ class TailPool:
         return Tail(slab, heapq.heappop(self._free[slab]), pool=self)
 
     def give_back(self, tail: Tail, touched: int) -> None:
-        """Takes a slot back (called by `Tail.release`) and zeroes what was written, which may hold NaN."""
+        """Takes a slot back (called by `Tail.release`). Where its slab stays, it is zeroed: it may hold NaN."""
         slab = tail.slab
-        slab.clear(tail.slot, 0, touched)
         heapq.heappush(self._free[slab], tail.slot)
         self.taken -= 1
         if len(self._free[slab]) == self.slots:
             del self._free[slab]
+        else:
+            slab.clear(tail.slot, 0, touched)

@@ -24,17 +24,17 @@ struct Linear {
     int64_t bits, outputs;
 };
 
-// Which panels a task takes: `number` * `step`, and another one `next` further, if there is one.
-struct Tasks {
+// Panels are taken in pairs: number i * `step` and another one `next` further, if there is one.
+struct Pairing {
     int64_t panels, step, next;
 
     int64_t count() const { return step == 1 ? next : (panels + 1) / 2; }
 };
 
-inline Tasks neighbours(int64_t outputs) { return {panels_of(outputs), 2, 1}; }
-inline Tasks halves(int64_t outputs) { return {panels_of(outputs), 1, panels_of(outputs) / 2}; }
+inline Pairing neighbours(int64_t outputs) { return {panels_of(outputs), 2, 1}; }
+inline Pairing halves(int64_t outputs) { return {panels_of(outputs), 1, panels_of(outputs) / 2}; }
 
-// What a task found: the outputs of one panel or two for all tokens.
+// The outputs of one panel or two for all tokens.
 class Outputs {
   public:
     const int64_t panel, panels;  // the first one's number
@@ -68,48 +68,53 @@ class Outputs {
     }
 };
 
-// Calls `use` with the outputs of each task.
+constexpr int64_t TASK = 2;  // pairs of a task where tiles are used
+
+// Calls `use` with the outputs of each pair of panels.
 template <int BITS, typename Use>
-void multiplied(const Linear& by, const Tokens& x, const Tasks& tasks, int64_t inputs, int threads, Use use) {
-    const int64_t size = panel_bytes<BITS>(inputs), share = std::max<int64_t>(1, tasks.count() / (8 * threads));
+void multiplied(const Linear& by, const Tokens& x, const Pairing& pairing, int64_t inputs, int threads, Use use) {
+    const int64_t size = panel_bytes<BITS>(inputs), count = pairing.count(), each = x.together ? TASK : 1;
+    const int64_t tasks = (count + each - 1) / each, share = std::max<int64_t>(1, tasks / (8 * threads));
 #pragma omp parallel num_threads(threads)
     {
-        std::vector<Ints> room(2 * x.places());
+        std::vector<Ints> room(2 * each * x.places());
         const Forms forms(x.together ? x.tall : 0);
-        const auto sum = [&](const uint8_t* first, int64_t panels) {
-            const Panels both = {first, tasks.next * size, (tasks.step - 1) * size};
-            if (x.together)
-                (panels == 2 ? tile_sums<BITS, 2> : tile_sums<BITS, 1>)(x, both, room.data());
-            else if (panels == 2 && PAIR == 2 && x.count > BUSY)  // as many sums as registers hold
-                vector_sums<BITS, PAIR>(x, both, room.data());
-            else
-                for (int64_t p = 0; p < panels; p++)
-                    vector_sums<BITS, 1>(x, {first + p * both.panel, 0, 0}, room.data() + p * x.places());
+        const auto sum = [&](const Pairs& pairs) {
+            if (x.together) return tile_sums<BITS>(x, pairs, room.data());
+            const Panels both = pairs[0];
+            if (both.count == 2 && PAIR == 2 && x.count > BUSY)  // as many sums as registers hold
+                return vector_sums<BITS, PAIR>(x, both, pairs.next - size, room.data());
+            for (int64_t p = 0; p < both.count; p++)
+                vector_sums<BITS, 1>(x, {both.at + p * both.panel, 0, 1}, 0, room.data() + p * x.places());
         };
         // In small shares: other programs take time of single cores, and nobody shall wait for the slowest.
 #pragma omp for schedule(dynamic, share)
-        for (int64_t task = 0; task < tasks.count(); task++) {
-            const int64_t first = task * tasks.step, panels = first + tasks.next < tasks.panels ? 2 : 1;
-            const uint8_t* weights = by.weights + first * size;
-            sum(weights, panels);
-            Outputs found(x, room.data(), first, panels);
-            for (int64_t p = 0; p < panels; p++) {
-                const int64_t output = (first + p * tasks.next) * LANES;
-                found.scaled(p, weights + p * tasks.next * size + scales_at<BITS>(x.groups),
-                             by.bias ? by.bias + output : nullptr, by.outputs - output);
+        for (int64_t task = 0; task < tasks; task++) {
+            const int64_t first = task * each, here = std::min(each, count - first), last = (first + here - 1) * pairing.step;
+            const Pairs pairs = {by.weights + first * pairing.step * size, pairing.next * size, pairing.step * size, here,
+                                 last + pairing.next >= pairing.panels};
+            sum(pairs);
+            for (int64_t i = 0; i < here; i++) {
+                const Panels panels = pairs[i];
+                Outputs found(x, &room[2 * i * x.places()], (first + i) * pairing.step, panels.count);
+                for (int64_t p = 0; p < panels.count; p++) {
+                    const int64_t output = (found.panel + p * pairing.next) * LANES;
+                    found.scaled(p, panels.at + p * panels.panel + scales_at<BITS>(x.groups),
+                                 by.bias ? by.bias + output : nullptr, by.outputs - output);
+                }
+                use(found);
             }
-            use(found);
         }
     }
 }
 
 template <typename Use>
-void multiplied(const Linear& by, Grid x, int64_t tokens, int64_t inputs, const Tasks& tasks, int threads, Use use) {
+void multiplied(const Linear& by, Grid x, int64_t tokens, int64_t inputs, const Pairing& pairing, int threads, Use use) {
     static thread_local Tokens held;
     Tokens& rounded = held;  // this thread's, for all that take part
     if (tokens == 0) return;
     rounded.read(x, tokens, inputs, tiles_work() ? TALL : TILE, tiles_work(), threads);
-    (by.bits == 4 ? multiplied<4, Use> : multiplied<8, Use>)(by, rounded, tasks, inputs, threads, use);
+    (by.bits == 4 ? multiplied<4, Use> : multiplied<8, Use>)(by, rounded, pairing, inputs, threads, use);
 }
 
 // out = x times weights, plus the bias.

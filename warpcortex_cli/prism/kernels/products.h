@@ -54,11 +54,27 @@ constexpr int64_t NEAR = 16, FEWER = 4;
 // far ahead they are asked for.
 constexpr int BUSY = 8, AHEAD = 4096;
 
-// What a task reads: one panel of weights or two, which are `panel` bytes apart. Behind the end of a panel, its thread
-// looks `jump` bytes further for what it will read next.
+// One panel of weights or two, which are `panel` bytes apart.
 struct Panels {
     const uint8_t* at;
-    int64_t panel, jump;
+    int64_t panel, count;
+};
+
+// What a task reads: pairs of panels, `next` bytes from one to the next; the last one may lack its second panel.
+struct Pairs {
+    const uint8_t* at;
+    int64_t panel, next, count;
+    bool odd;
+
+    Panels operator[](int64_t i) const { return {at + i * next, panel, odd && i + 1 == count ? 1 : 2}; }
+};
+
+// Where what will be read is, seen from what is read: so many bytes further, and from the byte `last` of a panel on
+// `jump` more.
+struct Ahead {
+    int64_t by, last, jump;
+
+    const uint8_t* of(const uint8_t* line, int64_t byte) const { return line + by + (byte >= last ? jump : 0); }
 };
 
 // Chunks of panels as bytes.
@@ -66,49 +82,46 @@ struct Weights {
     const uint8_t* at;
     int64_t panel, first, chunks;  // the number of the first chunk, and how many
     bool far;                      // whether they are still in memory
-    int64_t last, jump;            // from this byte of a panel on, what comes next is so much further
-
-    // Asks for a line that will be read soon, when this one is read.
-    void ask(int64_t p, int64_t byte) const {
-        __builtin_prefetch(at + p * panel + byte + AHEAD + (first * CHUNK * LANES + byte >= last ? jump : 0));
-    }
 };
 
-// Calls `use` with all weights of P panels, a few chunks at a time. Numbers of 4 bits become bytes here; and half a
-// chunk at the end becomes a whole one, for tiles would read beyond.
-template <int BITS, int P, typename Use>
-inline void by_chunks(const Tokens& x, const Panels& panels, Use use) {
-    constexpr int64_t SIZE = CHUNK * LANES, HALVES = CHUNK / GROUP;
-    alignas(LINE) uint8_t bytes[P][(BITS == 4 ? NEAR : 1) * SIZE];
-    for (int64_t first = 0, chunks = 0; first < x.chunks; first += chunks) {
-        chunks = std::min(BITS == 4 && x.count <= FEW ? FEWER : NEAR, x.chunks - first);
-        const bool cut = (first + chunks) * HALVES > x.groups;
-        if (BITS == 8 && cut && chunks > 1) chunks -= 1;
-        if (BITS == 8 && (!cut || x.chunks > first + chunks)) {
-            const int64_t last = panel_bytes<8>(x.groups * GROUP) - AHEAD;
-            use(Weights{panels.at + first * SIZE, panels.panel, first, chunks, true, last, panels.jump});
-            continue;
-        }
-        for (int p = 0; p < P; p++)
+constexpr int64_t CHUNK_BYTES = CHUNK * LANES, HALVES = CHUNK / GROUP;
+
+// How many chunks from `first` on are taken next. Half a chunk at the end, which has to be filled up, is taken alone.
+template <int BITS>
+inline int64_t taken(const Tokens& x, int64_t first, int64_t most) {
+    const int64_t chunks = std::min(most, x.chunks - first);
+    return BITS == 8 && chunks > 1 && (first + chunks) * HALVES > x.groups ? chunks - 1 : chunks;
+}
+
+// Room for the bytes of two panels, MOST chunks at once: of numbers of 4 bits, or of half a chunk.
+template <int BITS, int64_t MOST>
+struct Bytewise {
+    static constexpr int64_t SIZE = (BITS == 4 ? MOST : 1) * CHUNK_BYTES;
+    alignas(LINE) uint8_t bytes[2 * SIZE];
+
+    // Numbers of 4 bits become bytes here; and half a chunk becomes a whole one, for tiles would read beyond.
+    Weights operator()(const Tokens& x, const Panels& panels, int64_t first, int64_t chunks, const Ahead& ahead) {
+        if (BITS == 8 && (first + chunks) * HALVES <= x.groups)
+            return {panels.at + first * CHUNK_BYTES, panels.panel, first, chunks, true};
+        for (int64_t p = 0; p < panels.count; p++)
             for (int64_t g = first * HALVES; g < std::min((first + chunks) * HALVES, x.groups); g++) {
                 const Group<BITS> group(panels.at + p * panels.panel, g);
-                const bool over = group_at<BITS>(g) + AHEAD >= panel_bytes<BITS>(x.groups * GROUP);
-                const uint8_t* ahead = group.at + AHEAD + (over ? panels.jump : 0);
-                uint8_t* to = bytes[p] + (g - first * HALVES) * GROUP * LANES;
+                const uint8_t* later = ahead.of(group.at, group_at<BITS>(g));
+                uint8_t* to = bytes + p * SIZE + (g - first * HALVES) * GROUP * LANES;
                 for (int pair = 0; pair < GROUP / FOUR / 2; pair++) {
                     Bytes two[2];
                     group.read(pair, two);
-                    __builtin_prefetch(ahead + pair * LINE);
+                    __builtin_prefetch(later + pair * LINE);
                     std::memcpy(to + 2 * pair * LINE, two, sizeof(two));
                 }
             }
-        use(Weights{bytes[0], sizeof(bytes[0]), first, chunks, false, 0, 0});
+        return {bytes, SIZE, first, chunks, false};
     }
-}
+};
 
 // Adds what weights of P panels give to the sums of the M tokens of a tile, or begins these.
 template <int P, int M>
-inline void gather(const Weights& weights, const Tokens& x, int64_t tile, Ints* sums) {
+inline void gather(const Weights& weights, const Ahead& ahead, const Tokens& x, int64_t tile, Ints* sums) {
     const int8_t* values = x.tile(tile) + weights.first * CHUNK * M;
     Ints acc[P][M];
     for (int p = 0; p < P; p++)
@@ -116,8 +129,9 @@ inline void gather(const Weights& weights, const Tokens& x, int64_t tile, Ints* 
     for (int64_t line = 0; line < weights.chunks * (CHUNK / FOUR); line++) {
         Bytes numbers[P];
         for (int p = 0; p < P; p++) {
-            numbers[p] = load<Bytes>(weights.at + p * weights.panel + line * LINE);
-            if (M >= BUSY && weights.far) weights.ask(p, line * LINE);
+            const uint8_t* at = weights.at + p * weights.panel + line * LINE;
+            numbers[p] = load<Bytes>(at);
+            if (M >= BUSY && weights.far) __builtin_prefetch(ahead.of(at, weights.first * CHUNK_BYTES + line * LINE));
         }
         for (int m = 0; m < M; m++) {
             const int32_t four = load<int32_t>(values + FOUR * (line * M + m));
@@ -129,18 +143,25 @@ inline void gather(const Weights& weights, const Tokens& x, int64_t tile, Ints* 
 }
 
 template <int P, int M = TILE>
-inline void gather_some(int64_t count, const Weights& weights, const Tokens& x, int64_t tile, Ints* sums) {
+inline void gather_some(int64_t count, const Weights& weights, const Ahead& ahead, const Tokens& x, int64_t tile,
+                        Ints* sums) {
     if constexpr (M > 1)
-        if (count < M) return gather_some<P, M - 1>(count, weights, x, tile, sums);
-    gather<P, M>(weights, x, tile, sums);
+        if (count < M) return gather_some<P, M - 1>(count, weights, ahead, x, tile, sums);
+    gather<P, M>(weights, ahead, x, tile, sums);
 }
 
+// Behind the end of a panel, its thread looks `jump` bytes further for what it will read next.
 template <int BITS, int P>
-void vector_sums(const Tokens& x, const Panels& panels, Ints* sums) {
-    by_chunks<BITS, P>(x, panels, [&](const Weights& weights) {
+void vector_sums(const Tokens& x, const Panels& panels, int64_t jump, Ints* sums) {
+    const Ahead ahead = {AHEAD, panel_bytes<BITS>(x.groups * GROUP) - AHEAD, jump};
+    const int64_t most = BITS == 4 && x.count <= FEW ? FEWER : NEAR;
+    Bytewise<BITS, NEAR> bytewise;
+    for (int64_t first = 0, chunks = 0; first < x.chunks; first += chunks) {
+        chunks = taken<BITS>(x, first, most);
+        const Weights weights = bytewise(x, panels, first, chunks, ahead);
         for (int64_t tile = 0; tile < x.tiles; tile++)
-            gather_some<P>(x.start(tile + 1) - x.start(tile), weights, x, tile, sums + tile * x.tall);
-    });
+            gather_some<P>(x.start(tile + 1) - x.start(tile), weights, ahead, x, tile, sums + tile * x.tall);
+    }
 }
 
 }  // namespace

@@ -319,7 +319,7 @@ class _Through(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("count", "first")),
         *((name, ctypes.c_void_p) for name in ("hidden", "cosine", "sine")),
         *((name, ctypes.c_int64) for name in ("turned", "rows")),
-        *((name, ctypes.c_void_p) for name in ("qkv", "read", "own_qkv", "own_read", "queries")),
+        *((name, ctypes.c_void_p) for name in ("qkv", "own_qkv", "read", "queries")),
         *((name, ctypes.c_int64) for name in ("watch", "watched")),
     )
 
@@ -359,14 +359,15 @@ class Layers:
         rows, heads, d = len(hidden), self._heads, self._d
         self._around[0].check(rows, cosine, sine)
         out, cosine, sine = hidden.contiguous().clone(), cosine.contiguous(), sine.contiguous()
-        qkv, read = out.new_empty(rows, heads + 2 * self._kv_heads, d), out.new_empty(rows, heads, d)
-        own = [torch.empty_like(x, dtype=torch.bfloat16) for x in (qkv, read)]
-        queries = own[0].new_empty(self.count, heads, len(watched), d)
+        qkv = out.new_empty(rows, heads + 2 * self._kv_heads, d)
+        own_qkv = torch.empty_like(qkv, dtype=torch.bfloat16)
+        read = own_qkv.new_empty(rows, heads, d)
+        queries = read.new_empty(self.count, heads, len(watched), d)
         given = _Through(
             layers=ctypes.addressof(self._layers), scalings=ctypes.addressof(self._scalings), count=self.count,
             first=self.first, hidden=out.data_ptr(), cosine=cosine.data_ptr(), sine=sine.data_ptr(),
-            turned=cosine.shape[1], rows=rows, qkv=qkv.data_ptr(), read=read.data_ptr(), own_qkv=own[0].data_ptr(),
-            own_read=own[1].data_ptr(), queries=queries.data_ptr(), watch=watched.start, watched=len(watched),
+            turned=cosine.shape[1], rows=rows, qkv=qkv.data_ptr(), own_qkv=own_qkv.data_ptr(),
+            read=read.data_ptr(), queries=queries.data_ptr(), watch=watched.start, watched=len(watched),
         )  # fmt: skip
         self._kernels.through_layers(ctypes.byref(given), attending.given, torch.get_num_threads())
         return out, queries

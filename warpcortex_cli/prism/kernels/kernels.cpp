@@ -19,7 +19,9 @@ void unpack(int bits, const uint8_t* weights, const int64_t* which, int64_t rows
 
 void multiply(int bits, const float* x, const uint8_t* weights, const float* bias, float* out, int64_t rows,
               int64_t inputs, int64_t outputs, int threads) {
-    multiplied({weights, bias, bits, outputs}, plain(x, inputs), plain(out, outputs), rows, inputs, threads);
+    const auto row = [&](int64_t token) { return x + token * inputs; };
+    multiplied({weights, bias, bits, outputs}, row, rows, inputs, neighbours(outputs), threads,
+               into(plain(out, outputs), outputs));
 }
 
 // The largest output of each token, its place, and the logarithm of the sum of all as powers of e.
@@ -37,7 +39,7 @@ void attend(int half, const Attention* given, int threads) {
 
 void before_attention(const Layer* layer, const float* hidden, const float* cosine, const float* sine, int64_t turned,
                       float* out, int64_t rows, int threads) {
-    before(*layer, hidden, cosine, sine, turned, out, rows, threads);
+    before(*layer, hidden, cosine, sine, turned, out, nullptr, rows, threads);
 }
 
 void after_attention(const Layer* layer, const float* hidden, const float* read, float* out, int64_t rows,

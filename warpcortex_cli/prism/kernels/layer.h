@@ -44,69 +44,89 @@ inline Floats activated(Floats gate, Floats up, bool gelu) {
     return gate * up * inverse(1 + power(z > 125 ? splat(125.0f) : z));
 }
 
+// A row of this thread, to compute something in.
+inline float* own_row(int64_t numbers) {
+    static thread_local std::vector<float> held;
+    held.resize(numbers);
+    return held.data();
+}
+
 // From hidden states [rows, width] to queries, keys and values [rows, heads + 2 * kv_heads, d], queries and keys turned
-// by cosine and sine [rows, turned].
+// by cosine and sine [rows, turned]; to `half`, too, in bfloat16, unless it is null.
 void before(const Layer& layer, const float* hidden, const float* cosine, const float* sine, int64_t turned, float* out,
-            int64_t rows, int threads) {
+            uint16_t* half, int64_t rows, int threads) {
     const int64_t wide = layer.qkv.outputs;
-    static thread_local std::vector<float> room;
-    room.resize(std::min(rows, SOME) * layer.width);
-    float* normed = room.data();
     for (int64_t start = 0; start < rows; start += SOME) {
         const int64_t here = std::min(SOME, rows - start);
+        const auto normed = [&](int64_t row) {
+            float* to = own_row(layer.width);
+            normalized(layer.first, hidden + (start + row) * layer.width, to, layer.width);
+            return to;
+        };
+        multiplied(layer.qkv, normed, here, layer.width, neighbours(wide), threads,
+                   into(plain(out + start * wide, wide), wide));
 #pragma omp parallel for num_threads(threads) if (here > FEW)
-        for (int64_t row = 0; row < here; row++)
-            normalized(layer.first, hidden + (start + row) * layer.width, normed + row * layer.width, layer.width);
-        multiplied(layer.qkv, plain(normed, layer.width), plain(out + start * wide, wide), here, layer.width,
-                   threads);
-#pragma omp parallel for num_threads(threads) if (here > FEW)
-        for (int64_t row = start; row < start + here; row++)
+        for (int64_t row = start; row < start + here; row++) {
             for (int64_t head = 0; head < layer.heads + layer.kv_heads; head++) {
                 float* x = out + row * wide + head * layer.d;
                 const Norm& norm = head < layer.heads ? layer.query : layer.key;
                 if (norm.weight) normalized(norm, x, x, layer.d);
                 turn(x, cosine + row * turned, sine + row * turned, turned);
             }
+            for (int64_t i = row * wide; half && i < (row + 1) * wide; i += LANES) put(half + i, lanes(out + i));
+        }
     }
 }
 
 // out [rows, width]: hidden states plus what the heads read [rows, heads * d], and plus what the feed-forward part
 // makes of both.
-void after(const Layer& layer, const float* hidden, const float* read, float* out, int64_t rows, int threads) {
-    const int64_t width = layer.width, most = std::min(rows, SOME), filled = panels_of(width) * LANES;
+template <typename T>
+void after(const Layer& layer, const float* hidden, const T* read, float* out, int64_t rows, int threads) {
+    const int64_t width = layer.width, filled = panels_of(width) * LANES, heads = layer.heads * layer.d;
     static thread_local std::vector<float> room;
-    room.resize(most * (filled + width + layer.inner));
-    float *normed = room.data(), *inner = normed + most * width;
-    float* part = inner + most * layer.inner;
-    const auto add = [&](const Norm& norm, const float* x, float* to, int64_t row, int64_t here) {
-        static thread_local std::vector<float> own;
-        own.resize(filled);
-        for (int64_t i = 0; i < filled; i += LANES) std::memcpy(&own[i], part + i * here + row * LANES, sizeof(Floats));
-        if (norm.weight) normalized(norm, own.data(), own.data(), width);
-        for (int64_t i = 0; i < width; i++) to[row * width + i] = x[row * width + i] + own[i];
-    };
+    static thread_local Passed held;
+    Passed& inner = held;
+    room.resize(std::min(rows, SOME) * filled);
+    float* part = room.data();
     for (int64_t start = 0; start < rows; start += SOME) {
         const int64_t here = std::min(SOME, rows - start);
         const float* x = hidden + start * width;
         float* to = out + start * width;
-        multiplied(layer.output, plain(read + start * layer.heads * layer.d, layer.heads * layer.d),
-                   by_panels(part, here), here, layer.heads * layer.d, threads);
-#pragma omp parallel for num_threads(threads) if (here > FEW)
-        for (int64_t row = 0; row < here; row++) {
-            add(layer.attended, x, to, row, here);
-            normalized(layer.second, to + row * width, normed + row * width, width);
-        }
-        // A task has some gates and what goes through them, so that neither is ever held as a whole.
-        multiplied(layer.gate_up, plain(normed, width), here, width, halves(layer.gate_up.outputs), threads,
+        const auto heard = [&](int64_t row) {
+            const T* from = read + (start + row) * heads;
+            if constexpr (std::is_same<T, float>::value) return from;
+            float* wide = own_row(heads);
+            for (int64_t i = 0; i < heads; i += LANES) put(wide + i, lanes(from + i));
+            return (const float*)wide;
+        };
+        const auto add = [&](const Norm& norm, const float* x, int64_t row) {
+            float* own = own_row(filled);
+            for (int64_t i = 0; i < filled; i += LANES)
+                std::memcpy(own + i, part + i * here + row * LANES, sizeof(Floats));
+            if (norm.weight) normalized(norm, own, own, width);
+            for (int64_t i = 0; i < width; i++) to[row * width + i] = x[row * width + i] + own[i];
+        };
+        const auto normed = [&](int64_t row) {
+            add(layer.attended, x, row);
+            float* own = own_row(width);
+            normalized(layer.second, to + row * width, own, width);
+            return own;
+        };
+        multiplied(layer.output, heard, here, heads, neighbours(width), threads, into(by_panels(part, here), width));
+        // Gates and what goes through them are never held as a whole.
+        inner.begin(here, layer.inner, threads);
+        multiplied(layer.gate_up, normed, here, width, halves(layer.gate_up.outputs), threads,
                    [&](const Outputs& found) {
+                       const Passed::Hand hand = inner.hand(found.panel);
                        found.each([&](int64_t row, const Floats& gate, const Floats& up) {
-                           const Floats some = activated(gate, up, layer.gelu);
-                           std::memcpy(inner + (found.panel * here + row) * LANES, &some, sizeof(some));
+                           hand.put(row, activated(gate, up, layer.gelu));
                        });
                    });
-        multiplied(layer.down, by_panels(inner, here), by_panels(part, here), here, layer.inner, threads);
+        Tokens& rounded = begun(here, layer.inner);
+        rounded.read(inner, threads);
+        multiplied(layer.down, rounded, neighbours(width), threads, into(by_panels(part, here), width));
 #pragma omp parallel for num_threads(threads) if (here > FEW)
-        for (int64_t row = 0; row < here; row++) add(layer.fed, to, to, row, here);
+        for (int64_t row = 0; row < here; row++) add(layer.fed, to, row);
     }
 }
 

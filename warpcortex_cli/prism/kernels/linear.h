@@ -4,19 +4,7 @@
 
 #include "tiles.h"
 
-#if defined(_OPENMP)
-#include <omp.h>
-#endif
-
 namespace {
-
-inline int this_thread() {
-#if defined(_OPENMP)
-    return omp_get_thread_num();
-#else
-    return 0;
-#endif
-}
 
 struct Linear {
     const uint8_t* weights;
@@ -48,19 +36,29 @@ class Outputs {
         scale[p] = load<Floats>(scales), plus[p] = load<Floats>(more);
     }
 
+    // Memory would be idle while outputs are used: this will be read later.
+    void meanwhile(const uint8_t* later, int64_t bytes) {
+        this->later = later, lines = (bytes / LINE + x.count - 1) / x.count;
+    }
+
     // Calls `use` with each token and its outputs of the first panel and of the second.
     template <typename Use>
     void each(Use use) const {
+        const uint8_t* asked = later;
         const int64_t tall = x.tall, places = x.places();  // for all the compiler knows, `use` changes these
         for (int64_t tile = 0; tile < x.tiles; tile++)
-            for (int64_t token = x.start(tile), end = x.start(tile + 1), i = tile * tall; token < end; token++, i++)
+            for (int64_t token = x.start(tile), end = x.start(tile + 1), i = tile * tall; token < end; token++, i++) {
+                for (int64_t line = 0; line < lines; line++, asked += LINE) __builtin_prefetch(asked, 0, 2);
                 use(token, value(0, token, i), panels == 2 ? value(1, token, i + places) : Floats{});
+            }
     }
 
   private:
     const Tokens& x;
     const Ints* sums;
     Floats scale[2], plus[2];
+    const uint8_t* later = nullptr;
+    int64_t lines = 0;
 
     Floats value(int p, int64_t token, int64_t place) const {
         const Ints sum = sums[place] - EXTRA * x.sums[token];
@@ -72,8 +70,8 @@ constexpr int64_t TASK = 2;  // pairs of a task where tiles are used
 
 // Calls `use` with the outputs of each pair of panels.
 template <int BITS, typename Use>
-void multiplied(const Linear& by, const Tokens& x, const Pairing& pairing, int64_t inputs, int threads, Use use) {
-    const int64_t size = panel_bytes<BITS>(inputs), count = pairing.count(), each = x.together ? TASK : 1;
+void multiplied(const Linear& by, const Tokens& x, const Pairing& pairing, int threads, Use use) {
+    const int64_t size = panel_bytes<BITS>(x.inputs), count = pairing.count(), each = x.together ? TASK : 1;
     const int64_t tasks = (count + each - 1) / each, share = std::max<int64_t>(1, tasks / (8 * threads));
 #pragma omp parallel num_threads(threads)
     {
@@ -102,6 +100,8 @@ void multiplied(const Linear& by, const Tokens& x, const Pairing& pairing, int64
                     found.scaled(p, panels.at + p * panels.panel + scales_at<BITS>(x.groups),
                                  by.bias ? by.bias + output : nullptr, by.outputs - output);
                 }
+                // The next task's first pair was asked for already.
+                if (x.together) found.meanwhile(pairs.at + (here + 1) * pairs.next + i * pairs.panel, CLOSE * CHUNK_BYTES);
                 use(found);
             }
         }
@@ -109,18 +109,41 @@ void multiplied(const Linear& by, const Tokens& x, const Pairing& pairing, int64
 }
 
 template <typename Use>
-void multiplied(const Linear& by, Grid x, int64_t tokens, int64_t inputs, const Pairing& pairing, int threads, Use use) {
-    static thread_local Tokens held;
-    Tokens& rounded = held;  // this thread's, for all that take part
-    if (tokens == 0) return;
-    rounded.read(x, tokens, inputs, tiles_work() ? TALL : TILE, tiles_work(), threads);
-    (by.bits == 4 ? multiplied<4, Use> : multiplied<8, Use>)(by, rounded, pairing, inputs, threads, use);
+void multiplied(const Linear& by, const Tokens& x, const Pairing& pairing, int threads, Use use) {
+    (by.bits == 4 ? multiplied<4, Use> : multiplied<8, Use>)(by, x, pairing, threads, use);
 }
 
-// out = x times weights, plus the bias.
-inline void multiplied(const Linear& by, Grid x, Grid out, int64_t tokens, int64_t inputs, int threads) {
-    multiplied(by, x, tokens, inputs, neighbours(by.outputs), threads, [&](const Outputs& found) {
-        const int64_t here = by.outputs - found.panel * LANES;
+// Room for tokens as they are multiplied: this thread's, for all that take part.
+inline Tokens& begun(int64_t tokens, int64_t inputs) {
+    static thread_local Tokens held;
+    held.begin(tokens, inputs, tiles_work() ? TALL : TILE, tiles_work());
+    return held;
+}
+
+// The same of tokens whose inputs `row` finds.
+template <typename Row, typename Use>
+void multiplied(const Linear& by, Row row, int64_t tokens, int64_t inputs, const Pairing& pairing, int threads,
+                Use use) {
+    if (tokens == 0) return;
+    Tokens& rounded = begun(tokens, inputs);
+    rounded.read(row, threads);
+    multiplied(by, rounded, pairing, threads, use);
+}
+
+// Where outputs go, 16 of a token side by side: `token` numbers further begins the next token, `next` numbers further
+// the next 16 of the same one.
+struct Grid {
+    float* at;
+    int64_t token, next;
+};
+
+inline Grid plain(float* at, int64_t width) { return {at, width, LANES}; }
+inline Grid by_panels(float* at, int64_t tokens) { return {at, LANES, tokens * LANES}; }
+
+// What puts them there.
+inline auto into(Grid out, int64_t outputs) {
+    return [out, outputs](const Outputs& found) {
+        const int64_t here = outputs - found.panel * LANES;
         float* to = out.at + found.panel * out.next;
         found.each([&](int64_t token, const Floats& first, const Floats& second) {
             if (here >= 2 * LANES) {
@@ -132,7 +155,7 @@ inline void multiplied(const Linear& by, Grid x, Grid out, int64_t tokens, int64
                     std::memcpy(to + token * out.token + out.next, &second, (here - LANES) * sizeof(float));
             }
         });
-    });
+    };
 }
 
 }  // namespace

@@ -15,36 +15,28 @@ struct Through {
     float* hidden;          // [rows, width]: what comes in, and what goes out
     const float *cosine, *sine;
     int64_t turned, rows;
-    float *qkv, *read;      // room: [rows, heads + 2 * kv_heads, d], [rows, heads, d]
-    uint16_t *own_qkv, *own_read;  // the same in bfloat16
-    uint16_t* queries;             // [count, heads, watched, d] of the rows from `watch` on, to be looked at later
+    float* qkv;                 // room: [rows, heads + 2 * kv_heads, d]
+    uint16_t *own_qkv, *read;  // the same in bfloat16, and [rows, heads, d]
+    uint16_t* queries;          // [count, heads, watched, d] of the rows from `watch` on, to be looked at later
     int64_t watch, watched;
 };
-
-template <typename From, typename To>
-inline const To* converted(const From* from, To* to, int64_t count, int threads) {
-#pragma omp parallel for num_threads(threads) if (count > 1 << 15)
-    for (int64_t i = 0; i < count / LANES; i++) put(to + i * LANES, lanes(from + i * LANES));
-    return to;
-}
 
 inline void through(const Through& t, Attention a, int threads) {
     for (int64_t i = 0; i < t.count; i++) {
         const Layer& layer = *t.layers[i];
         const int64_t wide = layer.qkv.outputs, d = layer.d;
-        before(layer, t.hidden, t.cosine, t.sine, t.turned, t.qkv, t.rows, threads);
-        const uint16_t* qkv = converted(t.qkv, t.own_qkv, t.rows * wide, threads);
+        const uint16_t* qkv = t.own_qkv;
+        before(layer, t.hidden, t.cosine, t.sine, t.turned, t.qkv, t.own_qkv, t.rows, threads);
         for (int64_t head = 0; head < layer.heads; head++)
             for (int64_t row = 0; row < t.watched; row++)
                 std::copy_n(qkv + (t.watch + row) * wide + head * d, d,
                             t.queries + ((i * layer.heads + head) * t.watched + row) * d);
         a.query = qkv, a.key = qkv + layer.heads * d, a.value = qkv + (layer.heads + layer.kv_heads) * d;
         a.query_head = a.key_head = a.value_head = d, a.query_row = a.key_row = a.value_row = wide;
-        a.out = t.own_read, a.kv_heads = layer.kv_heads, a.shared = layer.heads / layer.kv_heads, a.d = d;
+        a.out = t.read, a.kv_heads = layer.kv_heads, a.shared = layer.heads / layer.kv_heads, a.d = d;
         a.layer = t.first + i, a.scaling = t.scalings[i];
         attended<uint16_t>(a, threads);
-        after(layer, t.hidden, converted(t.own_read, t.read, t.rows * layer.heads * d, threads), t.hidden,
-              t.rows, threads);
+        after(layer, t.hidden, (const uint16_t*)t.read, t.hidden, t.rows, threads);
     }
 }
 

@@ -6,26 +6,77 @@
 
 #include <limits>
 
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
+
 namespace {
-
-// Numbers of tokens in fp32, of which 16 of a token lie side by side: `token` numbers further begins the next token,
-// `next` numbers further the next 16 of the same one.
-struct Grid {
-    float* at;
-    int64_t token, next;
-};
-
-inline Grid plain(const float* at, int64_t width) { return {const_cast<float*>(at), width, LANES}; }
-// As panels give their outputs: those of a panel for all tokens, one behind the other.
-inline Grid by_panels(float* at, int64_t tokens) { return {at, LANES, tokens * LANES}; }
 
 constexpr float SMALL = 1e-36f;  // what is not larger is taken for 0: 127 divided by it may be infinite
 constexpr int64_t FEW = 12;  // up to so many tokens, other threads would take longer to come than small work does
 
+inline int this_thread() {
+#if defined(_OPENMP)
+    return omp_get_thread_num();
+#else
+    return 0;
+#endif
+}
+
+inline int team() {
+#if defined(_OPENMP)
+    return omp_get_num_threads();
+#else
+    return 1;
+#endif
+}
+
+// Sizes as bits: without signs these are in the same order, infinity and NaN last.
+inline Ints sizes(Floats some) { return load<Ints>(&some) & 0x7fffffff; }
+inline Ints larger(Ints a, Ints b) { return a > b ? a : b; }
+inline int32_t highest(Ints bits) {
+    int32_t most = 0;
+    for (int64_t i = 0; i < LANES; i++) most = std::max(most, int32_t(bits[i]));
+    return most;
+}
+
+// What a product gives, on its way to be tokens of the next one: [panels, tokens, 16]. Each thread will round what it
+// computed itself: to bring it from another core takes longer than to round it.
+class Passed {
+  public:
+    void begin(int64_t tokens, int64_t outputs, int threads) {
+        this->tokens = tokens, this->threads = threads;
+        numbers.resize(panels_of(outputs) * tokens * LANES);
+        owners.resize(panels_of(outputs));
+        most.assign(threads * tokens, Ints{});
+    }
+
+    // Takes a panel's outputs from the thread that computed them.
+    struct Hand {
+        float* numbers;
+        Ints* most;
+
+        void put(int64_t token, Floats some) const {
+            std::memcpy(numbers + token * LANES, &some, sizeof(some));
+            most[token] = larger(sizes(some), most[token]);
+        }
+    };
+
+    Hand hand(int64_t panel) {
+        owners[panel] = this_thread();
+        return {&numbers[panel * tokens * LANES], &most[owners[panel] * tokens]};
+    }
+
+    int64_t tokens, threads;
+    std::vector<float> numbers;
+    std::vector<int> owners;  // of panels
+    std::vector<Ints> most;   // [threads, tokens]: the largest sizes
+};
+
 // Tokens lie in tiles, as even as can be, and in a tile by chunks of inputs. Of a chunk either all inputs of a token
 // stand together, as AMX takes them, or four of all tokens.
 struct Tokens {
-    int64_t count, groups, chunks;
+    int64_t count, inputs, groups, chunks;
     int64_t tiles, tall;  // and tokens of a tile, at most
     bool together;
     std::vector<int8_t> values;
@@ -38,57 +89,113 @@ struct Tokens {
     int64_t places() const { return tiles * tall; }
     const int8_t* tile(int64_t number) const { return &values[start(number) * chunks * CHUNK]; }
 
-    void read(Grid x, int64_t tokens, int64_t inputs, int64_t tile, bool whole, int threads) {
-        count = tokens, together = whole;
+    // Makes room for so many tokens of so many inputs.
+    void begin(int64_t tokens, int64_t numbers, int64_t tile, bool whole) {
+        count = tokens, inputs = numbers, together = whole;
         tiles = (count + tile - 1) / tile, tall = (count + tiles - 1) / tiles;
         groups = groups_of(inputs), chunks = (inputs + CHUNK - 1) / CHUNK;
         values.resize((count + 1) * chunks * CHUNK);  // AMX reads one more of a tile that has fewer than others
-        scales.resize(count);
-        sums.resize(count);
+        scales.resize(count), sums.resize(count);
+    }
+
+    // Rounds what `row` gives of each token, which it is asked for once: where its inputs are.
+    template <typename Row>
+    void read(Row row, int threads) {
 #pragma omp parallel for num_threads(threads) if (count > FEW)
-        for (int64_t token = 0; token < count; token++) round(x, inputs, token);
+        for (int64_t token = 0; token < count; token++) {
+            const float* from = row(token);
+            const auto numbers = [&](int64_t i) {
+                if (i + LANES <= inputs) return load<Floats>(from + i);
+                Floats found = {};
+                if (i < inputs) std::memcpy(&found, from + i, (inputs - i) * sizeof(float));
+                return found;
+            };
+            Ints bits = {}, sum = {};
+            for (int64_t i = 0; i < inputs; i += LANES) bits = larger(sizes(numbers(i)), bits);
+            const float by = scaled(token, highest(bits));
+            const Place to(*this, token);
+            for (int64_t i = 0; i < chunks * CHUNK; i += LANES) sum += to.put(i, numbers(i) * by);
+            sums[token] = total(sum);
+        }
+    }
+
+    // Rounds what a product gave.
+    void read(const Passed& from, int threads) {
+        std::vector<float> by(count);
+        std::vector<Ints> parts(threads * count);
+#pragma omp parallel num_threads(threads) if (count > FEW)
+        {
+            const int me = this_thread(), all = team();
+            Ints* mine = &parts[me * count];
+#pragma omp for
+            for (int64_t token = 0; token < count; token++) {
+                Ints bits = {};
+                for (int64_t i = 0; i < from.threads; i++) bits = larger(from.most[i * count + token], bits);
+                by[token] = scaled(token, highest(bits));
+            }
+            const int64_t panels = panels_of(inputs), wide = CHUNK / LANES;
+            for (int64_t first = 0; first < chunks * wide; first += wide) {
+                if (from.owners[first] % all != me) continue;
+                for (int64_t token = 0; token < count; token++) {
+                    const Place to(*this, token);
+                    for (int64_t panel = first; panel < first + wide; panel++) {
+                        const float* numbers = &from.numbers[(panel * count + token) * LANES];
+                        const Floats some = panel < panels ? load<Floats>(numbers) * by[token] : Floats{};
+                        mine[token] += to.put(panel * LANES, some);
+                    }
+                }
+            }
+#pragma omp barrier
+#pragma omp for
+            for (int64_t token = 0; token < count; token++) {
+                Ints sum = {};
+                for (int i = 0; i < all; i++) sum += parts[i * count + token];
+                sums[token] = total(sum);
+            }
+        }
     }
 
   private:
-    void round(Grid x, int64_t inputs, int64_t token) {
-        typedef int8_t Small __attribute__((vector_size(16)));
-        const float* from = x.at + token * x.token;
-        const int64_t number = tile_of(token), first = start(number), wide = start(number + 1) - first;
-        int8_t* to = &values[first * chunks * CHUNK];
-        const auto numbers = [&](int64_t i) {
-            if (i + LANES <= inputs) return load<Floats>(from + i / LANES * x.next);
-            Floats found = {};
-            if (i < inputs) std::memcpy(&found, from + i / LANES * x.next, (inputs - i) * sizeof(float));
-            return found;
-        };
-        // The largest, as bits: without signs these are in the same order, infinity and NaN last.
-        Ints bits = {};
-        for (int64_t i = 0; i < inputs; i += LANES) {
-            const Floats some = numbers(i);
-            const Ints size = load<Ints>(&some) & 0x7fffffff;
-            bits = size > bits ? size : bits;
+    // Where the numbers of a token are put.
+    struct Place {
+        int8_t* at;
+        int64_t wide, token;  // tokens of its tile, and its place among them
+        bool together;
+
+        Place(Tokens& x, int64_t token) : together(x.together) {
+            const int64_t number = x.tile_of(token), first = x.start(number);
+            at = &x.values[first * x.chunks * CHUNK];
+            wide = x.start(number + 1) - first, this->token = token - first;
         }
-        int32_t most = 0;
-        for (int64_t i = 0; i < LANES; i++) most = std::max(most, int32_t(bits[i]));
+
+        // Inputs i to i + 15, which are rounded here.
+        Ints put(int64_t i, Floats some) const {
+            typedef int8_t Small __attribute__((vector_size(16)));
+            const Floats near = some + 12582912.0f;  // which leaves no room behind the point
+            const Ints found = load<Ints>(&near) - 0x4b400000;
+            const Small small = __builtin_convertvector(found, Small);
+            int8_t* chunk = at + i / CHUNK * CHUNK * wide;
+            if (together)
+                std::memcpy(chunk + token * CHUNK + i % CHUNK, &small, LANES);
+            else
+                for (int64_t j = 0; j < LANES; j += FOUR)
+                    std::memcpy(chunk + (i % CHUNK + j) * wide + FOUR * token, (const char*)&small + j, FOUR);
+            return found;
+        }
+    };
+
+    // Sets the scale of a token by the bits of its largest size; what its numbers are multiplied with.
+    float scaled(int64_t token, int32_t most) {
         const float largest = load<float>(&most);
         // What is not finite shall be seen in what it gives, not rounded to something.
         scales[token] = std::isfinite(largest) ? largest / 127 : std::numeric_limits<float>::quiet_NaN();
-        const float by = largest > SMALL ? 127 / largest : 0;
-        Ints sum = {};
-        for (int64_t i = 0; i < chunks * CHUNK; i += LANES) {
-            const Floats near = numbers(i) * by + 12582912.0f;  // which leaves no room behind the point
-            const Ints some = load<Ints>(&near) - 0x4b400000;
-            const Small small = __builtin_convertvector(some, Small);
-            sum += some;
-            int8_t* chunk = to + i / CHUNK * CHUNK * wide;
-            if (together)
-                std::memcpy(chunk + (token - first) * CHUNK + i % CHUNK, &small, LANES);
-            else
-                for (int64_t j = 0; j < LANES; j += FOUR)
-                    std::memcpy(chunk + (i % CHUNK + j) * wide + FOUR * (token - first), (const char*)&small + j, FOUR);
-        }
-        sums[token] = 0;
-        for (int64_t i = 0; i < LANES; i++) sums[token] += sum[i];
+        return largest > SMALL ? 127 / largest : 0;
+    }
+
+    static int32_t total(Ints sum) {
+        int32_t found = 0;
+        for (int64_t i = 0; i < LANES; i++) found += sum[i];
+        return found;
     }
 };
 

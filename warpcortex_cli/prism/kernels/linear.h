@@ -88,9 +88,10 @@ void multiplied(const Linear& by, const Tokens& x, const Pairing& pairing, int t
         // In small shares: other programs take time of single cores, and nobody shall wait for the slowest.
 #pragma omp for schedule(dynamic, share)
         for (int64_t task = 0; task < tasks; task++) {
-            const int64_t first = task * each, here = std::min(each, count - first), last = (first + here - 1) * pairing.step;
-            const Pairs pairs = {by.weights + first * pairing.step * size, pairing.next * size, pairing.step * size, here,
-                                 last + pairing.next >= pairing.panels};
+            const int64_t first = task * each, here = std::min(each, count - first);
+            const bool odd = (first + here - 1) * pairing.step + pairing.next >= pairing.panels;
+            const uint8_t* at = by.weights + first * pairing.step * size;
+            const Pairs pairs = {at, pairing.next * size, pairing.step * size, here, odd};
             sum(pairs);
             for (int64_t i = 0; i < here; i++) {
                 const Panels panels = pairs[i];
@@ -100,8 +101,8 @@ void multiplied(const Linear& by, const Tokens& x, const Pairing& pairing, int t
                     found.scaled(p, panels.at + p * panels.panel + scales_at<BITS>(x.groups),
                                  by.bias ? by.bias + output : nullptr, by.outputs - output);
                 }
-                // The next task's first pair was asked for already.
-                if (x.together) found.meanwhile(pairs.at + (here + 1) * pairs.next + i * pairs.panel, CLOSE * CHUNK_BYTES);
+                // Of the next task: its first pair was asked for already.
+                if (x.together) found.meanwhile(at + (here + 1) * pairs.next + i * pairs.panel, CLOSE * CHUNK_BYTES);
                 use(found);
             }
         }

@@ -7,10 +7,10 @@
 
 namespace {
 
-#if defined(WITH_TILES)
-
 // Chunks of which all tokens stay in the first cache, together with the weights: with few tiles, and with many.
 constexpr int64_t CLOSE = 4, CLOSER = 8, FEW_TILES = 4;
+
+#if defined(WITH_TILES)
 
 // What tiles ask memory for while they multiply: `lines` of each chunk, beginning with this one, so much further.
 struct Wanted {

@@ -8,7 +8,7 @@
 namespace {
 
 // Chunks of which all tokens stay in the first cache, together with the weights: with few tiles, and with many.
-constexpr int64_t CLOSE = 4, CLOSER = 8, FEW_TILES = 4;
+constexpr int64_t CLOSE = 2, CLOSER = 8, FEW_TILES = 4;
 
 #if defined(WITH_TILES)
 

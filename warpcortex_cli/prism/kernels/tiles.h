@@ -55,7 +55,8 @@ inline void multiply_tiles(const Weights& weights, const Wanted& wanted, const i
     if constexpr (A > 1 && P > 1) _tile_stored(3, sums[3], LINE);
 }
 
-// All tokens times some chunks of P panels. What is read next, `ahead` bytes further, is asked for evenly.
+// All tokens times some chunks of P panels. What is read next, `ahead` bytes further, is asked for evenly: lines on
+// their way from memory take places of which a core has few, and without one tiles wait even for the second cache.
 template <int P>
 inline void multiply_all(const Weights& weights, int64_t ahead, const Tokens& x, Ints* sums) {
     constexpr int64_t LINES = CHUNK / FOUR;

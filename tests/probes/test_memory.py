@@ -82,9 +82,9 @@ def test_what_a_step_computed_goes_back_to_the_system() -> None:
     """Small things that stay lie between the large ones, as in a step: a heap would keep the holes."""
     code = """
 import sys
-from warpcortex_cli.cli.lean import be_lean
+from warpcortex_cli.cli.process import prepare
 if sys.argv[1] == "lean":
-    be_lean()
+    prepare()
 import torch
 from warpcortex_cli.probes.memory import MemoryProbe
 torch.ones(1 << 21)  # 8 MiB: freed once, such buffers come from the heap by glibc's own rule

@@ -14,8 +14,8 @@ from warpcortex_cli.cli import doctor, evaluate, gate, profiles, pull, sessions
 from warpcortex_cli.cli.ask import ask
 from warpcortex_cli.cli.bench import bench
 from warpcortex_cli.cli.chat import chat
-from warpcortex_cli.cli.lean import be_lean
 from warpcortex_cli.cli.output import INTERRUPTED, fail
+from warpcortex_cli.cli.process import prepare
 from warpcortex_cli.cli.profile_vram import profile_vram
 from warpcortex_cli.errors import MemoryLimitError, RunError, UsageError, WarpError
 
@@ -59,7 +59,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
     0 done, 1 failed while running, 2 wrong usage or a bad profile, 3 the model, 4 out of memory, 130 Ctrl-C.
     """
-    be_lean()
+    prepare()
     try:
         # Without standalone mode, because typer's own last layer knows neither our errors nor our exit codes.
         result = app(args, prog_name="warpcortex", standalone_mode=False)

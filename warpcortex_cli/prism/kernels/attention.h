@@ -229,7 +229,7 @@ template <typename T>
 void attended(const Attention& a, int threads) {
     const int64_t size = a.shared * (a.d + 2);
     static thread_local Plan<T> held;
-    static thread_local std::vector<float> room;
+    static thread_local Lines<float> room;
     Plan<T>& plan = held;
     plan.make(a, threads);
     room.resize(plan.states * size);

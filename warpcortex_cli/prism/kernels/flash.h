@@ -157,8 +157,8 @@ class Flash {
     float factor;
     std::vector<int64_t> sights;
     Batch batches[2];
-    std::vector<uint16_t> query, turned_keys, paired_values, weights;
-    std::vector<float> scores, gathered;
+    Lines<uint16_t> query, turned_keys, paired_values, weights;
+    Lines<float> scores, gathered;
     std::vector<Floats> highest, sum;
 
     void read(Batch& batch) {

@@ -46,7 +46,7 @@ inline Floats activated(Floats gate, Floats up, bool gelu) {
 
 // A row of this thread, to compute something in.
 inline float* own_row(int64_t numbers) {
-    static thread_local std::vector<float> held;
+    static thread_local Lines<float> held;
     held.resize(numbers);
     return held.data();
 }
@@ -83,7 +83,7 @@ void before(const Layer& layer, const float* hidden, const float* cosine, const 
 template <typename T>
 void after(const Layer& layer, const float* hidden, const T* read, float* out, int64_t rows, int threads) {
     const int64_t width = layer.width, filled = panels_of(width) * LANES, heads = layer.heads * layer.d;
-    static thread_local std::vector<float> room;
+    static thread_local Lines<float> room;
     static thread_local Passed held;
     Passed& inner = held;
     room.resize(std::min(rows, SOME) * filled);

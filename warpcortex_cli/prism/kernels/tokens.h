@@ -68,7 +68,7 @@ class Passed {
     }
 
     int64_t tokens, threads;
-    std::vector<float> numbers;
+    Lines<float> numbers;
     std::vector<int> owners;  // of panels
     std::vector<Ints> most;   // [threads, tokens]: the largest sizes
 };
@@ -79,7 +79,7 @@ struct Tokens {
     int64_t count, inputs, groups, chunks;
     int64_t tiles, tall;  // and tokens of a tile, at most
     bool together;
-    std::vector<int8_t> values;
+    Lines<int8_t> values;
     std::vector<float> scales;
     std::vector<int32_t> sums;  // of a token's values
 

@@ -6,6 +6,8 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <new>
+#include <vector>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -21,6 +23,24 @@ typedef uint32_t Words __attribute__((vector_size(64)));
 typedef uint8_t Bytes __attribute__((vector_size(64)));
 typedef uint16_t Shorts __attribute__((vector_size(64)));
 typedef uint16_t Halves __attribute__((vector_size(32)));
+
+// Numbers that begin a line of the cache: else what is taken 64 bytes at a time would lie in two of them, and take twice
+// as long.
+template <typename T>
+struct Lined {
+    typedef T value_type;
+    static constexpr std::align_val_t LINE = std::align_val_t(sizeof(Floats));
+
+    Lined() = default;
+    template <typename U>
+    Lined(const Lined<U>&) {}
+    T* allocate(size_t count) { return (T*)::operator new(count * sizeof(T), LINE); }
+    void deallocate(T* at, size_t) { ::operator delete(at, LINE); }
+    bool operator==(const Lined&) const { return true; }
+    bool operator!=(const Lined&) const { return false; }
+};
+template <typename T>
+using Lines = std::vector<T, Lined<T>>;
 
 constexpr Ints ORDER = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 

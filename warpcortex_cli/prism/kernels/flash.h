@@ -168,7 +168,7 @@ class Flash {
         for (int64_t tile = 0; tile < tiles; tile += 2) {
             const bool two = tile + 1 < tiles;
             (two ? &Flash::score<2> : &Flash::score<1>)(*this, tile, parts);
-            for (int64_t t = 0; t <= int64_t(two); t++) soften(tile + t, t * TALL * MANY, batch.count);
+            for (int64_t t = 0; t <= int64_t(two); t++) soften(tile + t, t * TALL * MANY, batch.count, parts);
             (two ? &Flash::gather<2> : &Flash::gather<1>)(*this, tile, parts);
         }
         place += batch.count, batch.count = 0;
@@ -206,14 +206,14 @@ class Flash {
     }
 
     // The weights of a tile's queries, from `at` on; what they read before is scaled to them.
-    void soften(int64_t tile, int64_t at, int64_t here) {
-        constexpr int64_t BLOCKS = MANY / LANES;
-        hide(tile, at, here);
+    void soften(int64_t tile, int64_t at, int64_t here, int64_t parts) {
+        const int64_t blocks = parts * DEEP / LANES;
+        hide(tile, at, here, parts * DEEP);
         const float* found = &scores[at];
         Floats each[TALL] = {};
         for (int64_t i = 0; i < tall; i++, found += MANY) {
             each[i] = load<Floats>(found);
-            for (int64_t b = 1; b < BLOCKS; b++) each[i] = higher(load<Floats>(found + b * LANES), each[i]);
+            for (int64_t b = 1; b < blocks; b++) each[i] = higher(load<Floats>(found + b * LANES), each[i]);
         }
         const Floats now = higher(folded(each, higher) * factor, highest[tile]);
         const Floats before = power(highest[tile] - now);
@@ -222,7 +222,7 @@ class Flash {
         for (int64_t i = 0; i < tall; i++, found += MANY, to += MANY) {
             const float most = ((const float*)&now)[i], less = ((const float*)&before)[i];
             each[i] = Floats{};
-            for (int64_t b = 0; b < BLOCKS; b += 2) {
+            for (int64_t b = 0; b < blocks; b += 2) {
                 const Floats a = power(load<Floats>(found + b * LANES) * factor - most);
                 const Floats c = power(load<Floats>(found + (b + 1) * LANES) * factor - most);
                 each[i] += a + c;
@@ -238,11 +238,11 @@ class Flash {
     }
 
     // Scores of keys that a query does not see, or that there are not, become the lowest.
-    void hide(int64_t tile, int64_t at, int64_t here) {
+    void hide(int64_t tile, int64_t at, int64_t here, int64_t filled) {
         for (int64_t i = 0; i < tall; i++) {
             const int64_t seen = std::max<int64_t>(0, std::min(sights[tile * tall + i] - place, here));
             float* row = scores.data() + at + i * MANY;
-            std::fill(row + seen, row + MANY, -std::numeric_limits<float>::infinity());
+            std::fill(row + seen, row + filled, -std::numeric_limits<float>::infinity());
         }
     }
 

@@ -24,8 +24,8 @@ typedef uint8_t Bytes __attribute__((vector_size(64)));
 typedef uint16_t Shorts __attribute__((vector_size(64)));
 typedef uint16_t Halves __attribute__((vector_size(32)));
 
-// Numbers that begin a line of the cache: else what is taken 64 bytes at a time would lie in two of them, and take twice
-// as long.
+// Numbers that begin a line of the cache: else what is taken 64 bytes at a time would lie in two, and take twice as
+// long.
 template <typename T>
 struct Lined {
     typedef T value_type;

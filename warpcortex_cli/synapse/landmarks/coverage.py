@@ -81,26 +81,27 @@ def cover(keys: Tensor, always: Tensor, count: int, bonus: Tensor | None = None)
     while done < count:
         gain = (worth + distances.square / (distances.square + mean)).masked_fill_(closed, -torch.inf)
         top, pool = gain.topk(min(_POOL, tokens - len(always) - done), dim=1)
-        floor = top[:, -1]  # no token outside the pool is worth more
-        spread = pool[:, :, None].expand(-1, -1, dim)
-        pooled = distances.keys.gather(1, spread)
+        floor = top[:, -1].clone()  # no token outside the pool is worth more
+        pooled = distances.keys.gather(1, pool[:, :, None].expand(-1, -1, dim))
         square, norms, own = (x.gather(1, pool) for x in (distances.square, distances.norms, worth))
+        apart = torch.baddbmm(norms[:, None], pooled, pooled.transpose(1, 2), alpha=-2)
+        apart.add_(norms[:, :, None]).clamp_min_(0)  # squared distances between those of the pool
+        taken = torch.zeros_like(pool, dtype=torch.bool)
         everything = pool.shape[1] == tokens - len(always) - done
-        fresh: list[Tensor] = []
-        while done < count and len(fresh) < pool.shape[1]:
-            best, place = top.max(1)
-            if fresh and not everything and bool((best < floor).any()):
+        places: list[Tensor] = []
+        for _ in range(min(count - done, pool.shape[1])):
+            best, place = top.max(1, keepdim=True)
+            if places and not everything and bool((best[:, 0] < floor).any()):
                 break
-            chosen = pool.gather(1, place[:, None])
-            centre = pooled.gather(1, place[:, None, None].expand(-1, -1, dim))
-            score.scatter_(1, chosen, 2 - done / count)
-            closed.scatter_(1, chosen, True)
-            dots = torch.bmm(pooled, centre.transpose(1, 2))[:, :, 0]
-            nearest = (norms + norms.gather(1, place[:, None])).sub_(dots, alpha=2).clamp_min_(0)
-            square = torch.minimum(square, nearest)
-            top = (own + square / (square + mean)).masked_fill_(closed.gather(1, pool), -torch.inf)
-            fresh.append(centre)
-            done += 1
+            places.append(place)
+            taken.scatter_(1, place, True)
+            torch.minimum(square, apart.gather(1, place[:, :, None].expand(-1, -1, pool.shape[1]))[:, 0], out=square)
+            torch.div(square, square + mean, out=top).add_(own).masked_fill_(taken, -torch.inf)
+        chosen = pool.gather(1, torch.cat(places, 1))
+        order = torch.arange(done, done + len(places), device=keys.device)
+        score.scatter_(1, chosen, (2 - order / count).expand(kv_heads, -1))
+        closed.scatter_(1, chosen, True)
+        done += len(places)
         if done < count:
-            distances.add(torch.cat(fresh, 1))
+            distances.add(distances.keys.gather(1, chosen[:, :, None].expand(-1, -1, dim)))
     return score

@@ -406,8 +406,9 @@ class Engine:
         self.journal.write(ThoughtWithdrawn(id=stream, reason=reason))
 
     def _expire(self) -> None:
+        now = self.journal.now()
         for stream in self.alive:
-            if self.journal.now() - stream.spawned > stream.role.deadline_seconds:
+            if now - stream.spawned > stream.role.deadline_seconds:
                 self.end(stream, "expired", f"its deadline of {stream.role.deadline_seconds:g} s passed")
 
     def end(self, stream: Stream, state: str, reason: str) -> None:

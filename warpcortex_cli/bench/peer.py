@@ -24,13 +24,13 @@ import argparse
 import json
 import os
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from warpcortex_cli.bench import measure
 from warpcortex_cli.bench.shapes import random_prism
 from warpcortex_cli.bench.workload import Load
 from warpcortex_cli.prism.quantize import BITS
@@ -105,6 +105,18 @@ def peer_speeds(build: Path, model: Path, load: Load, agents: list[int], threads
     return {row["pl"]: row["speed_tg"] for row in rows}
 
 
+def our_runs(shape: str, kind: str, load: Load, agents: list[int]) -> list[dict[str, Any]]:
+    """The program's own bench, in a process of its own, as a user starts it: its runs, by `agents`."""
+    command = [
+        sys.executable, "-m", "warpcortex_cli", "bench", "--random-weights", shape, "--device", "cpu",
+        "--quantize", kind, "--agents", ",".join(map(str, agents)), "--context", str(load.context),
+        "--landmarks", str(load.landmarks), "--tokens", str(load.tokens), "--json",
+    ]  # fmt: skip
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    runs: list[dict[str, Any]] = json.loads(done.stdout)["runs"]
+    return runs
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--build", type=Path, nargs="+", required=True, help="where llama.cpp was built")
@@ -117,7 +129,7 @@ def main() -> None:
     args = parser.parse_args()
     agents = [int(a) for a in args.agents.split(",")]
     threads = os.cpu_count() or 2
-    loads = {n: Load(n, args.context, args.landmarks, args.tokens) for n in agents}
+    load = Load(agents[-1], args.context, args.landmarks, args.tokens)
     speeds: dict[str, dict[int, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder) / "F16.gguf"
@@ -127,15 +139,16 @@ def main() -> None:
             if kind != "F16":
                 quantize = [str(args.build[0] / "bin" / "llama-quantize"), str(base), str(path), kind]
                 subprocess.run(quantize, check=True, capture_output=True)
-            found = [peer_speeds(build, path, loads[agents[-1]], agents, threads) for build in args.build]
+            found = [peer_speeds(build, path, load, agents, threads) for build in args.build]
             print(kind, *found, flush=True)
             speeds[f"llama.cpp {kind}"] = {n: max(f.get(n, 0.0) for f in found) for n in agents}
     alone = []
     for kind in BITS:
-        prism = random_prism(args.shape, "cpu", "fp32", kind)
-        runs = {n: measure.run(prism, load) for n, load in loads.items()}
-        speeds[f"warpcortex {kind}"] = {n: r.total_tokens_per_second for n, r in runs.items()}
-        alone.append(f"{kind} {max(r.river_solo_tokens_per_second for r in runs.values()):.1f}")
+        runs = our_runs(args.shape, kind, load, agents)
+        speeds[f"warpcortex {kind}"] = {
+            r["agents"]: r["river_tokens_per_second"] + r["stream_tokens_per_second"] for r in runs
+        }
+        alone.append(f"{kind} {max(r['river_solo_tokens_per_second'] for r in runs):.1f}")
     print(f"| tokens per second | {' | '.join(f'{n} agents' for n in agents)} |\n|{'---|' * (1 + len(agents))}")
     for name, row in speeds.items():
         print(f"| {name} | {' | '.join(f'{row[n]:.1f}' for n in agents)} |")

@@ -167,26 +167,3 @@ def test_colours_stay_out_of_pipes_and_with_no_color() -> None:
         done = run("profiles", "list", **env)
         assert done.returncode == 0
         assert "\x1b" not in done.stdout + done.stderr
-
-
-def test_the_process_is_made_lean_before_torch_is_loaded() -> None:
-    """What freed buffers and kernels hold would otherwise count as memory of agents."""
-    code = (
-        "import os, sys\n"
-        "from warpcortex_cli.cli import lean\n"
-        "seen = []\n"
-        "class C:\n"
-        "    def __init__(self, name): pass\n"
-        "    def mallopt(self, *a): seen.append(a)\n"
-        "lean.ctypes.CDLL = C\n"
-        "from warpcortex_cli.cli.app import main\n"
-        "try: main(['--version'])\n"
-        "except SystemExit: pass\n"
-        "print('torch' in sys.modules, os.environ['LRU_CACHE_CAPACITY'], len(seen))\n"
-    )
-    for given, expected in (({}, "False 24 2"), ({"LRU_CACHE_CAPACITY": "7", "MALLOC_ARENA_MAX": "1"}, "False 7 0")):
-        plain = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "LRU_", "ONEDNN_"))}
-        done = subprocess.run(
-            [sys.executable, "-c", code], env={**plain, **given}, capture_output=True, text=True, check=True
-        )
-        assert done.stdout.splitlines()[-1] == expected

@@ -26,3 +26,26 @@ def test_threads_wait_awake_for_their_next_work_unless_the_user_says_otherwise(
     environment = {**plain, **given, "OMP_DISPLAY_ENV": "verbose"}
     done = subprocess.run([sys.executable, "-c", _LOADED], env=environment, capture_output=True, text=True, check=True)
     assert f"GOMP_SPINCOUNT = '{spins}'" in done.stderr
+
+
+def test_the_program_makes_them_before_torch_is_loaded() -> None:
+    """What freed buffers and kernels hold would otherwise count as memory of agents."""
+    code = (
+        "import os, sys\n"
+        "from warpcortex_cli.cli import process\n"
+        "seen = []\n"
+        "class C:\n"
+        "    def __init__(self, name): pass\n"
+        "    def mallopt(self, *a): seen.append(a)\n"
+        "process.ctypes.CDLL = C\n"
+        "from warpcortex_cli.cli.app import main\n"
+        "try: main(['--version'])\n"
+        "except SystemExit: pass\n"
+        "print('torch' in sys.modules, os.environ['LRU_CACHE_CAPACITY'], len(seen))\n"
+    )
+    for given, expected in (({}, "False 24 2"), ({"LRU_CACHE_CAPACITY": "7", "MALLOC_ARENA_MAX": "1"}, "False 7 0")):
+        plain = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "LRU_", "ONEDNN_"))}
+        done = subprocess.run(
+            [sys.executable, "-c", code], env={**plain, **given}, capture_output=True, text=True, check=True
+        )
+        assert done.stdout.splitlines()[-1] == expected

@@ -47,8 +47,7 @@ inline void summarized(const Linear& by, const float* x, int64_t tokens, int64_t
                    ? outputs
                    : -std::numeric_limits<float>::infinity();
     };
-    const auto row = [&](int64_t token) { return x + token * inputs; };
-    multiplied(by, row, tokens, inputs, neighbours(by.outputs), threads, [&](const Outputs& found) {
+    multiplied(by, rows(x, inputs), tokens, inputs, neighbours(by.outputs), threads, [&](const Outputs& found) {
         Best* mine = &best[this_thread() * tokens];
         found.each([&](int64_t token, const Floats& first, const Floats& second) {
             mine[token].add(here(first, found.panel), found.panel);

@@ -17,10 +17,9 @@ void unpack(int bits, const uint8_t* weights, const int64_t* which, int64_t rows
     (bits == 4 ? unpacked<4> : unpacked<8>)(weights, which, rows, inputs, out);
 }
 
-void multiply(int bits, const float* x, const uint8_t* weights, const float* bias, float* out, int64_t rows,
+void multiply(int bits, const float* x, const uint8_t* weights, const float* bias, float* out, int64_t tokens,
               int64_t inputs, int64_t outputs, int threads) {
-    const auto row = [&](int64_t token) { return x + token * inputs; };
-    multiplied({weights, bias, bits, outputs}, row, rows, inputs, neighbours(outputs), threads,
+    multiplied({weights, bias, bits, outputs}, rows(x, inputs), tokens, inputs, neighbours(outputs), threads,
                into(plain(out, outputs), outputs));
 }
 

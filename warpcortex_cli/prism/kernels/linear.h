@@ -131,6 +131,11 @@ void multiplied(const Linear& by, Row row, int64_t tokens, int64_t inputs, const
     multiplied(by, rounded, pairing, threads, use);
 }
 
+// Where tokens are that lie one behind the other.
+inline auto rows(const float* x, int64_t inputs) {
+    return [=](int64_t token) { return x + token * inputs; };
+}
+
 // Where outputs go, 16 of a token side by side: `token` numbers further begins the next token, `next` numbers further
 // the next 16 of the same one.
 struct Grid {

@@ -21,8 +21,8 @@ def test_every_parameter_has_a_name_of_its_own() -> None:
 def test_ours_is_what_the_program_itself_measures() -> None:
     load = Load(agents=2, context=64, landmarks=8, tokens=2)
     runs = our_runs("SmolLM2-135M", "int8", load, [1, 2])
-    assert [(r["agents"], r["context"], r["landmarks"], r["tokens_per_agent"]) for r in runs] == [
+    assert [(r.agents, r.context, r.landmarks, r.tokens_per_agent) for r in runs] == [
         (1, 64, 8, 2),
         (2, 64, 8, 2),
     ]
-    assert all(r["river_tokens_per_second"] > 0 < r["stream_tokens_per_second"] for r in runs)
+    assert all(r.river_tokens_per_second > 0 < r.stream_tokens_per_second for r in runs)

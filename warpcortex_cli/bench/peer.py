@@ -31,6 +31,7 @@ from typing import Any
 
 import torch
 
+from warpcortex_cli.bench.measure import Run
 from warpcortex_cli.bench.shapes import random_prism
 from warpcortex_cli.bench.workload import Load
 from warpcortex_cli.prism.quantize import BITS
@@ -105,16 +106,15 @@ def peer_speeds(build: Path, model: Path, load: Load, agents: list[int], threads
     return {row["pl"]: row["speed_tg"] for row in rows}
 
 
-def our_runs(shape: str, kind: str, load: Load, agents: list[int]) -> list[dict[str, Any]]:
-    """The program's own bench, in a process of its own, as a user starts it: its runs, by `agents`."""
+def our_runs(shape: str, kind: str, load: Load, agents: list[int]) -> list[Run]:
+    """The program's own bench, in a process of its own, as a user starts it: a run for each of `agents`."""
     command = [
         sys.executable, "-m", "warpcortex_cli", "bench", "--random-weights", shape, "--device", "cpu",
         "--quantize", kind, "--agents", ",".join(map(str, agents)), "--context", str(load.context),
         "--landmarks", str(load.landmarks), "--tokens", str(load.tokens), "--json",
     ]  # fmt: skip
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    runs: list[dict[str, Any]] = json.loads(done.stdout)["runs"]
-    return runs
+    return [Run(**run) for run in json.loads(done.stdout)["runs"]]
 
 
 def main() -> None:
@@ -145,10 +145,8 @@ def main() -> None:
     alone = []
     for kind in BITS:
         runs = our_runs(args.shape, kind, load, agents)
-        speeds[f"warpcortex {kind}"] = {
-            r["agents"]: r["river_tokens_per_second"] + r["stream_tokens_per_second"] for r in runs
-        }
-        alone.append(f"{kind} {max(r['river_solo_tokens_per_second'] for r in runs):.1f}")
+        speeds[f"warpcortex {kind}"] = {r.agents: r.total_tokens_per_second for r in runs}
+        alone.append(f"{kind} {max(r.river_solo_tokens_per_second for r in runs):.1f}")
     print(f"| tokens per second | {' | '.join(f'{n} agents' for n in agents)} |\n|{'---|' * (1 + len(agents))}")
     for name, row in speeds.items():
         print(f"| {name} | {' | '.join(f'{row[n]:.1f}' for n in agents)} |")

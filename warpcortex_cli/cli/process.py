@@ -9,7 +9,7 @@ import os
 _PRIMITIVES = "24"  # compiled kernels that oneDNN keeps; by default 1,024 of them, one for each shape it ever saw
 _LARGE = 3 << 18  # bytes; larger buffers, such as what many rows compute, go back to the system when they are freed
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
-_SPINS = "2000000"  # some 25 ms, more where a pause takes longer; LLVM's OpenMP waits for 200 ms
+_SPINS = "2000000"  # seven times GNU's own: tens of milliseconds, where LLVM's OpenMP waits for 200
 
 
 def prepare() -> None:
@@ -21,8 +21,8 @@ def prepare() -> None:
 def _stay_awake() -> None:
     """Lets threads wait for their next work awake, for as long as a step spends in Python.
 
-    GNU's OpenMP sends them to sleep after 4 ms. A core that slept is slow for some steps: the River paid for that after
-    each wide step. And where another process wants the core, who slept is served after it: a step took 10 times longer.
+    GNU's OpenMP sends them to sleep sooner. A core that slept is slow for some steps: the River paid for that after
+    each wide step. And where another process wants the core, who slept is served after it.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)

@@ -82,7 +82,7 @@ def test_what_a_step_computed_goes_back_to_the_system() -> None:
     """Small things that stay lie between the large ones, as in a step: a heap would keep the holes."""
     code = """
 import sys
-from warpcortex_cli.cli.process import prepare
+from warpcortex_cli.process import prepare
 if sys.argv[1] == "lean":
     prepare()
 import torch

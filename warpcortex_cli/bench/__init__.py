@@ -1,1 +1,5 @@
 """Speed and memory, measured through the product's own engine."""
+
+from warpcortex_cli.process import prepare
+
+prepare()  # for `python -m warpcortex_cli.bench...`, which loads torch before any other line of ours is run

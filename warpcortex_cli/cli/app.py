@@ -15,9 +15,9 @@ from warpcortex_cli.cli.ask import ask
 from warpcortex_cli.cli.bench import bench
 from warpcortex_cli.cli.chat import chat
 from warpcortex_cli.cli.output import INTERRUPTED, fail
-from warpcortex_cli.cli.process import prepare
 from warpcortex_cli.cli.profile_vram import profile_vram
 from warpcortex_cli.errors import MemoryLimitError, RunError, UsageError, WarpError
+from warpcortex_cli.process import prepare
 
 app = typer.Typer(
     name="warpcortex",

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 _LOADED = """
-from warpcortex_cli.cli.process import prepare
+from warpcortex_cli.process import prepare
 prepare()
 import torch
 """
@@ -28,11 +28,20 @@ def test_threads_wait_awake_for_their_next_work_unless_the_user_says_otherwise(
     assert f"GOMP_SPINCOUNT = '{spins}'" in done.stderr
 
 
+@pytest.mark.parametrize("package", ["bench", "eval"])
+def test_what_measures_runs_as_the_program_does(package: str) -> None:
+    """`python -m` of a bench or an evaluation comes past no command line: its package makes the settings."""
+    code = f"import warpcortex_cli.{package}, sys, os; print('torch' in sys.modules, os.environ['LRU_CACHE_CAPACITY'])"
+    plain = {name: value for name, value in os.environ.items() if name != "LRU_CACHE_CAPACITY"}
+    done = subprocess.run([sys.executable, "-c", code], env=plain, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "24"]
+
+
 def test_the_program_makes_them_before_torch_is_loaded() -> None:
     """What freed buffers and kernels hold would otherwise count as memory of agents."""
     code = (
         "import os, sys\n"
-        "from warpcortex_cli.cli import process\n"
+        "from warpcortex_cli import process\n"
         "seen = []\n"
         "class C:\n"
         "    def __init__(self, name): pass\n"

@@ -36,6 +36,21 @@ def test_moved_segments_equal_recomputed_ones(
         torch.testing.assert_close(got.values[layer], want.values[layer], rtol=1e-4, atol=1e-4)
 
 
+def test_a_long_context_is_turned_in_parts(
+    architecture: str, make_prism: Callable[[str], Prism], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prism = make_prism(architecture)
+    segment = written_at(prism, 3)
+    whole = prism.rope.unrotated(segment.keys, segment.positions)
+    monkeypatch.setattr("warpcortex_cli.prism.rope._PART", 2 * prism.kv_heads * prism.head_dim)
+    turn = prism.rope.turning(-segment.positions)
+    for layer, key in enumerate(segment.keys):
+        room = torch.full_like(key, torch.nan, dtype=torch.float64)
+        assert turn(layer, key, room) is room
+        assert torch.equal(room.to(key.dtype), whole[layer])
+        assert torch.equal(turn(layer, key), whole[layer])
+
+
 def test_heads_move_apart(architecture: str, make_prism: Callable[[str], Prism]) -> None:
     prism = make_prism(architecture)
     segment = written_at(prism, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -99,8 +100,8 @@ class _Flat:
     def layer(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         return self.keys, self.keys
 
-    def unrotated_layer(self, layer: int, key: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        return key
+    def turning(self, by: torch.Tensor) -> Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor]:
+        return lambda layer, key, out: out.copy_(key)
 
 
 def test_a_sentence_longer_than_the_budget_is_read_in_part(prism: Prism) -> None:

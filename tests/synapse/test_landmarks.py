@@ -153,7 +153,8 @@ def test_attention_mass_is_that_of_a_causal_softmax() -> None:
 def test_attention_mass_in_blocks_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     keys, queries = some_keys(40), torch.randn(6, 5, 8)
     whole = attention_mass(queries, keys, 0.3)
-    monkeypatch.setattr("warpcortex_cli.synapse.mass.CHUNK", 100)
+    monkeypatch.setattr("warpcortex_cli.synapse.mass.CHUNK", 100)  # tokens in parts of 12
+    monkeypatch.setattr("warpcortex_cli.synapse.mass.SCORES", 80)  # two queries at once
     torch.testing.assert_close(attention_mass(queries, keys, 0.3), whole)
 
 

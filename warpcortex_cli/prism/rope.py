@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+_PART = 1 << 16  # numbers turned at once: their copies stay in the cache, and in what the allocator keeps
 
 
 class Rope:
@@ -33,7 +35,7 @@ class Rope:
         self._rotary: Any = rotary
         self._apply: Callable[..., tuple[Tensor, Tensor]] = apply
         kinds = rotary.rope_type if isinstance(getattr(rotary, "rope_type", None), dict) else None
-        self._kinds: list[str | None] = [t if kinds is not None else None for t in layer_types]
+        self.kinds: list[str | None] = [t if kinds is not None else None for t in layer_types]
         self.rotated = [kinds is None or t in kinds for t in layer_types]
 
     def leave(self, layer: int) -> None:
@@ -47,51 +49,61 @@ class Rope:
             keys: per layer [kv_heads, tokens, head_dim], rotated.
             by: positions to move by, [tokens] or [layers, kv_heads, tokens].
         """
-        return list(self._turning(keys, by))
-
-    def _turning(self, keys: Iterable[Tensor], by: Tensor) -> Iterator[Tensor]:
-        """As `turn`, a layer at a time."""
-        angles: dict[str | None, tuple[Tensor, Tensor]] = {}
-        for layer, key in enumerate(keys):
-            kind = self._kinds[layer]
-            if not self.rotated[layer]:
-                yield key
-                continue
-            if by.dim() == 3:
-                cos, sin = self._angles(by[layer], kind)
-            else:
-                if kind not in angles:
-                    angles[kind] = self._angles(by[None], kind)
-                cos, sin = angles[kind]
-            yield self._turn(key, cos, sin)
+        if by.dim() == 3:
+            return [self.turning(by[layer])(layer, key) for layer, key in enumerate(keys)]
+        turned = self.turning(by)
+        return [turned(layer, key) for layer, key in enumerate(keys)]
 
     def unrotated(self, keys: Sequence[Tensor], positions: Tensor) -> list[Tensor]:
         """Keys of all layers as they were before their positions were applied; shapes as in `turn`."""
         return self.turn(keys, -positions)
 
-    def unrotating(self, keys: Iterable[Tensor], positions: Tensor) -> Iterator[Tensor]:
-        """As `unrotated`, a layer at a time: of a long context all of them take much memory."""
-        return self._turning(keys, -positions)
+    def turning(self, by: Tensor) -> Turn:
+        """One layer at a time, for keys that move by [tokens] or [kv_heads, tokens]."""
+        return Turn(self, by)
 
-    def unrotated_layer(self, layer: int, key: Tensor, positions: Tensor) -> Tensor:
-        """As `unrotated`, of one layer: key [kv_heads, tokens, head_dim], positions [tokens] or [kv_heads, tokens]."""
-        if not self.rotated[layer]:
-            return key
-        by = -positions if positions.dim() == 2 else -positions[None]
-        return self._turn(key, *self._angles(by, self._kinds[layer]))
-
-    def _angles(self, by: Tensor, kind: str | None) -> tuple[Tensor, Tensor]:
-        """Cosine and sine [1 or kv_heads, tokens, rotary dims] in fp32."""
+    def angles(self, by: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        """Cosine and sine of a layer, [1 or kv_heads, tokens, rotary dims] in fp32; `by` [1 or kv_heads, tokens]."""
+        kind = self.kinds[layer]
         like = torch.zeros(1, device=by.device)
         with torch.inference_mode():
             cos, sin = self._rotary(like, by) if kind is None else self._rotary(like, by, kind)
         scale = getattr(self._rotary, "attention_scaling" if kind is None else f"{kind}_attention_scaling", 1.0)
         return cos / scale, sin / scale
 
-    def _turn(self, key: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """key [kv_heads, tokens, head_dim]; heads stand where transformers expects the batch."""
-        dims = cos.shape[-1]  # some embeddings turn only the first dimensions of a head
-        part = key[:, None, :, :dims].float()
+    def apply(self, keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """keys [kv_heads, tokens, rotary dims], turned, in fp32."""
+        part = keys[:, None].float()  # heads stand where transformers expects the batch
         # The function turns queries and keys; no heads of keys are given, so that nothing is turned twice.
-        moved = self._apply(part, part[:, :0], cos, sin)[0][:, 0].to(key.dtype)
-        return moved if dims == key.shape[-1] else torch.cat([moved, key[..., dims:]], -1)
+        return self._apply(part, part[:, :0], cos, sin)[0][:, 0]
+
+
+class Turn:
+    """Moves keys of some tokens, layer by layer; a long context goes through in parts that stay in the cache.
+
+    Args:
+        rope: the model's.
+        by: positions to move by, [tokens] or [kv_heads, tokens].
+    """
+
+    def __init__(self, rope: Rope, by: Tensor) -> None:
+        self._rope, self._by = rope, by if by.dim() == 2 else by[None]
+        self._parts: dict[str | None, list[tuple[slice, Tensor, Tensor]]] = {}
+
+    def __call__(self, layer: int, key: Tensor, out: Tensor | None = None) -> Tensor:
+        """A layer's keys [kv_heads, tokens, head_dim], moved: into `out`, of any type, or of their own type."""
+        rope = self._rope
+        if not rope.rotated[layer]:
+            return key if out is None else out.copy_(key)
+        kind = rope.kinds[layer]
+        if kind not in self._parts:
+            step = max(1, _PART // (key.shape[0] * key.shape[2]))
+            parts = [slice(start, start + step) for start in range(0, self._by.shape[1], step)]
+            self._parts[kind] = [(part, *rope.angles(self._by[:, part], layer)) for part in parts]
+        out = torch.empty_like(key) if out is None else out
+        for part, cos, sin in self._parts[kind]:
+            dims = cos.shape[2]
+            out[:, part, :dims] = rope.apply(key[:, part, :dims], cos, sin)
+            if dims < key.shape[2]:  # some embeddings turn only the first dimensions of a head
+                out[:, part, dims:] = key[:, part, dims:]
+        return out

@@ -88,11 +88,12 @@ def focus_indices(
 
 def _keys(prism: Prism, prints: Fingerprints, view: TailView) -> list[Tensor]:
     """Unrotated keys of the watched heads, each [L, head_dim]. The first tokens look like the mean of the others."""
-    found = []
+    found, turn = [], prism.rope.turning(-view.positions)
     for layer, head in prints.watches:
-        key = prism.rope.unrotated_layer(layer, view.layer(layer)[0][head, None], view.positions)[0].float()
-        usual = key[_SINKS:].mean(0, keepdim=True) if len(key) > _SINKS else key[:1]
-        found.append(torch.cat([usual.expand(len(key[:_SINKS]), -1), key[_SINKS:]]))
+        rotated = view.layer(layer)[0][head, None]
+        key = turn(layer, rotated, torch.empty(rotated.shape, device=rotated.device))[0]
+        key[:_SINKS] = key[_SINKS:].mean(0) if len(key) > _SINKS else key[0]
+        found.append(key)
     return found
 
 

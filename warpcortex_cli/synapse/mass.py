@@ -7,8 +7,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-CHUNK = 1 << 22
-"""Scores held at once, 16 MiB in fp32: what bounds the memory of every pass over a long context."""
+CHUNK = 1 << 17
+"""Numbers computed at once in a pass over a long context, 512 KiB in fp32: they stay in the cache."""
+SCORES = 1 << 20
+"""Scores held at once where all of a context's are needed, 4 MiB."""
 
 
 def attention(
@@ -26,19 +28,24 @@ def attention(
             Otherwise they see all of it.
 
     Yields:
-        (KV head, number of the block's first row in it, probabilities [rows, L] in fp32).
+        (KV head, number of the block's first row in it, probabilities [rows, L] in fp32 until the next block comes).
     """
     kv_heads, tokens, dim = keys.shape
     width = queries.shape[1]
     rows = queries.reshape(kv_heads, -1, dim).float() * scale
-    step = max(1, CHUNK // max(1, tokens))
+    step = max(1, SCORES // max(1, tokens))
+    part = max(1, CHUNK // dim)
+    room = torch.empty(min(step, rows.shape[1]), tokens, device=keys.device)
     for head in range(kv_heads):
-        transposed = keys[head].float().T
         for start in range(0, rows.shape[1], step):
-            scores = rows[head, start : start + step] @ transposed
+            some = rows[head, start : start + step]
+            scores = room[: len(some)]
+            for first in range(0, tokens, part):
+                torch.mm(some, keys[head, first : first + part].float().T, out=scores[:, first : first + part])
             if newest:
                 last = torch.arange(start, start + len(scores), device=keys.device) % width + tokens - width
                 # Only the last W columns can be hidden from anyone.
                 tail = torch.arange(max(0, tokens - width), tokens, device=keys.device)
                 scores[:, -len(tail) :].masked_fill_(tail > last[:, None], -torch.inf)
-            yield head, start, torch.softmax(scores, 1)
+            scores.sub_(scores.amax(1, keepdim=True)).exp_()
+            yield head, start, scores.div_(scores.sum(1, keepdim=True))

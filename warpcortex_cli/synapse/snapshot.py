@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 import torch
 from torch import Tensor
@@ -135,7 +134,7 @@ def take(
     elif candidates:
         pool = candidates.pool(view.tokens)
         always = sampler.always(pool.shape[2], k).to(prism.device)
-        views = _views(prism, sampler, _pooled(prism, view, pool), pool.shape[2], queries, always, k)
+        views = _views(prism, sampler, view, pool, queries, always, k)
         indices = pool.gather(2, _layered(prism, [sampler.select(v) for v in views]))
     else:
         indices, candidates = _from_all(prism, view, queries, sampler, k)
@@ -163,10 +162,10 @@ def _from_all(
     newest = 0 if queries is None else queries[0].shape[1]
     spare = _SPARE * k + newest
     if 2 * spare > view.tokens:
-        views = _views(prism, sampler, _whole(prism, view), view.tokens, queries, always, k)
+        views = _views(prism, sampler, view, None, queries, always, k)
         return _layered(prism, [sampler.select(v) for v in views]), None
     chosen, left = [], []
-    for layers in _views(prism, sampler, _whole(prism, view), view.tokens, queries, always, _SPARE * k):
+    for layers in _views(prism, sampler, view, None, queries, always, _SPARE * k):
         rank = sampler.rank(layers)
         chosen.append(best(rank, k))
         rank[:, view.tokens - newest :] = torch.inf  # the columns that attention hides from the newest queries
@@ -191,37 +190,35 @@ def _together(prism: Prism, sampler: Landmarks, tokens: int) -> Iterator[range]:
             first = layer
 
 
-_Seen = tuple[Tensor, Tensor, Tensor]
-"""`keys`, `rotated` and `values` of one layer, as in `LayerView`."""
-
-
 def _views(
     prism: Prism,
     sampler: Landmarks,
-    seen: Iterator[_Seen],
-    tokens: int,
+    view: TailView,
+    pool: Tensor | None,
     queries: Sequence[Tensor] | Tensor | None,
     always: Tensor,
     k: int,
 ) -> Iterator[LayerView]:
-    """What is seen of all layers, so many tokens of each, and some layers at once."""
+    """What is seen of all layers, some at once: all tokens, or those in `pool` [layers, kv_heads, P] alone.
+
+    Each is gone when the next one comes: all of them are written to the same memory.
+    """
+    tokens = view.tokens if pool is None else pool.shape[2]
+    keys = torch.empty(0)
+    turn = prism.rope.turning(-view.positions)
     for layers in _together(prism, sampler, tokens):
-        keys, rotated, values = (torch.cat(parts) for parts in zip(*islice(seen, len(layers)), strict=True))
+        shape = len(layers) * prism.kv_heads, tokens, prism.head_dim
+        keys = keys if keys.shape == shape else torch.empty(shape, device=prism.device)
+        seen: list[tuple[Tensor, Tensor]] = []
+        for layer, out in zip(layers, keys.split(prism.kv_heads), strict=True):
+            seen.append(view.layer(layer))
+            if pool is not None:
+                turn = prism.rope.turning(-view.positions[pool[layer]])
+                seen[-1] = _of(seen[-1][0], pool[layer]), _of(seen[-1][1], pool[layer])
+            _centre(turn(layer, seen[-1][0], out))
+        rotated, values = seen[0] if len(seen) == 1 else map(torch.cat, zip(*seen, strict=True))
         found = None if queries is None else torch.cat([queries[i] for i in layers])
         yield LayerView(keys, rotated, values, found, always, k, prism.scalings[layers[0]])
-
-
-def _whole(prism: Prism, view: TailView) -> Iterator[_Seen]:
-    """All tokens."""
-    for layer, keys in enumerate(geometry(prism, view)):
-        yield keys, *view.layer(layer)
-
-
-def _pooled(prism: Prism, view: TailView, pool: Tensor) -> Iterator[_Seen]:
-    """The tokens in `pool` [layers, kv_heads, P] alone."""
-    for layer, chosen in enumerate(pool):
-        rotated, values = (_of(part, chosen) for part in view.layer(layer))
-        yield _centred(prism.rope.unrotated_layer(layer, rotated, view.positions[chosen])), rotated, values
 
 
 def _of(tokens: Tensor, chosen: Tensor) -> Tensor:
@@ -231,11 +228,12 @@ def _of(tokens: Tensor, chosen: Tensor) -> Tensor:
 
 def geometry(prism: Prism, view: TailView) -> Iterator[Tensor]:
     """Keys of each layer as samplers see them: `LayerView.keys`."""
-    rotated = (view.layer(i)[0] for i in range(prism.layers))
-    yield from map(_centred, prism.rope.unrotating(rotated, view.positions))
+    turn = prism.rope.turning(-view.positions)
+    for layer in range(prism.layers):
+        rotated, _ = view.layer(layer)
+        yield _centre(turn(layer, rotated, torch.empty(rotated.shape, device=rotated.device)))
 
 
-def _centred(keys: Tensor) -> Tensor:
-    """Keys [kv_heads, n, head_dim] in fp32 about the mean of each head."""
-    keys = keys.float()
-    return keys - keys.mean(1, keepdim=True)
+def _centre(keys: Tensor) -> Tensor:
+    """Takes the mean of each head off its keys [kv_heads, n, head_dim]."""
+    return keys.sub_(keys.mean(1, keepdim=True))

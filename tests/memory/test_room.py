@@ -19,7 +19,7 @@ LAYOUT = KVLayout(layers=2, kv_heads=2, head_dim=64, dtype=torch.bfloat16, devic
 @given(size=st.floats(1e-3, 1e3), seed=st.integers(0, 99))
 def test_what_is_read_is_what_was_written_but_for_half_a_level(size: float, seed: int) -> None:
     layout = KVLayout(2, 2, 64, torch.float32, torch.device("cpu"))
-    room = Int8Room(layout, slots=3, capacity=5)
+    room = Int8Room.empty(layout, 1, slots=3, capacity=5).each()[0]
     new = size * torch.randn(2, 4, 64, generator=torch.Generator().manual_seed(seed))
     room[1, :, 1:5] = new
     read = room[1, :, 1:5]
@@ -37,12 +37,12 @@ def test_a_room_for_which_there_is_no_memory_is_refused_as_torch_does_it(monkeyp
 
     monkeypatch.setattr("mmap.mmap", refuse)
     with pytest.raises(RuntimeError, match="not enough memory for 524288 bytes"):
-        Room(LAYOUT, slots=16, capacity=128)
+        Room.empty(LAYOUT, 1, slots=16, capacity=128)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_a_broken_row_stays_finite_in_its_room(dtype: torch.dtype) -> None:
-    room = Int8Room(replace(LAYOUT, dtype=dtype), slots=1, capacity=2)
+    room = Int8Room.empty(replace(LAYOUT, dtype=dtype), 1, slots=1, capacity=2).each()[0]
     room[0, :, 0:1] = torch.tensor([float("nan"), float("inf")], dtype=dtype).repeat(2, 1, 32)
     assert torch.isfinite(room[0]).all()
 
@@ -52,5 +52,5 @@ def test_int8_takes_about_half_of_the_bytes_of_bf16() -> None:
     assert 0.5 <= int8.nbytes / plain.nbytes < 0.52
     room = int8.slab.keys[0]
     assert isinstance(room, Int8Room)
-    stored = sum(r.data.nbytes + r.scale.nbytes for r in (*int8.slab.keys, *int8.slab.values))  # type: ignore[attr-defined]
+    stored = sum(r.data.nbytes + r.scale.nbytes for r in int8.slab.rooms)  # type: ignore[attr-defined]
     assert stored == int8.slab.nbytes == 16 * int8.nbytes

@@ -56,7 +56,7 @@ class Tails(RuleBasedStateMachine):
     def take(self) -> Tail:
         tail = self.pool.take()
         assert tail.length == 0 and tail.capacity == CAPACITY
-        for buffer in (*tail.slab.keys, *tail.slab.values):
+        for buffer in tail.slab.rooms:
             assert not buffer.data[tail.slot].any(), "a slot comes back empty"
         self.lists[tail] = []
         return tail
@@ -128,9 +128,9 @@ TestTails.settings = settings(max_examples=40, stateful_step_count=30, deadline=
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.lists(st.integers(1, 400), max_size=5), st.integers(0, 100))
-def test_a_growing_tail_keeps_its_tokens(pieces: list[int], cut: int) -> None:
-    tail = Tail(Slab(LAYOUT, 1, FIRST_CAPACITY), growing=True)
+@given(st.lists(st.integers(1, 400), max_size=5), st.integers(0, 100), st.booleans())
+def test_a_growing_tail_keeps_its_tokens(pieces: list[int], cut: int, apart: bool) -> None:
+    tail = Tail(Slab(LAYOUT, 1, FIRST_CAPACITY, apart=apart), growing=True)
     marks: list[int] = []
     for count in pieces:
         new = list(range(len(marks) + 1, len(marks) + count + 1))
@@ -145,9 +145,9 @@ def test_a_growing_tail_keeps_its_tokens(pieces: list[int], cut: int) -> None:
 
 @pytest.mark.parametrize("fails", range(4))
 def test_a_tail_that_cannot_grow_stays_whole(fails: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    tail = Tail(Slab(LAYOUT, 1, CAPACITY), growing=True)
+    tail = Tail(Slab(LAYOUT, 1, CAPACITY, apart=True), growing=True)
     tail.append(*tensors(list(range(1, CAPACITY + 1))))
-    make, made = tail.slab._room, 0
+    make, made = tail.slab._block, 0
 
     def room(capacity: int) -> Room:
         nonlocal made
@@ -156,11 +156,11 @@ def test_a_tail_that_cannot_grow_stays_whole(fails: int, monkeypatch: pytest.Mon
             raise RuntimeError("can't allocate memory")
         return make(capacity)
 
-    monkeypatch.setattr(tail.slab, "_room", room)
+    monkeypatch.setattr(tail.slab, "_block", room)
     with pytest.raises(RuntimeError, match="allocate"):
         tail.append(*tensors([CAPACITY + 1]))
     assert held(tail) == list(range(1, CAPACITY + 1)) and tail.capacity == CAPACITY
-    assert {r.data.shape[2] for r in (*tail.slab.keys, *tail.slab.values)} == {CAPACITY}
+    assert {r.data.shape[2] for r in tail.slab.rooms} == {CAPACITY}
     tail.append(*tensors([CAPACITY + 1]))
     assert held(tail) == list(range(1, CAPACITY + 2))
 
@@ -173,7 +173,7 @@ def test_counted_bytes_are_those_of_the_formula() -> None:
     assert tail.nbytes == CAPACITY * token and tail.used_bytes == 3 * token
     assert tail.freeze(0, 3).nbytes == 3 * token
     slab = tail.slab
-    assert pool.nbytes == slab.nbytes == sum(t.data.nbytes for t in (*slab.keys, *slab.values)) == 4 * CAPACITY * token
+    assert pool.nbytes == slab.nbytes == sum(t.data.nbytes for t in slab.rooms) == 4 * CAPACITY * token
 
 
 def test_ten_thousand_tails_end_with_the_memory_they_began_with() -> None:

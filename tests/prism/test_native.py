@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -310,3 +311,17 @@ def test_a_quantized_or_compiled_model_attends_by_them(
         calls.clear()
         prism.forward([Row([5] * tokens, list(range(tokens)), prism.new_tail(tokens), logits="none")])
         assert calls == [tokens] * (prism.layers * wanted)
+
+
+def test_rooms_that_a_tail_has_left_are_not_kept() -> None:
+    """Otherwise a long River would be held twice while it grows."""
+    tail = Tail(Slab(KVLayout(2, 2, 32, torch.bfloat16, torch.device("cpu")), 1, 16, apart=True), growing=True)
+    new = [torch.randn(2, 16, 32).bfloat16()] * 2
+    tail.append(new, new, torch.arange(16))
+    native.Readers(0, 1, torch.zeros(1, dtype=torch.long), torch.ones(1, dtype=torch.long), tail.slab, (tail.view(9),))
+    left = [weakref.ref(room) for room in tail.slab.rooms]
+    tail.append(new, new, torch.arange(16, 32))
+    assert not any(room() for room in left)
+    again = native.Readers(0, 1, torch.zeros(1, dtype=torch.long), torch.ones(1, dtype=torch.long), tail.slab, ())
+    table = torch.tensor([(k.data.data_ptr(), v.data.data_ptr()) for k, v in map(tail.slab.layer, range(2))])
+    assert torch.equal(again._held[4].table, table)

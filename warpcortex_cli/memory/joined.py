@@ -36,7 +36,7 @@ class Joined:
             full = self._tail.length + segment.tokens > self._tail.capacity
             if full and self._start >= self._tail.capacity // 2:
                 self._begin_again(self._segments)
-            self._tail.append(list(segment.keys), list(segment.values), segment.positions)
+            self._tail.append(segment.keys, segment.values, segment.positions)
             self._segments = (*self._segments, segment)  # one by one: there may be no memory for the next
         return TailView(self._tail, self._tail.length - self._start, self._start)
 
@@ -54,8 +54,8 @@ class Joined:
             known += 1
         old = self._tail  # a row under way may still read it
         tail = Tail(Slab(old.slab.layout, 1, old.capacity if known else FIRST_CAPACITY), growing=True)
-        layers = [old.layer(i) for i in range(old.slab.layout.layers)]
+        whole = old.segment()
         for start, end in spans:
-            keys, values = ([part[:, start:end] for part in parts] for parts in zip(*layers, strict=True))
+            keys, values = ([part[:, start:end] for part in parts] for parts in (whole.keys, whole.values))
             tail.append(keys, values, old.positions[start:end])
         self._tail, self._start, self._segments = tail, 0, now[:known]

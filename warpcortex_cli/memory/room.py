@@ -1,10 +1,11 @@
-"""Where a slab keeps the keys, or the values, of one layer: in the model's own type, or in int8 with scales."""
+"""Where a slab keeps keys and values: in the model's own type, or in int8 with scales."""
 
 from __future__ import annotations
 
 import mmap
+from collections.abc import Sequence
 from math import prod
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -39,12 +40,23 @@ def blank(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> T
 class Room:
     """[slots, kv_heads, capacity, head_dim] in the model's type. An `index` is what a tensor is indexed with."""
 
-    def __init__(self, layout: KVLayout, slots: int, capacity: int) -> None:
+    def __init__(self, layout: KVLayout, data: Tensor) -> None:
         self.layout = layout
-        self.data = blank(self._shape(slots, capacity), layout.dtype, layout.device)
+        self.data = data
 
-    def _shape(self, slots: int, capacity: int) -> tuple[int, int, int, int]:
-        return slots, self.layout.kv_heads, capacity, self.layout.head_dim
+    @classmethod
+    def empty(cls, layout: KVLayout, count: int, slots: int, capacity: int) -> Self:
+        """`count` rooms in one, [count, slots, ...].
+
+        Raises:
+            RuntimeError: there is no memory.
+        """
+        shape = count, slots, layout.kv_heads, capacity, layout.head_dim
+        return cls(layout, blank(shape, layout.dtype, layout.device))
+
+    def each(self) -> Sequence[Self]:
+        """The rooms in one, views."""
+        return [type(self)(self.layout, data) for data in self.data.unbind(0)]
 
     def __getitem__(self, index: Any) -> Tensor:
         """What is kept there, in the model's type: a view where the index allows one."""
@@ -52,6 +64,11 @@ class Room:
 
     def __setitem__(self, index: Any, new: Tensor) -> None:
         self.data[index] = new
+
+    def put(self, index: Any, new: Sequence[Tensor]) -> None:
+        """Writes one tensor to each of the rooms in this one."""
+        for part, one in zip(self.data[index].unbind(0), new, strict=True):
+            part.copy_(one)
 
     def clear(self, index: Any) -> None:
         self.data[index] = 0
@@ -72,11 +89,19 @@ class Int8Room(Room):
     What is read is a copy in the model's type, which lives as long as one layer's attention.
     """
 
-    def __init__(self, layout: KVLayout, slots: int, capacity: int) -> None:
-        self.layout = layout
-        shape = self._shape(slots, capacity)
-        self.data = blank(shape, torch.int8, layout.device)
-        self.scale = blank((*shape[:3], 1), _SCALE, layout.device)
+    def __init__(self, layout: KVLayout, data: Tensor, scale: Tensor) -> None:
+        super().__init__(layout, data)
+        self.scale = scale
+
+    @classmethod
+    def empty(cls, layout: KVLayout, count: int, slots: int, capacity: int) -> Self:
+        shape = count, slots, layout.kv_heads, capacity
+        data = blank((*shape, layout.head_dim), torch.int8, layout.device)
+        return cls(layout, data, blank((*shape, 1), _SCALE, layout.device))
+
+    def each(self) -> Sequence[Self]:
+        pairs = zip(self.data.unbind(0), self.scale.unbind(0), strict=True)
+        return [type(self)(self.layout, data, scale) for data, scale in pairs]
 
     def __getitem__(self, index: Any) -> Tensor:
         return self._plain(self.data[index], self.scale[index])
@@ -88,6 +113,10 @@ class Int8Room(Room):
         scale = (wide.abs().amax(-1, keepdim=True) / _LEVELS).nan_to_num(0.0).clamp_max(most).to(_SCALE)
         self.scale[index] = scale
         self.data[index] = (wide / scale.float().clamp_min(1e-7)).nan_to_num(0.0).round_().clamp_(-127, 127).char()
+
+    def put(self, index: Any, new: Sequence[Tensor]) -> None:
+        for room, one in zip(self.each(), new, strict=True):  # each by itself: what is computed is wide
+            room[index[1:]] = one
 
     def clear(self, index: Any) -> None:
         self.data[index] = 0

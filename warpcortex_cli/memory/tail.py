@@ -7,6 +7,7 @@ slabs, so that the decode rows of a slab attend in one batched multiplication.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,28 +26,55 @@ class Slab:
     What lies behind a tail's end is kept finite (zero, or what was written there before): the batched
     attention multiplies it with weights of zero, and zero times NaN is NaN.
 
+    Args:
+        apart: rooms lie in memory of their own, so that a long tail is not held twice while it grows. Otherwise they
+            lie in one, which is written and cleared as one.
+
     Attributes:
-        keys, values: per layer a room [slots, kv_heads, capacity, head_dim].
+        rooms: a room [slots, kv_heads, capacity, head_dim] for the keys of each layer, then for the values of each.
         positions: [slots, capacity], int64.
+        moves: how often the rooms have moved to other memory.
         bytes_per_token: of keys and values over all layers, as they are stored.
     """
 
-    def __init__(self, layout: KVLayout, slots: int, capacity: int, stored: Stored = "model") -> None:
+    def __init__(
+        self, layout: KVLayout, slots: int, capacity: int, stored: Stored = "model", *, apart: bool = False
+    ) -> None:
         self.layout = layout
         self.slots = slots
         self.capacity = capacity
         self._kind = ROOMS[stored]
         self.bytes_per_token = self._kind.bytes_per_token(layout)
-        self.keys = [self._room(capacity) for _ in range(layout.layers)]
-        self.values = [self._room(capacity) for _ in range(layout.layers)]
+        self._each = 1 if apart else 2 * layout.layers
+        self._blocks = [self._block(capacity) for _ in range(2 * layout.layers // self._each)]
+        self.rooms = self._rooms()
+        self.moves = 0
         self.positions = torch.zeros(slots, capacity, dtype=torch.long, device=layout.device)
 
-    def _room(self, capacity: int) -> Room:
-        return self._kind(self.layout, self.slots, capacity)
+    @property
+    def keys(self) -> Sequence[Room]:
+        """Per layer [slots, kv_heads, capacity, head_dim]."""
+        return self.rooms[: self.layout.layers]
 
-    def _resized(self, room: Room, capacity: int) -> Room:
-        resized = self._room(capacity)
-        resized[:, :, : self.capacity] = room[:, :, : self.capacity]
+    @property
+    def values(self) -> Sequence[Room]:
+        """As `keys`."""
+        return self.rooms[self.layout.layers :]
+
+    def layer(self, index: int) -> tuple[Room, Room]:
+        """Where keys and values of a layer are."""
+        return self.rooms[index], self.rooms[self.layout.layers + index]
+
+    def _rooms(self) -> Sequence[Room]:
+        return [room for block in self._blocks for room in block.each()]
+
+    def _block(self, capacity: int) -> Room:
+        """Some rooms in one."""
+        return self._kind.empty(self.layout, self._each, self.slots, capacity)
+
+    def _resized(self, block: Room, capacity: int) -> Room:
+        resized, kept = self._block(capacity), (..., slice(0, min(capacity, self.capacity)), slice(None))
+        resized[kept] = block[kept]
         return resized
 
     @property
@@ -57,17 +85,19 @@ class Slab:
     # What a forward made is an inference tensor, and those change only in inference mode.
     @torch.inference_mode()
     def grow(self, capacity: int) -> None:
-        """Widens every slot, one layer at a time so that little is held twice; where that fails, none."""
-        done: list[tuple[list[Room], int]] = []
+        """Widens every slot, one block at a time so that little is held twice; where that fails, none."""
+        done = 0
+        self.rooms = []  # which would hold the old blocks
         try:
-            for buffers in (self.keys, self.values):
-                for index, old in enumerate(buffers):
-                    buffers[index] = self._resized(old, capacity)
-                    done.append((buffers, index))
+            for index in range(len(self._blocks)):
+                self._blocks[index] = self._resized(self._blocks[index], capacity)
+                done += 1
         except RuntimeError:
-            for buffers, index in done:
-                buffers[index] = self._resized(buffers[index], self.capacity)
+            for index in range(done):
+                self._blocks[index] = self._resized(self._blocks[index], self.capacity)
             raise
+        finally:
+            self.rooms, self.moves = self._rooms(), self.moves + 1
         positions = torch.zeros(self.slots, capacity, dtype=torch.long, device=self.layout.device)
         positions[:, : self.capacity] = self.positions
         self.positions = positions
@@ -77,8 +107,19 @@ class Slab:
     def clear(self, slot: int, start: int, end: int) -> None:
         """Zeroes tokens [start, end) of a slot."""
         if end > start:
-            for buffer in (*self.keys, *self.values):
-                buffer.clear((slot, slice(None), slice(start, end)))
+            for block in self._blocks:
+                block.clear((slice(None), slot, slice(None), slice(start, end)))
+
+    def write(self, slot: int, start: int, keys: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+        """Puts tokens, per layer [kv_heads, tokens, head_dim], into a slot from its token `start` on."""
+        every, span = (*keys, *values), slice(start, start + keys[0].shape[1])
+        for number, block in enumerate(self._blocks):
+            block.put((slice(None), slot, slice(None), span), every[number * self._each : (number + 1) * self._each])
+
+    def read(self, slot: int, end: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """The first `end` tokens of a slot: keys and values, per layer [kv_heads, end, head_dim]; views if they can."""
+        every = [part for block in self._blocks for part in block[:, slot, :, :end].unbind(0)]
+        return tuple(every[: self.layout.layers]), tuple(every[self.layout.layers :])
 
 
 class Tail:
@@ -115,7 +156,8 @@ class Tail:
 
     def layer(self, index: int) -> tuple[Tensor, Tensor]:
         """Keys and values of one layer, each [kv_heads, length, head_dim]; views where they are not quantized."""
-        return self.slab.keys[index][self.slot, :, : self.length], self.slab.values[index][self.slot, :, : self.length]
+        keys, values = self.slab.layer(index)
+        return keys[self.slot, :, : self.length], values[self.slot, :, : self.length]
 
     def reserve(self, tokens: int) -> None:
         """Makes room for `tokens` more.
@@ -133,7 +175,7 @@ class Tail:
         self._touched = max(self._touched, needed)
 
     @torch.inference_mode()
-    def append(self, keys: list[Tensor], values: list[Tensor], positions: Tensor) -> None:
+    def append(self, keys: Sequence[Tensor], values: Sequence[Tensor], positions: Tensor) -> None:
         """Appends tokens whose keys are rotated already.
 
         Args:
@@ -146,9 +188,7 @@ class Tail:
         tokens = positions.shape[0]
         self.reserve(tokens)
         end = self.length + tokens
-        for index, (k, v) in enumerate(zip(keys, values, strict=True)):
-            self.slab.keys[index][self.slot, :, self.length : end] = k
-            self.slab.values[index][self.slot, :, self.length : end] = v
+        self.slab.write(self.slot, self.length, keys, values)
         self.slab.positions[self.slot, self.length : end] = positions
         self.length = end
 
@@ -185,7 +225,7 @@ class Tail:
         self.truncate(0)
         if rest.tokens:
             moved = rest.moved(rope, rest.positions + by)
-            self.append(list(moved.keys), list(moved.values), moved.positions)
+            self.append(moved.keys, moved.values, moved.positions)
 
     def view(self, tokens: int) -> TailView:
         """The first `tokens` tokens, to be read by other rows; later ones stay invisible to them.
@@ -214,8 +254,7 @@ class Tail:
 
     def segment(self) -> Segment:
         """All tokens, without a copy: nothing may be written to the tail afterwards."""
-        keys, values = zip(*(self.layer(i) for i in range(self.slab.layout.layers)), strict=True)
-        return Segment(keys, values, self.positions)
+        return Segment(*self.slab.read(self.slot, self.length), self.positions)
 
     def release(self) -> None:
         """Gives the room back. Nothing may read the tail afterwards; releasing twice does nothing."""
@@ -242,8 +281,8 @@ class TailView:
 
     def layer(self, index: int) -> tuple[Tensor, Tensor]:
         """Keys and values of one layer, each [kv_heads, tokens, head_dim]; views where they are not quantized."""
-        slab, slot = self.tail.slab, self.tail.slot
-        return slab.keys[index][slot, :, self._span], slab.values[index][slot, :, self._span]
+        keys, values = self.tail.slab.layer(index)
+        return keys[self.tail.slot, :, self._span], values[self.tail.slot, :, self._span]
 
     @property
     def _span(self) -> slice:

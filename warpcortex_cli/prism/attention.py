@@ -279,7 +279,7 @@ class _Group:
         self._write(self.slab.positions, self._at)
         layout = self.slab.layout
         slabs = self.slab, *(r.tail.slab for r in self.reads if isinstance(r, TailView))
-        plain = all(type(s.keys[0]) is Room for s in slabs) and Readers.serves(layout.dtype, layout.head_dim)
+        plain = all(type(s.rooms[0]) is Room for s in slabs) and Readers.serves(layout.dtype, layout.head_dim)
         many = self.n > NATIVE_TOKENS
         self.native = native and plain and (not many or Readers.serves_many(layout.dtype, layout.head_dim))
 
@@ -365,7 +365,7 @@ class _Group:
     def attend(self, layer: Layer) -> Tensor:
         """Writes the new keys and values behind the tails and attends -> [N * n, heads, d]."""
         mine = slice(self.start, self.start + self.size)
-        rooms = self.slab.keys[layer.number], self.slab.values[layer.number]
+        rooms = self.slab.layer(layer.number)
         heads, kv_heads, d = layer.query.shape[0], layer.key.shape[0], layer.query.shape[-1]
         q = layer.query[:, mine].reshape(kv_heads, heads // kv_heads, self.rows, self.n, d)
         for room, new in zip(rooms, (layer.key, layer.value), strict=True):

@@ -60,11 +60,13 @@ class _Place:
     Attributes:
         table: of each layer the addresses of keys and values; of a part that is read, also its tokens and the strides
             from one head to the next. int64 [layers, 2 or 5].
-        held: what must live as long as they are read there.
+        held: what must live as long as they are read there, but for a slab, which would keep rooms that it has left.
+        moves: of the slab, when this was looked at.
     """
 
     table: Tensor
     held: Sequence[object]
+    moves: int = 0
 
 
 _places: WeakKeyDictionary[Segment | Slab, _Place] = WeakKeyDictionary()  # to look at all layers takes a while
@@ -73,17 +75,17 @@ _places: WeakKeyDictionary[Segment | Slab, _Place] = WeakKeyDictionary()  # to l
 def _place(of: Segment | TailView | Slab) -> _Place:
     if isinstance(of, TailView):
         slab, slot = of.tail.slab, of.tail.slot
-        room, whole = slab.keys[0].data, _place(slab)
+        room, whole = slab.rooms[0].data, _place(slab)
         table = torch.empty(len(whole.table), 5, dtype=torch.long)
         table[:, :2] = whole.table + (slot * room.stride(0) + of.start * room.stride(2)) * room.itemsize
         table[:, 2:] = torch.tensor((of.tokens, room.stride(1), room.stride(1)))
-        return _Place(table, whole.held)
+        return _Place(table, (slab,))
     known = _places.get(of)
     if isinstance(of, Slab):  # which has other rooms when it has grown
-        if known is not None and all(a is b for a, b in zip(known.held, (*of.keys, *of.values), strict=True)):
+        if known is not None and known.moves == of.moves:
             return known
         rooms = [(k.data.data_ptr(), v.data.data_ptr()) for k, v in zip(of.keys, of.values, strict=True)]
-        known = _Place(torch.tensor(rooms), (*of.keys, *of.values))
+        known = _Place(torch.tensor(rooms), (), of.moves)
     elif known is not None:
         return known
     else:
@@ -111,8 +113,8 @@ class Readers:
         places = [_place(part) for part in parts]
         reads = torch.stack([p.table for p in places], 1) if places else torch.empty(0, dtype=torch.long)
         tails = _place(slab)
-        self._held = slots.contiguous(), lengths.contiguous(), places, reads, tails
-        room = slab.keys[0].data
+        self._held = slots.contiguous(), lengths.contiguous(), places, reads, tails, slab
+        room = slab.rooms[0].data
         self.given = _Readers(
             start=start, tokens=len(slots), each=each, slots=self._held[0].data_ptr(), lengths=self._held[1].data_ptr(),
             tails=tails.table.data_ptr(), tail_slot=room.stride(0), tail_head=room.stride(1),

@@ -198,8 +198,9 @@ class Prism:
 
     def new_tail(self, capacity: int | None = None) -> Tail:
         """A tail of its own room: of fixed `capacity` in tokens, or growing when that is None."""
-        slab = Slab(self.layout, 1, FIRST_CAPACITY if capacity is None else max(1, capacity))
-        return Tail(slab, growing=capacity is None)
+        if capacity is None:
+            return Tail(Slab(self.layout, 1, FIRST_CAPACITY, apart=True), growing=True)
+        return Tail(Slab(self.layout, 1, max(1, capacity)))
 
     def new_pool(self, capacity: int, slots: int = SLOTS, stored: Stored = "model") -> TailPool:
         """A pool of tails of `capacity` tokens each, whose slabs hold `slots` tails."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from warpcortex_cli.synapse.landmarks.base import Landmarks, LayerView
 from warpcortex_cli.synapse.mass import CHUNK
 
+_UNCHECKED = 8  # picks before it is looked whether a token outside the pool is worth more
 _POOL = 256  # `python -m warpcortex_cli.bench.selection` prints what a selection costs
 
 
@@ -86,22 +87,49 @@ def cover(keys: Tensor, always: Tensor, count: int, bonus: Tensor | None = None)
         square, norms, own = (x.gather(1, pool) for x in (distances.square, distances.norms, worth))
         apart = torch.baddbmm(norms[:, None], pooled, pooled.transpose(1, 2), alpha=-2)
         apart.add_(norms[:, :, None]).clamp_min_(0)  # squared distances between those of the pool
-        taken = torch.zeros_like(pool, dtype=torch.bool)
-        everything = pool.shape[1] == tokens - len(always) - done
-        places: list[Tensor] = []
-        for _ in range(min(count - done, pool.shape[1])):
-            best, place = top.max(1, keepdim=True)
-            if places and not everything and bool((best[:, 0] < floor).any()):
-                break
-            places.append(place)
-            taken.scatter_(1, place, True)
-            torch.minimum(square, apart.gather(1, place[:, :, None].expand(-1, -1, pool.shape[1]))[:, 0], out=square)
-            torch.div(square, square + mean, out=top).add_(own).masked_fill_(taken, -torch.inf)
-        chosen = pool.gather(1, torch.cat(places, 1))
-        order = torch.arange(done, done + len(places), device=keys.device)
+        all_of_them = pool.shape[1] == tokens - len(always) - done
+        places = _pick(top, square, mean, own, apart, min(count - done, pool.shape[1]), None if all_of_them else floor)
+        chosen = pool.gather(1, places)
+        order = torch.arange(done, done + places.shape[1], device=keys.device)
         score.scatter_(1, chosen, (2 - order / count).expand(kv_heads, -1))
         closed.scatter_(1, chosen, True)
-        done += len(places)
+        done += places.shape[1]
         if done < count:
             distances.add(distances.keys.gather(1, chosen[:, :, None].expand(-1, -1, dim)))
     return score
+
+
+def _pick(
+    worth: Tensor, square: Tensor, mean: Tensor, own: Tensor, apart: Tensor, count: int, floor: Tensor | None
+) -> Tensor:
+    """The greedy order inside a pool, [kv_heads, 1 to `count`]; it ends where something outside may be better.
+
+    Args:
+        worth: of each now, [kv_heads, P]; changed.
+        square: distances to the nearest centre, [kv_heads, P].
+        mean: as in `cover`, [kv_heads, 1].
+        own: bonuses, [kv_heads, P].
+        apart: distances between them, [kv_heads, P, P]; changed.
+        floor: worth of the best outside, [kv_heads], or None.
+    """
+    kv_heads, size = worth.shape
+    # The room d / (d + mean) is 1 - mean / (d + mean).
+    ahead, near, rows = own + 1, square + mean, apart.add_(mean[:, :, None]).view(-1, size)
+    first = torch.arange(0, kv_heads * size, size, device=worth.device)
+    places: list[Tensor] = []
+    while len(places) < count:
+        best: list[Tensor] = []
+        for _ in range(min(_UNCHECKED, count - len(places))):
+            value, place = worth.max(1)
+            best.append(value)
+            places.append(place)
+            place = first + place
+            ahead.view(-1).index_fill_(0, place, -torch.inf)
+            torch.minimum(near, rows.index_select(0, place), out=near)
+            torch.addcdiv(ahead, mean, near, value=-1, out=worth)
+        if floor is not None:
+            good = int((torch.stack(best) >= floor).all(1).sum())  # what is best only falls
+            if good < len(best):
+                places = places[: max(1, len(places) - len(best) + good)]
+                break
+    return torch.stack(places, 1)

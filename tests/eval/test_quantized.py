@@ -26,8 +26,9 @@ def test_int8_changes_little_and_nothing_changes_nothing() -> None:
 
 
 @pytest.mark.skipif(not native.usable(), reason="there is no C++ compiler")
-def test_both_kinds_are_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_kinds_are_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["quantized", "--n", "2", "--json"])
     main()
     kinds = json.loads(capsys.readouterr().out)["kinds"]
-    assert list(kinds) == ["int8", "int4"] and 0 < kinds["int8"]["kl"] < kinds["int4"]["kl"]
+    assert list(kinds) == ["bf16", "int8", "int4"]
+    assert 0 < kinds["bf16"]["kl"] < kinds["int8"]["kl"] < kinds["int4"]["kl"]

@@ -51,7 +51,7 @@ def read(of: Prism) -> list[torch.Tensor]:
     return [part.float() for r in results for part in (r.logits, r.queries) if part is not None]
 
 
-@pytest.mark.parametrize("quantize", ["int8", "int4"])
+@pytest.mark.parametrize("quantize", ["bf16", "int8", "int4"])
 @pytest.mark.parametrize("architecture", SERVED)
 def test_they_give_what_the_layers_do(
     architecture: str, quantize: str, model_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch

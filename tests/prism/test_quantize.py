@@ -1,4 +1,4 @@
-"""Weights in 8 and 4 bits: nearly the same output, a part of the bytes, and still no row that touches another."""
+"""Weights in 16, 8 and 4 bits: nearly the same output, a part of the bytes, and still no row that touches another."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from warpcortex_cli.profile import Role
 
 TOKENS = [5, 9, 40, 7, 23, 90, 11]
 needs_kernels = pytest.mark.skipif(not native.usable(), reason="there is no C++ compiler")
-KINDS = [pytest.param("int8", id="int8"), pytest.param("int4", id="int4", marks=needs_kernels)]
+KINDS = ["int8", *(pytest.param(kind, marks=needs_kernels) for kind in ("bf16", "int4"))]
 
 
 @pytest.fixture
@@ -73,6 +73,21 @@ def test_int4_gives_what_its_weights_do(architecture: str, model_folder: Callabl
     assert torch.nn.functional.cosine_similarity(rounded, found).min() > 0.99
 
 
+@needs_kernels
+@ARCHITECTURES
+def test_bf16_gives_what_its_weights_do_at_least_as_well_as_torch(
+    architecture: str, model_folder: Callable[[str], Path]
+) -> None:
+    """Against fp32 arithmetic over the same weights."""
+    folder = model_folder(architecture)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).float()
+    exact = logits(Prism(model, AutoTokenizer.from_pretrained(folder), architecture), TOKENS)[0]
+    mine = logits(opened(folder, "bf16"), TOKENS)[0]
+    theirs = logits(opened(folder, "none", torch.bfloat16), TOKENS)[0].float()
+    assert 0 < (mine - exact).norm() < 1.2 * (theirs - exact).norm()
+    assert torch.nn.functional.cosine_similarity(exact, mine).min() > 0.999
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_keeps_the_type_of_the_model(kind: str, model_folder: Callable[[str], Path]) -> None:
     prism = opened(model_folder("qwen2"), kind, torch.bfloat16)
@@ -80,7 +95,7 @@ def test_it_keeps_the_type_of_the_model(kind: str, model_folder: Callable[[str],
 
 
 @needs_kernels
-@pytest.mark.parametrize("kind", ["int8", "int4"])
+@pytest.mark.parametrize("kind", ["bf16", "int8", "int4"])
 def test_greedy_rows_get_the_largest_logit_alone(kind: str, model_folder: Callable[[str], Path]) -> None:
     """And the same tokens; but for models that change what the head gives, whose logits are all there."""
     for architecture, brief in (("qwen2", True), ("smollm2", True), ("gemma2", False)):
@@ -142,7 +157,10 @@ def test_no_row_depends_on_another(kind: str, model_folder: Callable[[str], Path
     assert torch.allclose(alone, beside, atol=1e-4)
 
 
-@pytest.mark.parametrize(("kind", "most"), [("int8", 0.35), pytest.param("int4", 0.3, marks=needs_kernels)])
+@pytest.mark.parametrize(
+    ("kind", "most"),
+    [("int8", 0.35), pytest.param("int4", 0.3, marks=needs_kernels), pytest.param("bf16", 0.7, marks=needs_kernels)],
+)
 def test_weights_take_a_part_of_the_bytes(
     kind: str, most: float, model_folder: Callable[[str], Path], make_prism: Callable[[str], Prism]
 ) -> None:
@@ -205,6 +223,9 @@ def test_without_a_compiler_torch_computes_the_same(
         assert (found - wanted).norm() < 0.05 * wanted.norm()
 
 
-def test_int4_without_a_compiler_is_refused(no_compiler: None, model_folder: Callable[[str], Path]) -> None:
+@pytest.mark.parametrize("kind", ["bf16", "int4"])
+def test_what_takes_a_compiler_is_refused_without_one(
+    kind: str, no_compiler: None, model_folder: Callable[[str], Path]
+) -> None:
     with pytest.raises(RunError, match="could not be compiled"):
-        opened(model_folder("qwen2"), "int4")
+        opened(model_folder("qwen2"), kind)

@@ -99,7 +99,7 @@ def _devices() -> list[Finding]:
         found.append(Finding("mps", "available"))
     gpu = len(found) > 1
     there = shutil.which(compiler())
-    found.append(Finding("compiler", there or f"{compiler()} is not there; --compile and int4 take one"))
+    found.append(Finding("compiler", there or f"{compiler()} is not there; --compile, bf16 and int4 take one"))
     if not gpu:
         card = _nvidia_card()
         if card and torch.version.cuda is None:

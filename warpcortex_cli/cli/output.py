@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Report = Callable[[str, int, int], None]  # what is done, how much of it, of how much
 INTERRUPTED = 130
 AUTO = "auto"
-QUANTIZERS = ("none", "int8", "int4")
+QUANTIZERS = ("none", "bf16", "int8", "int4")
 DTYPES = ("auto", "fp32", "bf16", "fp16")
 _FOR_INSTRUCTION_MODELS = ("council", "math", "reviewer")
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
@@ -156,7 +156,8 @@ QuantizeOption = Annotated[
     typer.Option(
         "--quantize",
         metavar="KIND",
-        help="int8, int4: weights in so many bits, faster and smaller on a CPU; int8 gives almost the same output.",
+        help="bf16, int8, int4: weights in so many bits, faster and smaller on a CPU. bf16 leaves those of most models "
+        "as they are; int8 gives almost the same output.",
         callback=_one_of(*QUANTIZERS),
         autocompletion=_complete(*QUANTIZERS),
     ),

@@ -88,5 +88,5 @@ def build(path: Path, tune: Sequence[str] = ()) -> None:
 def _failed(reason: str) -> RunError:
     return RunError(
         f"warpcortex's kernels could not be compiled: {reason}.",
-        "They take a C++ compiler such as g++; without --compile and --quantize int4 nothing is compiled.",
+        "They take a C++ compiler such as g++; without --compile and --quantize bf16 or int4 nothing has to be.",
     )

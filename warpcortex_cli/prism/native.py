@@ -206,7 +206,7 @@ class Norm:
 
 @dataclass(frozen=True)
 class Linear:
-    """Packed weights, of 4 or 8 bits, and fp32 [outputs] or None."""
+    """Packed weights, of 4, 8 or 16 bits, and fp32 [outputs] or None."""
 
     packed: Tensor
     bias: Tensor | None
@@ -411,7 +411,7 @@ def _beside(x: Tensor) -> Tensor:
 
 
 def pack(weight: Tensor, bits: int) -> Tensor:
-    """Weights [outputs, inputs] in 4 or 8 bits, as `multiply` reads them: uint8 [bytes]."""
+    """Weights [outputs, inputs] in 4, 8 or 16 bits, as `multiply` reads them: uint8 [bytes]."""
     outputs, inputs = weight.shape
     packed = torch.empty(kernels().packed_bytes(bits, outputs, inputs), dtype=torch.uint8)
     place = 0
@@ -433,7 +433,8 @@ def unpack(packed: Tensor, bits: int, which: Tensor, inputs: int) -> Tensor:
 def multiply(x: Tensor, packed: Tensor, bias: Tensor | None, bits: int, outputs: int) -> Tensor:
     """fp32 [tokens, inputs] times packed weights, plus the bias: fp32 [tokens, outputs].
 
-    Each token is rounded to int8 with a scale of its own; its result depends on no other row.
+    Each token is rounded to int8 with a scale of its own, or to bfloat16 for 16 bits; its result depends on no other
+    row.
     """
     given = x.contiguous()
     out = torch.empty(len(x), outputs)

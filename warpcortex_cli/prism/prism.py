@@ -31,7 +31,7 @@ class Prism:
     """A model, its tokenizer, and one packed forward for rows of any kind.
 
     Args:
-        quantize: "none", or "int8" or "int4" for weights in so many bits on a CPU; it changes `model` itself.
+        quantize: "none", or "bf16", "int8" or "int4" for weights in so many bits on a CPU; it changes `model` itself.
         compiled: those layers are compiled that are no kernels of ours already, which takes from seconds to a minute;
             it changes `model` itself.
 

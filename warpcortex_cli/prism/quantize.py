@@ -1,8 +1,9 @@
-"""Weights in 8 or 4 bits for the CPU: decoding waits for their bytes to be read.
+"""Weights in 16, 8 or 4 bits for the CPU: decoding waits for their bytes to be read.
 
 With 8 bits, each output has a scale of its own; with 4 bits, each 32 inputs of an output, and the embedding and the
 head stay at 8. Activations are rounded to int8, one scale for each token, found anew in every step (as in LLM.int8(),
-arXiv 2208.07339, without its outlier columns). A token's result therefore depends on no other row.
+arXiv 2208.07339, without its outlier columns). A token's result therefore depends on no other row. 16 bits are
+bfloat16, in which most models are published: their weights stay what they are, and activations are rounded to it.
 
 Products are computed by the kernels of `native`. Where there is no compiler for these, torch does it, slower, and for
 8 bits only.
@@ -19,7 +20,7 @@ from transformers import PreTrainedModel
 from warpcortex_cli.errors import ModelError
 from warpcortex_cli.prism import native
 
-BITS = {"int8": 8, "int4": 4}
+BITS = {"bf16": 16, "int8": 8, "int4": 4}
 _LEVELS = 127
 _TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # given the same input, in this order
 
@@ -30,7 +31,7 @@ class Packed(nn.Module):
     Args:
         weight: as `native.pack` gives it.
         bias: of all outputs, or None.
-        bits: 4 or 8.
+        bits: 4, 8 or 16.
         sizes: outputs of each layer.
     """
 
@@ -120,7 +121,7 @@ class Share(nn.Module):
 
 
 class Embedding(nn.Module):
-    """Rows of 8-bit weights, which a tied head shares; keeps what the model's own embedding does.
+    """Rows of packed weights, which a tied head shares; keeps what the model's own embedding does.
 
     Args:
         table: the weights as a linear layer has them.
@@ -157,7 +158,7 @@ def joined(linears: Sequence[nn.Linear | nn.Embedding], bits: int) -> Packed | P
     if any(b is not None for b in given):
         parts = [torch.zeros(n) if b is None else b.detach().float() for n, b in zip(sizes, given, strict=True)]
         bias = torch.cat(parts)
-    if bits == 4 or native.usable():
+    if bits != 8 or native.usable():
         weight = linears[0].weight if len(linears) == 1 else torch.cat([linear.weight for linear in linears])
         return Packed(native.pack(weight, bits), bias, bits, sizes)
     quantized = [_quantized(linear.weight) for linear in linears]
@@ -177,29 +178,29 @@ def quantize(model: PreTrainedModel, kind: str) -> None:
 
     Args:
         model: on the CPU.
-        kind: "int8" or "int4".
+        kind: "bf16", "int8" or "int4".
 
     Raises:
         ModelError: the model is not on the CPU.
-        RunError: "int4", and the kernels cannot be compiled here.
+        RunError: not "int8", and the kernels cannot be compiled here.
     """
     if model.device.type != "cpu":
         raise ModelError(
             f"--quantize {kind} is made for the CPU, and the model is on {model.device}.",
             "Add --device cpu, or leave --quantize out.",
         )
-    dtype = model.dtype
+    dtype, bits = model.dtype, BITS[kind]
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     tied = head is not None and head.weight is embedding.weight
     if type(embedding).__name__.endswith("Embedding") and isinstance(embedding, nn.Embedding):
-        table = joined([embedding], 8)
+        table = joined([embedding], max(bits, 8))
         model.set_input_embeddings(Embedding(table, embedding, dtype))
         if tied:
             model.set_output_embeddings(table)
     if type(head) is nn.Linear and model.get_output_embeddings() is head:
-        model.set_output_embeddings(joined([head], 8))
+        model.set_output_embeddings(joined([head], max(bits, 8)))
     for parent in list(model.modules()):
-        _exchange(parent, BITS[kind])
+        _exchange(parent, bits)
 
 
 def _exchange(parent: nn.Module, bits: int) -> None:

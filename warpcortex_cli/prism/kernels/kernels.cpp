@@ -6,15 +6,15 @@
 extern "C" {
 
 int64_t packed_bytes(int bits, int64_t outputs, int64_t inputs) {
-    return panels_of(outputs) * (bits == 4 ? panel_bytes<4> : panel_bytes<8>)(inputs);
+    return panels_of(outputs) * with_bits(bits, [&](auto bits) { return panel_bytes<decltype(bits)::value>(inputs); });
 }
 
 void pack(int bits, const float* weights, uint8_t* out, int64_t outputs, int64_t inputs, int threads) {
-    (bits == 4 ? packed<4> : packed<8>)(weights, out, outputs, inputs, threads);
+    with_bits(bits, [&](auto bits) { packed<decltype(bits)::value>(weights, out, outputs, inputs, threads); });
 }
 
 void unpack(int bits, const uint8_t* weights, const int64_t* which, int64_t rows, int64_t inputs, float* out) {
-    (bits == 4 ? unpacked<4> : unpacked<8>)(weights, which, rows, inputs, out);
+    with_bits(bits, [&](auto bits) { unpacked<decltype(bits)::value>(weights, which, rows, inputs, out); });
 }
 
 void multiply(int bits, const float* x, const uint8_t* weights, const float* bias, float* out, int64_t tokens,

@@ -61,6 +61,7 @@ class Outputs {
     int64_t lines = 0;
 
     Floats value(int p, int64_t token, int64_t place) const {
+        if (x.half) return load<Floats>(sums + place) + plus[p];
         const Ints sum = sums[place] - EXTRA * x.sums[token];
         return __builtin_convertvector(sum, Floats) * (scale[p] * x.scales[token]) + plus[p];
     }
@@ -111,13 +112,13 @@ void multiplied(const Linear& by, const Tokens& x, const Pairing& pairing, int t
 
 template <typename Use>
 void multiplied(const Linear& by, const Tokens& x, const Pairing& pairing, int threads, Use use) {
-    (by.bits == 4 ? multiplied<4, Use> : multiplied<8, Use>)(by, x, pairing, threads, use);
+    with_bits(by.bits, [&](auto bits) { multiplied<decltype(bits)::value>(by, x, pairing, threads, use); });
 }
 
 // Room for tokens as they are multiplied: this thread's, for all that take part.
-inline Tokens& begun(int64_t tokens, int64_t inputs) {
+inline Tokens& begun(int64_t tokens, int64_t inputs, int64_t bits) {
     static thread_local Tokens held;
-    held.begin(tokens, inputs, tiles_work() ? TALL : TILE, tiles_work());
+    held.begin(tokens, inputs, tiles_work() ? TALL : TILE, tiles_work(), bits);
     return held;
 }
 
@@ -126,7 +127,7 @@ template <typename Row, typename Use>
 void multiplied(const Linear& by, Row row, int64_t tokens, int64_t inputs, const Pairing& pairing, int threads,
                 Use use) {
     if (tokens == 0) return;
-    Tokens& rounded = begun(tokens, inputs);
+    Tokens& rounded = begun(tokens, inputs, by.bits);
     rounded.read(row, threads);
     multiplied(by, rounded, pairing, threads, use);
 }

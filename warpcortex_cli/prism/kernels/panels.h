@@ -1,22 +1,23 @@
-// Weights of 4 or 8 bits: how they lie in memory, and the way in and out.
+// Weights of 4, 8 or 16 bits: how they lie in memory, and the way in and out.
 //
 // They lie in panels of 16 outputs, and in a panel in lines: four inputs of all its outputs side by side, 64 bytes
-// where each number has one. So a product reads memory in one straight line, and 16 lines are a tile of AMX. With 4
-// bits two lines share 64 bytes, and each 32 inputs of an output are multiplied by a whole number of their own, so that
-// they are of 8 bits again; these factors lie before the numbers of each 128 inputs. A panel ends with a scale for each
-// output, which makes them weights.
+// where each number has one, or two inputs where it is bfloat16. So a product reads memory in one straight line, and 16
+// lines are a tile of AMX. With 4 bits two lines share 64 bytes, and each 32 inputs of an output are multiplied by a
+// whole number of their own, so that they are of 8 bits again; these factors lie before the numbers of each 128 inputs.
+// A panel ends with a scale for each output, which makes them weights.
 
 #pragma once
 
 #include "vectors.h"
 
+#include <type_traits>
 #include <vector>
 
 namespace {
 
 constexpr int64_t GROUP = 32;  // inputs, to a multiple of which they are filled up with zeros; they share a factor
-constexpr int64_t CHUNK = 64;  // inputs that products take at once: 16 lines
-constexpr int64_t LINE = 64;   // bytes of four inputs of all outputs
+constexpr int64_t CHUNK = 64;  // bytes of a token's inputs that products take at once: 16 lines of weights
+constexpr int64_t LINE = 64;   // bytes of all outputs side by side
 constexpr int64_t FOUR = LINE / LANES;
 constexpr int ZERO = 128;  // what 0 is as a byte
 // Factors are up to 15, which times 16 still fits into a byte, and have a sign.
@@ -27,6 +28,15 @@ inline int64_t panels_of(int64_t outputs) { return (outputs + LANES - 1) / LANES
 
 template <int BITS>
 constexpr int64_t GROUP_BYTES = GROUP * LANES * BITS / 8;
+template <int BITS>
+constexpr int64_t GROUPS = BITS == 16 ? 1 : CHUNK / GROUP;  // of a chunk
+
+// Calls `use` with the number of bits as a type.
+template <typename Use>
+inline auto with_bits(int64_t bits, Use use) {
+    if (bits == 16) return use(std::integral_constant<int, 16>());
+    return bits == 4 ? use(std::integral_constant<int, 4>()) : use(std::integral_constant<int, 8>());
+}
 
 constexpr int64_t FACTORS = LINE / LANES;  // groups whose factors fill a line
 
@@ -95,6 +105,14 @@ struct Group<4> {
         two[1] = bytes(both >> 4);
     }
 };
+
+// Sixteen of `count` numbers from place i on, and zeros behind them.
+inline Floats some_of(const float* numbers, int64_t i, int64_t count) {
+    if (i + LANES <= count) return load<Floats>(numbers + i);
+    Floats found = {};
+    if (i < count) std::memcpy(&found, numbers + i, (count - i) * sizeof(float));
+    return found;
+}
 
 // An output's weights as whole numbers: those of 8 bits times a scale, or those of 4 times a factor and a scale.
 struct Fitted {
@@ -171,10 +189,21 @@ void packed(const float* weights, uint8_t* out, int64_t outputs, int64_t inputs,
     for (int64_t number = 0; number < panels_of(outputs); number++) {
         uint8_t* panel = out + number * size;
         std::memset(panel, 0, size);
-        for (int64_t g = 0; g < groups; g++)
+        for (int64_t g = 0; g < groups && BITS != 16; g++)
             std::memset(panel + group_at<BITS>(g), BITS == 8 ? ZERO : 8 + 16 * 8, GROUP_BYTES<BITS>);
         for (int64_t lane = 0; lane < std::min(LANES, outputs - number * LANES); lane++) {
             const float* from = weights + (number * LANES + lane) * inputs;
+            if (BITS == 16) {
+                const float one = 1;
+                for (int64_t i = 0; i < inputs; i += LANES) {
+                    const Halves some = narrowed(some_of(from, i, inputs));
+                    uint8_t* line = panel + group_at<16>(i / GROUP) + i % GROUP / 2 * LINE + FOUR * lane;
+                    for (int64_t two = 0; two < LANES / 2; two++)
+                        std::memcpy(line + two * LINE, (const char*)&some + FOUR * two, FOUR);
+                }
+                std::memcpy(panel + scales_at<16>(groups) + lane * sizeof(float), &one, sizeof(one));
+                continue;
+            }
             const Fitted fit = (BITS == 8 ? fitted8 : fitted4)(from, inputs);
             for (int64_t i = 0; i < inputs; i++) {
                 uint8_t* group = panel + group_at<BITS>(i / GROUP);
@@ -204,8 +233,13 @@ void unpacked(const uint8_t* weights, const int64_t* which, int64_t rows, int64_
         const uint8_t* panel = weights + which[row] / LANES * panel_bytes<BITS>(inputs);
         const int64_t lane = which[row] % LANES;
         const float scale = load<float>(panel + scales_at<BITS>(groups) + lane * sizeof(float));
-        for (int64_t first = 0; first < inputs; first += GROUP) {
-            const Group<BITS> group(panel, first / GROUP);
+        for (int64_t i = 0; i < inputs && BITS == 16; i++) {
+            const uint8_t* line = panel + group_at<16>(i / GROUP) + i % GROUP / 2 * LINE;
+            const uint32_t bits = uint32_t(load<uint16_t>(line + FOUR * lane + i % 2 * 2)) << 16;
+            out[row * inputs + i] = load<float>(&bits);
+        }
+        for (int64_t first = 0; first < inputs && BITS != 16; first += GROUP) {
+            const Group<BITS == 16 ? 8 : BITS> group(panel, first / GROUP);
             uint8_t bytes[GROUP];
             for (int pair = 0; pair < GROUP / FOUR / 2; pair++) {
                 Bytes two[2];

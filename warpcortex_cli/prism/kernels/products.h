@@ -42,6 +42,20 @@ inline Ints dot(Ints sum, Bytes weights, int32_t x) {
 }
 #endif
 
+// The same of two weights and two inputs, all of them bfloat16.
+inline Floats dot(Floats sum, Bytes weights, int32_t x) {
+#if defined(__AVX512BF16__)
+    return (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)weights, (__m512bh)_mm512_set1_epi32(x));
+#else
+    const Words two = (Words)weights, given = Words{} + uint32_t(x), second = Words{} + 0xffff0000u;
+    return sum + (Floats)(two << 16) * (Floats)(given << 16) + (Floats)(two & second) * (Floats)(given & second);
+#endif
+}
+
+// What products are summed up in.
+template <int BITS>
+using Sum = std::conditional_t<BITS == 16, Floats, Ints>;
+
 #if defined(__AVX512VNNI__)
 constexpr int TILE = 12, PAIR = 2;  // tokens and panels whose sums are held in registers at once
 #else
@@ -84,13 +98,13 @@ struct Weights {
     bool far;                      // whether they are still in memory
 };
 
-constexpr int64_t CHUNK_BYTES = CHUNK * LANES, HALVES = CHUNK / GROUP;
+constexpr int64_t CHUNK_BYTES = CHUNK * LANES;
 
 // How many chunks from `first` on are taken next. Half a chunk at the end, which has to be filled up, is taken alone.
 template <int BITS>
 inline int64_t taken(const Tokens& x, int64_t first, int64_t most) {
     const int64_t chunks = std::min(most, x.chunks - first);
-    return BITS == 8 && chunks > 1 && (first + chunks) * HALVES > x.groups ? chunks - 1 : chunks;
+    return BITS == 8 && chunks > 1 && (first + chunks) * GROUPS<8> > x.groups ? chunks - 1 : chunks;
 }
 
 // Room for the bytes of two panels, MOST chunks at once: of numbers of 4 bits, or of half a chunk.
@@ -101,13 +115,14 @@ struct Bytewise {
 
     // Numbers of 4 bits become bytes here; and half a chunk becomes a whole one, for tiles would read beyond.
     Weights operator()(const Tokens& x, const Panels& panels, int64_t first, int64_t chunks, const Ahead& ahead) {
-        if (BITS == 8 && (first + chunks) * HALVES <= x.groups)
+        if (BITS == 16 || (BITS == 8 && (first + chunks) * GROUPS<8> <= x.groups))
             return {panels.at + first * CHUNK_BYTES, panels.panel, first, chunks, true};
+        constexpr int SMALL_BITS = BITS == 16 ? 8 : BITS;  // whole chunks of 16 bits are all there are
         for (int64_t p = 0; p < panels.count; p++)
-            for (int64_t g = first * HALVES; g < std::min((first + chunks) * HALVES, x.groups); g++) {
-                const Group<BITS> group(panels.at + p * panels.panel, g);
+            for (int64_t g = first * GROUPS<8>; g < std::min((first + chunks) * GROUPS<8>, x.groups); g++) {
+                const Group<SMALL_BITS> group(panels.at + p * panels.panel, g);
                 const uint8_t* later = ahead.of(group.at, group_at<BITS>(g));
-                uint8_t* to = bytes + p * SIZE + (g - first * HALVES) * GROUP * LANES;
+                uint8_t* to = bytes + p * SIZE + (g - first * GROUPS<8>) * GROUP * LANES;
                 for (int pair = 0; pair < GROUP / FOUR / 2; pair++) {
                     Bytes two[2];
                     group.read(pair, two);
@@ -120,12 +135,13 @@ struct Bytewise {
 };
 
 // Adds what weights of P panels give to the sums of the M tokens of a tile, or begins these.
-template <int P, int M>
+template <int BITS, int P, int M>
 inline void gather(const Weights& weights, const Ahead& ahead, const Tokens& x, int64_t tile, Ints* sums) {
     const int8_t* values = x.tile(tile) + weights.first * CHUNK * M;
-    Ints acc[P][M];
+    Sum<BITS> acc[P][M];
     for (int p = 0; p < P; p++)
-        for (int m = 0; m < M; m++) acc[p][m] = weights.first == 0 ? Ints{} : sums[p * x.places() + m];
+        for (int m = 0; m < M; m++)
+            acc[p][m] = weights.first == 0 ? Sum<BITS>{} : load<Sum<BITS>>(sums + p * x.places() + m);
     for (int64_t line = 0; line < weights.chunks * (CHUNK / FOUR); line++) {
         Bytes numbers[P];
         for (int p = 0; p < P; p++) {
@@ -139,15 +155,15 @@ inline void gather(const Weights& weights, const Ahead& ahead, const Tokens& x, 
         }
     }
     for (int p = 0; p < P; p++)
-        for (int m = 0; m < M; m++) sums[p * x.places() + m] = acc[p][m];
+        for (int m = 0; m < M; m++) std::memcpy(sums + p * x.places() + m, &acc[p][m], sizeof(Ints));
 }
 
-template <int P, int M = TILE>
+template <int BITS, int P, int M = TILE>
 inline void gather_some(int64_t count, const Weights& weights, const Ahead& ahead, const Tokens& x, int64_t tile,
                         Ints* sums) {
     if constexpr (M > 1)
-        if (count < M) return gather_some<P, M - 1>(count, weights, ahead, x, tile, sums);
-    gather<P, M>(weights, ahead, x, tile, sums);
+        if (count < M) return gather_some<BITS, P, M - 1>(count, weights, ahead, x, tile, sums);
+    gather<BITS, P, M>(weights, ahead, x, tile, sums);
 }
 
 // Behind the end of a panel, its thread looks `jump` bytes further for what it will read next.
@@ -160,7 +176,7 @@ void vector_sums(const Tokens& x, const Panels& panels, int64_t jump, Ints* sums
         chunks = taken<BITS>(x, first, most);
         const Weights weights = bytewise(x, panels, first, chunks, ahead);
         for (int64_t tile = 0; tile < x.tiles; tile++)
-            gather_some<P>(x.start(tile + 1) - x.start(tile), weights, ahead, x, tile, sums + tile * x.tall);
+            gather_some<BITS, P>(x.start(tile + 1) - x.start(tile), weights, ahead, x, tile, sums + tile * x.tall);
     }
 }
 

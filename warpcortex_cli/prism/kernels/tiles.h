@@ -1,4 +1,5 @@
-// The same products by tiles of AMX, where a CPU has it: 16 tokens, 16 outputs and 64 inputs in one instruction.
+// The same products by tiles of AMX, where a CPU has it: 16 tokens, 16 outputs and 64 inputs, or 32 of 16 bits, in one
+// instruction.
 
 #pragma once
 
@@ -17,8 +18,17 @@ struct Wanted {
     int64_t ahead, first, lines;
 };
 
+// Sums number `to` plus tokens number `a` times weights number `b`.
+#define MULTIPLY(to, a, b)            \
+    do {                              \
+        if constexpr (BITS == 16)     \
+            _tile_dpbf16ps(to, a, b); \
+        else                          \
+            _tile_dpbsud(to, a, b);   \
+    } while (false)
+
 // Adds what weights give to the sums of A tiles of tokens, or begins these.
-template <int A, int P>
+template <int BITS, int A, int P>
 inline void multiply_tiles(const Weights& weights, const Wanted& wanted, const int8_t* const* tokens,
                            const int64_t* wide, Ints* const* sums) {
     written();
@@ -41,12 +51,12 @@ inline void multiply_tiles(const Weights& weights, const Wanted& wanted, const i
         _tile_loadd(4, tokens[0] + c * CHUNK * wide[0], CHUNK);
         if constexpr (A > 1) _tile_loadd(5, tokens[1] + c * CHUNK * wide[1], CHUNK);
         _tile_loadd(6, at, LINE);
-        _tile_dpbsud(0, 4, 6);
-        if constexpr (A > 1) _tile_dpbsud(1, 5, 6);
+        MULTIPLY(0, 4, 6);
+        if constexpr (A > 1) MULTIPLY(1, 5, 6);
         if constexpr (P > 1) {
             _tile_loadd(7, at + weights.panel, LINE);
-            _tile_dpbsud(2, 4, 7);
-            if constexpr (A > 1) _tile_dpbsud(3, 5, 7);
+            MULTIPLY(2, 4, 7);
+            if constexpr (A > 1) MULTIPLY(3, 5, 7);
         }
     }
     _tile_stored(0, sums[0], LINE);
@@ -57,7 +67,7 @@ inline void multiply_tiles(const Weights& weights, const Wanted& wanted, const i
 
 // All tokens times some chunks of P panels. What is read next, `ahead` bytes further, is asked for evenly: lines on
 // their way from memory take places of which a core has few, and without one tiles wait even for the second cache.
-template <int P>
+template <int BITS, int P>
 inline void multiply_all(const Weights& weights, int64_t ahead, const Tokens& x, Ints* sums) {
     constexpr int64_t LINES = CHUNK / FOUR;
     const int64_t turns = (x.tiles + 1) / 2, lines = weights.far ? (LINES + turns - 1) / turns : 0;
@@ -72,7 +82,7 @@ inline void multiply_all(const Weights& weights, int64_t ahead, const Tokens& x,
             for (int p = 0; p < P; p++) to[2 * p + i] = sums + p * x.places() + (tile + i) * x.tall;
         }
         const Wanted wanted = {ahead, line, std::min(lines, LINES - line)};
-        (a == 2 ? multiply_tiles<2, P> : multiply_tiles<1, P>)(weights, wanted, tokens, wide, to);
+        (a == 2 ? multiply_tiles<BITS, 2, P> : multiply_tiles<BITS, 1, P>)(weights, wanted, tokens, wide, to);
     }
 }
 
@@ -81,7 +91,7 @@ inline void multiply_all(const Weights& weights, int64_t ahead, const Tokens& x,
 template <int BITS>
 void tile_sums(const Tokens& x, const Pairs& pairs, Ints* sums) {
     Bytewise<BITS, CLOSER> bytewise;
-    const auto place = [](int64_t chunk) { return group_at<BITS>(chunk * HALVES); };
+    const auto place = [](int64_t chunk) { return group_at<BITS>(chunk * GROUPS<BITS>); };
     for (int64_t first = 0, chunks = 0; first < x.chunks; first += chunks) {
         chunks = taken<BITS>(x, first, x.tiles > FEW_TILES ? CLOSER : CLOSE);
         const int64_t next = first + chunks < x.chunks ? place(first + chunks) - pairs.count * pairs.next : 0;
@@ -90,7 +100,7 @@ void tile_sums(const Tokens& x, const Pairs& pairs, Ints* sums) {
             const int64_t ahead = pairs.next + (i + 1 < pairs.count ? 0 : next - place(first));
             const Weights weights = bytewise(x, panels, first, chunks, {ahead, panel_bytes<BITS>(x.groups * GROUP), 0});
             Ints* to = sums + 2 * i * x.places();
-            (panels.count == 2 ? multiply_all<2> : multiply_all<1>)(weights, ahead, x, to);
+            (panels.count == 2 ? multiply_all<BITS, 2> : multiply_all<BITS, 1>)(weights, ahead, x, to);
         }
     }
 }

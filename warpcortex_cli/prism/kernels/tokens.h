@@ -1,4 +1,4 @@
-// Tokens as products take them: rounded to int8, each with a scale of its own.
+// Tokens as products take them: rounded to int8, each with a scale of its own, or to bfloat16.
 
 #pragma once
 
@@ -78,7 +78,7 @@ class Passed {
 struct Tokens {
     int64_t count, inputs, groups, chunks;
     int64_t tiles, tall;  // and tokens of a tile, at most
-    bool together;
+    bool together, half;  // `half`: they are of bfloat16, and scales are 1
     Lines<int8_t> values;
     std::vector<float> scales;
     std::vector<int32_t> sums;  // of a token's values
@@ -88,12 +88,14 @@ struct Tokens {
     // Sums of all tokens have a place each, and so has what a tile lacks that is smaller than others.
     int64_t places() const { return tiles * tall; }
     const int8_t* tile(int64_t number) const { return &values[start(number) * chunks * CHUNK]; }
+    int64_t bytes() const { return half ? 2 : 1; }    // of a number
+    int64_t wide() const { return CHUNK / bytes(); }  // inputs of a chunk
 
-    // Makes room for so many tokens of so many inputs.
-    void begin(int64_t tokens, int64_t numbers, int64_t tile, bool whole) {
-        count = tokens, inputs = numbers, together = whole;
+    // Makes room for so many tokens of so many inputs, for weights of so many bits.
+    void begin(int64_t tokens, int64_t numbers, int64_t tile, bool whole, int64_t bits) {
+        count = tokens, inputs = numbers, together = whole, half = bits == 16;
         tiles = (count + tile - 1) / tile, tall = (count + tiles - 1) / tiles;
-        groups = groups_of(inputs), chunks = (inputs + CHUNK - 1) / CHUNK;
+        groups = groups_of(inputs), chunks = (inputs + wide() - 1) / wide();
         values.resize((count + 1) * chunks * CHUNK);  // AMX reads one more of a tile that has fewer than others
         scales.resize(count), sums.resize(count);
     }
@@ -104,17 +106,11 @@ struct Tokens {
 #pragma omp parallel for num_threads(threads) if (count > FEW)
         for (int64_t token = 0; token < count; token++) {
             const float* from = row(token);
-            const auto numbers = [&](int64_t i) {
-                if (i + LANES <= inputs) return load<Floats>(from + i);
-                Floats found = {};
-                if (i < inputs) std::memcpy(&found, from + i, (inputs - i) * sizeof(float));
-                return found;
-            };
             Ints bits = {}, sum = {};
-            for (int64_t i = 0; i < inputs; i += LANES) bits = larger(sizes(numbers(i)), bits);
-            const float by = scaled(token, highest(bits));
+            for (int64_t i = 0; i < inputs && !half; i += LANES) bits = larger(sizes(some_of(from, i, inputs)), bits);
+            const float by = scaled(token, bits);
             const Place to(*this, token);
-            for (int64_t i = 0; i < chunks * CHUNK; i += LANES) sum += to.put(i, numbers(i) * by);
+            for (int64_t i = 0; i < chunks * wide(); i += LANES) sum += to.put(i, some_of(from, i, inputs) * by);
             sums[token] = total(sum);
         }
     }
@@ -131,17 +127,17 @@ struct Tokens {
             for (int64_t token = 0; token < count; token++) {
                 Ints bits = {};
                 for (int64_t i = 0; i < from.threads; i++) bits = larger(from.most[i * count + token], bits);
-                by[token] = scaled(token, highest(bits));
+                by[token] = scaled(token, bits);
             }
-            const int64_t panels = panels_of(inputs), wide = CHUNK / LANES;
-            for (int64_t first = 0; first < chunks * wide; first += wide) {
+            const int64_t panels = panels_of(inputs), some = wide() / LANES;
+            for (int64_t first = 0; first < chunks * some; first += some) {
                 if (from.owners[first] % all != me) continue;
                 for (int64_t token = 0; token < count; token++) {
                     const Place to(*this, token);
-                    for (int64_t panel = first; panel < first + wide; panel++) {
+                    for (int64_t panel = first; panel < first + some; panel++) {
                         const float* numbers = &from.numbers[(panel * count + token) * LANES];
-                        const Floats some = panel < panels ? load<Floats>(numbers) * by[token] : Floats{};
-                        mine[token] += to.put(panel * LANES, some);
+                        const Floats here = panel < panels ? load<Floats>(numbers) * by[token] : Floats{};
+                        mine[token] += to.put(panel * LANES, here);
                     }
                 }
             }
@@ -160,32 +156,43 @@ struct Tokens {
     struct Place {
         int8_t* at;
         int64_t wide, token;  // tokens of its tile, and its place among them
-        bool together;
+        bool together, half;
 
-        Place(Tokens& x, int64_t token) : together(x.together) {
+        Place(Tokens& x, int64_t token) : together(x.together), half(x.half) {
             const int64_t number = x.tile_of(token), first = x.start(number);
             at = &x.values[first * x.chunks * CHUNK];
             wide = x.start(number + 1) - first, this->token = token - first;
         }
 
-        // Inputs i to i + 15, which are rounded here.
+        // Inputs i to i + 15, which are rounded here; whole numbers are returned.
         Ints put(int64_t i, Floats some) const {
+            if (half) {
+                store(2 * i, narrowed(some));
+                return Ints{};
+            }
             typedef int8_t Small __attribute__((vector_size(16)));
             const Floats near = some + 12582912.0f;  // which leaves no room behind the point
             const Ints found = load<Ints>(&near) - 0x4b400000;
-            const Small small = __builtin_convertvector(found, Small);
-            int8_t* chunk = at + i / CHUNK * CHUNK * wide;
-            if (together)
-                std::memcpy(chunk + token * CHUNK + i % CHUNK, &small, LANES);
-            else
-                for (int64_t j = 0; j < LANES; j += FOUR)
-                    std::memcpy(chunk + (i % CHUNK + j) * wide + FOUR * token, (const char*)&small + j, FOUR);
+            store(i, __builtin_convertvector(found, Small));
             return found;
+        }
+
+        // From a token's byte on.
+        template <typename Some>
+        void store(int64_t byte, const Some& some) const {
+            int8_t* chunk = at + byte / CHUNK * CHUNK * wide;
+            if (together)
+                std::memcpy(chunk + token * CHUNK + byte % CHUNK, &some, sizeof(some));
+            else
+                for (int64_t j = 0; j < int64_t(sizeof(some)); j += FOUR)
+                    std::memcpy(chunk + (byte % CHUNK + j) * wide + FOUR * token, (const char*)&some + j, FOUR);
         }
     };
 
-    // Sets the scale of a token by the bits of its largest size; what its numbers are multiplied with.
-    float scaled(int64_t token, int32_t most) {
+    // Sets the scale of a token by the bits of its largest sizes; what its numbers are multiplied with.
+    float scaled(int64_t token, const Ints& bits) {
+        if (half) return scales[token] = 1;
+        const int32_t most = highest(bits);
         const float largest = load<float>(&most);
         // What is not finite shall be seen in what it gives, not rounded to something.
         scales[token] = std::isfinite(largest) ? largest / 127 : std::numeric_limits<float>::quiet_NaN();

@@ -5,16 +5,28 @@ from __future__ import annotations
 import json
 import shutil
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, Qwen2Config
 
 from warpcortex_cli.errors import MemoryLimitError, ModelError, UsageError
 from warpcortex_cli.prism import load
-from warpcortex_cli.prism.load import choose_device, choose_dtype, load_prism_parts, stored_parameters
+from warpcortex_cli.prism.load import (
+    choose_device,
+    choose_dtype,
+    choose_quantize,
+    load_prism_parts,
+    stored_dtype,
+    stored_parameters,
+)
+from warpcortex_cli.prism.prism import Prism
+from warpcortex_cli.prism.rows import Row
 from warpcortex_cli.prism.source import ModelSource, resolve_model
 
 
@@ -63,6 +75,132 @@ def test_a_model_is_loaded_frozen(folder: Path, name: str, dtype: torch.dtype) -
     assert len(tokenizer) > 0
     stored = load_file(folder / "model.safetensors")
     assert stored_parameters(source) == sum(t.numel() for t in stored.values())
+
+
+@pytest.fixture
+def bf16_folder(folder: Path) -> Path:
+    """The same, stored as most models are published."""
+    stored = load_file(folder / "model.safetensors")
+    save_file({n: t.bfloat16() for n, t in stored.items()}, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def test_the_type_of_files_is_that_of_most_values(folder: Path) -> None:
+    source = ModelSource("folder", folder, "tiny")
+    assert stored_dtype(source) is torch.float32
+    stored = load_file(folder / "model.safetensors")
+    largest = max(stored, key=lambda name: stored[name].numel())
+    for kinds in ((torch.bfloat16, torch.float32), (torch.float16, torch.bfloat16), (torch.float64, torch.bfloat16)):
+        made = {n: t.to(kinds[n != largest]) for n, t in stored.items()}
+        of = [sum(t.numel() for t in made.values() if t.dtype == kind) for kind in kinds]
+        save_file(made, folder / "model.safetensors", {"format": "pt"})
+        most = kinds[of[1] > of[0]]
+        assert stored_dtype(source) is (torch.float32 if most is torch.float64 else most)
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [
+        ({}, "bf16"),
+        ({"kind": "int8"}, "int8"),
+        ({"kind": "none"}, "none"),
+        ({"dtype": "fp32"}, "none"),
+        ({"dtype": "bf16"}, "none"),
+        ({"compiled": True}, "none"),
+        ({"usable": False}, "none"),
+        ({"of": "fp32"}, "none"),
+        ({"of": "pocket"}, "none"),
+    ],
+)
+def test_weights_that_are_published_in_bf16_are_computed_with_as_they_are(
+    changes: dict[str, object],
+    kind: str,
+    bf16_folder: Path,
+    model_folder: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = {"kind": "auto", "dtype": "auto", "compiled": False, "usable": True, "of": "bf16", **changes}
+    monkeypatch.setattr(load, "usable", lambda: asked["usable"])
+    sources = {
+        "bf16": ModelSource("folder", bf16_folder, "tiny"),
+        "fp32": ModelSource("folder", model_folder("qwen2"), "tiny"),
+        "pocket": ModelSource("pocket", bf16_folder, "pocket"),
+    }
+    given = asked["kind"], sources[str(asked["of"])], "cpu", asked["dtype"], asked["compiled"]
+    assert choose_quantize(*given) == kind  # type: ignore[arg-type]
+
+
+def test_what_is_quantized_takes_the_memory_of_what_is_packed(
+    bf16_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = ModelSource("folder", bf16_folder, "tiny")
+    for bytes_each, fits in ((3, "bf16"), (1, "int8")):
+        monkeypatch.setattr(
+            load, "available_memory", lambda n=bytes_each: load.HEADROOM + n * stored_parameters(source)
+        )
+        with pytest.raises(MemoryLimitError, match="in float32"):
+            Prism.load(source, "cpu")
+        assert Prism.load(source, "cpu", quantize=fits).dtype is torch.float32
+    with pytest.raises(MemoryLimitError, match="as bf16"):
+        Prism.load(source, "cpu", quantize="bf16")
+
+
+LOADED = """
+import sys, threading, time
+from warpcortex_cli.process import prepare
+prepare()
+import torch
+from warpcortex_cli.prism.prism import Prism
+from warpcortex_cli.prism.source import resolve_model
+
+def own():
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) << 10 for line in file if line.startswith("RssAnon"))
+
+source = resolve_model(sys.argv[1])
+Prism.load(source, "cpu", quantize="int8")  # with all that is loaded once
+most, before, ended = 0, own(), False
+
+def watch():
+    global most
+    while not ended:
+        most = max(most, own())
+        time.sleep(0.001)
+
+thread = threading.Thread(target=watch)
+thread.start()
+prism = Prism.load(source, "cpu", quantize="int8")
+ended = True
+thread.join()
+print(most - before, prism.parameter_bytes)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it is read from /proc")
+def test_weights_are_packed_out_of_the_files(model_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    """On the way they are never held in memory of the process as a whole."""
+    torch.manual_seed(1)
+    sizes = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 8, "num_attention_heads": 8}
+    config = Qwen2Config(**sizes, num_key_value_heads=2, vocab_size=4096)
+    AutoModelForCausalLM.from_config(config).bfloat16().save_pretrained(tmp_path)
+    for path in model_folder("qwen2").glob("token*"):
+        shutil.copy(path, tmp_path)
+    done = subprocess.run([sys.executable, "-c", LOADED, str(tmp_path)], capture_output=True, text=True, check=True)
+    most, packed = map(int, done.stdout.split())
+    assert 30e6 < packed < most < 1.5 * packed
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3", "phi3", "smollm2", "gemma2", "gemma3"])
+def test_it_is_the_same_as_out_of_fp32(architecture: str, model_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    path = Path(shutil.copytree(model_folder(architecture), tmp_path / "bf16"))
+    rounded = {n: t.bfloat16() for n, t in load_file(path / "model.safetensors").items()}
+    found = []
+    for stored in (rounded, {n: t.float() for n, t in rounded.items()}):
+        save_file(stored, path / "model.safetensors", {"format": "pt"})
+        prism = Prism.load(ModelSource("folder", path, "tiny"), "cpu", quantize="int8")
+        row = Row([5, 9, 40, 7], [0, 1, 2, 300], prism.new_tail(4), logits="all")
+        found.append(prism.forward([row])[0].logits)
+    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-5)
 
 
 def test_pocket_reads_text_as_it_was_trained() -> None:

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from warpcortex_cli.errors import UsageError
-from warpcortex_cli.prism.load import check_room, choose_device, choose_dtype
+from warpcortex_cli.prism.load import check_room, choose_device, choose_dtype, name_of
 from warpcortex_cli.prism.prism import Prism
 
 # As the models' config.json on the hub say.
@@ -86,7 +86,7 @@ def random_prism(
     config = AutoConfig.for_model(**SHAPES[name], eos_token_id=1, pad_token_id=0, bos_token_id=None)
     target = choose_device(device)
     number = choose_dtype(dtype, target)
-    check_room(name, _parameters(config), target, number)
+    check_room(name, _parameters(config), target, number.itemsize * 8, f"in {name_of(number)}")
     torch.manual_seed(seed)
     with torch.device(target):
         model = AutoModelForCausalLM.from_config(config, dtype=number, attn_implementation="eager")

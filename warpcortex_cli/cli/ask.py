@@ -60,7 +60,7 @@ def ask(
     model: ModelOption = None,
     device: DeviceOption = AUTO,
     dtype: DtypeOption = AUTO,
-    quantize: QuantizeOption = "none",
+    quantize: QuantizeOption = AUTO,
     compiled: CompileOption = False,
     seed: SeedOption = 0,
     no_streams: NoStreamsOption = False,

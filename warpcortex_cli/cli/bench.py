@@ -80,7 +80,7 @@ def bench(
     model: ModelOption = None,
     device: DeviceOption = AUTO,
     dtype: DtypeOption = AUTO,
-    quantize: QuantizeOption = "none",
+    quantize: QuantizeOption = AUTO,
     compiled: CompileOption = False,
     tails: TailsOption = "model",
     river_share: Annotated[
@@ -213,7 +213,7 @@ def open_any(
         from warpcortex_cli.bench.shapes import random_prism
         from warpcortex_cli.probes.memory import keep
 
-        prism = random_prism(random_weights, device, dtype, quantize, compiled=compiled)
+        prism = random_prism(random_weights, device, dtype, "none" if quantize == AUTO else quantize, compiled=compiled)
         keep()
         return prism
 

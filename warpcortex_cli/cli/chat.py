@@ -47,7 +47,7 @@ def chat(
     model: ModelOption = None,
     device: DeviceOption = AUTO,
     dtype: DtypeOption = AUTO,
-    quantize: QuantizeOption = "none",
+    quantize: QuantizeOption = AUTO,
     compiled: CompileOption = False,
     seed: SeedOption = 0,
     no_streams: NoStreamsOption = False,

@@ -40,7 +40,7 @@ def calibrate(
     profile: ProfileOption = None,
     device: DeviceOption = AUTO,
     dtype: DtypeOption = AUTO,
-    quantize: QuantizeOption = "none",
+    quantize: QuantizeOption = AUTO,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measure how thoughts that do not belong score with a model, and the best threshold; `chat` and `ask` use both."""
@@ -75,7 +75,7 @@ def show(
     model: ModelOption = None,
     device: DeviceOption = AUTO,
     dtype: DtypeOption = AUTO,
-    quantize: QuantizeOption = "none",
+    quantize: QuantizeOption = AUTO,
 ) -> None:
     """Print what is kept for a model."""
     prism, _ = open_prism(model=model, profile=None, device=device, dtype=dtype, quantize=quantize)
@@ -89,7 +89,7 @@ def forget(
     model: ModelOption = None,
     device: DeviceOption = AUTO,
     dtype: DtypeOption = AUTO,
-    quantize: QuantizeOption = "none",
+    quantize: QuantizeOption = AUTO,
 ) -> None:
     """Delete what is kept for a model."""
     prism, _ = open_prism(model=model, profile=None, device=device, dtype=dtype, quantize=quantize)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Report = Callable[[str, int, int], None]  # what is done, how much of it, of how much
 INTERRUPTED = 130
 AUTO = "auto"
-QUANTIZERS = ("none", "bf16", "int8", "int4")
+QUANTIZERS = (AUTO, "none", "bf16", "int8", "int4")
 DTYPES = ("auto", "fp32", "bf16", "fp16")
 _FOR_INSTRUCTION_MODELS = ("council", "math", "reviewer")
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
@@ -156,8 +156,8 @@ QuantizeOption = Annotated[
     typer.Option(
         "--quantize",
         metavar="KIND",
-        help="bf16, int8, int4: weights in so many bits, faster and smaller on a CPU. bf16 leaves those of most models "
-        "as they are; int8 gives almost the same output.",
+        help="bf16, int8, int4: weights in so many bits, faster and smaller on a CPU; int8 gives almost the same "
+        "output. auto is bf16 for models that are stored so, where there is a C++ compiler, else none.",
         callback=_one_of(*QUANTIZERS),
         autocompletion=_complete(*QUANTIZERS),
     ),
@@ -185,7 +185,7 @@ def open_prism(
     profile: str | None,
     device: str = "auto",
     dtype: str = "auto",
-    quantize: str = "none",
+    quantize: str = AUTO,
     compiled: bool = False,
 ) -> tuple[Prism, Profile]:
     """Finds and loads model and profile, and says on stderr in one dim line which they are.
@@ -193,7 +193,8 @@ def open_prism(
     Args:
         model: of -m; None takes the profile's.
         profile: a name, a path, or None (or "auto"): pocket for the model pocket, else council.
-        device, dtype, quantize, compiled: as in `Prism.load`.
+        device, dtype, compiled: as in `Prism.load`.
+        quantize: as there, or auto, as `choose_quantize` says.
 
     Raises:
         UsageError: there is no such profile, or it has mistakes.
@@ -205,9 +206,11 @@ def open_prism(
     console = stderr_console()
     doing = f"loading {clean(source.name)}" + (" and compiling its layers" if compiled else "")
     with console.status(Text(doing, style="dim")):
-        from warpcortex_cli.prism.prism import Prism  # torch and transformers take seconds to import
+        from warpcortex_cli.prism.load import choose_quantize  # torch and transformers take seconds to import
+        from warpcortex_cli.prism.prism import Prism
         from warpcortex_cli.probes.memory import keep
 
+        quantize = choose_quantize(quantize, source, device, dtype, compiled)
         prism = Prism.load(source, device, dtype, quantize, compiled)
         keep()
     kind = str(prism.dtype).removeprefix("torch.") + (f", weights {quantize}" if quantize != "none" else "")

@@ -47,7 +47,7 @@ def profile_vram(
     model: ModelOption = None,
     device: DeviceOption = AUTO,
     dtype: DtypeOption = AUTO,
-    quantize: QuantizeOption = "none",
+    quantize: QuantizeOption = AUTO,
     compiled: CompileOption = False,
     tails: TailsOption = "model",
     card: Annotated[

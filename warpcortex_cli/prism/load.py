@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import struct
+from collections import Counter
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,16 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from warpcortex_cli.errors import MemoryLimitError, ModelError, UsageError
+from warpcortex_cli.prism.native import usable
+from warpcortex_cli.prism.quantize import BITS
 from warpcortex_cli.prism.source import ModelSource, weight_files
 from warpcortex_cli.probes.memory import available_memory
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_STORED = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 _PLAIN_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
 HEADROOM = 256 * 2**20  # bytes left for activations and KV when weights are loaded
-_SMALLER = "Choose a smaller model with -m, or --dtype bf16."
+_SMALLER = "Choose a smaller model with -m, or --quantize int4 on a CPU, or --dtype bf16 elsewhere."
 _MAX_HEADER = 100 * 2**20  # the limit of the safetensors format
 
 
@@ -68,13 +72,30 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     return torch.float16 if device.type == "mps" else torch.float32
 
 
-def load_prism_parts(source: ModelSource, device: str, dtype: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def choose_quantize(kind: str, source: ModelSource, device: str, dtype: str, compiled: bool) -> str:
+    """How weights are kept, of `auto` or what else `Prism` knows.
+
+    auto is bf16 where that leaves a model's weights as they are and is the fastest way to compute with them: on a CPU
+    whose kernels can be compiled, if they are stored so and nothing else is asked for. Not for pocket, which shall
+    start at once wherever it is.
+    """
+    if kind != "auto":
+        return kind
+    free = dtype == "auto" and not compiled and source.kind != "pocket" and choose_device(device).type == "cpu"
+    return "bf16" if free and stored_dtype(source) == torch.bfloat16 and usable() else "none"
+
+
+def load_prism_parts(
+    source: ModelSource, device: str, dtype: str, quantize: str = "none"
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Loads model and tokenizer, in eval mode, without gradients.
 
     Args:
         source: a model on this machine.
         device: auto, cpu, cuda[:n] or mps.
         dtype: auto, fp32, bf16 or fp16.
+        quantize: what will become of the weights. If anything, auto is the type of the files: these are then read where
+            they lie, and what is packed is all that takes memory.
 
     Raises:
         UsageError: unknown device or dtype.
@@ -82,11 +103,15 @@ def load_prism_parts(source: ModelSource, device: str, dtype: str) -> tuple[PreT
         MemoryLimitError: the weights do not fit.
     """
     target = choose_device(device)
-    number = choose_dtype(dtype, target)
+    as_stored = dtype == "auto" and quantize != "none"
+    number = stored_dtype(source) if as_stored else choose_dtype(dtype, target)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     config = _config(source)
-    check_room(source.name, stored_parameters(source), target, number)
+    if as_stored:
+        check_room(source.name, stored_parameters(source), target, max(BITS[quantize], 8), f"as {quantize}")
+    else:
+        check_room(source.name, stored_parameters(source), target, number.itemsize * 8, f"in {name_of(number)}")
     tokenizer = _tokenizer(source)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -109,7 +134,21 @@ def load_prism_parts(source: ModelSource, device: str, dtype: str) -> tuple[PreT
 
 def stored_parameters(source: ModelSource) -> int:
     """Number of values in the safetensors files, by their headers. Raises ModelError for a damaged file."""
-    return sum(_count(path, source) for path in weight_files(source.path, source.name))
+    return _stored(source).total()
+
+
+def stored_dtype(source: ModelSource) -> torch.dtype:
+    """The type of most of them; fp32 if it is none of `DTYPES`. Raises ModelError for a damaged file."""
+    most = _stored(source).most_common(1)
+    return _STORED.get(most[0][0], torch.float32) if most else torch.float32
+
+
+def _stored(source: ModelSource) -> Counter[str]:
+    """Number of values of each type."""
+    found: Counter[str] = Counter()
+    for path in weight_files(source.path, source.name):
+        found += _count(path, source)
+    return found
 
 
 def _config(source: ModelSource) -> Any:
@@ -146,23 +185,31 @@ def _tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def check_room(name: str, parameters: int, device: torch.device, dtype: torch.dtype) -> None:
+def name_of(dtype: torch.dtype) -> str:
+    """As torch writes it, float32."""
+    return str(dtype).removeprefix("torch.")
+
+
+def check_room(name: str, parameters: int, device: torch.device, bits: int, how: str) -> None:
     """Refuses weights that do not fit, before the system would kill the process.
+
+    Args:
+        bits: at most, of each parameter.
+        how: they are kept, to be told.
 
     Raises:
         MemoryLimitError: with what is needed and what is free.
     """
-    needed = parameters * dtype.itemsize + HEADROOM
+    needed = parameters * bits // 8 + HEADROOM
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
     if needed > free:
         raise MemoryLimitError(
-            f"{name} needs about {needed / 2**30:.1f} GiB in {str(dtype).removeprefix('torch.')}, "
-            f"and {device} has {free / 2**30:.1f} GiB free.",
+            f"{name} needs about {needed / 2**30:.1f} GiB {how}, and {device} has {free / 2**30:.1f} GiB free.",
             _SMALLER,
         )
 
 
-def _count(path: Path, source: ModelSource) -> int:
+def _count(path: Path, source: ModelSource) -> Counter[str]:
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
@@ -172,7 +219,10 @@ def _count(path: Path, source: ModelSource) -> int:
         tensors = [entry for name, entry in header.items() if name != "__metadata__"]
         if 8 + length + max((t["data_offsets"][1] for t in tensors), default=0) > path.stat().st_size:
             raise ValueError("it ends too early")
-        return sum(math.prod(t["shape"]) for t in tensors)
+        found: Counter[str] = Counter()
+        for tensor in tensors:
+            found[str(tensor["dtype"])] += math.prod(tensor["shape"])
+        return found
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, struct.error) as error:
         raise ModelError(
             f"{source.name}: {path.name} is damaged ({_first_line(error)}).", "Copy or pull the model again."

@@ -17,7 +17,7 @@ from warpcortex_cli.prism.chat_format import ChatFormat, encode
 from warpcortex_cli.prism.compile import compile_layers, warm_up
 from warpcortex_cli.prism.fused import fuse
 from warpcortex_cli.prism.largest import largest
-from warpcortex_cli.prism.load import load_prism_parts
+from warpcortex_cli.prism.load import choose_dtype, load_prism_parts
 from warpcortex_cli.prism.quantize import Packed
 from warpcortex_cli.prism.quantize import quantize as quantized
 from warpcortex_cli.prism.rows import Row, RowResult
@@ -34,6 +34,7 @@ class Prism:
         quantize: "none", or "bf16", "int8" or "int4" for weights in so many bits on a CPU; it changes `model` itself.
         compiled: those layers are compiled that are no kernels of ours already, which takes from seconds to a minute;
             it changes `model` itself.
+        dtype: what a quantized model computes in between its weights; None: the type that it has.
 
     Attributes:
         model, tokenizer: as transformers loaded them; the model attends through this class from now on.
@@ -59,6 +60,7 @@ class Prism:
         name: str,
         quantize: str = "none",
         compiled: bool = False,
+        dtype: torch.dtype | None = None,
     ) -> None:
         config: Any = model.config.get_text_config(decoder=True)
         check_config(model.config, name)
@@ -68,7 +70,7 @@ class Prism:
             raise refuse(name, "its attention cannot be exchanged through transformers' attention interface")
         model.eval().requires_grad_(False)
         if quantize != "none":
-            quantized(model, quantize)
+            quantized(model, quantize, dtype or model.dtype)
         model.set_attn_implementation(attention.NAME)
         self.model: Any = model
         self.tokenizer: Any = tokenizer
@@ -111,13 +113,15 @@ class Prism:
     ) -> Prism:
         """Loads a model; `quantize` and `compiled` as in the class.
 
+        What is quantized is packed out of the files themselves, and takes no other memory on the way.
+
         Raises:
             ModelError: not found, broken, or not served.
             MemoryLimitError: too little memory.
             RunError: nothing can be compiled here.
         """
-        model, tokenizer = load_prism_parts(source, device, dtype)
-        return cls(model, tokenizer, source.name, quantize, compiled)
+        model, tokenizer = load_prism_parts(source, device, dtype, quantize)
+        return cls(model, tokenizer, source.name, quantize, compiled, choose_dtype(dtype, model.device))
 
     # -- the forward -----------------------------------------------------------------------------------------
 

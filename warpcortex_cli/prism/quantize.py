@@ -173,12 +173,13 @@ def _quantized(weight: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat([(part.float() / s[:, None]).round_().to(torch.int8) for part, s in pairs]), scale
 
 
-def quantize(model: PreTrainedModel, kind: str) -> None:
+def quantize(model: PreTrainedModel, kind: str, dtype: torch.dtype) -> None:
     """Replaces every linear layer and the embedding, one at a time, so that little is held twice.
 
     Args:
         model: on the CPU.
         kind: "bf16", "int8" or "int4".
+        dtype: of what it computes between them; that of what is left of its weights, too.
 
     Raises:
         ModelError: the model is not on the CPU.
@@ -189,7 +190,7 @@ def quantize(model: PreTrainedModel, kind: str) -> None:
             f"--quantize {kind} is made for the CPU, and the model is on {model.device}.",
             "Add --device cpu, or leave --quantize out.",
         )
-    dtype, bits = model.dtype, BITS[kind]
+    bits, other = BITS[kind], model.dtype != dtype
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     tied = head is not None and head.weight is embedding.weight
     if type(embedding).__name__.endswith("Embedding") and isinstance(embedding, nn.Embedding):
@@ -201,6 +202,8 @@ def quantize(model: PreTrainedModel, kind: str) -> None:
         model.set_output_embeddings(joined([head], max(bits, 8)))
     for parent in list(model.modules()):
         _exchange(parent, bits)
+    if other:
+        nn.Module.to(model, dtype)
 
 
 def _exchange(parent: nn.Module, bits: int) -> None:

@@ -128,8 +128,8 @@ def _pick(
             torch.minimum(near, rows.index_select(0, place), out=near)
             torch.addcdiv(ahead, mean, near, value=-1, out=worth)
         if floor is not None:
-            good = int((torch.stack(best) >= floor).all(1).sum())  # what is best only falls
-            if good < len(best):
-                places = places[: max(1, len(places) - len(best) + good)]
+            stale = int((torch.stack(best) < floor).any(1).sum())  # those at the end: what is best only falls
+            if stale:
+                places = places[: max(1, len(places) - stale)]
                 break
     return torch.stack(places, 1)

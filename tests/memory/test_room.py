@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,8 +13,16 @@ from hypothesis import strategies as st
 from warpcortex_cli.memory.room import Int8Room, Room
 from warpcortex_cli.memory.segment import KVLayout
 from warpcortex_cli.memory.tail import TailPool
+from warpcortex_cli.probes.memory import available_memory
 
 LAYOUT = KVLayout(layers=2, kv_heads=2, head_dim=64, dtype=torch.bfloat16, device=torch.device("cpu"))
+
+
+def overcommits() -> bool:
+    try:
+        return Path("/proc/sys/vm/overcommit_memory").read_text().strip() in ("0", "1")
+    except OSError:
+        return False
 
 
 @given(size=st.floats(1e-3, 1e3), seed=st.integers(0, 99))
@@ -54,3 +63,12 @@ def test_int8_takes_about_half_of_the_bytes_of_bf16() -> None:
     assert isinstance(room, Int8Room)
     stored = sum(r.data.nbytes + r.scale.nbytes for r in int8.slab.rooms)  # type: ignore[attr-defined]
     assert stored == int8.slab.nbytes == 16 * int8.nbytes
+
+
+@pytest.mark.skipif(not overcommits(), reason="the system promises no more memory than it has")
+def test_a_room_may_be_larger_than_all_memory_as_long_as_it_is_not_written() -> None:
+    """A profile may allow long tails to many Streams; most of it is never used."""
+    slots = 2 * available_memory() // (8192 * LAYOUT.bytes_per_token)
+    room = Room.empty(LAYOUT, 2 * LAYOUT.layers, slots + 1, 8192)
+    room.data[0, slots, 0, 0] = 1
+    assert not room.data[-1, 0, 0, 0].any()

@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Qwen2Config
 
 from warpcortex_cli.errors import MemoryLimitError, ModelError, UsageError
-from warpcortex_cli.prism import load
+from warpcortex_cli.prism import load, native
+from warpcortex_cli.prism.fingerprint import fingerprint
 from warpcortex_cli.prism.load import (
     choose_device,
     choose_dtype,
@@ -85,28 +86,47 @@ def bf16_folder(folder: Path) -> Path:
     return folder
 
 
-def test_the_type_of_files_is_that_of_most_values(folder: Path) -> None:
+def test_files_of_one_type_are_loaded_in_it(folder: Path) -> None:
+    """Of others none is rounded."""
     source = ModelSource("folder", folder, "tiny")
     assert stored_dtype(source) is torch.float32
     stored = load_file(folder / "model.safetensors")
-    largest = max(stored, key=lambda name: stored[name].numel())
-    for kinds in ((torch.bfloat16, torch.float32), (torch.float16, torch.bfloat16), (torch.float64, torch.bfloat16)):
-        made = {n: t.to(kinds[n != largest]) for n, t in stored.items()}
-        of = [sum(t.numel() for t in made.values() if t.dtype == kind) for kind in kinds]
+    last = max(stored)
+    for most, one, known in (
+        (torch.bfloat16, torch.bfloat16, torch.bfloat16),
+        (torch.float16, torch.float16, torch.float16),
+        (torch.bfloat16, torch.float32, torch.float32),
+        (torch.float16, torch.bfloat16, torch.float32),
+        (torch.float64, torch.float64, torch.float32),
+    ):
+        made = {n: t.to(one if n == last else most) for n, t in stored.items()}
         save_file(made, folder / "model.safetensors", {"format": "pt"})
-        most = kinds[of[1] > of[0]]
-        assert stored_dtype(source) is (torch.float32 if most is torch.float64 else most)
+        assert stored_dtype(source) is known
+        assert choose_quantize("auto", source, "cpu", "auto") == (
+            "bf16" if known is torch.bfloat16 and sys.platform == "linux" and native.usable() else "none"
+        )
+
+
+def test_experts_are_not_packed(bf16_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So their bytes are counted as they will be, and nothing is taken by itself."""
+    source = ModelSource("folder", bf16_folder, "tiny")
+    stored = load_file(bf16_folder / "model.safetensors")
+    expert = torch.zeros(1000, 1000, dtype=torch.bfloat16)
+    save_file({**stored, "model.layers.0.mlp.experts.0.up_proj.weight": expert}, bf16_folder / "model.safetensors")
+    assert choose_quantize("auto", source, "cpu", "auto") == "none"
+    monkeypatch.setattr(load, "available_memory", lambda: load.HEADROOM + 4_000_000)
+    with pytest.raises(MemoryLimitError, match="as int8"):
+        load_prism_parts(source, "cpu", "auto", "int8")
 
 
 @pytest.mark.parametrize(
     ("changes", "kind"),
     [
-        ({}, "bf16"),
+        ({}, "bf16" if sys.platform == "linux" else "none"),
         ({"kind": "int8"}, "int8"),
         ({"kind": "none"}, "none"),
         ({"dtype": "fp32"}, "none"),
         ({"dtype": "bf16"}, "none"),
-        ({"compiled": True}, "none"),
         ({"usable": False}, "none"),
         ({"of": "fp32"}, "none"),
         ({"of": "pocket"}, "none"),
@@ -119,14 +139,14 @@ def test_weights_that_are_published_in_bf16_are_computed_with_as_they_are(
     model_folder: Callable[[str], Path],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked = {"kind": "auto", "dtype": "auto", "compiled": False, "usable": True, "of": "bf16", **changes}
+    asked = {"kind": "auto", "dtype": "auto", "usable": True, "of": "bf16", **changes}
     monkeypatch.setattr(load, "usable", lambda: asked["usable"])
     sources = {
         "bf16": ModelSource("folder", bf16_folder, "tiny"),
         "fp32": ModelSource("folder", model_folder("qwen2"), "tiny"),
         "pocket": ModelSource("pocket", bf16_folder, "pocket"),
     }
-    given = asked["kind"], sources[str(asked["of"])], "cpu", asked["dtype"], asked["compiled"]
+    given = asked["kind"], sources[str(asked["of"])], "cpu", asked["dtype"]
     assert choose_quantize(*given) == kind  # type: ignore[arg-type]
 
 
@@ -194,13 +214,15 @@ def test_weights_are_packed_out_of_the_files(model_folder: Callable[[str], Path]
 def test_it_is_the_same_as_out_of_fp32(architecture: str, model_folder: Callable[[str], Path], tmp_path: Path) -> None:
     path = Path(shutil.copytree(model_folder(architecture), tmp_path / "bf16"))
     rounded = {n: t.bfloat16() for n, t in load_file(path / "model.safetensors").items()}
-    found = []
+    found, prints = [], []
     for stored in (rounded, {n: t.float() for n, t in rounded.items()}):
         save_file(stored, path / "model.safetensors", {"format": "pt"})
         prism = Prism.load(ModelSource("folder", path, "tiny"), "cpu", quantize="int8")
         row = Row([5, 9, 40, 7], [0, 1, 2, 300], prism.new_tail(4), logits="all")
         found.append(prism.forward([row])[0].logits)
+        prints.append(fingerprint(prism))
     torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-5)
+    assert prints[0] == prints[1], "what was measured or stored for one serves the other"
 
 
 def test_pocket_reads_text_as_it_was_trained() -> None:

@@ -319,6 +319,16 @@ def test_a_quantized_or_compiled_model_attends_by_them(
         assert calls == [tokens] * (prism.layers * wanted)
 
 
+def test_a_damaged_library_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    damaged = tmp_path / "kernels.so"
+    damaged.write_bytes(b"no library")
+    monkeypatch.setattr(native, "built", lambda: damaged)
+    monkeypatch.setattr(native, "kernels", native.kernels.__wrapped__)
+    with pytest.raises(RunError, match="could not be opened"):
+        native.kernels()
+    assert not native.usable.__wrapped__()
+
+
 def test_rooms_that_a_tail_has_left_are_not_kept() -> None:
     """Otherwise a long River would be held twice while it grows."""
     tail = Tail(Slab(KVLayout(2, 2, 32, torch.bfloat16, torch.device("cpu")), 1, 16, apart=True), growing=True)

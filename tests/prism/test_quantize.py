@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.models.gemma3.modeling_gemma3 import Gemma3TextScaledWordEmbedding
 
 from warpcortex_cli.engine.sampling import Sampler
 from warpcortex_cli.engine.stream import Stream
@@ -167,6 +168,14 @@ def test_weights_take_a_part_of_the_bytes(
     for architecture in ("qwen2", "smollm2"):  # one with a head of its own, one with tied embeddings
         full, small = make_prism(architecture), opened(model_folder(architecture), kind)
         assert 0.1 < small.parameter_bytes / full.parameter_bytes < most
+
+
+def test_the_factor_of_an_embedding_is_not_rounded_with_its_files() -> None:
+    own = Gemma3TextScaledWordEmbedding(10, 80, 0, embed_scale=80**0.5).to(torch.bfloat16)
+    table = joined([own], 8)
+    found = quantize.Embedding(table, own, torch.float32)
+    plain = quantize.Embedding(table, torch.nn.Embedding(10, 80), torch.float32)
+    assert torch.allclose(found(torch.arange(10)), plain(torch.arange(10)) * 80**0.5, rtol=1e-6)
 
 
 def test_a_tied_head_and_the_embedding_are_one_table(model_folder: Callable[[str], Path]) -> None:

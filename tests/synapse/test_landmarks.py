@@ -20,6 +20,7 @@ from warpcortex_cli.synapse.landmarks import (
     witnesses,
 )
 from warpcortex_cli.synapse.landmarks.base import Landmarks
+from warpcortex_cli.synapse.landmarks.coverage import cover
 from warpcortex_cli.synapse.landmarks.density import attention_mass, key_density
 
 
@@ -191,3 +192,19 @@ def test_a_broken_key_does_not_stop_the_selection() -> None:
     chosen = sampler.select(view_of(sampler, keys, 12, torch.randn(4, 3, 8)))
     assert (chosen.diff(dim=1) > 0).all()
     assert chosen.shape == (2, 12)
+
+
+@pytest.mark.parametrize("spread", [0.0, 1e-4, 1e-6])
+def test_keys_that_are_all_the_same_take_few_passes(spread: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What rounding does to their worth must not look as if tokens outside of the pool were better."""
+    passes, add = [], coverage._Distances.add
+    monkeypatch.setattr(coverage._Distances, "add", lambda self, new: passes.append(1) or add(self, new))
+    keys = spread * torch.randn(2, 2000, 8, generator=torch.Generator().manual_seed(1))
+    cover(keys, torch.arange(4), 64, torch.full((2, 2000), 0.3))
+    assert len(passes) <= 8
+
+
+def test_a_broken_head_is_given_as_many_tokens_as_others() -> None:
+    keys = torch.randn(2, 500, 8)
+    keys[1] = torch.nan
+    assert (cover(keys, torch.arange(4), 20) > 1).sum(1).tolist() == [20, 20]

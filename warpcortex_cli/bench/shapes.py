@@ -86,7 +86,7 @@ def random_prism(
     config = AutoConfig.for_model(**SHAPES[name], eos_token_id=1, pad_token_id=0, bos_token_id=None)
     target = choose_device(device)
     number = choose_dtype(dtype, target)
-    check_room(name, _parameters(config), target, number.itemsize * 8, f"in {name_of(number)}")
+    check_room(name, _parameters(config) * number.itemsize, target, f"in {name_of(number)}")
     torch.manual_seed(seed)
     with torch.device(target):
         model = AutoModelForCausalLM.from_config(config, dtype=number, attn_implementation="eager")

@@ -149,6 +149,7 @@ def bench(
             "model": prism.name,
             "device": str(prism.device),
             "dtype": kind,
+            "quantize": prism.quantize,
             "runs": [run.as_json() for run in runs],
             "findings": findings,
         }

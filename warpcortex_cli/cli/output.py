@@ -157,7 +157,8 @@ QuantizeOption = Annotated[
         "--quantize",
         metavar="KIND",
         help="bf16, int8, int4: weights in so many bits, faster and smaller on a CPU; int8 gives almost the same "
-        "output. auto is bf16 for models that are stored so, where there is a C++ compiler, else none.",
+        "output. On Linux, where there is a C++ compiler, auto is bf16 for a model that is stored so, unless --dtype "
+        "asks for something else.",
         callback=_one_of(*QUANTIZERS),
         autocompletion=_complete(*QUANTIZERS),
     ),
@@ -185,7 +186,7 @@ def open_prism(
     profile: str | None,
     device: str = "auto",
     dtype: str = "auto",
-    quantize: str = AUTO,
+    quantize: str = "none",
     compiled: bool = False,
 ) -> tuple[Prism, Profile]:
     """Finds and loads model and profile, and says on stderr in one dim line which they are.
@@ -210,7 +211,7 @@ def open_prism(
         from warpcortex_cli.prism.prism import Prism
         from warpcortex_cli.probes.memory import keep
 
-        quantize = choose_quantize(quantize, source, device, dtype, compiled)
+        quantize = choose_quantize(quantize, source, device, dtype)
         prism = Prism.load(source, device, dtype, quantize, compiled)
         keep()
     kind = str(prism.dtype).removeprefix("torch.") + (f", weights {quantize}" if quantize != "none" else "")

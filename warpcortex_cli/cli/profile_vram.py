@@ -89,7 +89,7 @@ def profile_vram(
     if as_json:
         kind = str(prism.dtype).removeprefix("torch.")
         where = {"schema_version": SCHEMA_VERSION, "model": prism.name, "device": str(prism.device), "dtype": kind}
-        print_json({**where, **curve.as_json(), "card_bytes": room, "card_agents": fitting})
+        print_json({**where, "quantize": prism.quantize, **curve.as_json(), "card_bytes": room, "card_agents": fitting})
         return
     out = Console(markup=False, highlight=False)
     out.print(_table(curve))

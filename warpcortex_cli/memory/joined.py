@@ -6,16 +6,17 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 from warpcortex_cli.memory.segment import KVLayout, Segment
-from warpcortex_cli.memory.tail import Slab, Tail, TailView
+from warpcortex_cli.memory.tail import FIRST_CAPACITY, Slab, Tail, TailView
 
-_FIRST = 1024  # tokens that the piece has room for at first: it costs more to widen it than pages that nobody writes
+_ROOMY = 1024  # tokens that there is room for at first on a CPU, where pages that nobody writes cost nothing
 
 
 class Joined:
     """Copies of segments, one behind the other. What was read before stays as it was, whatever comes and goes."""
 
     def __init__(self, layout: KVLayout) -> None:
-        self._tail = Tail(Slab(layout, 1, _FIRST), growing=True)
+        self._first = _ROOMY if layout.device.type == "cpu" else FIRST_CAPACITY
+        self._tail = Tail(Slab(layout, 1, self._first), growing=True)
         self._start = 0  # of the first segment; before it are some that have left
         self._segments: tuple[Segment, ...] = ()
 
@@ -55,7 +56,7 @@ class Joined:
             spans = [*spans[:-1], (spans[-1][0], end)] if spans and spans[-1][1] == start else [*spans, (start, end)]
             known += 1
         old = self._tail  # a row under way may still read it
-        tail = Tail(Slab(old.slab.layout, 1, old.capacity if known else _FIRST), growing=True)
+        tail = Tail(Slab(old.slab.layout, 1, old.capacity if known else self._first), growing=True)
         whole = old.segment()
         for start, end in spans:
             keys, values = ([part[:, start:end] for part in parts] for parts in (whole.keys, whole.values))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import sys
 from collections.abc import Sequence
 from math import prod
 from typing import Any, Literal, Self
@@ -16,6 +17,8 @@ Stored = Literal["model", "int8"]
 _LEVELS = 127
 _SCALE = torch.float16  # of one token and KV head
 _PAGES = 1 << 18  # bytes from which a room has pages of its own
+# Linux refuses a piece that is larger than all of its memory unless it is told that most of it may stay unwritten.
+_UNRESERVED = 0x4000 if sys.platform == "linux" else 0  # MAP_NORESERVE, which Python names from 3.13 on
 
 
 def blank(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -29,7 +32,7 @@ def blank(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> T
     nbytes = prod(shape) * dtype.itemsize
     if device.type != "cpu" or nbytes < _PAGES:
         return torch.zeros(shape, dtype=dtype, device=device)
-    ours = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+    ours = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _UNRESERVED} if hasattr(mmap, "MAP_PRIVATE") else {}
     try:
         pages = mmap.mmap(-1, nbytes, **ours)
     except OSError as error:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections import Counter
+import sys
+from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -72,17 +73,18 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     return torch.float16 if device.type == "mps" else torch.float32
 
 
-def choose_quantize(kind: str, source: ModelSource, device: str, dtype: str, compiled: bool) -> str:
+def choose_quantize(kind: str, source: ModelSource, device: str, dtype: str) -> str:
     """How weights are kept, of `auto` or what else `Prism` knows.
 
     auto is bf16 where that leaves a model's weights as they are and is the fastest way to compute with them: on a CPU
-    whose kernels can be compiled, if they are stored so and nothing else is asked for. Not for pocket, which shall
-    start at once wherever it is.
+    whose kernels can be compiled, if they are stored so and no other type is asked for. Not for pocket, which shall
+    start at once wherever it is, and not outside of Linux, where no kernel was ever run.
     """
     if kind != "auto":
         return kind
-    free = dtype == "auto" and not compiled and source.kind != "pocket" and choose_device(device).type == "cpu"
-    return "bf16" if free and stored_dtype(source) == torch.bfloat16 and usable() else "none"
+    free = dtype == "auto" and source.kind != "pocket" and choose_device(device).type == "cpu"
+    whole = free and stored_dtype(source) == torch.bfloat16 and not _stored(source).of_experts
+    return "bf16" if whole and sys.platform == "linux" and usable() else "none"
 
 
 def load_prism_parts(
@@ -108,10 +110,13 @@ def load_prism_parts(
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     config = _config(source)
+    stored = _stored(source)
     if as_stored:
-        check_room(source.name, stored_parameters(source), target, max(BITS[quantize], 8), f"as {quantize}")
+        packed = (stored.parameters - stored.of_experts) * max(BITS[quantize], 8) // 8
+        needed = packed + stored.of_experts * choose_dtype(dtype, target).itemsize
+        check_room(source.name, needed, target, f"as {quantize}")
     else:
-        check_room(source.name, stored_parameters(source), target, number.itemsize * 8, f"in {name_of(number)}")
+        check_room(source.name, stored.parameters * number.itemsize, target, f"in {name_of(number)}")
     tokenizer = _tokenizer(source)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -134,20 +139,31 @@ def load_prism_parts(
 
 def stored_parameters(source: ModelSource) -> int:
     """Number of values in the safetensors files, by their headers. Raises ModelError for a damaged file."""
-    return _stored(source).total()
+    return _stored(source).parameters
 
 
 def stored_dtype(source: ModelSource) -> torch.dtype:
-    """The type of most of them; fp32 if it is none of `DTYPES`. Raises ModelError for a damaged file."""
-    most = _stored(source).most_common(1)
-    return _STORED.get(most[0][0], torch.float32) if most else torch.float32
+    """The type of all of them; fp32 if they differ, or it is none of `DTYPES`. Raises ModelError for a damaged file."""
+    types = _stored(source).types
+    return _STORED.get(next(iter(types)), torch.float32) if len(types) == 1 else torch.float32
 
 
-def _stored(source: ModelSource) -> Counter[str]:
-    """Number of values of each type."""
-    found: Counter[str] = Counter()
+@dataclass
+class _Stored:
+    """What safetensors files hold: values, how many of them are of experts, which stay unpacked, and their types."""
+
+    parameters: int = 0
+    of_experts: int = 0
+    types: set[str] = field(default_factory=set)
+
+
+def _stored(source: ModelSource) -> _Stored:
+    found = _Stored()
     for path in weight_files(source.path, source.name):
-        found += _count(path, source)
+        for name, kind, count in _tensors(path, source):
+            found.parameters += count
+            found.of_experts += count * (".experts." in name)
+            found.types.add(kind)
     return found
 
 
@@ -190,17 +206,17 @@ def name_of(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def check_room(name: str, parameters: int, device: torch.device, bits: int, how: str) -> None:
+def check_room(name: str, nbytes: int, device: torch.device, how: str) -> None:
     """Refuses weights that do not fit, before the system would kill the process.
 
     Args:
-        bits: at most, of each parameter.
+        nbytes: of the weights, at most.
         how: they are kept, to be told.
 
     Raises:
         MemoryLimitError: with what is needed and what is free.
     """
-    needed = parameters * bits // 8 + HEADROOM
+    needed = nbytes + HEADROOM
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
     if needed > free:
         raise MemoryLimitError(
@@ -209,21 +225,21 @@ def check_room(name: str, parameters: int, device: torch.device, bits: int, how:
         )
 
 
-def _count(path: Path, source: ModelSource) -> Counter[str]:
+def _tensors(path: Path, source: ModelSource) -> list[tuple[str, str, int]]:
+    """Name, type and number of values of each tensor in a file."""
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             if length > _MAX_HEADER:
                 raise ValueError("its header is too long")
             header = json.loads(file.read(length))
-        tensors = [entry for name, entry in header.items() if name != "__metadata__"]
-        if 8 + length + max((t["data_offsets"][1] for t in tensors), default=0) > path.stat().st_size:
+        tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
+        if 8 + length + max((t["data_offsets"][1] for t in tensors.values()), default=0) > path.stat().st_size:
             raise ValueError("it ends too early")
-        found: Counter[str] = Counter()
-        for tensor in tensors:
-            found[str(tensor["dtype"])] += math.prod(tensor["shape"])
-        return found
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, struct.error) as error:
+        return [(name, str(t["dtype"]), math.prod(t["shape"])) for name, t in tensors.items()]
+    except (
+        OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, struct.error
+    ) as error:  # fmt: skip
         raise ModelError(
             f"{source.name}: {path.name} is damaged ({_first_line(error)}).", "Copy or pull the model again."
         ) from error

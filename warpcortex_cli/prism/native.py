@@ -481,9 +481,15 @@ def kernels() -> Any:
     """The library, compiled if this machine has not done so yet.
 
     Raises:
-        RunError: it cannot be compiled here, with the reason.
+        RunError: it cannot be compiled or opened here, with the reason.
     """
-    return opened(built())
+    path = built()
+    try:
+        return opened(path)
+    except (OSError, AttributeError) as error:  # damaged, or where nothing may be run from
+        raise RunError(
+            f"warpcortex's kernels could not be opened: {error}.", f"Remove {path} and try again."
+        ) from error
 
 
 def opened(path: Path) -> Any:

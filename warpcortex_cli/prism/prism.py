@@ -37,6 +37,7 @@ class Prism:
         dtype: what a quantized model computes in between its weights; None: the type that it has.
 
     Attributes:
+        quantize: how weights are kept, as it was given.
         model, tokenizer: as transformers loaded them; the model attends through this class from now on.
         name: how the user calls the model.
         chat: how turns of a conversation are written.
@@ -75,6 +76,7 @@ class Prism:
         self.model: Any = model
         self.tokenizer: Any = tokenizer
         self.name = name
+        self.quantize = quantize
         self.max_context = max_context(config)
         shape = try_out(model, decoder, config, name)
         self.layout, self.heads, self.scalings, self.rope = shape.layout, shape.heads, shape.scalings, shape.rope

@@ -134,12 +134,13 @@ class Embedding(nn.Module):
         self.table = table
         self.weight = table.weight  # where transformers looks for its device
         self._dtype = dtype
-        self._factor = getattr(own, "embed_scale", None)  # of Gemma
+        factor = getattr(own, "scalar_embed_scale", getattr(own, "embed_scale", None))  # of Gemma
+        self._factor = None if factor is None else torch.as_tensor(factor).to(dtype)
         self.num_embeddings, self.embedding_dim = own.num_embeddings, own.embedding_dim
 
     def forward(self, ids: Tensor) -> Tensor:
         rows = self._rows(ids.reshape(-1)).to(self._dtype).view(*ids.shape, self.embedding_dim)
-        return rows if self._factor is None else rows * self._factor.to(rows.dtype)
+        return rows if self._factor is None else rows * self._factor
 
     def _rows(self, ids: Tensor) -> Tensor:
         """fp32 [len(ids), embedding_dim]"""
@@ -204,6 +205,7 @@ def quantize(model: PreTrainedModel, kind: str, dtype: torch.dtype) -> None:
         _exchange(parent, bits)
     if other:
         nn.Module.to(model, dtype)
+        model.config.dtype = dtype
 
 
 def _exchange(parent: nn.Module, bits: int) -> None:

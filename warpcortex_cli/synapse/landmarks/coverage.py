@@ -33,6 +33,9 @@ class _Distances:
     def __init__(self, keys: Tensor, centres: Tensor) -> None:
         self.keys = keys
         self.norms = torch.linalg.vector_norm(keys, dim=2).square_()
+        if not torch.isfinite(self.norms).all():  # a broken head would take the same token again and again
+            self.keys = keys.nan_to_num(0.0, 0.0, 0.0)
+            self.norms = torch.linalg.vector_norm(self.keys, dim=2).square_()
         # With no centre yet, the mean of the keys, which is 0, stands for one.
         self.square = self.norms.clone()
         if len(centres):
@@ -80,7 +83,7 @@ def cover(keys: Tensor, always: Tensor, count: int, bonus: Tensor | None = None)
     score = torch.zeros(kv_heads, tokens, device=keys.device)
     done = 0
     while done < count:
-        gain = (worth + distances.square / (distances.square + mean)).masked_fill_(closed, -torch.inf)
+        gain = _worth(worth + 1, mean, distances.square + mean).masked_fill_(closed, -torch.inf)
         top, pool = gain.topk(min(_POOL, tokens - len(always) - done), dim=1)
         floor = top[:, -1].clone()  # no token outside the pool is worth more
         pooled = distances.keys.gather(1, pool[:, :, None].expand(-1, -1, dim))
@@ -99,6 +102,16 @@ def cover(keys: Tensor, always: Tensor, count: int, bonus: Tensor | None = None)
     return score
 
 
+def _worth(ahead: Tensor, mean: Tensor, near: Tensor, out: Tensor | None = None) -> Tensor:
+    """Bonus + room: d / (d + mean) is 1 - mean / (d + mean).
+
+    Args:
+        ahead: bonuses + 1.
+        near: d + mean.
+    """
+    return torch.addcdiv(ahead, mean, near, value=-1, out=out)
+
+
 def _pick(
     worth: Tensor, square: Tensor, mean: Tensor, own: Tensor, apart: Tensor, count: int, floor: Tensor | None
 ) -> Tensor:
@@ -113,7 +126,6 @@ def _pick(
         floor: worth of the best outside, [kv_heads], or None.
     """
     kv_heads, size = worth.shape
-    # The room d / (d + mean) is 1 - mean / (d + mean).
     ahead, near, rows = own + 1, square + mean, apart.add_(mean[:, :, None]).view(-1, size)
     first = torch.arange(0, kv_heads * size, size, device=worth.device)
     places: list[Tensor] = []
@@ -126,7 +138,7 @@ def _pick(
             place = first + place
             ahead.view(-1).index_fill_(0, place, -torch.inf)
             torch.minimum(near, rows.index_select(0, place), out=near)
-            torch.addcdiv(ahead, mean, near, value=-1, out=worth)
+            _worth(ahead, mean, near, worth)
         if floor is not None:
             stale = int((torch.stack(best) < floor).any(1).sum())  # those at the end: what is best only falls
             if stale:

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import inspect
+import json
+import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from huggingface_hub import constants
+from safetensors.torch import load_file, save_file
 
 from warpcortex_cli.bench import shapes
-from warpcortex_cli.cli import output
+from warpcortex_cli.cli import gate, output
 from warpcortex_cli.cli.app import main
-from warpcortex_cli.cli.output import choose, note, open_prism, print_json
+from warpcortex_cli.cli.ask import ask
+from warpcortex_cli.cli.chat import chat
+from warpcortex_cli.cli.output import AUTO, choose, note, open_prism, print_json
+from warpcortex_cli.cli.profile_vram import profile_vram
 from warpcortex_cli.errors import ModelError, ProfileError, RunError, UsageError
+from warpcortex_cli.prism import native
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.source import LARGER_MODEL
 
@@ -74,6 +84,25 @@ def test_one_dim_line_says_which_model_runs(capsys: pytest.CaptureFixture[str]) 
         "model pocket on cpu (float32), profile pocket. "
         f"`warpcortex pull {LARGER_MODEL}` fetches a larger one (1 GB).\n"
     )
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not native.usable(), reason="nothing else is taken by itself")
+def test_a_model_that_is_stored_in_bf16_is_computed_with_as_it_is(
+    model_folder: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Unless `eval` asks, which compares with exact arithmetic."""
+    folder = Path(shutil.copytree(model_folder("qwen2"), tmp_path / "tiny"))
+    weights = {name: part.bfloat16() for name, part in load_file(folder / "model.safetensors").items()}
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    command = ["bench", "-m", str(folder), "--agents", "1", "--tokens", "2", "--context", "80", "--landmarks", "16"]
+    with pytest.raises(SystemExit):
+        main([*command, "--json"])
+    assert json.loads(capsys.readouterr().out)["quantize"] == "bf16"
+    for run in (ask, chat, profile_vram, gate.calibrate, gate.show, gate.forget):
+        assert inspect.signature(run).parameters["quantize"].default == AUTO
+    assert open_prism(model=str(folder), profile=None, device="cpu")[0].quantize == "none"
+    open_prism(model=str(folder), profile=None, device="cpu", quantize=AUTO)
+    assert "(float32, weights bf16)" in capsys.readouterr().err
 
 
 def test_a_profile_for_instruction_models_is_pointed_out(capsys: pytest.CaptureFixture[str]) -> None:

@@ -214,3 +214,9 @@ def test_a_finished_tail_becomes_a_segment_without_a_copy() -> None:
     segment = tail.segment()
     assert in_segment(segment) == [4, 5, 6]
     assert segment.keys[0].data_ptr() == tail.slab.keys[0].data.data_ptr()
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_rooms_lie_in_one_piece_of_memory_unless_they_grow_one_by_one(apart: bool) -> None:
+    pieces = {room.data.untyped_storage().data_ptr() for room in Slab(LAYOUT, 2, CAPACITY, apart=apart).rooms}
+    assert len(pieces) == (2 * LAYOUT.layers if apart else 1)

@@ -23,8 +23,7 @@ from warpcortex_cli.prism.load import (
     choose_dtype,
     choose_quantize,
     load_prism_parts,
-    stored_dtype,
-    stored_parameters,
+    stored_values,
 )
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.rows import Row
@@ -75,7 +74,7 @@ def test_a_model_is_loaded_frozen(folder: Path, name: str, dtype: torch.dtype) -
     assert {(p.dtype, p.requires_grad) for p in model.parameters()} == {(dtype, False)}
     assert len(tokenizer) > 0
     stored = load_file(folder / "model.safetensors")
-    assert stored_parameters(source) == sum(t.numel() for t in stored.values())
+    assert stored_values(source).parameters == sum(t.numel() for t in stored.values())
 
 
 @pytest.fixture
@@ -89,7 +88,7 @@ def bf16_folder(folder: Path) -> Path:
 def test_files_of_one_type_are_loaded_in_it(folder: Path) -> None:
     """Of others none is rounded."""
     source = ModelSource("folder", folder, "tiny")
-    assert stored_dtype(source) is torch.float32
+    assert stored_values(source).dtype is torch.float32
     stored = load_file(folder / "model.safetensors")
     last = max(stored)
     for most, one, known in (
@@ -101,7 +100,7 @@ def test_files_of_one_type_are_loaded_in_it(folder: Path) -> None:
     ):
         made = {n: t.to(one if n == last else most) for n, t in stored.items()}
         save_file(made, folder / "model.safetensors", {"format": "pt"})
-        assert stored_dtype(source) is known
+        assert stored_values(source).dtype is known
         assert choose_quantize("auto", source, "cpu", "auto") == (
             "bf16" if known is torch.bfloat16 and sys.platform == "linux" and native.usable() else "none"
         )
@@ -156,7 +155,7 @@ def test_what_is_quantized_takes_the_memory_of_what_is_packed(
     source = ModelSource("folder", bf16_folder, "tiny")
     for bytes_each, fits in ((3, "bf16"), (1, "int8")):
         monkeypatch.setattr(
-            load, "available_memory", lambda n=bytes_each: load.HEADROOM + n * stored_parameters(source)
+            load, "available_memory", lambda n=bytes_each: load.HEADROOM + n * stored_values(source).parameters
         )
         with pytest.raises(MemoryLimitError, match="in float32"):
             Prism.load(source, "cpu")
@@ -289,6 +288,7 @@ def test_a_missing_tensor_is_not_made_up(folder: Path) -> None:
 @pytest.mark.parametrize(
     "content",
     [
+        struct.pack("<Q", 200_000) + b"[" * 200_000,  # nested deeper than Python reads
         b"",
         b"no",
         struct.pack("<Q", 2**60),

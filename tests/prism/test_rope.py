@@ -43,12 +43,15 @@ def test_a_long_context_is_turned_in_parts(
     segment = written_at(prism, 3)
     whole = prism.rope.unrotated(segment.keys, segment.positions)
     monkeypatch.setattr("warpcortex_cli.prism.rope._PART", 2 * prism.kv_heads * prism.head_dim)
+    parts, apply = [], prism.rope.apply
+    monkeypatch.setattr(prism.rope, "apply", lambda keys, *a: parts.append(keys.shape[1]) or apply(keys, *a))
     turn = prism.rope.turning(-segment.positions)
     for layer, key in enumerate(segment.keys):
         room = torch.full_like(key, torch.nan, dtype=torch.float64)
         assert turn(layer, key, room) is room
         assert torch.equal(room.to(key.dtype), whole[layer])
         assert torch.equal(turn(layer, key), whole[layer])
+    assert parts and set(parts) == {1, 2} and sum(parts) == 2 * prism.layers * len(TOKENS)
 
 
 def test_heads_move_apart(architecture: str, make_prism: Callable[[str], Prism]) -> None:

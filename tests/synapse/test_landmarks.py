@@ -156,7 +156,10 @@ def test_attention_mass_in_blocks_is_the_same(monkeypatch: pytest.MonkeyPatch) -
     whole = attention_mass(queries, keys, 0.3)
     monkeypatch.setattr("warpcortex_cli.synapse.mass.CHUNK", 100)  # tokens in parts of 12
     monkeypatch.setattr("warpcortex_cli.synapse.mass.SCORES", 80)  # two queries at once
+    sizes, mm = set(), torch.mm
+    monkeypatch.setattr(torch, "mm", lambda a, b, out: sizes.add((len(a), b.shape[1])) or mm(a, b, out=out))
     torch.testing.assert_close(attention_mass(queries, keys, 0.3), whole)
+    assert max(n for n, _ in sizes) == 2 and max(tokens for _, tokens in sizes) == 12
 
 
 def test_density_takes_what_the_newest_tokens_look_at() -> None:

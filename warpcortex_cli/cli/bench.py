@@ -125,6 +125,7 @@ def bench(
         _soak(prism, Load(counts[-1], context, landmarks, tokens, tails=tails), soak, as_json)
         return
     from warpcortex_cli.bench import measure, naive, report
+    from warpcortex_cli.prism.load import name_of
 
     loads = [Load(n, context, landmarks, tokens, river_share, tails) for n in counts]
     runs: list[Run] = []
@@ -141,7 +142,7 @@ def bench(
             if not runs:
                 raise
             console.print("stopped; these runs were finished:")
-    kind = str(prism.dtype).removeprefix("torch.")
+    kind = name_of(prism.dtype)
     findings = report.findings(runs, available_memory() if prism.device.type == "cpu" else None)
     if as_json:
         document = {

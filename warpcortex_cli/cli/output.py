@@ -207,14 +207,14 @@ def open_prism(
     console = stderr_console()
     doing = f"loading {clean(source.name)}" + (" and compiling its layers" if compiled else "")
     with console.status(Text(doing, style="dim")):
-        from warpcortex_cli.prism.load import choose_quantize  # torch and transformers take seconds to import
+        from warpcortex_cli.prism.load import choose_quantize, name_of  # torch and transformers take seconds to import
         from warpcortex_cli.prism.prism import Prism
         from warpcortex_cli.probes.memory import keep
 
         quantize = choose_quantize(quantize, source, device, dtype)
         prism = Prism.load(source, device, dtype, quantize, compiled)
         keep()
-    kind = str(prism.dtype).removeprefix("torch.") + (f", weights {quantize}" if quantize != "none" else "")
+    kind = name_of(prism.dtype) + (f", weights {quantize}" if quantize != "none" else "")
     kind += ", compiled" if compiled else ""
     line = f"model {source.name} on {prism.device} ({kind}), profile {settings.name}"
     if source.kind == "pocket" and settings.name in _FOR_INSTRUCTION_MODELS:

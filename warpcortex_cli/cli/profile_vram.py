@@ -64,6 +64,7 @@ def profile_vram(
     from warpcortex_cli.bench import measure
     from warpcortex_cli.bench.memory import SOURCES, curve_of, parse_bytes
     from warpcortex_cli.bench.workload import Load
+    from warpcortex_cli.prism.load import name_of
     from warpcortex_cli.probes.memory import MemoryProbe, settle
 
     room = parse_bytes(card) if card is not None else None
@@ -87,7 +88,7 @@ def profile_vram(
 
         plot_memory(curve, plot)
     if as_json:
-        kind = str(prism.dtype).removeprefix("torch.")
+        kind = name_of(prism.dtype)
         where = {"schema_version": SCHEMA_VERSION, "model": prism.name, "device": str(prism.device), "dtype": kind}
         print_json({**where, "quantize": prism.quantize, **curve.as_json(), "card_bytes": room, "card_agents": fitting})
         return

@@ -82,8 +82,10 @@ def choose_quantize(kind: str, source: ModelSource, device: str, dtype: str) -> 
     """
     if kind != "auto":
         return kind
-    free = dtype == "auto" and source.kind != "pocket" and choose_device(device).type == "cpu"
-    whole = free and stored_dtype(source) == torch.bfloat16 and not _stored(source).of_experts
+    if dtype != "auto" or source.kind == "pocket" or choose_device(device).type != "cpu":
+        return "none"
+    stored = stored_values(source)
+    whole = stored.dtype == torch.bfloat16 and not stored.of_experts
     return "bf16" if whole and sys.platform == "linux" and usable() else "none"
 
 
@@ -105,16 +107,15 @@ def load_prism_parts(
         MemoryLimitError: the weights do not fit.
     """
     target = choose_device(device)
-    as_stored = dtype == "auto" and quantize != "none"
-    number = stored_dtype(source) if as_stored else choose_dtype(dtype, target)
+    number = choose_dtype(dtype, target)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     config = _config(source)
-    stored = _stored(source)
-    if as_stored:
+    stored = stored_values(source)
+    if dtype == "auto" and quantize != "none":
         packed = (stored.parameters - stored.of_experts) * max(BITS[quantize], 8) // 8
-        needed = packed + stored.of_experts * choose_dtype(dtype, target).itemsize
-        check_room(source.name, needed, target, f"as {quantize}")
+        check_room(source.name, packed + stored.of_experts * number.itemsize, target, f"as {quantize}")
+        number = stored.dtype
     else:
         check_room(source.name, stored.parameters * number.itemsize, target, f"in {name_of(number)}")
     tokenizer = _tokenizer(source)
@@ -137,28 +138,23 @@ def load_prism_parts(
     return model, tokenizer
 
 
-def stored_parameters(source: ModelSource) -> int:
-    """Number of values in the safetensors files, by their headers. Raises ModelError for a damaged file."""
-    return _stored(source).parameters
-
-
-def stored_dtype(source: ModelSource) -> torch.dtype:
-    """The type of all of them; fp32 if they differ, or it is none of `DTYPES`. Raises ModelError for a damaged file."""
-    types = _stored(source).types
-    return _STORED.get(next(iter(types)), torch.float32) if len(types) == 1 else torch.float32
-
-
 @dataclass
-class _Stored:
+class Stored:
     """What safetensors files hold: values, how many of them are of experts, which stay unpacked, and their types."""
 
     parameters: int = 0
     of_experts: int = 0
     types: set[str] = field(default_factory=set)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of all values; fp32 if they differ, or it is none of `DTYPES`."""
+        return _STORED.get(next(iter(self.types)), torch.float32) if len(self.types) == 1 else torch.float32
 
-def _stored(source: ModelSource) -> _Stored:
-    found = _Stored()
+
+def stored_values(source: ModelSource) -> Stored:
+    """By the headers of the files. Raises ModelError for a damaged one."""
+    found = Stored()
     for path in weight_files(source.path, source.name):
         for name, kind, count in _tensors(path, source):
             found.parameters += count

@@ -14,7 +14,7 @@ from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.profile import SynapseSettings
 from warpcortex_cli.synapse.landmarks import Hybrid, Landmarks, LayerView, best, witnesses
 
-_TOGETHER = 1 << 20  # numbers of keys that are chosen from at once: all layers of a thousand tokens would be 60 MiB
+_TOGETHER = 1 << 20  # numbers of keys that are chosen from at once: of a long context all layers would take much memory
 _SPARE = 2  # candidates for each landmark
 _GROWTH = 8  # a context that grew by an eighth since all of it was looked at is looked at again
 

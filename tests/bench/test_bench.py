@@ -9,18 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import AutoConfig
 
 from warpcortex_cli.bench import measure, memory, naive, report, shapes, soak
 from warpcortex_cli.bench.shapes import random_prism
 from warpcortex_cli.bench.workload import Load, Step, Tally, Workload
 from warpcortex_cli.cli.app import main
-from warpcortex_cli.cli.bench import parse_agents
+from warpcortex_cli.cli.bench import open_any, parse_agents
 from warpcortex_cli.engine.engine import Engine
 from warpcortex_cli.engine.roster import Roster
 from warpcortex_cli.engine.stream import Stream
 from warpcortex_cli.errors import MemoryLimitError, UsageError
 from warpcortex_cli.events import ThoughtInjected
+from warpcortex_cli.prism.load import packs_bf16
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.synapse.snapshot import Synapse
 
@@ -201,6 +203,16 @@ def test_a_random_model_decodes_words_and_may_be_quantized(monkeypatch: pytest.M
     assert measure.run(rounded, LOAD).stream_tokens_per_second > 0
     with pytest.raises(UsageError, match=r"Qwen2\.5-0\.5B"):
         random_prism("Qwen9")
+
+
+def test_random_weights_are_kept_as_those_of_a_published_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All shapes are published in bf16; so nobody measures another kind of weights than chat would run on."""
+    small = {**shapes.SHAPES["Qwen2.5-0.5B"], "vocab_size": 900, "hidden_size": 56, "intermediate_size": 64}
+    monkeypatch.setitem(shapes.SHAPES, "tiny", {**small, "num_hidden_layers": 1})
+    packs = "bf16" if packs_bf16("cpu", "auto") else "none"
+    for dtype, kept, computed in (("auto", packs, torch.float32), ("bf16", "none", torch.bfloat16)):
+        prism = open_any("tiny", None, "cpu", dtype, "auto", False)
+        assert (prism.quantize, prism.dtype) == (kept, computed)
 
 
 def test_bench_prints_its_contract(capsys: pytest.CaptureFixture[str], model_folder) -> None:  # type: ignore[no-untyped-def]

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from warpcortex_cli.errors import UsageError
-from warpcortex_cli.prism.load import check_room, choose_device, choose_dtype, name_of
+from warpcortex_cli.prism.load import check_room, choose_device, choose_dtype, name_of, packs_bf16
 from warpcortex_cli.prism.prism import Prism
 
 # As the models' config.json on the hub say.
@@ -75,6 +75,10 @@ def random_prism(
 ) -> Prism:
     """A Prism of this shape; its words are `w0`, `w1`, ..., one for each token of the vocabulary.
 
+    Args:
+        shape: one of `SHAPES`, in any case; all of them are published in bf16.
+        device, dtype, quantize, compiled: as of a published model, auto among them.
+
     Raises:
         UsageError: there is no such shape.
         MemoryLimitError: it does not fit.
@@ -85,12 +89,15 @@ def random_prism(
         raise UsageError(f"there is no shape {shape!r}.", f"Shapes are {', '.join(SHAPES)}.")
     config = AutoConfig.for_model(**SHAPES[name], eos_token_id=1, pad_token_id=0, bos_token_id=None)
     target = choose_device(device)
-    number = choose_dtype(dtype, target)
+    if quantize == "auto":
+        quantize = "bf16" if packs_bf16(device, dtype) else "none"
+    number = torch.bfloat16 if dtype == "auto" and quantize != "none" else choose_dtype(dtype, target)
     check_room(name, _parameters(config) * number.itemsize, target, f"in {name_of(number)}")
     torch.manual_seed(seed)
     with torch.device(target):
         model = AutoModelForCausalLM.from_config(config, dtype=number, attn_implementation="eager")
-    return Prism(model, _tokenizer(config.vocab_size), f"{name} (random weights)", quantize, compiled)
+    tokenizer = _tokenizer(config.vocab_size)
+    return Prism(model, tokenizer, f"{name} (random weights)", quantize, compiled, choose_dtype(dtype, target))
 
 
 def _parameters(config: Any) -> int:

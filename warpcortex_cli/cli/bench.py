@@ -215,7 +215,7 @@ def open_any(
         from warpcortex_cli.bench.shapes import random_prism
         from warpcortex_cli.probes.memory import keep
 
-        prism = random_prism(random_weights, device, dtype, "none" if quantize == AUTO else quantize, compiled=compiled)
+        prism = random_prism(random_weights, device, dtype, quantize, compiled=compiled)
         keep()
         return prism
 

@@ -76,17 +76,23 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 def choose_quantize(kind: str, source: ModelSource, device: str, dtype: str) -> str:
     """How weights are kept, of `auto` or what else `Prism` knows.
 
-    auto is bf16 where that leaves a model's weights as they are and is the fastest way to compute with them: on a CPU
-    whose kernels can be compiled, if they are stored so and no other type is asked for. Not for pocket, which shall
-    start at once wherever it is, and not outside of Linux, where no kernel was ever run.
+    auto is bf16 where that leaves a model's weights as they are, so if they are stored in it, and `packs_bf16`. Not for
+    pocket, which shall start at once wherever it is.
     """
     if kind != "auto":
         return kind
-    if dtype != "auto" or source.kind == "pocket" or choose_device(device).type != "cpu":
+    if source.kind == "pocket" or not packs_bf16(device, dtype):
         return "none"
     stored = stored_values(source)
-    whole = stored.dtype == torch.bfloat16 and not stored.of_experts
-    return "bf16" if whole and sys.platform == "linux" and usable() else "none"
+    return "bf16" if stored.dtype == torch.bfloat16 and not stored.of_experts else "none"
+
+
+def packs_bf16(device: str, dtype: str) -> bool:
+    """Whether packing is the fastest way to compute with weights of bf16, and no other type is asked for.
+
+    So it is on a CPU whose kernels can be compiled; outside of Linux none was ever run.
+    """
+    return dtype == "auto" and choose_device(device).type == "cpu" and sys.platform == "linux" and usable()
 
 
 def load_prism_parts(

@@ -61,7 +61,7 @@ class Outputs {
     int64_t lines = 0;
 
     Floats value(int p, int64_t token, int64_t place) const {
-        if (x.half) return load<Floats>(sums + place) + plus[p];
+        if (x.half) return load<Floats>(sums + place) * scale[p] + plus[p];
         const Ints sum = sums[place] - EXTRA * x.sums[token];
         return __builtin_convertvector(sum, Floats) * (scale[p] * x.scales[token]) + plus[p];
     }

@@ -30,6 +30,8 @@ template <int BITS>
 constexpr int64_t GROUP_BYTES = GROUP * LANES * BITS / 8;
 template <int BITS>
 constexpr int64_t GROUPS = BITS == 16 ? 1 : CHUNK / GROUP;  // of a chunk
+template <int BITS>
+constexpr int NOTHING = BITS == 16 ? 0 : BITS == 8 ? ZERO : 8 + 16 * 8;  // the bytes of weights that are 0
 
 // Calls `use` with the number of bits as a type.
 template <typename Use>
@@ -181,6 +183,42 @@ inline Fitted fitted4(const float* weights, int64_t inputs) {
     return found;
 }
 
+// Where two inputs' weights of a lane lie in a panel of bfloat16.
+inline int64_t two_at(int64_t input, int64_t lane) {
+    return group_at<16>(input / GROUP) + input % GROUP / 2 * LINE + FOUR * lane;
+}
+
+// Puts the weights of an output into its lane of a panel; returns their scale.
+template <int BITS>
+float put(const float* weights, int64_t inputs, int64_t lane, uint8_t* panel) {
+    if constexpr (BITS == 16) {
+        for (int64_t i = 0; i < inputs; i += LANES) {
+            const Halves some = narrowed(some_of(weights, i, inputs));
+            for (int64_t j = 0; j < LANES; j += 2)
+                std::memcpy(panel + two_at(i + j, lane), (const char*)&some + 2 * j, FOUR);
+        }
+        return 1;
+    } else {
+        const Fitted fit = (BITS == 8 ? fitted8 : fitted4)(weights, inputs);
+        for (int64_t i = 0; i < inputs; i++) {
+            uint8_t* group = panel + group_at<BITS>(i / GROUP);
+            const int64_t line = i % GROUP / FOUR, place = FOUR * lane + i % FOUR;
+            if (BITS == 8)
+                group[LINE * line + place] = uint8_t(fit.numbers[i] + ZERO);
+            else {
+                uint8_t& both = group[line / 2 * LINE + place];
+                const int four = fit.numbers[i] + 8;
+                both = uint8_t(line % 2 ? (both & 15) | four << 4 : (both & 240) | four);
+            }
+        }
+        for (int64_t g = 0; g < int64_t(fit.factors.size()); g++) {
+            const int factor = fit.factors[g];
+            panel[factors_at(g) + lane] = uint8_t(factor < 0 ? NEGATIVE - factor : factor);
+        }
+        return fit.scale;
+    }
+}
+
 // Weights [outputs, inputs] to panels.
 template <int BITS>
 void packed(const float* weights, uint8_t* out, int64_t outputs, int64_t inputs, int threads) {
@@ -189,38 +227,33 @@ void packed(const float* weights, uint8_t* out, int64_t outputs, int64_t inputs,
     for (int64_t number = 0; number < panels_of(outputs); number++) {
         uint8_t* panel = out + number * size;
         std::memset(panel, 0, size);
-        for (int64_t g = 0; g < groups && BITS != 16; g++)
-            std::memset(panel + group_at<BITS>(g), BITS == 8 ? ZERO : 8 + 16 * 8, GROUP_BYTES<BITS>);
+        for (int64_t g = 0; g < groups; g++) std::memset(panel + group_at<BITS>(g), NOTHING<BITS>, GROUP_BYTES<BITS>);
         for (int64_t lane = 0; lane < std::min(LANES, outputs - number * LANES); lane++) {
-            const float* from = weights + (number * LANES + lane) * inputs;
-            if (BITS == 16) {
-                const float one = 1;
-                for (int64_t i = 0; i < inputs; i += LANES) {
-                    const Halves some = narrowed(some_of(from, i, inputs));
-                    uint8_t* line = panel + group_at<16>(i / GROUP) + i % GROUP / 2 * LINE + FOUR * lane;
-                    for (int64_t two = 0; two < LANES / 2; two++)
-                        std::memcpy(line + two * LINE, (const char*)&some + FOUR * two, FOUR);
-                }
-                std::memcpy(panel + scales_at<16>(groups) + lane * sizeof(float), &one, sizeof(one));
-                continue;
+            const float scale = put<BITS>(weights + (number * LANES + lane) * inputs, inputs, lane, panel);
+            std::memcpy(panel + scales_at<BITS>(groups) + lane * sizeof(float), &scale, sizeof(float));
+        }
+    }
+}
+
+// The weights of a lane of a panel in fp32, without their scale.
+template <int BITS>
+void take(const uint8_t* panel, int64_t lane, int64_t inputs, float* out) {
+    if constexpr (BITS == 16) {
+        for (int64_t i = 0; i < inputs; i++) {
+            const uint32_t bits = uint32_t(load<uint16_t>(panel + two_at(i, lane) + i % 2 * 2)) << 16;
+            out[i] = load<float>(&bits);
+        }
+    } else {
+        for (int64_t first = 0; first < inputs; first += GROUP) {
+            const Group<BITS> group(panel, first / GROUP);
+            uint8_t bytes[GROUP];
+            for (int pair = 0; pair < GROUP / FOUR / 2; pair++) {
+                Bytes two[2];
+                group.read(pair, two);
+                for (int i = 0; i < 2; i++)
+                    std::memcpy(bytes + FOUR * (2 * pair + i), (const char*)&two[i] + FOUR * lane, FOUR);
             }
-            const Fitted fit = (BITS == 8 ? fitted8 : fitted4)(from, inputs);
-            for (int64_t i = 0; i < inputs; i++) {
-                uint8_t* group = panel + group_at<BITS>(i / GROUP);
-                const int64_t line = i % GROUP / FOUR, place = FOUR * lane + i % FOUR;
-                if (BITS == 8)
-                    group[LINE * line + place] = uint8_t(fit.numbers[i] + ZERO);
-                else {
-                    uint8_t& both = group[line / 2 * LINE + place];
-                    const int four = fit.numbers[i] + 8;
-                    both = uint8_t(line % 2 ? (both & 15) | four << 4 : (both & 240) | four);
-                }
-            }
-            for (int64_t g = 0; g < int64_t(fit.factors.size()); g++) {
-                const int factor = fit.factors[g];
-                panel[factors_at(g) + lane] = uint8_t(factor < 0 ? NEGATIVE - factor : factor);
-            }
-            std::memcpy(panel + scales_at<BITS>(groups) + lane * sizeof(float), &fit.scale, sizeof(float));
+            for (int64_t i = 0; i < std::min(GROUP, inputs - first); i++) out[first + i] = float(int(bytes[i]) - ZERO);
         }
     }
 }
@@ -233,23 +266,9 @@ void unpacked(const uint8_t* weights, const int64_t* which, int64_t rows, int64_
         const uint8_t* panel = weights + which[row] / LANES * panel_bytes<BITS>(inputs);
         const int64_t lane = which[row] % LANES;
         const float scale = load<float>(panel + scales_at<BITS>(groups) + lane * sizeof(float));
-        for (int64_t i = 0; i < inputs && BITS == 16; i++) {
-            const uint8_t* line = panel + group_at<16>(i / GROUP) + i % GROUP / 2 * LINE;
-            const uint32_t bits = uint32_t(load<uint16_t>(line + FOUR * lane + i % 2 * 2)) << 16;
-            out[row * inputs + i] = load<float>(&bits);
-        }
-        for (int64_t first = 0; first < inputs && BITS != 16; first += GROUP) {
-            const Group<BITS == 16 ? 8 : BITS> group(panel, first / GROUP);
-            uint8_t bytes[GROUP];
-            for (int pair = 0; pair < GROUP / FOUR / 2; pair++) {
-                Bytes two[2];
-                group.read(pair, two);
-                for (int i = 0; i < 2; i++)
-                    std::memcpy(bytes + FOUR * (2 * pair + i), (const char*)&two[i] + FOUR * lane, FOUR);
-            }
-            for (int64_t i = 0; i < std::min(GROUP, inputs - first); i++)
-                out[row * inputs + first + i] = scale * float(int(bytes[i]) - ZERO);
-        }
+        float* to = out + row * inputs;
+        take<BITS>(panel, lane, inputs, to);
+        for (int64_t i = 0; i < inputs; i++) to[i] *= scale;
     }
 }
 

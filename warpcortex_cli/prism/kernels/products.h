@@ -115,12 +115,11 @@ struct Bytewise {
 
     // Numbers of 4 bits become bytes here; and half a chunk becomes a whole one, for tiles would read beyond.
     Weights operator()(const Tokens& x, const Panels& panels, int64_t first, int64_t chunks, const Ahead& ahead) {
-        if (BITS == 16 || (BITS == 8 && (first + chunks) * GROUPS<8> <= x.groups))
+        if (BITS == 8 && (first + chunks) * GROUPS<8> <= x.groups)
             return {panels.at + first * CHUNK_BYTES, panels.panel, first, chunks, true};
-        constexpr int SMALL_BITS = BITS == 16 ? 8 : BITS;  // whole chunks of 16 bits are all there are
         for (int64_t p = 0; p < panels.count; p++)
             for (int64_t g = first * GROUPS<8>; g < std::min((first + chunks) * GROUPS<8>, x.groups); g++) {
-                const Group<SMALL_BITS> group(panels.at + p * panels.panel, g);
+                const Group<BITS> group(panels.at + p * panels.panel, g);
                 const uint8_t* later = ahead.of(group.at, group_at<BITS>(g));
                 uint8_t* to = bytes + p * SIZE + (g - first * GROUPS<8>) * GROUP * LANES;
                 for (int pair = 0; pair < GROUP / FOUR / 2; pair++) {
@@ -131,6 +130,14 @@ struct Bytewise {
                 }
             }
         return {bytes, SIZE, first, chunks, false};
+    }
+};
+
+// Of bfloat16 there are whole chunks only, which are taken where they lie.
+template <int64_t MOST>
+struct Bytewise<16, MOST> {
+    Weights operator()(const Tokens&, const Panels& panels, int64_t first, int64_t chunks, const Ahead&) const {
+        return {panels.at + first * CHUNK_BYTES, panels.panel, first, chunks, true};
     }
 };
 

@@ -225,6 +225,19 @@ void join(const Attention& a, float* states, int64_t count, T* out) {
     }
 }
 
+// Puts the key and the value of a group's token behind its tail.
+template <typename T>
+inline void keep(const Attention& a, const Readers& group, int64_t token) {
+    const int64_t* tails = group.tails + 2 * a.layer;
+    const int64_t row = group.start + token, place = group.lengths[token] - 1;
+    for (int64_t kv = 0; kv < a.kv_heads; kv++) {
+        const int64_t to = group.slots[token] * group.tail_slot + kv * group.tail_head + place * a.d;
+        std::copy_n((const T*)a.key + kv * a.key_head + row * a.key_row, a.d, (T*)tails[0] + to);
+        std::copy_n((const T*)a.value + kv * a.value_head + row * a.value_row, a.d, (T*)tails[1] + to);
+    }
+}
+
+// What tokens read, whose own keys and values are kept already.
 template <typename T>
 void attended(const Attention& a, int threads) {
     const int64_t size = a.shared * (a.d + 2);
@@ -234,18 +247,6 @@ void attended(const Attention& a, int threads) {
     plan.make(a, threads);
     room.resize(plan.states * size);
     float* states = room.data();
-    for (int64_t g = 0; g < a.count; g++) {
-        const Readers& group = *a.groups[g];
-        const int64_t* tails = group.tails + 2 * a.layer;
-        for (int64_t token = 0; token < group.tokens; token++)
-            for (int64_t kv = 0; kv < a.kv_heads; kv++) {
-                const int64_t row = group.start + token;
-                const int64_t place =
-                    group.slots[token] * group.tail_slot + kv * group.tail_head + (group.lengths[token] - 1) * a.d;
-                std::copy_n((const T*)a.key + kv * a.key_head + row * a.key_row, a.d, (T*)tails[0] + place);
-                std::copy_n((const T*)a.value + kv * a.value_head + row * a.value_row, a.d, (T*)tails[1] + place);
-            }
-    }
 #pragma omp parallel num_threads(threads)
     {
 #pragma omp for schedule(dynamic, 1)
@@ -261,6 +262,14 @@ void attended(const Attention& a, int threads) {
                 }
         }
     }
+}
+
+// The same of tokens whose keys and values are not kept yet.
+template <typename T>
+void kept_and_attended(const Attention& a, int threads) {
+    for (int64_t g = 0; g < a.count; g++)
+        for (int64_t token = 0; token < a.groups[g]->tokens; token++) keep<T>(a, *a.groups[g], token);
+    attended<T>(a, threads);
 }
 
 }  // namespace

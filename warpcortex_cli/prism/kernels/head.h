@@ -12,6 +12,14 @@ struct Best {
     Ints panel = {};
 
     void add(Floats some, int64_t number) {
+        if (any_above(some, value))  // which is seldom so
+            raise(some, number);
+        else
+            sum += exponential(some - value);
+    }
+
+  private:
+    void raise(Floats some, int64_t number) {
         const Floats more = some - value;
         const Floats small = exponential(more > 0 ? -more : more);
         sum = more > 0 ? sum * small + 1 : sum + small;

@@ -33,12 +33,12 @@ void summarize(int bits, const float* x, const uint8_t* weights, const float* bi
 int attends_many(int half, int64_t d) { return half && tiled<uint16_t>(d); }
 
 void attend(int half, const Attention* given, int threads) {
-    (half ? attended<uint16_t> : attended<float>)(*given, threads);
+    (half ? kept_and_attended<uint16_t> : kept_and_attended<float>)(*given, threads);
 }
 
 void before_attention(const Layer* layer, const float* hidden, const float* cosine, const float* sine, int64_t turned,
                       float* out, int64_t rows, int threads) {
-    before(*layer, hidden, cosine, sine, turned, out, nullptr, rows, threads);
+    before(*layer, hidden, cosine, sine, turned, out, nullptr, rows, threads, [](int64_t) {});
 }
 
 void after_attention(const Layer* layer, const float* hidden, const float* read, float* out, int64_t rows,

@@ -52,9 +52,10 @@ inline float* own_row(int64_t numbers) {
 }
 
 // From hidden states [rows, width] to queries, keys and values [rows, heads + 2 * kv_heads, d], queries and keys turned
-// by cosine and sine [rows, turned]; to `half`, too, in bfloat16, unless it is null.
+// by cosine and sine [rows, turned]; to `half`, too, in bfloat16, unless it is null. Then `use` is called with the row.
+template <typename Use>
 void before(const Layer& layer, const float* hidden, const float* cosine, const float* sine, int64_t turned, float* out,
-            uint16_t* half, int64_t rows, int threads) {
+            uint16_t* half, int64_t rows, int threads, Use use) {
     const int64_t wide = layer.qkv.outputs;
     for (int64_t start = 0; start < rows; start += SOME) {
         const int64_t here = std::min(SOME, rows - start);
@@ -74,6 +75,7 @@ void before(const Layer& layer, const float* hidden, const float* cosine, const 
                 turn(x, cosine + row * turned, sine + row * turned, turned);
             }
             for (int64_t i = row * wide; half && i < (row + 1) * wide; i += LANES) put(half + i, lanes(out + i));
+            use(row);
         }
     }
 }

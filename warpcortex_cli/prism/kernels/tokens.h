@@ -109,8 +109,10 @@ struct Tokens {
             Ints bits = {}, sum = {};
             for (int64_t i = 0; i < inputs && !half; i += LANES) bits = larger(sizes(some_of(from, i, inputs)), bits);
             const float by = scaled(token, bits);
-            const Place to(*this, token);
-            for (int64_t i = 0; i < chunks * wide(); i += LANES) sum += to.put(i, some_of(from, i, inputs) * by);
+            const int64_t tile = tile_of(token), wide = this->wide();
+            const Place to = {begin_of(tile), token - start(tile)};
+            for (int64_t i = 0; i < chunks; i++)
+                sum += to.put(i, [&](int64_t j) { return some_of(from, i * wide + j, inputs) * by; });
             sums[token] = total(sum);
         }
     }
@@ -122,6 +124,8 @@ struct Tokens {
 #pragma omp parallel num_threads(threads) if (count > FEW)
         {
             const int me = this_thread(), all = team();
+            const int64_t count = this->count, panels = panels_of(inputs), some = wide() / LANES;
+            const float* factors = by.data();
             Ints* mine = &parts[me * count];
 #pragma omp for
             for (int64_t token = 0; token < count; token++) {
@@ -129,17 +133,16 @@ struct Tokens {
                 for (int64_t i = 0; i < from.threads; i++) bits = larger(from.most[i * count + token], bits);
                 by[token] = scaled(token, bits);
             }
-            const int64_t panels = panels_of(inputs), some = wide() / LANES;
-            for (int64_t first = 0; first < chunks * some; first += some) {
+            for (int64_t chunk = 0; chunk < chunks; chunk++) {
+                const int64_t first = chunk * some;
                 if (from.owners[first] % all != me) continue;
-                for (int64_t token = 0; token < count; token++) {
-                    const Place to(*this, token);
-                    for (int64_t panel = first; panel < first + some; panel++) {
-                        const float* numbers = &from.numbers[(panel * count + token) * LANES];
-                        const Floats here = panel < panels ? load<Floats>(numbers) * by[token] : Floats{};
-                        mine[token] += to.put(panel * LANES, here);
-                    }
-                }
+                const float* numbers = &from.numbers[first * count * LANES];
+                for (int64_t tile = 0, token = 0; tile < tiles; tile++)
+                    for (Place to = {begin_of(tile), 0}; to.token < to.tile.tokens; to.token++, token++)
+                        mine[token] += to.put(chunk, [&](int64_t j) {
+                            if (first + j / LANES >= panels) return Floats{};
+                            return load<Floats>(numbers + j * count + token * LANES) * factors[token];
+                        });
             }
 #pragma omp barrier
 #pragma omp for
@@ -152,40 +155,48 @@ struct Tokens {
     }
 
   private:
-    // Where the numbers of a token are put.
-    struct Place {
+    // Where a tile begins, and what is to be known of it.
+    struct Tile {
         int8_t* at;
-        int64_t wide, token;  // tokens of its tile, and its place among them
+        int64_t tokens;
         bool together, half;
+    };
 
-        Place(Tokens& x, int64_t token) : together(x.together), half(x.half) {
-            const int64_t number = x.tile_of(token), first = x.start(number);
-            at = &x.values[first * x.chunks * CHUNK];
-            wide = x.start(number + 1) - first, this->token = token - first;
-        }
+    Tile begin_of(int64_t tile) {
+        return {&values[start(tile) * chunks * CHUNK], start(tile + 1) - start(tile), together, half};
+    }
 
-        // Inputs i to i + 15, which are rounded here; whole numbers are returned.
-        Ints put(int64_t i, Floats some) const {
-            if (half) {
-                store(2 * i, narrowed(some));
-                return Ints{};
-            }
-            typedef int8_t Small __attribute__((vector_size(16)));
-            const Floats near = some + 12582912.0f;  // which leaves no room behind the point
-            const Ints found = load<Ints>(&near) - 0x4b400000;
-            store(i, __builtin_convertvector(found, Small));
-            return found;
-        }
+    // Where the numbers of a token are put: the one of a tile that has this place.
+    struct Place {
+        Tile tile;
+        int64_t token;
 
-        // From a token's byte on.
+        // Rounds the inputs of a chunk, of which `some` gives 16 from one on; the sums of whole numbers are returned.
         template <typename Some>
-        void store(int64_t byte, const Some& some) const {
-            int8_t* chunk = at + byte / CHUNK * CHUNK * wide;
-            if (together)
-                std::memcpy(chunk + token * CHUNK + byte % CHUNK, &some, sizeof(some));
+        Ints put(int64_t chunk, Some some) const {
+            int8_t* at = tile.at + chunk * CHUNK * tile.tokens;
+            Ints sum = {};
+            if (tile.half)
+                for (int64_t i = 0; i < CHUNK / 2; i += LANES) store(at, 2 * i, narrowed(some(i)));
             else
-                for (int64_t j = 0; j < int64_t(sizeof(some)); j += FOUR)
-                    std::memcpy(chunk + (byte % CHUNK + j) * wide + FOUR * token, (const char*)&some + j, FOUR);
+                for (int64_t i = 0; i < CHUNK; i += LANES) {
+                    typedef int8_t Small __attribute__((vector_size(16)));
+                    const Floats near = some(i) + 12582912.0f;  // which leaves no room behind the point
+                    const Ints found = load<Ints>(&near) - 0x4b400000;
+                    store(at, i, __builtin_convertvector(found, Small));
+                    sum += found;
+                }
+            return sum;
+        }
+
+        // From a byte of the token on.
+        template <typename Numbers>
+        void store(int8_t* chunk, int64_t byte, const Numbers& numbers) const {
+            if (tile.together)
+                std::memcpy(chunk + token * CHUNK + byte, &numbers, sizeof(numbers));
+            else
+                for (int64_t i = 0; i < int64_t(sizeof(numbers)); i += FOUR)
+                    std::memcpy(chunk + (byte + i) * tile.tokens + FOUR * token, (const char*)&numbers + i, FOUR);
         }
     };
 

@@ -128,6 +128,18 @@ inline float highest_of(Floats x) {
     return std::max(std::max(four[0], four[1]), std::max(four[2], four[3]));
 }
 
+// Whether a lane of `a` is larger than the same of `b`.
+inline bool any_above(Floats a, Floats b) {
+#if defined(__AVX512F__)
+    return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_GT_OQ) != 0;
+#else
+    const Ints above = a > b;
+    int32_t found = 0;
+    for (int64_t i = 0; i < LANES; i++) found |= above[i];
+    return found != 0;
+#endif
+}
+
 #if defined(__AVX512F__)
 // 16 vectors become one: lane i is what `by` makes of all lanes of vector i.
 template <typename By>

@@ -34,7 +34,7 @@ def view_of(method: str, tokens: int, k: int) -> LayerView:
     keys = torch.randn(2, tokens, 8, generator=generator)
     queries = torch.randn(4, 6, 8, generator=generator)
     always = METHODS[method].landmarks.always(tokens, k)
-    return LayerView(keys - keys.mean(1, keepdim=True), keys, keys, queries, always, k, 8**-0.5)
+    return LayerView(keys - keys.mean(1, keepdim=True), [(keys, keys)], queries, always, k, 8**-0.5)
 
 
 def test_the_full_context_is_read_whole(pocket: Prism) -> None:

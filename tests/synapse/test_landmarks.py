@@ -30,7 +30,7 @@ def some_keys(tokens: int, seed: int = 0, kv_heads: int = 2, dim: int = 8) -> Te
 
 
 def view_of(sampler: Landmarks, keys: Tensor, k: int, queries: Tensor | None = None) -> LayerView:
-    return LayerView(keys, keys, keys, queries, sampler.always(keys.shape[1], k), k, keys.shape[2] ** -0.5)
+    return LayerView(keys, [(keys, keys)], queries, sampler.always(keys.shape[1], k), k, keys.shape[2] ** -0.5)
 
 
 def farthest_first(keys: Tensor, start: list[int], k: int, bonus: Tensor | None = None) -> list[int]:

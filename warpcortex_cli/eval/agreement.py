@@ -68,7 +68,7 @@ def view_of(layer: Layer, queries: Tensor) -> LayerView:
     keys, values = layer.keys[0], layer.values[0]
     always = METHODS["snapkv"].landmarks.always(keys.shape[1], 64)
     scale = float(keys.shape[2] ** -0.5)
-    return LayerView(keys - keys.mean(1, keepdim=True), keys, values, rotated, always, 64, scale)
+    return LayerView(keys - keys.mean(1, keepdim=True), [(keys, values)], rotated, always, 64, scale)
 
 
 def common(ours: Tensor, theirs: Tensor, free: Tensor, k: int) -> float:

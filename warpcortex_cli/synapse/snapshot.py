@@ -216,9 +216,8 @@ def _views(
                 turn = prism.rope.turning(-view.positions[pool[layer]])
                 seen[-1] = _of(seen[-1][0], pool[layer]), _of(seen[-1][1], pool[layer])
             _centre(turn(layer, seen[-1][0], out))
-        rotated, values = seen[0] if len(seen) == 1 else map(torch.cat, zip(*seen, strict=True))
         found = None if queries is None else torch.cat([queries[i] for i in layers])
-        yield LayerView(keys, rotated, values, found, always, k, prism.scalings[layers[0]])
+        yield LayerView(keys, seen, found, always, k, prism.scalings[layers[0]])
 
 
 def _of(tokens: Tensor, chosen: Tensor) -> Tensor:

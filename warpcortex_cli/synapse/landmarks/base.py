@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -20,8 +21,7 @@ class LayerView:
         keys: [kv_heads, L, head_dim] of all these layers, fp32, without rotation and with each head's mean taken
             off: geometry that does not depend on where a token stands. (Key biases are large and common to all;
             distances would lose digits to them.)
-        rotated: [kv_heads, L, head_dim], as they lie in the cache.
-        values: [kv_heads, L, head_dim].
+        cached: keys and values of each of these layers as they lie in the cache, [its kv_heads, L, head_dim] each.
         queries: rotated queries of the newest W tokens, [heads, W, head_dim], or None.
         always: [a] tokens that are kept in any case, ascending; a sampler need not score them.
         k: landmarks to be chosen, `always` among them.
@@ -29,8 +29,7 @@ class LayerView:
     """
 
     keys: Tensor
-    rotated: Tensor
-    values: Tensor
+    cached: Sequence[tuple[Tensor, Tensor]]
     queries: Tensor | None
     always: Tensor
     k: int
@@ -40,6 +39,20 @@ class LayerView:
     def tokens(self) -> int:
         """L"""
         return self.keys.shape[1]
+
+    @property
+    def rotated(self) -> Tensor:
+        """Keys of all layers as they lie in the cache, [kv_heads, L, head_dim]: a copy, where there are several."""
+        return _joined([keys for keys, _ in self.cached])
+
+    @property
+    def values(self) -> Tensor:
+        """Values of all layers, [kv_heads, L, head_dim]: a copy, where there are several."""
+        return _joined([values for _, values in self.cached])
+
+
+def _joined(layers: Sequence[Tensor]) -> Tensor:
+    return layers[0] if len(layers) == 1 else torch.cat(list(layers))
 
 
 @dataclass(frozen=True)

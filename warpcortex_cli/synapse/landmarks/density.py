@@ -32,7 +32,8 @@ def density(view: LayerView) -> Tensor:
     """Non-negative, [kv_heads, L]."""
     if view.queries is None or not view.queries.shape[1]:
         return key_density(view.keys)
-    return attention_mass(view.queries, view.rotated, view.scale)
+    layers = view.queries.split(len(view.queries) // len(view.cached))
+    return torch.cat([attention_mass(q, keys, view.scale) for q, (keys, _) in zip(layers, view.cached, strict=True)])
 
 
 def attention_mass(queries: Tensor, keys: Tensor, scale: float, newest: int = _QUERIES) -> Tensor:

@@ -44,8 +44,8 @@ def test_the_river_keeps_its_share(machine: str, share: float) -> None:
     assert kept >= share - 0.02
     # What the share leaves over is spent: no width does much better, run as often as it may be.
     allowed = cost(0) * (1 / share - 1)
-    best = max(w * min(1.0, allowed / (cost(w) - cost(0))) for w in range(1, 101) if cost(w) <= 2.5 * cost(0))
-    assert tokens >= 0.7 * best
+    best = max(w * min(1.0, allowed / (cost(w) - cost(0))) for w in range(1, 101) if cost(w) <= 3 * cost(0))
+    assert tokens >= 0.8 * best
 
 
 def test_streams_have_every_step_without_a_promise_and_while_the_river_waits() -> None:

@@ -128,7 +128,7 @@ def test_memory_says_what_came_back_and_why(desk: Desk) -> None:
     for words in (
         "193,024",
         "6,000",
-        "12.0 MB",
+        "12.0 MiB",
         "at most 1,540 tokens",
         "stored as 8",
         "1 damaged",

@@ -51,8 +51,8 @@ def test_a_hundred_agents_at_80_columns() -> None:
         "3 passed  1 rejected",
         "threshold 0.50",
         "RSS",
-        "812.0 MB",
-        "KV 384.0 KB/agent",
+        "812.0 MiB",
+        "KV 384.0 KiB/agent",
         "64+48",
     ]:
         assert part in text
@@ -66,7 +66,7 @@ def test_a_parked_stream_is_shown_with_what_is_kept_of_it() -> None:
     tiers = {"hot": Tier(0, 0), "warm": Tier(3, 51 << 10), "cold": Tier(0, 0)}
     now = view(some, memory=replace(NO_PAST, tiers=tiers))
     text = "\n".join(draw(120, 60, Scene(now, some[-2:], None, True, 0, 0)))
-    assert "parked" in text and "51.0 KB" in text and "1 queued, 1 parked" in text
+    assert "parked" in text and "51.0 KiB" in text and "1 queued, 1 parked" in text
     assert "0 hot 3 warm 0 cold" in text and "0 agents alive" in text
 
 
@@ -79,7 +79,7 @@ def test_few_streams_have_no_more_line() -> None:
 def test_who_waits_at_the_gate_has_given_its_kv_back() -> None:
     some = [stream(1, kv_bytes=2 << 20), stream(2, kv_bytes=4 << 20), stream(3, "gating", kv_bytes=90 << 20)]
     text = "\n".join(draw(100, 30, Scene(view(some), some, Usage("RSS", 812 << 20, 30 << 20), True, 0, 0)))
-    assert "KV 3.0 MB/agent" in text and "3 agents alive" in text
+    assert "KV 3.0 MiB/agent" in text and "3 agents alive" in text
 
 
 def test_text_of_models_is_harmless() -> None:
@@ -109,9 +109,9 @@ def test_words() -> None:
     assert [size(n) for n in (0, 512, 12_288, 3 << 20, 5 << 30)] == [
         "0 B",
         "512 B",
-        "12.0 KB",
-        "3.0 MB",
-        "5.0 GB",
+        "12.0 KiB",
+        "3.0 MiB",
+        "5.0 GiB",
     ]
     reading = draw(80, 24, Scene(view(river_state="prefill"), [], None, True, 512, 1204))
     assert reading == ["River reads 512/1,204 tokens"]

@@ -10,15 +10,16 @@ of the River's own: what makes the River slower while nobody else runs is not th
 
 from __future__ import annotations
 
-_NEWEST = 0.2  # weight of a width's newest measurement
+_NEWEST = 0.2  # weight of a width's newest measurement; the first ones weigh alike
 _SOLO = 0.05  # the same of a solo step, of which there are many; the first ones weigh alike
 _SELDOM = 32  # after so many steps with Streams comes a solo one, so that the River's own speed stays known
-_TRIES = 8  # of so many steps with Streams, one is of the width that was tried longest ago
+_TRIES = 8  # of so many steps with Streams, one is of the width that was tried longest ago,
+_TRIED = 1 / 16  # if such steps have taken no more than this part of what Streams spent
 _FRESH = 400  # steps after which a width that was not taken again is not known any more: it may just have been unlucky
 _WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 _KNOWN = 3  # solo steps before the first one with Streams; the fastest counts, for the first may load something
 _FIRST = 4  # the widest step before any was measured
-_BURST = 1.5  # a step takes at most this many solo steps longer, or the River would stutter
+_BURST = 2.0  # a step takes at most this many solo steps longer, or the River would stutter
 
 
 class Pacer:
@@ -33,8 +34,11 @@ class Pacer:
         self._solo: float | None = None  # mean seconds of a step in which the River is alone
         self._solos = self._since = 0  # such steps, and those with Streams after the last one
         self._extra: dict[int, float] = {}  # by width: mean seconds beyond a solo step
+        self._times: dict[int, int] = {}  # by width: how often it was measured
         self._taken: dict[int, int] = {}  # by width: the last step that had it
         self._steps = self._wide = 0
+        self._trying = False  # in the step that comes
+        self._spent = self._tried = 0.0  # seconds beyond solo steps: of all steps with Streams, and of tries
         self._credit = 0.0
 
     def width(self, wanted: int, river_writes: bool) -> int:
@@ -48,7 +52,8 @@ class Pacer:
         burst = _BURST * self._solo
         fitting = [w for w in options if self._cost(w) <= burst]
         allowed = self._allowed()
-        if fitting and self._wide % _TRIES == 0:
+        self._trying = bool(fitting) and self._wide % _TRIES == 0 and self._tried <= _TRIED * self._spent
+        if self._trying:
             return min(fitting, key=lambda w: self._taken.get(_bucket(w), -1))
         # Tokens for each River token: what costs more than is allowed runs in a part of the steps only.
         return max(fitting, key=lambda w: (round(w * min(1.0, allowed / self._cost(w)), 6), w)) if fitting else 1
@@ -72,16 +77,22 @@ class Pacer:
             self._wide += 1
             self._since += 1
             extra = seconds - self._solo  # below nothing, too: only a mean of all is what a width costs
-            place = _bucket(width)
-            known = self._extra.get(place, extra)
-            self._extra[place] = known + _NEWEST * (extra - known)
-            self._taken[place] = self._steps
+            self._learn(_bucket(width), extra)
         for old in [w for w, step in self._taken.items() if self._steps - step > _FRESH]:
-            del self._extra[old], self._taken[old]
+            del self._extra[old], self._times[old], self._taken[old]
         if self.share > 0:
             # What was saved up is bounded, so that a long solo stretch does not buy a long disturbed one.
             most = _BURST * self._solo
             self._credit = min(most, self._credit + self._allowed() - extra - besides)
+
+    def _learn(self, place: int, extra: float) -> None:
+        """Takes in what a step with Streams took longer than a solo one."""
+        self._times[place] = self._times.get(place, 0) + 1
+        known = self._extra.get(place, 0.0)
+        self._extra[place] = known + max(_NEWEST, 1 / self._times[place]) * (extra - known)
+        self._taken[place] = self._steps
+        self._spent += max(0.0, extra)
+        self._tried += max(0.0, extra) if self._trying else 0.0
 
     def _allowed(self) -> float:
         """Seconds that each River token leaves to the Streams."""

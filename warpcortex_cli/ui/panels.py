@@ -48,13 +48,13 @@ class Usage:
 
 
 def size(count: float) -> str:
-    """Bytes for people: `512 B`, `12.0 KB`, `3.4 MB`, `1.2 GB` (powers of 1024)."""
+    """Bytes for people: `512 B`, `12.0 KiB`, `3.4 MiB`, `1.2 GiB`."""
     value = float(count)
-    for unit in ("B", "KB", "MB"):
+    for unit in ("B", "KiB", "MiB"):
         if abs(value) < 1024:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1024
-    return f"{value:.1f} GB"
+    return f"{value:.1f} GiB"
 
 
 def interesting(streams: Sequence[StreamView], limit: int) -> tuple[list[StreamView], str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -258,6 +259,17 @@ def test_profile_vram_names_parts_and_sources(
     assert set(found["points"][0]["parts"]) == set(found["parts"])
     assert found["source"] == "RSS" and found["card_agents"] > 0
     assert (tmp_path / "m.svg").stat().st_size > 1000
+
+
+def test_no_figure_is_cut_in_a_narrow_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, model_folder: Callable[[str], Path]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    model = ["-m", str(model_folder("qwen2")), "--agents", "1,2,3,4", "--tokens", "3", "--context", "20"]
+    for tool in (["bench", "--compare", "naive"], ["profile-vram"]):
+        assert not command(*tool, *model, "--landmarks", "4")
+        out = capsys.readouterr().out
+        assert "…" not in out and max(map(len, out.splitlines())) <= 80
 
 
 @pytest.mark.parametrize(

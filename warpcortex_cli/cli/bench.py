@@ -223,10 +223,10 @@ def open_any(
 def _table(runs: list[Run], others: list[Naive]) -> Table:
     from warpcortex_cli.bench import report
 
-    table = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 0, 0, 1))  # all of it fits into 80 columns
     heads = [*report.HEADS, *(["naive all", "MiB/agent"] if others else [])]
     for head in heads:
-        table.add_column(head, justify="right")
+        table.add_column("\n".join(head.replace("/", " /").rsplit(" ", 1)), justify="right", no_wrap=True)
     for i, run in enumerate(runs):
         extra = []
         if i < len(others):

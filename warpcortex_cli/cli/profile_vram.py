@@ -62,7 +62,7 @@ def profile_vram(
     """Measure what agents cost in memory: on NVIDIA by NVML or the allocator, elsewhere by the resident set."""
     counts = parse_agents(agents)
     from warpcortex_cli.bench import measure
-    from warpcortex_cli.bench.memory import SOURCES, curve_of, parse_bytes
+    from warpcortex_cli.bench.memory import curve_of, parse_bytes
     from warpcortex_cli.bench.workload import Load
     from warpcortex_cli.prism.load import name_of
     from warpcortex_cli.probes.memory import MemoryProbe, settle
@@ -96,20 +96,24 @@ def profile_vram(
     out.print(_table(curve))
     _bars(out, curve)
     out.print(f"measured by {curve.source}; {curve.per_agent_bytes / 2**20:.2f} MiB an agent")
-    for part, source in SOURCES.items():
-        out.print(f"  {part}: {source}", style="dim")
     if fitting is not None:
         out.print(f"a card of {card} has room for about {fitting:,} agents of {context} + {tokens} tokens")
 
 
 def _table(curve: Curve) -> Table:
+    """A line for each part, a column for each number of agents, and where the figures come from."""
+    from warpcortex_cli.bench.memory import SOURCES
+
     table = Table(box=None, pad_edge=False, title=f"{curve.model}, MiB", title_justify="left")
-    table.add_column("agents", justify="right")
-    for part in (*curve.points[0].parts, "measured", "above one River"):
-        table.add_column(part, justify="right")
+    table.add_column("agents", no_wrap=True)
     for point in curve.points:
-        sizes = [*point.parts.values(), point.measured_bytes, point.above_baseline_bytes]
-        table.add_row(str(point.agents), *(f"{size / 2**20:,.1f}" for size in sizes))
+        table.add_column(f"{point.agents:,}", justify="right", no_wrap=True)
+    table.add_column("", style="dim", overflow="fold")
+    lines = [(part, [point.parts[part] for point in curve.points], SOURCES[part]) for part in SOURCES]
+    lines.append(("measured", [point.measured_bytes for point in curve.points], curve.source))
+    lines.append(("above one River", [point.above_baseline_bytes for point in curve.points], ""))
+    for name, sizes, source in lines:
+        table.add_row(name, *(f"{size / 2**20:,.1f}" for size in sizes), source)
     return table
 
 

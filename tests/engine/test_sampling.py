@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from warpcortex_cli.engine import sampling
 from warpcortex_cli.engine.sampling import Sampler, SamplingError, sample
-from warpcortex_cli.prism.largest import largest
+from warpcortex_cli.prism.head import largest
 
 
 def some_logits(rows: int, vocabulary: int = 50, seed: int = 0) -> torch.Tensor:

@@ -29,6 +29,29 @@ def test_rss_sees_an_allocation() -> None:
     assert 0.9 < int(done.stdout) / (64 * 2**20) < 1.1
 
 
+PEAK = """
+from warpcortex_cli.probes.memory import MemoryProbe
+probe = MemoryProbe("cpu")
+def hold():
+    block = bytearray(b"x" * (64 * 2**20))
+    del block
+hold()
+earlier = probe.peak().bytes
+probe.forget()
+before, now = probe.peak().bytes, probe.read().bytes
+hold()
+print(earlier - before, before - now, probe.peak().bytes - before, probe.read().bytes - now)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it is what the process holds now")
+def test_the_peak_is_the_most_since_it_was_forgotten() -> None:
+    done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
+    dropped, beside, more, kept = (int(n) / (64 * 2**20) for n in done.stdout.split())
+    assert dropped > 0.9 and abs(beside) < 0.1
+    assert more > 0.9 and kept < 0.1
+
+
 class NoCard(Exception):
     pass
 

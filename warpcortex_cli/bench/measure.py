@@ -19,7 +19,8 @@ _BESIDE_SECONDS, _HELD_STEPS = 1.0, 6  # so often, and for so long, they are hel
 @dataclass(frozen=True)
 class Run:
     """What one load came to. Bytes; tokens per second; seconds. `delay_*`: from a request to its injection, but
-    for the seconds in which Streams were held."""
+    for the seconds in which Streams were held. `memory_*`: the most at any moment, of the River alone and with Streams.
+    """
 
     agents: int
     landmarks: int
@@ -64,10 +65,12 @@ def run(prism: Prism, load: Load, progress: Progress = lambda what, done, total:
     probe = MemoryProbe(str(prism.device))
     progress("the River reads", 0, load.agents * load.tokens)
     work = Workload(prism, load)
-    alone = _alone(work)
     settle()
-    baseline = probe.read()
+    probe.forget()
+    alone = _alone(work)
+    baseline = probe.peak()
     peak = baseline.bytes
+    probe.forget()
     work.spawn()
     steps: list[Step] = []
     most = _Counted()
@@ -79,10 +82,10 @@ def run(prism: Prism, load: Load, progress: Progress = lambda what, done, total:
             alone += [work.alone().seconds for _ in range(_HELD_STEPS)][1:]
             beside = 0.0
         if len(steps) % 4 == 1:  # reading takes a fraction of a millisecond
-            peak = max(peak, probe.read().bytes)
+            peak = max(peak, probe.peak().bytes)
             most.add(work)
         progress(f"{load.agents} agents think", work.tally.written, load.agents * load.tokens)
-    peak = max(peak, probe.read().bytes)
+    peak = max(peak, probe.peak().bytes)
     total = sum(s.seconds for s in steps)
     # Under a promise to the River the Streams start one by one; then every step counts.
     clean = [s for s in steps if load.river_share or not s.prefilling] or steps
@@ -98,7 +101,7 @@ def run(prism: Prism, load: Load, progress: Progress = lambda what, done, total:
         weights_bytes=prism.parameter_bytes,
         river_kv_bytes=work.engine.river.tail.nbytes,
         asides_bytes=most.asides,
-        logits_bytes=_logits_bytes(prism, load.agents + 1),
+        logits_bytes=prism.logits_bytes(load.agents + 1),
         kv_shared_bytes=most.shared,
         kv_private_bytes=most.private,
         memory_source=baseline.source,
@@ -139,8 +142,3 @@ class _Counted:
         self.shared = max(self.shared, work.engine.admission.shared_bytes)
         self.private = max(self.private, sum(s.kv_bytes for s in work.engine.alive if s.state == "thinking"))
         self.asides = max(self.asides, sum(a.segment.nbytes for a in work.engine.river.asides))
-
-
-def _logits_bytes(prism: Prism, rows: int) -> int:
-    """Logits of one step, in the model's type; none where the head keeps only the largest."""
-    return 0 if prism.brief else rows * prism.vocab_size * prism.dtype.itemsize

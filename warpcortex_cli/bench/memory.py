@@ -17,7 +17,7 @@ SOURCES = {
     "synapse": "counted: keys and values of the landmarks, once for all Streams",
     "tails": "counted: keys and values of the Streams' tails",
     "asides": "counted: keys and values of injected thoughts",
-    "logits": "counted: rows x vocabulary of one step",
+    "logits": "counted: what a step holds at once",
     "workspace": "the rest: measured less all of the above; activations, buffers, fragmentation",
 }
 

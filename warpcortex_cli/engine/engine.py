@@ -285,6 +285,7 @@ class Engine:
             self.prism,
             self.admission.sampler(self.profile, number),
             self.journal.now(),
+            weighed=bool(self.gate.settings.certainty),
         )
         self.streams.add(stream)
         self.journal.write(StreamSpawned(id=number, role=stream.role.name, task=stream.task))
@@ -318,8 +319,7 @@ class Engine:
             elif token in self.prism.eos_ids:
                 self._conclude(stream, "it ended without a thought")
             else:
-                if self.gate.settings.certainty:
-                    stream.weigh(token, result)
+                stream.weigh(token, result)
                 self.journal.write(StreamText(id=stream.id, text=stream.write(token), tokens=stream.tokens))
                 if stream.spent:
                     self._conclude(stream, "its token budget was used up before a thought was finished")

@@ -26,11 +26,19 @@ class Stream:
     """Life of a side agent: queued -> thinking (-> parked -> thinking) -> gating -> one of `FINAL`, from any of them.
 
     Its tail holds, in this order: the focus tokens copied out of the River at their own positions (unless its prompt
-    shows them), the prompt, and what it writes. `pending` is what remains to be prefilled.
+    shows them), the prompt, and what it writes. `pending` is what remains to be prefilled. A `weighed` one notes how
+    probable its tokens were.
     """
 
     def __init__(
-        self, number: int, role: Role, groups: dict[str, str], prism: Prism, sampler: Sampler, now: float
+        self,
+        number: int,
+        role: Role,
+        groups: dict[str, str],
+        prism: Prism,
+        sampler: Sampler,
+        now: float,
+        weighed: bool = False,
     ) -> None:
         self.id = number
         self.role = role
@@ -53,6 +61,7 @@ class Stream:
         self._pattern = _thought_pattern(role.thought) if role.thought else None
         self._hidden: torch.Tensor | None = None
         self.thought = ""
+        self._weighed = weighed
         self.log_probabilities: list[float] = []  # of what it wrote, where the Gate asks for them
         self.gate_score: float | None = None
         self.reason = ""
@@ -115,6 +124,7 @@ class Stream:
             tail=self.tail,
             reads=self.reads,
             logits="none" if self.pending else self.sampler.asks,
+            total=self._weighed,
         )
         self.position += len(tokens)
         return row
@@ -130,7 +140,9 @@ class Stream:
         return self.builder.add(token)
 
     def weigh(self, token: int, result: RowResult) -> None:
-        """Notes how probable the token was that was sampled from a result."""
+        """Notes how probable the token was that was sampled from a result, if it is weighed."""
+        if not self._weighed:
+            return
         if result.newest is not None:
             scores = result.newest.float()
             self.log_probabilities.append(float(scores[token] - scores.logsumexp(0)))

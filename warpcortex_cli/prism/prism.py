@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from warpcortex_cli.memory.room import Stored
@@ -16,7 +16,7 @@ from warpcortex_cli.prism import attention, native
 from warpcortex_cli.prism.chat_format import ChatFormat, encode
 from warpcortex_cli.prism.compile import compile_layers, warm_up
 from warpcortex_cli.prism.fused import fuse
-from warpcortex_cli.prism.largest import largest
+from warpcortex_cli.prism.head import Head, PlainHead, largest
 from warpcortex_cli.prism.load import choose_dtype, load_prism_parts
 from warpcortex_cli.prism.quantize import Packed
 from warpcortex_cli.prism.quantize import quantize as quantized
@@ -96,13 +96,13 @@ class Prism:
         self.chat = ChatFormat(tokenizer)
         self.eos_ids = self._end_tokens()
         self._states: list[Tensor] = []
-        self._head: Packed | None = None
+        self._head: Head | None = None
         self._native = self.device.type == "cpu" and (compiled or quantize != "none") and native.usable()
         # The model's own forward runs the head, so that its caps and scales apply; this keeps its input.
         decoder.register_forward_hook(lambda _module, _args, out: self._states.append(out[0]))
         if compiled and compile_layers(decoder, name):
             warm_up(lambda n: self.forward([Row([0] * n, list(range(n)), self.new_tail(n), logits="none")]))
-        self._head = self._plain_head()
+        self._head = self._found_head()
 
     @classmethod
     def load(
@@ -168,13 +168,15 @@ class Prism:
         step.commit()
         return self._unpacked(step, wanted, hidden, logits)
 
-    def _plain_head(self) -> Packed | None:
-        """The head, where it is packed and logits are what it gives: then greedy rows need not have them all."""
+    def _found_head(self) -> Head | None:
+        """The head, where logits are what it gives: then greedy rows need not have them all."""
         head = self.model.get_output_embeddings()
-        if not isinstance(head, Packed):
+        if not isinstance(head, (Packed, nn.Linear)):
             return None
         trial = self.forward([Row([1, 2, 3], [0, 1, 2], self.new_tail(3), logits="all")])[0]
-        return head if trial.logits is not None and torch.equal(head(trial.hidden), trial.logits) else None
+        if trial.logits is None or not torch.equal(head(trial.hidden), trial.logits):
+            return None
+        return head if isinstance(head, Packed) else PlainHead(head)
 
     def _unpacked(
         self, step: attention.PackedStep, wanted: Sequence[_Wanted], hidden: Tensor, logits: Tensor
@@ -183,7 +185,9 @@ class Prism:
         results: dict[int, RowResult] = {}
         tops = largest(logits)  # of all rows at once, which is much faster than one by one
         brief = [w.logits[0] for w in wanted if w.brief]
-        summaries = dict(zip(brief, self._head.summarize(hidden[brief]), strict=True)) if self._head and brief else {}
+        summed = any(r.total for r in step.rows)
+        found = self._head.summarize(hidden[brief], summed) if self._head and brief else []
+        summaries = dict(zip(brief, found, strict=True))
         place = 0
         for packed, want in enumerate(wanted):
             mine = best = total = None
@@ -235,10 +239,9 @@ class Prism:
         """Bytes of all weights; tied ones count once."""
         return sum({t.data_ptr(): t.nbytes for t in self.model.parameters()}.values())
 
-    @property
-    def brief(self) -> bool:
-        """Whether greedy rows have no logits but the largest."""
-        return self._head is not None
+    def logits_bytes(self, rows: int) -> int:
+        """Bytes of logits that are held at once in a step of so many greedy rows."""
+        return self._head.logits_bytes(rows) if self._head else rows * self.vocab_size * self.dtype.itemsize
 
     def _end_tokens(self) -> set[int]:
         generation = getattr(self.model, "generation_config", None)

@@ -50,9 +50,13 @@ class Packed(nn.Module):
         out: Tensor = multiply(rows, self.weight, self.bias, self.bits, self._outputs)
         return out.to(x.dtype).view(*x.shape[:-1], self._outputs)
 
-    def summarize(self, x: Tensor) -> list[tuple[float, int, float]]:
-        """Of each of [n, inputs] the largest output, its place, and the logarithm of the sum of powers of e of all."""
+    def summarize(self, x: Tensor, total: bool) -> list[tuple[float, int, float]]:
+        """As a `Head`, of [n, inputs]; the total costs nothing here."""
         return native.summarize(x.float(), self.weight, self.bias, self.bits, self._outputs)
+
+    def logits_bytes(self, rows: int) -> int:
+        """As a `Head`: none are ever written down."""
+        return 0
 
 
 _library = torch.library.Library("warpcortex", "FRAGMENT")

@@ -23,6 +23,7 @@ class Row:
         tail: where the tokens' keys and values are appended.
         reads: shared keys and values; rows with the same ones are computed together.
         logits: for no token, for the last one, or for all; or of the last one only what greedy sampling asks for.
+        total: whether the result's total is asked for.
         queries: whether to keep the tokens' rotated queries.
     """
 
@@ -31,6 +32,7 @@ class Row:
     tail: Tail
     reads: tuple[Segment | TailView, ...] = ()
     logits: Literal["none", "largest", "last", "all"] = "last"
+    total: bool = False
     queries: bool = False
 
 
@@ -41,7 +43,8 @@ class RowResult:
     Attributes:
         logits: [wanted tokens, vocabulary] in the dtype of the model, or None if none were wanted, or not all of them.
         largest: the largest logit of the last token, and its place; NaN if one of them is. None if none were wanted.
-        total: the logarithm of the sum of all its logits' powers of e, where there are no logits to find it in.
+        total: the logarithm of the sum of all its logits' powers of e, if asked for, where there are no logits to
+            find it in.
         hidden: [tokens, hidden_size], behind the model's last norm.
         queries: [layers, heads, tokens, head_dim] rotated, if the row asked for them.
     """

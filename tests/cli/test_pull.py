@@ -35,5 +35,7 @@ def test_failure_is_exit_code_3(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 
 
 def test_only_names_of_the_hub(capsys: pytest.CaptureFixture[str]) -> None:
-    assert leave("pull", "pocket") == 2
+    assert leave("pull", "a b/c") == 2
     assert "not a name on the Hugging Face hub" in capsys.readouterr().err
+    assert leave("pull", "pocket") == 2
+    assert "nothing has to be fetched" in capsys.readouterr().err

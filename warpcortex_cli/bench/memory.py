@@ -51,6 +51,11 @@ class Curve:
         last = self.points[-1]
         return fitted if fitted is not None else last.above_baseline_bytes / last.agents
 
+    @property
+    def least_bytes(self) -> float:
+        """What an agent takes at least, its tail: with few agents the slope is mostly noise."""
+        return self.points[-1].parts["tails"] / self.points[-1].agents
+
     def as_json(self) -> dict[str, Any]:
         points = [{**asdict(p), "above_baseline_bytes": p.above_baseline_bytes} for p in self.points]
         return {"source": self.source, "points": points, "per_agent_bytes": self.per_agent_bytes, "parts": SOURCES}
@@ -64,11 +69,11 @@ class Curve:
         first = self.points[0]
         without_program = first.baseline_bytes - first.parts["program"]
         room = card_bytes - without_program
-        count = int(room / max(1.0, self.per_agent_bytes))
+        count = int(room / max(1.0, self.per_agent_bytes, self.least_bytes))
         if room <= 0 or count < 1:
             raise MemoryLimitError(
-                f"{self.model} and its River take {without_program / 2**30:.2f} GiB; "
-                f"a card of {card_bytes / 2**30:.2f} GiB cannot hold them with one agent.",
+                f"{self.model} and its River take {without_program / 2**20:,.0f} MiB; "
+                f"a card of {card_bytes / 2**20:,.0f} MiB cannot hold them with one agent.",
                 "Choose a smaller model or --dtype bf16.",
             )
         return count

@@ -68,9 +68,10 @@ def findings(runs: Sequence[Run], free_bytes: int | None = None) -> list[str]:
     """What the runs show, in sentences: slopes, the knee, the River's share, and how many agents memory allows."""
     found: list[str] = []
     memory = slope([(r.agents, r.memory_peak_bytes - r.memory_baseline_bytes) for r in runs])
+    formula = max((r.kv_private_bytes / r.agents for r in runs), default=0.0)
     if memory is not None:
-        formula = max(r.kv_private_bytes / r.agents for r in runs)
-        found.append(f"memory grows by {memory / MIB:.2f} MiB an agent; its tail is {formula / MIB:.2f} MiB")
+        grows = f"grows by {memory / MIB:.2f} MiB an agent" if memory > 0 else "does not grow with so few agents"
+        found.append(f"memory {grows}; the tail of one is {formula / MIB:.2f} MiB")
     knee = knee_of(runs)
     if knee is not None:
         found.append(
@@ -83,8 +84,8 @@ def findings(runs: Sequence[Run], free_bytes: int | None = None) -> list[str]:
     under = first_under(runs, GUARANTEE)
     if under is not None:
         found.append(f"without --river-share it falls under {GUARANTEE:.0%} from about {under:.0f} agents on")
-    if memory is not None and memory > 0 and free_bytes:
-        found.append(f"memory that is free now would hold about {int(free_bytes / memory):,} agents")
+    if memory is not None and free_bytes:  # an agent takes its tail, whatever noise says
+        found.append(f"memory that is free now would hold about {int(free_bytes / max(memory, formula)):,} agents")
     return found
 
 

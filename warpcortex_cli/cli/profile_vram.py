@@ -95,7 +95,11 @@ def profile_vram(
     out = Console(markup=False, highlight=False)
     out.print(_table(curve))
     _bars(out, curve)
-    out.print(f"measured by {curve.source}; {curve.per_agent_bytes / 2**20:.2f} MiB an agent")
+    each, tail = curve.per_agent_bytes / 2**20, curve.least_bytes / 2**20
+    seen = (
+        f"{each:.2f} MiB an agent" if each > tail else f"too few agents to see what one takes: a tail is {tail:.2f} MiB"
+    )
+    out.print(f"measured by {curve.source}; {seen}")
     if fitting is not None:
         out.print(f"a card of {card} has room for about {fitting:,} agents of {context} + {tokens} tokens")
 

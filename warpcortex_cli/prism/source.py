@@ -174,6 +174,8 @@ def pull(spec: str, progress: Progress | None = None) -> ModelSource:
     from huggingface_hub import snapshot_download
     from huggingface_hub.utils.logging import set_verbosity_error
 
+    if spec == "pocket":
+        raise UsageError("pocket is a part of warpcortex, and nothing has to be fetched.", "Use it with -m pocket.")
     repo, revision = _split(spec)
     set_verbosity_error()  # it would write every retry to stderr
     try:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import gc
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from transformers import AutoConfig
 
 from warpcortex_cli.bench import measure, memory, naive, report, shapes, soak
 from warpcortex_cli.bench.shapes import random_prism
 from warpcortex_cli.bench.workload import Load, Step, Tally, Workload
+from warpcortex_cli.cli import profile_vram
 from warpcortex_cli.cli.app import main
 from warpcortex_cli.cli.bench import open_any, parse_agents
 from warpcortex_cli.engine.engine import Engine
@@ -285,6 +289,46 @@ def test_no_figure_is_cut_in_a_narrow_terminal(
         assert not command(*tool, *model, "--landmarks", "4")
         out = capsys.readouterr().out
         assert "…" not in out and max(map(len, out.splitlines())) <= 80
+
+
+def test_many_points_of_a_large_model_are_not_cut_either(prism: Prism) -> None:
+    run = measure.run(prism, LOAD)
+    sizes = dict.fromkeys(("weights_bytes", "memory_baseline_bytes"), 2**36)
+    runs = [
+        measure.Run(**{**run.as_json(), **sizes, "agents": n, "memory_peak_bytes": 2**36 + n * 2**28})
+        for n in range(1, 10)
+    ]
+    curve = memory.curve_of(runs, "m", program_bytes=2**30)
+    console = Console(width=80, record=True, file=StringIO())
+    for table in profile_vram._tables(curve, console.width):
+        console.print(table)
+    out = console.export_text()
+    assert "…" not in out and out.count("measured before the") == out.count("above one River") > 1
+    for point in curve.points:
+        assert f"{point.measured_bytes / 2**20:,.1f}" in out
+
+
+def test_what_is_held_in_the_middle_of_a_step_counts(prism: Prism, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With Streams and without; what was held before the River was alone does not."""
+    if sys.platform != "linux":
+        pytest.skip("elsewhere memory is read between steps")
+    before, alone, inside = 256 * 2**20, 64 * 2**20, 128 * 2**20
+    read, step = Workload.__init__, Workload.step
+
+    def reading(self: Workload, *args: Any) -> None:
+        read(self, *args)
+        len(b"x" * before)
+
+    def stepping(self: Workload) -> Any:
+        len(b"x" * (inside if self.thinking else alone))
+        return step(self)
+
+    monkeypatch.setattr(Workload, "__init__", reading)
+    monkeypatch.setattr(Workload, "step", stepping)
+    run = measure.run(prism, LOAD)
+    grown = run.memory_peak_bytes - run.memory_baseline_bytes
+    assert 0.9 * (inside - alone) < grown < 1.1 * (inside - alone)
+    assert run.memory_per_agent_bytes == grown / LOAD.agents
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,19 @@ def test_the_river_keeps_its_share(machine: str, share: float) -> None:
     assert tokens >= 0.8 * best
 
 
+def test_a_slow_step_now_and_then_teaches_little() -> None:
+    """Of the machine with a knee one step in thirty takes twice as long, as where something else ran for a moment."""
+    smooth = MACHINES["with a knee"]
+    without = simulate(0.85, smooth, agents=100)[1]
+
+    def interrupted(seed: int) -> Callable[[int], float]:
+        chance = random.Random(seed)
+        return lambda w: smooth(w) + (0.1 if w and chance.random() < 0.03 else 0.0)
+
+    found = [simulate(0.85, interrupted(seed), agents=100)[1] for seed in range(10)]
+    assert sum(found) / len(found) >= 0.75 * without  # such steps alone are a sixth of what may be spent
+
+
 def test_streams_have_every_step_without_a_promise_and_while_the_river_waits() -> None:
     assert Pacer(0.0).width(100, river_writes=True) == 100
     pacer = Pacer(0.9)
@@ -57,7 +70,7 @@ def test_streams_have_every_step_without_a_promise_and_while_the_river_waits() -
 
 def test_a_cheap_width_is_preferred_to_a_dear_one() -> None:
     _, tokens, longest = simulate(0.85, MACHINES["with a knee"], agents=400)
-    assert longest <= 0.1 * 2.5 + 0.1  # a River step is never drawn out much
+    assert longest <= 3 * 0.1  # a River step is never drawn out much
     assert tokens >= 1
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -79,6 +81,30 @@ def test_greedy_rows_never_hold_all_logits(prism: Prism, monkeypatch: pytest.Mon
     for mine, theirs in zip(greedy, whole, strict=True):
         assert mine.logits is None and theirs.logits is not None
         assert mine.largest == pytest.approx(theirs.largest, abs=1e-5)
+
+
+@pytest.mark.parametrize("total", [False, True])
+def test_what_is_held_at_once_is_what_is_said(total: bool) -> None:
+    """Of the system's mark, in a process of its own."""
+    code = f"""
+import torch
+from torch import nn
+from warpcortex_cli.prism.head import PlainHead
+from warpcortex_cli.probes.memory import MemoryProbe
+from warpcortex_cli.process import prepare
+prepare()
+with torch.inference_mode():
+    head = PlainHead(nn.Linear(64, 150_000, bias=False))
+    x = torch.ones(400, 64)
+    head.summarize(x[:4], {total})  # warming up
+    probe = MemoryProbe("cpu")
+    probe.forget()
+    before = probe.peak().bytes
+    head.summarize(x, {total})
+    print((probe.peak().bytes - before) / head.logits_bytes(400))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 1.6
 
 
 def test_few_rows_are_one_product() -> None:

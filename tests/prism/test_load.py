@@ -285,6 +285,12 @@ def test_a_missing_tensor_is_not_made_up(folder: Path) -> None:
         attempt(folder)
 
 
+def headed(dtype: str, shape: str, offsets: str = "[0, 8]") -> bytes:
+    """A file of one tensor of 8 bytes."""
+    header = f'{{"a": {{"dtype": {dtype}, "shape": {shape}, "data_offsets": {offsets}}}}}'.encode()
+    return struct.pack("<Q", len(header)) + header + bytes(8)
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -295,6 +301,15 @@ def test_a_missing_tensor_is_not_made_up(folder: Path) -> None:
         struct.pack("<Q", 5) + b"12345",
         struct.pack("<Q", 2) + b"[]",
         struct.pack("<Q", 9) + b'{"a": 1 }',
+        headed('"F32"', '[1, "x"]'),
+        headed('"F32"', '{"1": 2}'),
+        headed('"F32"', f"[{10**400}]"),
+        headed('"F32"', "[1000000000000]"),  # which is not a large model
+        headed('"I4"', "[1000000000000]"),
+        headed('"F32"', "[-2, -1]"),
+        headed('["F32"]', "[2]"),
+        headed('"F32"', "[2]", "[8, 0]"),
+        headed('"F32"', "[2]", "[0, 8.0]"),
     ],
 )
 def test_damaged_weights(folder: Path, content: bytes) -> None:

@@ -121,7 +121,7 @@ def test_greedy_rows_get_the_largest_logit_alone(kind: str, model_folder: Callab
 def test_a_stream_is_as_sure_of_its_tokens_without_all_logits(model_folder: Callable[[str], Path]) -> None:
     prism = opened(model_folder("qwen2"), "int8")
     role = Role(name="sure", trigger=r"\[SURE: (?P<task>\w+)\]", max_tokens=4)
-    streams = [Stream(i, role, {"task": "x"}, prism, Sampler(), 0.0, weighed=True) for i in range(2)]
+    streams = [Stream(i, role, {"task": "x"}, prism, Sampler(), 0.0) for i in range(2)]
     for stream, logits in zip(streams, ("largest", "last"), strict=True):
         for position in range(3):
             result = prism.forward([Row([9 + position], [position], prism.new_tail(1), logits=logits)])[0]  # type: ignore[arg-type]

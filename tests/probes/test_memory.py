@@ -6,10 +6,12 @@ import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from warpcortex_cli.probes import memory as probes
 from warpcortex_cli.probes.memory import MemoryProbe, nvml_bytes
 
 ALLOCATE = """
@@ -30,13 +32,14 @@ def test_rss_sees_an_allocation() -> None:
 
 
 PEAK = """
-from warpcortex_cli.probes.memory import MemoryProbe
+import os
+from warpcortex_cli.probes.memory import MemoryProbe, peak_of
 probe = MemoryProbe("cpu")
 def hold():
     block = bytearray(b"x" * (64 * 2**20))
     del block
 hold()
-earlier = probe.peak().bytes
+earlier = peak_of(os.getpid())
 probe.forget()
 before, now = probe.peak().bytes, probe.read().bytes
 hold()
@@ -50,6 +53,20 @@ def test_the_peak_is_the_most_since_it_was_forgotten() -> None:
     dropped, beside, more, kept = (int(n) / (64 * 2**20) for n in done.stdout.split())
     assert dropped > 0.9 and abs(beside) < 0.1
     assert more > 0.9 and kept < 0.1
+
+
+def test_where_the_mark_cannot_be_reset_it_is_what_is_held_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The most ever held would make whatever came later look as if it cost nothing."""
+
+    def refuse(path: Path, text: str) -> None:
+        raise PermissionError(path, text)
+
+    probe = MemoryProbe("cpu")
+    probe.forget()
+    monkeypatch.setattr(Path, "write_text", refuse)
+    monkeypatch.setattr(probes, "peak_of", lambda process: 1 << 60)
+    probe.forget()
+    assert probe.peak().bytes < 1 << 50
 
 
 class NoCard(Exception):

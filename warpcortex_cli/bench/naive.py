@@ -29,7 +29,8 @@ def run_naive(prism: Prism, load: Load, rounds: int = 3) -> Naive:
     probe = MemoryProbe(str(prism.device))
     first = _read(prism, load.context)
     settle()
-    before = probe.read().bytes
+    probe.forget()
+    before = probe.peak().bytes
     every = torch.arange(first.length)
     tails = []
     for _ in range(load.agents):
@@ -38,7 +39,7 @@ def run_naive(prism: Prism, load: Load, rounds: int = 3) -> Naive:
         tails.append(tail)
     for tail in tails:  # warming up
         _decode(prism, tail)
-    grown = probe.read().bytes - before
+    grown = probe.peak().bytes - before
     began = time.perf_counter()
     for _ in range(rounds):
         for tail in tails:

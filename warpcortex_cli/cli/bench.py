@@ -165,7 +165,13 @@ def bench(
         out = Console(markup=False, highlight=False)
         out.print(f"{prism.name} on {prism.device} ({kind}); {tokens} tokens an agent, {landmarks} of {context} tokens")
         out.print("tokens per second of the River alone, of the River and the Streams beside it, of all together:")
-        out.print(_table(runs, others))
+        out.print(_table(runs))
+        for other in others:
+            each = other.memory_per_agent_bytes / report.MIB
+            out.print(
+                f"- naive, each of {other.agents} agents with a forward and a copy of the context of its own: "
+                f"{other.tokens_per_second:.1f} tokens per second, {each:.2f} MiB an agent"
+            )
         for line in findings:
             out.print(f"- {line}")
         out.print(f"memory: {runs[0].memory_source}")
@@ -220,16 +226,12 @@ def open_any(
         return prism
 
 
-def _table(runs: list[Run], others: list[Naive]) -> Table:
+def _table(runs: list[Run]) -> Table:
     from warpcortex_cli.bench import report
 
     table = Table(box=None, pad_edge=False, padding=(0, 0, 0, 1))  # all of it fits into 80 columns
-    heads = [*report.HEADS, *(["naive all", "MiB/agent"] if others else [])]
-    for head in heads:
+    for head in report.HEADS:
         table.add_column("\n".join(head.replace("/", " /").rsplit(" ", 1)), justify="right", no_wrap=True)
-    for i, run in enumerate(runs):
-        extra = []
-        if i < len(others):
-            extra = [f"{others[i].tokens_per_second:.1f}", f"{others[i].memory_per_agent_bytes / report.MIB:.2f}"]
-        table.add_row(*report.cells(run), *extra)
+    for run in runs:
+        table.add_row(*report.cells(run))
     return table

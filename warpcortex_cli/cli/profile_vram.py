@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,10 +33,11 @@ from warpcortex_cli.cli.output import (
 from warpcortex_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from warpcortex_cli.bench.memory import Curve
+    from warpcortex_cli.bench.memory import Curve, Point
 
 SCHEMA_VERSION = 1
 _BAR = 30  # cells of the terminal plot
+_NAMES, _FIGURE, _SOURCE = 15, 10, 24  # cells of a table: of names, of each figure, and at least of its source
 
 
 def profile_vram(
@@ -93,7 +95,8 @@ def profile_vram(
         print_json({**where, "quantize": prism.quantize, **curve.as_json(), "card_bytes": room, "card_agents": fitting})
         return
     out = Console(markup=False, highlight=False)
-    out.print(_table(curve))
+    for table in _tables(curve, out.width):
+        out.print(table)
     _bars(out, curve)
     each, tail = curve.per_agent_bytes / 2**20, curve.least_bytes / 2**20
     seen = (
@@ -104,18 +107,25 @@ def profile_vram(
         out.print(f"a card of {card} has room for about {fitting:,} agents of {context} + {tokens} tokens")
 
 
-def _table(curve: Curve) -> Table:
+def _tables(curve: Curve, width: int) -> Iterator[Table]:
+    """The points of the curve, as many side by side as fit into so many characters without a figure being cut."""
+    count = max(1, (width - _NAMES - _SOURCE) // _FIGURE)
+    for first in range(0, len(curve.points), count):
+        yield _table(curve, curve.points[first : first + count])
+
+
+def _table(curve: Curve, points: Sequence[Point]) -> Table:
     """A line for each part, a column for each number of agents, and where the figures come from."""
     from warpcortex_cli.bench.memory import SOURCES
 
     table = Table(box=None, pad_edge=False, title=f"{curve.model}, MiB", title_justify="left")
     table.add_column("agents", no_wrap=True)
-    for point in curve.points:
+    for point in points:
         table.add_column(f"{point.agents:,}", justify="right", no_wrap=True)
     table.add_column("", style="dim", overflow="fold")
-    lines = [(part, [point.parts[part] for point in curve.points], SOURCES[part]) for part in SOURCES]
-    lines.append(("measured", [point.measured_bytes for point in curve.points], curve.source))
-    lines.append(("above one River", [point.above_baseline_bytes for point in curve.points], ""))
+    lines = [(part, [point.parts[part] for point in points], SOURCES[part]) for part in SOURCES]
+    lines.append(("measured", [point.measured_bytes for point in points], curve.source))
+    lines.append(("above one River", [point.above_baseline_bytes for point in points], ""))
     for name, sizes, source in lines:
         table.add_row(name, *(f"{size / 2**20:,.1f}" for size in sizes), source)
     return table

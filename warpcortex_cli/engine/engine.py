@@ -134,7 +134,7 @@ class Engine:
         for stream in thinking:
             chunk = min(STREAM_PREFILL_CHUNK, width, prefill if len(stream.pending) > 1 else 1)
             if chunk > 0:
-                row = stream.row(chunk)
+                row = stream.row(chunk, weighed=self.gate.settings.certainty > 0)
                 width -= len(row.tokens)
                 prefill -= len(row.tokens) if len(row.tokens) > 1 else 0
                 work.append(Work(row, self._absorbing_stream(stream), stream))
@@ -285,7 +285,6 @@ class Engine:
             self.prism,
             self.admission.sampler(self.profile, number),
             self.journal.now(),
-            weighed=bool(self.gate.settings.certainty),
         )
         self.streams.add(stream)
         self.journal.write(StreamSpawned(id=number, role=stream.role.name, task=stream.task))
@@ -319,7 +318,8 @@ class Engine:
             elif token in self.prism.eos_ids:
                 self._conclude(stream, "it ended without a thought")
             else:
-                stream.weigh(token, result)
+                if self.gate.settings.certainty:
+                    stream.weigh(token, result)
                 self.journal.write(StreamText(id=stream.id, text=stream.write(token), tokens=stream.tokens))
                 if stream.spent:
                     self._conclude(stream, "its token budget was used up before a thought was finished")

@@ -10,7 +10,7 @@ of the River's own: what makes the River slower while nobody else runs is not th
 
 from __future__ import annotations
 
-_NEWEST = 0.2  # weight of a width's newest measurement; the first ones weigh alike
+_NEWEST = 0.2  # weight of a width's newest measurement
 _SOLO = 0.05  # the same of a solo step, of which there are many; the first ones weigh alike
 _SELDOM = 32  # after so many steps with Streams comes a solo one, so that the River's own speed stays known
 _TRIES = 8  # of so many steps with Streams, one is of the width that was tried longest ago,
@@ -34,7 +34,6 @@ class Pacer:
         self._solo: float | None = None  # mean seconds of a step in which the River is alone
         self._solos = self._since = 0  # such steps, and those with Streams after the last one
         self._extra: dict[int, float] = {}  # by width: mean seconds beyond a solo step
-        self._times: dict[int, int] = {}  # by width: how often it was measured
         self._taken: dict[int, int] = {}  # by width: the last step that had it
         self._steps = self._wide = 0
         self._trying = False  # in the step that comes
@@ -79,7 +78,7 @@ class Pacer:
             extra = seconds - self._solo  # below nothing, too: only a mean of all is what a width costs
             self._learn(_bucket(width), extra)
         for old in [w for w, step in self._taken.items() if self._steps - step > _FRESH]:
-            del self._extra[old], self._times[old], self._taken[old]
+            del self._extra[old], self._taken[old]
         if self.share > 0:
             # What was saved up is bounded, so that a long solo stretch does not buy a long disturbed one.
             most = _BURST * self._solo
@@ -87,9 +86,8 @@ class Pacer:
 
     def _learn(self, place: int, extra: float) -> None:
         """Takes in what a step with Streams took longer than a solo one."""
-        self._times[place] = self._times.get(place, 0) + 1
-        known = self._extra.get(place, 0.0)
-        self._extra[place] = known + max(_NEWEST, 1 / self._times[place]) * (extra - known)
+        known = self._extra.get(place, extra)
+        self._extra[place] = known + _NEWEST * (extra - known)
         self._taken[place] = self._steps
         self._spent += max(0.0, extra)
         self._tried += max(0.0, extra) if self._trying else 0.0

@@ -26,8 +26,7 @@ class Stream:
     """Life of a side agent: queued -> thinking (-> parked -> thinking) -> gating -> one of `FINAL`, from any of them.
 
     Its tail holds, in this order: the focus tokens copied out of the River at their own positions (unless its prompt
-    shows them), the prompt, and what it writes. `pending` is what remains to be prefilled. A `weighed` one notes how
-    probable its tokens were.
+    shows them), the prompt, and what it writes. `pending` is what remains to be prefilled.
     """
 
     def __init__(
@@ -38,7 +37,6 @@ class Stream:
         prism: Prism,
         sampler: Sampler,
         now: float,
-        weighed: bool = False,
     ) -> None:
         self.id = number
         self.role = role
@@ -61,7 +59,6 @@ class Stream:
         self._pattern = _thought_pattern(role.thought) if role.thought else None
         self._hidden: torch.Tensor | None = None
         self.thought = ""
-        self._weighed = weighed
         self.log_probabilities: list[float] = []  # of what it wrote, where the Gate asks for them
         self.gate_score: float | None = None
         self.reason = ""
@@ -114,8 +111,8 @@ class Stream:
         landmarks = (self.synapse.segment,) if self.synapse and self.synapse.landmarks else ()
         return (*landmarks, self._told) if self._told else landmarks
 
-    def row(self, chunk: int) -> Row:
-        """Up to `chunk` tokens of the prompt, or the token written last."""
+    def row(self, chunk: int, weighed: bool) -> Row:
+        """Up to `chunk` tokens of the prompt, or the token written last; `weighed` if the next one will be."""
         assert self.tail is not None
         tokens, self.pending = self.pending[:chunk], self.pending[chunk:]
         row = Row(
@@ -124,7 +121,7 @@ class Stream:
             tail=self.tail,
             reads=self.reads,
             logits="none" if self.pending else self.sampler.asks,
-            total=self._weighed,
+            total=weighed,
         )
         self.position += len(tokens)
         return row
@@ -140,9 +137,7 @@ class Stream:
         return self.builder.add(token)
 
     def weigh(self, token: int, result: RowResult) -> None:
-        """Notes how probable the token was that was sampled from a result, if it is weighed."""
-        if not self._weighed:
-            return
+        """Notes how probable the token was that was sampled from a result."""
         if result.newest is not None:
             scores = result.newest.float()
             self.log_probabilities.append(float(scores[token] - scores.logsumexp(0)))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 _PART = 128  # of the vocabulary
 _LOGITS = 1 << 22  # held at once: enough for some rows with all of a vocabulary, which then are one product
+_WIDE = 1 << 18  # of them, so many are fp32 at once
 
 Summary = tuple[float, int, float | None]  # the largest, the first place that has it, the logarithm of the sum
 
@@ -37,20 +38,20 @@ class PlainHead:
         self._linear = linear
 
     def summarize(self, x: Tensor, total: bool) -> list[Summary]:
-        weight, bias = self._linear.weight, self._linear.bias
-        size = part_size(len(x), len(weight))
-        parts = []
-        for start in range(0, len(weight), size):
-            some = slice(start, start + size)
-            logits = nn.functional.linear(x, weight[some], None if bias is None else bias[some])
-            value, place = _by_parts(logits)
-            parts.append((value, place + start, logits.float().logsumexp(1) if total else None))
+        size, vocabulary = part_size(len(x), self._linear.out_features), self._linear.out_features
+        parts = [self._part(x, slice(start, start + size), total) for start in range(0, vocabulary, size)]
         values, places = torch.stack([p[0] for p in parts]), torch.stack([p[1] for p in parts])
         value, best = values.max(0)  # the first of equals, and NaN before all
-        totals = (
-            torch.stack([t for *_, t in parts if t is not None]).logsumexp(0).tolist() if total else [None] * len(x)
-        )
+        totals = torch.stack([p[2] for p in parts]).logsumexp(0).tolist() if total else [None] * len(x)
         return list(zip(value.tolist(), places.gather(0, best[None])[0].tolist(), totals, strict=True))
+
+    def _part(self, x: Tensor, some: slice, total: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Of some of the vocabulary each row's largest logit, its place, and the total; the logits end here."""
+        weight, bias = self._linear.weight, self._linear.bias
+        logits = nn.functional.linear(x, weight[some], None if bias is None else bias[some])
+        value, place = _by_parts(logits)
+        few = logits.split(max(1, _WIDE // logits.shape[1])) if total else ()
+        return value, place + some.start, torch.cat([f.float().logsumexp(1) for f in few]) if total else value
 
     def logits_bytes(self, rows: int) -> int:
         weight = self._linear.weight

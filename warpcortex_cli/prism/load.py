@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 import struct
 import sys
 from dataclasses import dataclass, field
@@ -238,13 +239,23 @@ def _tensors(path: Path, source: ModelSource) -> list[tuple[str, str, int]]:
         tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
         if 8 + length + max((t["data_offsets"][1] for t in tensors.values()), default=0) > path.stat().st_size:
             raise ValueError("it ends too early")
-        return [(name, str(t["dtype"]), math.prod(t["shape"])) for name, t in tensors.items()]
+        return [(name, str(t["dtype"]), _values(t)) for name, t in tensors.items()]
     except (
         OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, struct.error
     ) as error:  # fmt: skip
         raise ModelError(
             f"{source.name}: {path.name} is damaged ({_first_line(error)}).", "Copy or pull the model again."
         ) from error
+
+
+def _values(tensor: dict[str, Any]) -> int:
+    """Number of values of a tensor of a header. ValueError or TypeError: its bytes do not hold so many."""
+    shape, (begin, end) = [operator.index(n) for n in tensor["shape"]], map(operator.index, tensor["data_offsets"])
+    count, stored = math.prod(shape), _STORED.get(tensor["dtype"])
+    fits = count * stored.itemsize == end - begin if stored else count <= 8 * (end - begin)
+    if not fits or begin < 0 or min(shape, default=0) < 0:
+        raise ValueError("a tensor has not the bytes of its shape")
+    return count
 
 
 def _check_complete(source: ModelSource, info: Any) -> None:

@@ -31,6 +31,7 @@ class MemoryProbe:
     def __init__(self, device: str) -> None:
         self._on_cuda = device.startswith("cuda")
         self._process = psutil.Process()
+        self._forgot = False
 
     def read(self) -> Memory:
         """Now. In a container NVML may not know this process's number; then PyTorch's allocator answers."""
@@ -41,8 +42,10 @@ class MemoryProbe:
 
     def forget(self) -> None:
         """From now on `peak` says the most that was used after this."""
+        self._forgot = False
         with contextlib.suppress(OSError):  # only Linux has it
             Path("/proc/self/clear_refs").write_text("5")
+            self._forgot = True
 
     def peak(self) -> Memory:
         """The most that was used since `forget`, also in the middle of a step; where the system cannot say, now.
@@ -50,9 +53,7 @@ class MemoryProbe:
         On CUDA it is now, too, which comes to the same: PyTorch keeps what it had reserved.
         """
         now = self.read()
-        if now.source == "RSS" and os.access("/proc/self/clear_refs", os.W_OK):
-            return Memory("RSS", peak_of(os.getpid()))
-        return now
+        return Memory("RSS", peak_of(os.getpid())) if self._forgot and now.source == "RSS" else now
 
 
 def peak_of(process: int) -> int:

@@ -6,6 +6,8 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(__ARM_FEATURE_DOTPROD)
+#include <arm_neon.h>
 #endif
 
 namespace {
@@ -31,6 +33,14 @@ inline Ints dot(Ints sum, Bytes weights, int32_t x) {
         const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(parts[i]), _mm256_sign_epi8(four, parts[i]));
         sums[i] = _mm256_add_epi32(sums[i], _mm256_madd_epi16(pairs, ones));
     }
+    std::memcpy(&sum, sums, sizeof(sums));
+#elif defined(__ARM_FEATURE_DOTPROD)
+    const int8x16_t four = vreinterpretq_s8_s32(vdupq_n_s32(x));
+    int8x16_t parts[4];
+    int32x4_t sums[4];
+    std::memcpy(parts, &weights, sizeof(parts));
+    std::memcpy(sums, &sum, sizeof(sums));
+    for (int i = 0; i < 4; i++) sums[i] = vdotq_s32(sums[i], parts[i], four);
     std::memcpy(&sum, sums, sizeof(sums));
 #else
     int8_t four[FOUR];

@@ -186,7 +186,8 @@ class Prism:
         tops = largest(logits)  # of all rows at once, which is much faster than one by one
         brief = [w.logits[0] for w in wanted if w.brief]
         summed = any(r.total for r in step.rows)
-        found = self._head.summarize(hidden[brief], summed) if self._head and brief else []
+        places = torch.tensor(brief, dtype=torch.long, device=self.device)
+        found = self._head.summarize(hidden[places], summed) if self._head and brief else []
         summaries = dict(zip(brief, found, strict=True))
         place = 0
         for packed, want in enumerate(wanted):

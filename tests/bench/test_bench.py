@@ -142,7 +142,9 @@ def test_an_agent_takes_at_least_its_tail(prism: Prism) -> None:
     assert curve.per_agent_bytes == pytest.approx(-1)
     assert curve.fits(2**28 + 50 * 2**20) == 50
     found = report.findings(runs, 40 * 2**20)
-    assert "does not grow with so few agents" in found[0] and "about 4 agents" in found[-1]
+    assert "was not seen to grow" in found[0] and "about 4 agents" in found[-1]
+    unseen = [replace(run, kv_private_bytes=0) for run in runs]  # of one token an agent, say
+    assert not any("free now" in line for line in report.findings(unseen, 40 * 2**20))
 
 
 def test_where_the_river_falls_under_its_promise(prism: Prism) -> None:
@@ -193,7 +195,16 @@ def test_agents_of_the_command_line() -> None:
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("24GB", 24 * 10**9), ("512 MiB", 2**29), ("80G", 80 * 2**30), ("1.5gib", 3 * 2**29), ("many", None), ("", None)],
+    [
+        ("24GB", 24 * 10**9),
+        ("512 MiB", 2**29),
+        ("80G", 80 * 2**30),
+        ("1.5gib", 3 * 2**29),
+        ("many", None),
+        ("", None),
+        ("-5GB", None),
+        ("0GB", None),
+    ],
 )
 def test_sizes_of_a_card(text: str, size: int | None) -> None:
     assert memory.parse_bytes(text) == size
@@ -251,6 +262,24 @@ def test_bench_prints_its_contract(capsys: pytest.CaptureFixture[str], model_fol
     assert set(contract.split()) <= set(found["runs"][0])
 
 
+def test_ctrl_c_prints_what_was_measured_and_the_exit_code_tells(
+    capsys: pytest.CaptureFixture[str], model_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = measure.run
+
+    def run(prism: Prism, load: Load, show: Any) -> measure.Run:
+        if load.agents == 2:
+            raise KeyboardInterrupt
+        return real(prism, load, show)
+
+    monkeypatch.setattr(measure, "run", run)
+    args = ["-m", str(model_folder("qwen2")), "--tokens", "3", "--context", "20", "--landmarks", "4", "--csv"]
+    assert command("bench", *args, "--agents", "1,2") == 130
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 2 and "stopped; these runs were finished" in err
+    assert command("bench", *args, "--agents", "1") == 0
+
+
 def test_bench_prints_tables(capsys: pytest.CaptureFixture[str], model_folder) -> None:  # type: ignore[no-untyped-def]
     args = ["bench", "-m", str(model_folder("qwen2")), "--agents", "1,2", "--tokens", "3", "--context", "20"]
     args += ["--landmarks", "4"]
@@ -300,7 +329,7 @@ def test_many_points_of_a_large_model_are_not_cut_either(prism: Prism) -> None:
     ]
     curve = memory.curve_of(runs, "m", program_bytes=2**30)
     console = Console(width=80, record=True, file=StringIO())
-    for table in profile_vram._tables(curve, console.width):
+    for table in profile_vram._tables(curve, "m", console.width):
         console.print(table)
     out = console.export_text()
     assert "…" not in out and out.count("measured before the") == out.count("above one River") > 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -116,6 +117,7 @@ def test_without_arguments_it_shows_the_help(capsys: pytest.CaptureFixture[str])
             1,
             "warpcortex: it failed unexpectedly: RuntimeError: [red]a[/red]\n",
         ),
+        (OSError(errno.ENOSPC, "No space left"), 1, "warpcortex: nothing more can be written: the disk is full.\n"),
         (KeyboardInterrupt(), 130, ""),
     ],
 )

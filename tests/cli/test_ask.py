@@ -6,6 +6,7 @@ import io
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,13 @@ def test_exit_codes(
     session.failure = error
     got, out, _ = run("ask", "q")
     assert (got, out) == (code, "")
+
+
+def test_an_answer_that_was_cut_is_said_to_be(session: FakeSession, run: Callable[..., tuple[int, str, str]]) -> None:
+    assert "cut" not in run("ask", "q")[2]
+    session.script = [replace(e, reason="length") if isinstance(e, RiverFinished) else e for e in session.script]
+    code, out, err = run("ask", "q")
+    assert (code, out) == (0, ANSWER + "\n") and "cut at the profile's 17 tokens" in err
 
 
 def test_a_terminal_gets_the_answer_as_it_is_written(session: FakeSession, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 from warpcortex_cli.prism import attention
 
 _COPIES = {"aten::copy_", "aten::_to_copy", "aten::to"}
-_INDEXED = {"aten::index": 1, "aten::index_put_": 2, "aten::_index_put_impl_": 2}  # by their first tensors, and values
+_INDEXED = {"aten::index", "aten::index_put_", "aten::_index_put_impl_"}  # whose indices may be the CPU's
 
 _setup_privateuseone_for_python_backend("elsewhere")
 DEVICE = torch.device("elsewhere", 0)

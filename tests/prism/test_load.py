@@ -139,7 +139,8 @@ def test_weights_that_are_published_in_bf16_are_computed_with_as_they_are(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked = {"kind": "auto", "dtype": "auto", "usable": True, "of": "bf16", **changes}
-    monkeypatch.setattr(load, "usable", lambda: asked["usable"])
+    compiled: list[bool] = []
+    monkeypatch.setattr(load, "usable", lambda: compiled.append(True) or asked["usable"])
     sources = {
         "bf16": ModelSource("folder", bf16_folder, "tiny"),
         "fp32": ModelSource("folder", model_folder("qwen2"), "tiny"),
@@ -147,6 +148,7 @@ def test_weights_that_are_published_in_bf16_are_computed_with_as_they_are(
     }
     given = asked["kind"], sources[str(asked["of"])], "cpu", asked["dtype"]
     assert choose_quantize(*given) == kind  # type: ignore[arg-type]
+    assert compiled == [] or kind == "bf16" or not asked["usable"]  # it takes seconds, the first time
 
 
 def test_what_is_quantized_takes_the_memory_of_what_is_packed(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from io import StringIO
 from pathlib import Path
 
@@ -45,6 +46,12 @@ def test_missing_and_folder(tmp_path: Path) -> None:
         read_notes(tmp_path)
     with pytest.raises(UsageError, match="cannot read"):
         read_notes(Path("a\0b"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no such device")
+def test_a_device_without_an_end_is_no_text() -> None:
+    with pytest.raises(UsageError, match="is a binary file"):
+        read_notes(Path("/dev/zero"))
 
 
 def test_stopping_takes_the_notes_back() -> None:

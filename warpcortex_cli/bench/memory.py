@@ -107,6 +107,7 @@ def parse_bytes(text: str) -> int | None:
     plain = text.strip().lower().replace(" ", "")
     number = plain.rstrip("gibmt")
     try:
-        return int(float(number) * units[plain[len(number) :]])
+        size = int(float(number) * units[plain[len(number) :]])
+        return size if size > 0 else None
     except (ValueError, KeyError, OverflowError):
         return None

@@ -70,7 +70,7 @@ def findings(runs: Sequence[Run], free_bytes: int | None = None) -> list[str]:
     memory = slope([(r.agents, r.memory_peak_bytes - r.memory_baseline_bytes) for r in runs])
     formula = max((r.kv_private_bytes / r.agents for r in runs), default=0.0)
     if memory is not None:
-        grows = f"grows by {memory / MIB:.2f} MiB an agent" if memory > 0 else "does not grow with so few agents"
+        grows = f"grows by {memory / MIB:.2f} MiB an agent" if memory > 0 else "was not seen to grow"
         found.append(f"memory {grows}; the tail of one is {formula / MIB:.2f} MiB")
     knee = knee_of(runs)
     if knee is not None:
@@ -84,8 +84,9 @@ def findings(runs: Sequence[Run], free_bytes: int | None = None) -> list[str]:
     under = first_under(runs, GUARANTEE)
     if under is not None:
         found.append(f"without --river-share it falls under {GUARANTEE:.0%} from about {under:.0f} agents on")
-    if memory is not None and free_bytes:  # an agent takes its tail, whatever noise says
-        found.append(f"memory that is free now would hold about {int(free_bytes / max(memory, formula)):,} agents")
+    each = max(memory or 0.0, formula)  # an agent takes its tail, whatever noise says
+    if memory is not None and each and free_bytes:
+        found.append(f"memory that is free now would hold about {int(free_bytes / each):,} agents")
     return found
 
 

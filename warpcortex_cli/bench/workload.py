@@ -146,7 +146,8 @@ class Workload:
         # The River writes on while it is measured alone, and beside the Streams.
         if load.context + 2 * (load.tokens + SOLO_TOKENS) > prism.max_context:
             raise UsageError(
-                f"a context of {load.context} tokens leaves no room in the {prism.max_context} of {prism.name}.",
+                f"a context of {load.context} tokens and what is written behind it, {load.tokens} tokens an agent, "
+                f"have no room in the {prism.max_context} of {prism.name}.",
                 "Lower --context or --tokens.",
             )
         self.prism = prism

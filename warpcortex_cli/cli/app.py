@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from warpcortex_cli.cli import doctor, evaluate, gate, profiles, pull, sessions
 from warpcortex_cli.cli.ask import ask
 from warpcortex_cli.cli.bench import bench
 from warpcortex_cli.cli.chat import chat
-from warpcortex_cli.cli.output import INTERRUPTED, fail
+from warpcortex_cli.cli.output import INTERRUPTED, fail, was_stopped
 from warpcortex_cli.cli.profile_vram import profile_vram
 from warpcortex_cli.errors import MemoryLimitError, RunError, UsageError, WarpError
 from warpcortex_cli.process import prepare
@@ -76,7 +77,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
         if getattr(error, "format_message", None) and not error.format_message():  # type: ignore[attr-defined]
             sys.exit(2)  # called without arguments: typer has shown the help
         fail(_as_warp_error(error))
-    sys.exit(result if isinstance(result, int) else 0)
+    sys.exit(INTERRUPTED if was_stopped() else result if isinstance(result, int) else 0)
 
 
 def _as_warp_error(error: Exception) -> WarpError:
@@ -91,6 +92,8 @@ def _as_warp_error(error: Exception) -> WarpError:
         return MemoryLimitError(
             "there is not enough memory.", "Choose a smaller model, shorter notes, or --dtype bf16."
         )
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return RunError("nothing more can be written: the disk is full.", "Make room on it, or write elsewhere.")
     reason = (str(error).strip().splitlines() or [""])[0]
     return RunError(
         f"it failed unexpectedly: {type(error).__name__}{': ' + reason if reason else ''}",

@@ -114,6 +114,8 @@ def ask(
             print_json({**report(session, answer, finished), **explained})
         elif explain:
             print_ledger(entries, errors)
+    if finished.reason == "length" and not as_json:
+        errors.print(Text(f"the answer was cut at the profile's {finished.tokens} tokens", style="dim"))
     if writer is not None and writer.failure:
         errors.print(Text(writer.failure))
 

@@ -16,10 +16,12 @@ from warpcortex_cli.cli.output import (
     DtypeOption,
     ModelOption,
     QuantizeOption,
+    kept_in,
     open_prism,
     print_json,
     progress_bar,
     stderr_console,
+    stopped,
 )
 from warpcortex_cli.errors import UsageError
 from warpcortex_cli.probes.memory import available_memory
@@ -141,15 +143,14 @@ def bench(
         except KeyboardInterrupt:
             if not runs:
                 raise
-            console.print("stopped; these runs were finished:")
-    kind = name_of(prism.dtype)
+            stopped("these runs were finished")
     findings = report.findings(runs, available_memory() if prism.device.type == "cpu" else None)
     if as_json:
         document = {
             "schema_version": SCHEMA_VERSION,
             "model": prism.name,
             "device": str(prism.device),
-            "dtype": kind,
+            "dtype": name_of(prism.dtype),
             "quantize": prism.quantize,
             "runs": [run.as_json() for run in runs],
             "findings": findings,
@@ -163,7 +164,8 @@ def bench(
         print(report.markdown(runs))
     else:
         out = Console(markup=False, highlight=False)
-        out.print(f"{prism.name} on {prism.device} ({kind}); {tokens} tokens an agent, {landmarks} of {context} tokens")
+        what = f"{tokens} tokens an agent, {landmarks} of {context} tokens"
+        out.print(f"{prism.name} on {prism.device} ({kept_in(prism)}); {what}")
         out.print("tokens per second of the River alone, of the River and the Streams beside it, of all together:")
         out.print(_table(runs))
         for other in others:

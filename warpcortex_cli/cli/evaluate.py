@@ -20,6 +20,7 @@ from warpcortex_cli.cli.output import (
     print_json,
     progress_bar,
     stderr_console,
+    stopped,
 )
 from warpcortex_cli.errors import RunError, UsageError
 
@@ -93,7 +94,7 @@ def gather(results: Callable[[Callable[[int, int], None]], Iterator[T]], what: s
     except KeyboardInterrupt:
         if not found:
             raise
-        stderr_console().print("stopped; this was finished:")
+        stopped("this was finished")
     return found
 
 

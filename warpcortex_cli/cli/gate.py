@@ -15,6 +15,7 @@ from warpcortex_cli.cli.output import (
     ModelOption,
     ProfileOption,
     QuantizeOption,
+    note,
     open_prism,
     print_json,
     progress_bar,
@@ -68,6 +69,11 @@ def calibrate(
         print_json({"schema_version": 1, "model": prism.name, "path": str(path), "seed": seed, **_figures(found)})
         return
     print(f"{_words(prism, found)}\nkept in {path}")
+    if "threshold" in settings.gate.model_fields_set:
+        note(
+            f"The profile {settings.name} sets a threshold of its own, {settings.gate.threshold:g}, which goes before "
+            "this one; thoughts are scored as measured."
+        )
 
 
 @app.command("show")

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 Report = Callable[[str, int, int], None]  # what is done, how much of it, of how much
 INTERRUPTED = 130
+_stopped = ContextVar("stopped", default=False)  # whether Ctrl-C has left only a part of what was asked for
 AUTO = "auto"
 QUANTIZERS = (AUTO, "none", "bf16", "int8", "int4")
 DTYPES = ("auto", "fp32", "bf16", "fp16")
@@ -34,6 +36,19 @@ _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
 def stderr_console() -> Console:
     """A console for everything that is not the answer. Rich honours NO_COLOR and TERM=dumb; markup is off."""
     return Console(stderr=True, markup=False, highlight=False, emoji=False)
+
+
+def stopped(words: str) -> None:
+    """Says that only what was done before Ctrl-C will follow; the exit code will tell it, too."""
+    stderr_console().print(f"stopped; {words}:")
+    _stopped.set(True)
+
+
+def was_stopped() -> bool:
+    """Whether `stopped` was called, since this was asked the last time."""
+    found = _stopped.get()
+    _stopped.set(False)
+    return found
 
 
 def note(text: str) -> None:
@@ -207,20 +222,26 @@ def open_prism(
     console = stderr_console()
     doing = f"loading {clean(source.name)}" + (" and compiling its layers" if compiled else "")
     with console.status(Text(doing, style="dim")):
-        from warpcortex_cli.prism.load import choose_quantize, name_of  # torch and transformers take seconds to import
+        from warpcortex_cli.prism.load import choose_quantize  # torch and transformers take seconds to import
         from warpcortex_cli.prism.prism import Prism
         from warpcortex_cli.probes.memory import keep
 
         quantize = choose_quantize(quantize, source, device, dtype)
         prism = Prism.load(source, device, dtype, quantize, compiled)
         keep()
-    kind = name_of(prism.dtype) + (f", weights {quantize}" if quantize != "none" else "")
-    kind += ", compiled" if compiled else ""
+    kind = kept_in(prism) + (", compiled" if compiled else "")
     line = f"model {source.name} on {prism.device} ({kind}), profile {settings.name}"
     if source.kind == "pocket" and settings.name in _FOR_INSTRUCTION_MODELS:
         line += ", which is written for instruction models and does little for pocket"
     note(f"{line}. {source.note}." if source.note else f"{line}.")
     return prism, settings
+
+
+def kept_in(prism: Prism) -> str:
+    """The types of a model, for people: of what it computes, and of weights that are packed."""
+    from warpcortex_cli.prism.load import name_of
+
+    return name_of(prism.dtype) + (f", weights {prism.quantize}" if prism.quantize != "none" else "")
 
 
 def choose(model: str | None, profile: str | None) -> tuple[ModelSource, Profile]:

@@ -26,6 +26,7 @@ from warpcortex_cli.cli.output import (
     DtypeOption,
     ModelOption,
     QuantizeOption,
+    kept_in,
     print_json,
     progress_bar,
     stderr_console,
@@ -95,36 +96,34 @@ def profile_vram(
         print_json({**where, "quantize": prism.quantize, **curve.as_json(), "card_bytes": room, "card_agents": fitting})
         return
     out = Console(markup=False, highlight=False)
-    for table in _tables(curve, out.width):
+    for table in _tables(curve, f"{curve.model} ({kept_in(prism)}), MiB", out.width):
         out.print(table)
     _bars(out, curve)
     each, tail = curve.per_agent_bytes / 2**20, curve.least_bytes / 2**20
-    seen = (
-        f"{each:.2f} MiB an agent" if each > tail else f"too few agents to see what one takes: a tail is {tail:.2f} MiB"
-    )
-    out.print(f"measured by {curve.source}; {seen}")
+    seen = f"{each:.2f} MiB an agent" if each > 0 else "no growth was seen"
+    out.print(f"measured by {curve.source}: {seen}; the tail of one has {tail:.2f} MiB")
     if fitting is not None:
         out.print(f"a card of {card} has room for about {fitting:,} agents of {context} + {tokens} tokens")
 
 
-def _tables(curve: Curve, width: int) -> Iterator[Table]:
+def _tables(curve: Curve, title: str, width: int) -> Iterator[Table]:
     """The points of the curve, as many side by side as fit into so many characters without a figure being cut."""
     count = max(1, (width - _NAMES - _SOURCE) // _FIGURE)
     for first in range(0, len(curve.points), count):
-        yield _table(curve, curve.points[first : first + count])
+        yield _table(title, curve.source, curve.points[first : first + count])
 
 
-def _table(curve: Curve, points: Sequence[Point]) -> Table:
+def _table(title: str, measured_by: str, points: Sequence[Point]) -> Table:
     """A line for each part, a column for each number of agents, and where the figures come from."""
     from warpcortex_cli.bench.memory import SOURCES
 
-    table = Table(box=None, pad_edge=False, title=f"{curve.model}, MiB", title_justify="left")
+    table = Table(box=None, pad_edge=False, title=title, title_justify="left")
     table.add_column("agents", no_wrap=True)
     for point in points:
         table.add_column(f"{point.agents:,}", justify="right", no_wrap=True)
     table.add_column("", style="dim", overflow="fold")
     lines = [(part, [point.parts[part] for point in points], SOURCES[part]) for part in SOURCES]
-    lines.append(("measured", [point.measured_bytes for point in points], curve.source))
+    lines.append(("measured", [point.measured_bytes for point in points], measured_by))
     lines.append(("above one River", [point.above_baseline_bytes for point in points], ""))
     for name, sizes, source in lines:
         table.add_row(name, *(f"{size / 2**20:,.1f}" for size in sizes), source)

@@ -42,7 +42,8 @@ def session_path(name: str) -> Path:
     """
     if not _NAME.fullmatch(name):
         raise UsageError(
-            f"{one_line(name, 80)!r} is no name for a session.", "Use letters, digits, dots, dashes, underscores."
+            f"{one_line(name, 80)!r} is no name for a session.",
+            "Use letters, digits, dots, dashes, underscores, 64 at most.",
         )
     return user_data_path("warpcortex", appauthor=False) / "sessions" / f"{name}{_SUFFIX}"
 

@@ -19,7 +19,9 @@ _FRESH = 400  # steps after which a width that was not taken again is not known 
 _WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 _KNOWN = 3  # solo steps before the first one with Streams; the fastest counts, for the first may load something
 _FIRST = 4  # the widest step before any was measured
-_BURST = 2.0  # a step takes at most this many solo steps longer, or the River would stutter
+_BURST = (
+    2.0  # solo steps: a width that is known to take longer than these beyond one is not chosen, or the River stutters
+)
 
 
 class Pacer:

@@ -16,7 +16,8 @@ import platformdirs
 from warpcortex_cli.errors import RunError
 
 _FOLDER = Path(__file__).with_name("kernels")
-_FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi")
+# Whole numbers wrap: those made of what is not a number are beyond all bounds, and are used for nothing.
+_FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-fwrapv", "-Wno-psabi")
 _THREADS = "-fopenmp"
 
 

@@ -82,10 +82,12 @@ def choose_quantize(kind: str, source: ModelSource, device: str, dtype: str) -> 
     """
     if kind != "auto":
         return kind
-    if source.kind == "pocket" or not packs_bf16(device, dtype):
+    if source.kind == "pocket":
         return "none"
     stored = stored_values(source)
-    return "bf16" if stored.dtype == torch.bfloat16 and not stored.of_experts else "none"
+    # Kernels are compiled only for who will use them.
+    packed = stored.dtype == torch.bfloat16 and not stored.of_experts and packs_bf16(device, dtype)
+    return "bf16" if packed else "none"
 
 
 def packs_bf16(device: str, dtype: str) -> bool:

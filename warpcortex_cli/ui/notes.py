@@ -17,6 +17,7 @@ from warpcortex_cli.ui.safe import clean, one_line
 if TYPE_CHECKING:
     from warpcortex_cli.engine.session import Session
 
+_FIRST = 1 << 16  # bytes that tell text from what is none
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -28,7 +29,10 @@ def read_notes(path: Path) -> str:
     """
     name = one_line(str(path))
     try:
-        data = path.expanduser().read_bytes()
+        with path.expanduser().open("rb") as file:
+            data = file.read(_FIRST)
+            if not _binary(data):  # a device may have no end
+                data += file.read()
     except FileNotFoundError as error:
         raise UsageError(
             f"there is no notes file {name}.", "Check the path; it is taken from the current folder."
@@ -48,13 +52,17 @@ def decode_notes(data: bytes, name: str) -> str:
         UsageError: the bytes are not text.
     """
     encoding = "utf-16" if data.startswith(_UTF16) else "utf-8-sig"
-    if encoding == "utf-8-sig" and b"\0" in data:
+    if _binary(data):
         raise UsageError(f"{name} is a binary file, not notes.", "Give a text file in UTF-8.")
     try:
         return clean(data.decode(encoding))
     except UnicodeDecodeError as error:
         place = f"byte {error.start} is not valid {error.encoding.upper()}"
         raise UsageError(f"{name} is not text that can be read: {place}.", "Convert it to UTF-8.") from error
+
+
+def _binary(data: bytes) -> bool:
+    return b"\0" in data and not data.startswith(_UTF16)
 
 
 class _Stopped(Exception):

@@ -62,9 +62,8 @@ class Outputs {
 
     Floats value(int p, int64_t token, int64_t place) const {
         if (x.half) return load<Floats>(sums + place) * scale[p] + plus[p];
-        // Without a sign, for what is not a number may be beyond all bounds.
-        const Words sum = (Words)sums[place] - uint32_t(EXTRA) * uint32_t(x.sums[token]);
-        return __builtin_convertvector((Ints)sum, Floats) * (scale[p] * x.scales[token]) + plus[p];
+        const Ints sum = sums[place] - EXTRA * x.sums[token];
+        return __builtin_convertvector(sum, Floats) * (scale[p] * x.scales[token]) + plus[p];
     }
 };
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -124,6 +125,9 @@ def talk(session: Session, errors: Console, keep: Callable[[], None]) -> None:
     from warpcortex_cli.profile import shipped_profiles
     from warpcortex_cli.ui.prompt import Prompt
 
+    if sys.stdout.isatty():  # the size of another terminal would misplace what is drawn anew
+        for name in ("COLUMNS", "LINES"):
+            os.environ.pop(name, None)
     screen = Console(highlight=False, markup=False, emoji=False)
     notices = screen if screen.is_terminal else errors
     desk = Desk(session, notices, session.profile.injection.enabled)

@@ -19,9 +19,7 @@ _FRESH = 400  # steps after which a width that was not taken again is not known 
 _WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 _KNOWN = 3  # solo steps before the first one with Streams; the fastest counts, for the first may load something
 _FIRST = 4  # the widest step before any was measured
-_BURST = (
-    2.0  # solo steps: a width that is known to take longer than these beyond one is not chosen, or the River stutters
-)
+_BURST = 2.0  # widths known to take so many solo steps longer are not chosen, or the River would stutter
 
 
 class Pacer:

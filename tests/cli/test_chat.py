@@ -90,6 +90,8 @@ def terminal(tmp_path: Path) -> Iterator[object]:
         "TERM": "xterm-256color",
         "PYTHONPATH": str(ROOT),
         "NO_COLOR": "1",
+        "COLUMNS": "40",  # of another terminal
+        "LINES": "7",
     }
     child = pexpect.spawn(
         sys.executable,

@@ -23,8 +23,8 @@ class Row:
         tail: where the tokens' keys and values are appended.
         reads: shared keys and values; rows with the same ones are computed together.
         logits: for no token, for the last one, or for all; or of the last one only what greedy sampling asks for.
-        total: whether the result's total is asked for.
         queries: whether to keep the tokens' rotated queries.
+        total: whether the result's total is asked for.
     """
 
     tokens: list[int]
@@ -32,8 +32,8 @@ class Row:
     tail: Tail
     reads: tuple[Segment | TailView, ...] = ()
     logits: Literal["none", "largest", "last", "all"] = "last"
-    total: bool = False
     queries: bool = False
+    total: bool = False
 
 
 @dataclass(frozen=True)

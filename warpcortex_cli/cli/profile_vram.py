@@ -96,7 +96,7 @@ def profile_vram(
         print_json({**where, "quantize": prism.quantize, **curve.as_json(), "card_bytes": room, "card_agents": fitting})
         return
     out = Console(markup=False, highlight=False)
-    for table in _tables(curve, f"{curve.model} ({kept_in(prism)}), MiB", out.width):
+    for table in _tables(curve, f"{curve.model}, {kept_in(prism)}, MiB", out.width):
         out.print(table)
     _bars(out, curve)
     each, tail = curve.per_agent_bytes / 2**20, curve.least_bytes / 2**20

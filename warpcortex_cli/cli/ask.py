@@ -24,6 +24,7 @@ from warpcortex_cli.cli.output import (
     ProfileOption,
     QuantizeOption,
     SeedOption,
+    note,
     open_prism,
     print_json,
     stderr_console,
@@ -115,7 +116,7 @@ def ask(
         elif explain:
             print_ledger(entries, errors)
     if finished.reason == "length" and not as_json:
-        errors.print(Text(f"the answer was cut at the profile's {finished.tokens} tokens", style="dim"))
+        note(f"the answer was cut at the profile's {finished.tokens} tokens")
     if writer is not None and writer.failure:
         errors.print(Text(writer.failure))
 

@@ -132,8 +132,7 @@ def bench(
     loads = [Load(n, context, landmarks, tokens, river_share, tails) for n in counts]
     runs: list[Run] = []
     others: list[Naive] = []
-    console = stderr_console()
-    with progress_bar(console) as show:
+    with progress_bar(stderr_console()) as show:
         try:
             for load in loads:
                 runs.append(measure.run(prism, load, show))

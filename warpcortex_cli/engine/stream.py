@@ -30,13 +30,7 @@ class Stream:
     """
 
     def __init__(
-        self,
-        number: int,
-        role: Role,
-        groups: dict[str, str],
-        prism: Prism,
-        sampler: Sampler,
-        now: float,
+        self, number: int, role: Role, groups: dict[str, str], prism: Prism, sampler: Sampler, now: float
     ) -> None:
         self.id = number
         self.role = role

@@ -16,7 +16,7 @@ from warpcortex_cli.prism import attention, native
 from warpcortex_cli.prism.chat_format import ChatFormat, encode
 from warpcortex_cli.prism.compile import compile_layers, warm_up
 from warpcortex_cli.prism.fused import fuse
-from warpcortex_cli.prism.head import Head, PlainHead, largest
+from warpcortex_cli.prism.head import Head, PlainHead, Summary, largest
 from warpcortex_cli.prism.load import choose_dtype, load_prism_parts
 from warpcortex_cli.prism.quantize import Packed
 from warpcortex_cli.prism.quantize import quantize as quantized
@@ -185,10 +185,11 @@ class Prism:
         results: dict[int, RowResult] = {}
         tops = largest(logits)  # of all rows at once, which is much faster than one by one
         brief = [w.logits[0] for w in wanted if w.brief]
-        summed = any(r.total for r in step.rows)
-        places = torch.tensor(brief, dtype=torch.long, device=self.device)
-        found = self._head.summarize(hidden[places], summed) if self._head and brief else []
-        summaries = dict(zip(brief, found, strict=True))
+        summaries: dict[int, Summary] = {}
+        if self._head and brief:
+            places = torch.tensor(brief, device=self.device)
+            found = self._head.summarize(hidden[places], any(r.total for r in step.rows))
+            summaries = dict(zip(brief, found, strict=True))
         place = 0
         for packed, want in enumerate(wanted):
             mine = best = total = None

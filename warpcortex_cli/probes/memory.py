@@ -45,15 +45,14 @@ class MemoryProbe:
         self._forgot = False
         with contextlib.suppress(OSError):  # only Linux has it
             Path("/proc/self/clear_refs").write_text("5")
-            self._forgot = True
+            self._forgot = not self._on_cuda
 
     def peak(self) -> Memory:
         """The most that was used since `forget`, also in the middle of a step; where the system cannot say, now.
 
         On CUDA it is now, too, which comes to the same: PyTorch keeps what it had reserved.
         """
-        now = self.read()
-        return Memory("RSS", peak_of(os.getpid())) if self._forgot and now.source == "RSS" else now
+        return Memory("RSS", peak_of(os.getpid())) if self._forgot else self.read()
 
 
 def peak_of(process: int) -> int:

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from warpcortex_cli.cli.output import (
     AUTO,
+    BenchResultsOption,
     CompileOption,
     DeviceOption,
     DtypeOption,
@@ -109,6 +110,7 @@ def bench(
     plot: Annotated[
         Path | None, typer.Option("--plot", metavar="FILE", help="Write a plot: .png or .svg.", show_default=False)
     ] = None,
+    write_results: BenchResultsOption = False,
 ) -> None:
     """Measure speed and memory of many agents. Ctrl-C prints what was measured so far."""
     from warpcortex_cli.bench.workload import Load

@@ -15,6 +15,7 @@ from warpcortex_cli.cli.output import (
     AUTO,
     DeviceOption,
     DtypeOption,
+    EvalResultsOption,
     Report,
     open_prism,
     print_json,
@@ -143,6 +144,7 @@ def synapse(
         typer.Option("--plot", metavar="FILE", help="Plot accuracy over K: .png or .svg.", show_default=False),
     ] = None,
     as_json: JsonOption = False,
+    write_results: EvalResultsOption = False,
 ) -> None:
     """Facts, sums, two hops, wrong spelling, what is not said, over k tokens of a long context: ours beside others."""
     from warpcortex_cli.eval import report
@@ -180,6 +182,7 @@ def gate(
     device: DeviceOption = AUTO,
     dtype: DtypeOption = AUTO,
     as_json: JsonOption = False,
+    write_results: EvalResultsOption = False,
 ) -> None:
     """Whether the Gate tells right thoughts from irrelevant, contradicted and garbled ones."""
     from warpcortex_cli.eval import gate as evaluation
@@ -208,6 +211,7 @@ def thoughts(
     device: DeviceOption = AUTO,
     dtype: DtypeOption = AUTO,
     as_json: JsonOption = False,
+    write_results: EvalResultsOption = False,
 ) -> None:
     """The same questions to the River alone, with Streams, with right and wrong thoughts, and with thoughts as text."""
     from warpcortex_cli.eval import report
@@ -247,6 +251,7 @@ def recall(
     device: DeviceOption = AUTO,
     dtype: DtypeOption = AUTO,
     as_json: JsonOption = False,
+    write_results: EvalResultsOption = False,
 ) -> None:
     """Facts that left the window long ago: whether they come back when they are asked for, beside other ways."""
     from warpcortex_cli.eval import recall as evaluation
@@ -284,6 +289,7 @@ def depth(
     device: DeviceOption = AUTO,
     dtype: DtypeOption = AUTO,
     as_json: JsonOption = False,
+    write_results: EvalResultsOption = False,
 ) -> None:
     """How attention's error grows with what was read: rounding, quantization, what is left out, and all of it."""
     from warpcortex_cli.eval import depth as evaluation

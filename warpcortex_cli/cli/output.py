@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from warpcortex_cli.errors import ProfileError, WarpError
+from warpcortex_cli.results import FLAG, HELP, recorded
 from warpcortex_cli.ui.safe import clean
 
 if TYPE_CHECKING:
@@ -190,6 +191,21 @@ SeedOption = Annotated[
     typer.Option("--seed", min=0, max=2**63 - 1, metavar="N", help="The same seed gives the same run on a CPU."),
 ]
 NoStreamsOption = Annotated[bool, typer.Option("--no-streams", help="The River alone: requests have no effect.")]
+
+
+def _record(room: str) -> Callable[[typer.Context, bool], bool]:
+    """Keeps what the command prints for RESULTS.md, until it has ended."""
+
+    def begin(context: typer.Context, wanted: bool) -> bool:
+        if not context.resilient_parsing:
+            context.with_resource(recorded(wanted, room, "warpcortex"))
+        return wanted
+
+    return begin
+
+
+BenchResultsOption = Annotated[bool, typer.Option(FLAG, help=HELP, callback=_record("bench"))]
+EvalResultsOption = Annotated[bool, typer.Option(FLAG, help=HELP, callback=_record("eval"))]
 
 
 # -- loading -------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from warpcortex_cli.cli.bench import (
 )
 from warpcortex_cli.cli.output import (
     AUTO,
+    BenchResultsOption,
     CompileOption,
     DeviceOption,
     DtypeOption,
@@ -61,6 +62,7 @@ def profile_vram(
         Path | None, typer.Option("--plot", metavar="FILE", help="Write a plot: .png or .svg.", show_default=False)
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    write_results: BenchResultsOption = False,
 ) -> None:
     """Measure what agents cost in memory: on NVIDIA by NVML or the allocator, elsewhere by the resident set."""
     counts = parse_agents(agents)

@@ -15,6 +15,7 @@ from warpcortex_cli.cli import doctor, evaluate, gate, profiles, pull, sessions
 from warpcortex_cli.cli.ask import ask
 from warpcortex_cli.cli.bench import bench
 from warpcortex_cli.cli.chat import chat
+from warpcortex_cli.cli.help import help_
 from warpcortex_cli.cli.output import INTERRUPTED, fail, was_stopped
 from warpcortex_cli.cli.profile_vram import profile_vram
 from warpcortex_cli.errors import MemoryLimitError, RunError, UsageError, WarpError
@@ -38,6 +39,7 @@ app.command("profile-vram")(profile_vram)
 app.add_typer(evaluate.app, name="eval")
 app.add_typer(gate.app, name="gate")
 app.add_typer(sessions.app, name="sessions")
+app.command("help")(help_)
 
 
 def _version(wanted: bool) -> None:

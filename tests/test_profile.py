@@ -246,3 +246,12 @@ def test_the_schema_names_every_key() -> None:
     assert set(schema["properties"]) == set(Profile.model_fields)
     assert set(schema["$defs"]["Role"]["properties"]) == set(Role.model_fields)
     assert schema["additionalProperties"] is False
+
+
+def test_sampling_options_change_the_rivers_sampling_alone() -> None:
+    profile = load_profile("council")
+    changed = profile.sampled({"temperature": 0.5, "top_k": 7}, ["END"])
+    assert (changed.sampling.temperature, changed.sampling.top_k) == (0.5, 7)
+    assert changed.sampling.repetition_penalty == profile.sampling.repetition_penalty
+    assert changed.river.stop == (*profile.river.stop, "END")
+    assert changed.stream_sampling == profile.stream_sampling and changed.roles == profile.roles

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import string
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -25,6 +26,7 @@ from warpcortex_cli.profile_problems import Mistake, problem_of
 from warpcortex_cli.profile_yaml import Source, read_yaml
 
 _SHORTEST_PROMPT = 8  # tokens
+LOOP_SPAN, LOOP_WINDOW = 8, 128  # tokens that are a repetition when they come again, and where they are looked for
 Count = Annotated[int, Field(ge=0, le=1_000_000)]
 Positive = Annotated[int, Field(ge=1, le=1_000_000)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
@@ -69,6 +71,14 @@ class RiverSettings(_Settings):
         default=None,
         description="re2 pattern. Where the text since the last pause ends in a match, the River waits for "
         "the Streams that it asked.",
+    )
+    stop: tuple[Annotated[str, Field(min_length=1, max_length=64)], ...] = Field(
+        default=(), strict=False, description="Texts that end a reply; they are not part of it."
+    )
+    most_repeats: Annotated[int, Field(ge=2)] | None = Field(
+        default=None,
+        description=f"A reply is stopped when {LOOP_SPAN} tokens are about to come again that often within its last "
+        f"{LOOP_WINDOW}: small models, greedy, go in circles. null: never.",
     )
     resume: str = Field(
         default="\n",
@@ -213,12 +223,21 @@ class InjectionSettings(_Settings):
 
 
 class Sampling(_Settings):
-    """How tokens are chosen."""
+    """How tokens are chosen, as transformers' `generate` does. null: as the model's own files say, or no effect."""
 
-    temperature: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] = Field(
-        default=0.0, description="0 is greedy."
+    temperature: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] | None = Field(
+        default=None, description="0 is greedy, which is what a model does whose files say nothing."
     )
-    top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = Field(
+        default=None, description="Draws from the fewest most probable tokens that have this probability together."
+    )
+    top_k: Count | None = Field(default=None, description="Draws from so many most probable tokens; 0: from all.")
+    min_p: Share | None = Field(
+        default=None, description="Draws no token less probable than this share of the most probable one."
+    )
+    repetition_penalty: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] | None = Field(
+        default=None, description="Above 1 makes tokens that are there already less likely; 1: no effect."
+    )
 
 
 class MemorySettings(_Settings):
@@ -288,12 +307,22 @@ class Profile(_Settings):
     injection: InjectionSettings = InjectionSettings()
     memory: MemorySettings = MemorySettings()
     sampling: Sampling = Sampling()
-    stream_sampling: Sampling = Sampling()
+    stream_sampling: Sampling = Sampling(temperature=0.0)
     limits: Limits = Limits()
 
     def with_whole_context(self) -> Profile:
         """The same, but nothing leaves the River's tail before the model's context is full."""
         return self.model_copy(update={"memory": self.memory.model_copy(update={"window": None})})
+
+    def sampled(self, sampling: Mapping[str, float], stop: Sequence[str]) -> Profile:
+        """The same, with some settings of the River's sampling changed, and with more texts that end a reply."""
+        ends = (*self.river.stop, *(text for text in stop if text))
+        return self.model_copy(
+            update={
+                "sampling": self.sampling.model_copy(update=dict(sampling)),
+                "river": self.river.model_copy(update={"stop": ends}),
+            }
+        )
 
     @field_validator("roles")
     @classmethod

@@ -8,10 +8,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers.generation.logits_process import (
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from warpcortex_cli.engine import sampling
 from warpcortex_cli.engine.sampling import Sampler, SamplingError, sample
 from warpcortex_cli.prism.head import largest
+from warpcortex_cli.profile import Sampling
 
 
 def some_logits(rows: int, vocabulary: int = 50, seed: int = 0) -> torch.Tensor:
@@ -106,3 +114,57 @@ def test_wrong_settings_are_refused() -> None:
         with pytest.raises(ValueError, match="must be"):
             Sampler(temperature, top_p)
     assert largest(torch.zeros(0, 5)) == []
+
+
+def test_choices_are_those_of_transformers_own_processors() -> None:
+    """Which tokens may be drawn, and how probable each is, for any settings together."""
+    settings_of = st.fixed_dictionaries(
+        {
+            "temperature": st.floats(0.2, 3),
+            "top_p": st.floats(0.05, 1.0),
+            "top_k": st.integers(0, 40),
+            "min_p": st.floats(0.0, 0.9),
+            "repetition_penalty": st.floats(0.5, 2.0),
+        }
+    )
+
+    @given(settings_of, st.integers(0, 10**6), st.lists(st.integers(0, 49), max_size=30))
+    @settings(max_examples=150, deadline=None)
+    def check(asked: dict[str, float], seed: int, seen: list[int]) -> None:
+        logits = some_logits(1, seed=seed)[0].double()
+        ids = torch.tensor([seen or [0]])
+        scores = logits[None].clone()
+        if seen:
+            scores = RepetitionPenaltyLogitsProcessor(asked["repetition_penalty"])(ids, scores)
+        scores = TemperatureLogitsWarper(asked["temperature"])(ids, scores)
+        if asked["top_k"]:
+            scores = TopKLogitsWarper(int(asked["top_k"]))(ids, scores)
+        if asked["top_p"] < 1:
+            scores = TopPLogitsWarper(asked["top_p"])(ids, scores)
+        expected = MinPLogitsWarper(asked["min_p"])(ids, scores).softmax(-1)[0]
+        weights, order = Sampler(**asked).weights(logits, seen)
+        mine = torch.zeros(50, dtype=torch.float64).index_put((order,), weights / weights.sum())
+        torch.testing.assert_close(mine, expected, atol=1e-9, rtol=1e-6)
+
+    check()
+
+
+def test_greedy_with_a_penalty_takes_what_generate_takes() -> None:
+    logits = torch.tensor([1.0, 1.9, 2.0, -0.5])
+    assert Sampler(repetition_penalty=1.2).draw(logits, seen=[2, 2]) == 1
+    assert Sampler(repetition_penalty=1.2).draw(-logits.abs(), seen=[3]) == 3  # -0.6 is still the largest
+    assert Sampler(repetition_penalty=1.2).asks == "last" and Sampler().asks == "largest"
+
+
+def test_a_profile_goes_before_the_model_and_the_model_before_no_effect() -> None:
+    own = Sampling(temperature=0.7, top_k=20)
+    sampler = Sampler.of(Sampling(temperature=0.0, min_p=0.1), own, 0)
+    assert (sampler.temperature, sampler.top_k, sampler.min_p, sampler.top_p) == (0.0, 20, 0.1, 1.0)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"top_k": -1}, {"min_p": 1.5}, {"repetition_penalty": 0.0}, {"repetition_penalty": float("inf")}]
+)
+def test_more_wrong_settings_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        Sampler(**wrong)  # type: ignore[arg-type]

@@ -19,15 +19,22 @@ from warpcortex_cli.cli.output import (
     CompileOption,
     DeviceOption,
     DtypeOption,
+    MinPOption,
     ModelOption,
     NoStreamsOption,
     ProfileOption,
     QuantizeOption,
+    RepetitionPenaltyOption,
     SeedOption,
+    StopOption,
+    TemperatureOption,
+    TopKOption,
+    TopPOption,
     note,
     open_prism,
     print_json,
     stderr_console,
+    with_sampling,
 )
 from warpcortex_cli.errors import UsageError
 from warpcortex_cli.events import Listener, RiverFinished, RiverText
@@ -65,6 +72,12 @@ def ask(
     compiled: CompileOption = False,
     seed: SeedOption = 0,
     no_streams: NoStreamsOption = False,
+    temperature: TemperatureOption = None,
+    top_p: TopPOption = None,
+    top_k: TopKOption = None,
+    min_p: MinPOption = None,
+    repetition_penalty: RepetitionPenaltyOption = None,
+    stop: StopOption = None,
     trace: TraceOption = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Print what each thought was, where it came from and what it changed.")
@@ -88,6 +101,7 @@ def ask(
         prism, settings = open_prism(
             model=model, profile=profile, device=device, dtype=dtype, quantize=quantize, compiled=compiled
         )
+        settings = with_sampling(settings, stop, temperature, top_p, top_k, min_p, repetition_penalty)
         from warpcortex_cli.engine.ledger import Ledger
         from warpcortex_cli.engine.session import Session
 
@@ -117,6 +131,8 @@ def ask(
             print_ledger(entries, errors)
     if finished.reason == "length" and not as_json:
         note(f"the answer was cut at the profile's {finished.tokens} tokens")
+    if finished.reason == "loop" and not as_json:
+        note("the answer was stopped, because it repeated itself; --repetition-penalty 1.2 may help")
     if writer is not None and writer.failure:
         errors.print(Text(writer.failure))
 

@@ -19,13 +19,20 @@ from warpcortex_cli.cli.output import (
     CompileOption,
     DeviceOption,
     DtypeOption,
+    MinPOption,
     ModelOption,
     NoStreamsOption,
     ProfileOption,
     QuantizeOption,
+    RepetitionPenaltyOption,
     SeedOption,
+    StopOption,
+    TemperatureOption,
+    TopKOption,
+    TopPOption,
     open_prism,
     stderr_console,
+    with_sampling,
 )
 from warpcortex_cli.cli.sessions import Keeper, session_file
 from warpcortex_cli.errors import WarpError
@@ -52,6 +59,12 @@ def chat(
     compiled: CompileOption = False,
     seed: SeedOption = 0,
     no_streams: NoStreamsOption = False,
+    temperature: TemperatureOption = None,
+    top_p: TopPOption = None,
+    top_k: TopKOption = None,
+    min_p: MinPOption = None,
+    repetition_penalty: RepetitionPenaltyOption = None,
+    stop: StopOption = None,
     trace: TraceOption = None,
     kept: Annotated[
         str | None,
@@ -68,6 +81,7 @@ def chat(
         prism, settings = open_prism(
             model=model, profile=profile, device=device, dtype=dtype, quantize=quantize, compiled=compiled
         )
+        settings = with_sampling(settings, stop, temperature, top_p, top_k, min_p, repetition_penalty)
         from warpcortex_cli.engine.session import Session
 
         session = Session(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -191,6 +191,29 @@ SeedOption = Annotated[
     typer.Option("--seed", min=0, max=2**63 - 1, metavar="N", help="The same seed gives the same run on a CPU."),
 ]
 NoStreamsOption = Annotated[bool, typer.Option("--no-streams", help="The River alone: requests have no effect.")]
+TemperatureOption = Annotated[
+    float | None,
+    typer.Option(
+        "--temperature",
+        min=0.0,
+        max=10.0,
+        metavar="T",
+        help="0 is greedy. Default: the profile's, then the model's own.",
+    ),
+]
+TopPOption = Annotated[
+    float | None, typer.Option("--top-p", min=1e-6, max=1.0, metavar="P", help="Of a reply, as in profiles.")
+]
+TopKOption = Annotated[int | None, typer.Option("--top-k", min=0, metavar="K", help="Of a reply; 0: all tokens.")]
+MinPOption = Annotated[float | None, typer.Option("--min-p", min=0.0, max=1.0, metavar="P", help="Of a reply.")]
+RepetitionPenaltyOption = Annotated[
+    float | None,
+    typer.Option("--repetition-penalty", min=0.01, max=10.0, metavar="X", help="Above 1: less of what was there."),
+]
+StopOption = Annotated[
+    list[str] | None,
+    typer.Option("--stop", metavar="TEXT", help="A text that ends the reply; may be given again.", show_default=False),
+]
 
 
 def _record(room: str) -> Callable[[typer.Context, bool], bool]:
@@ -270,3 +293,24 @@ def choose(model: str | None, profile: str | None) -> tuple[ModelSource, Profile
         return source, load_profile("pocket" if source.kind == "pocket" else "council")
     settings = load_profile(profile)
     return resolve_model(model, settings.model), settings
+
+
+def with_sampling(
+    settings: Profile,
+    stop: Sequence[str] | None,
+    temperature: float | None,
+    top_p: float | None,
+    top_k: int | None,
+    min_p: float | None,
+    repetition_penalty: float | None,
+) -> Profile:
+    """A profile with the options of `StopOption`, `TemperatureOption` and so on in the place of its own settings."""
+    asked: dict[str, float | None] = {
+        "temperature": temperature,
+        "top_p": top_p,
+        "top_k": top_k,
+        "min_p": min_p,
+        "repetition_penalty": repetition_penalty,
+    }
+    given = {name: value for name, value in asked.items() if value is not None}
+    return settings.sampled(given, stop or ()) if given or stop else settings

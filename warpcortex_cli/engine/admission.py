@@ -36,8 +36,7 @@ class Admission:
 
     def sampler(self, profile: Profile, number: int) -> Sampler:
         """Each Stream draws from a generator of its own, so that batching does not change what it writes."""
-        s = profile.stream_sampling
-        return Sampler(s.temperature, s.top_p, self.seed * _SEED_STRIDE + number)
+        return Sampler.of(profile.stream_sampling, self.prism.sampling, self.seed * _SEED_STRIDE + number)
 
     @property
     def tails_in_use(self) -> int:

@@ -216,19 +216,23 @@ class Engine:
         if token in self.prism.eos_ids:
             self._at_end("stop")
             return
+        if river.repeats(token):
+            self._at_end("loop")
+            return
         for match in river.write(token):
             self.spawn(match)
         if river.written % QUERY_WINDOW == 0 or river.builder.text.endswith("\n"):
             river.recall_again()
         self._show()
-        if river.written >= river.settings.max_tokens:
+        if river.stopped:  # whoever asks for a reply to end here wants no more of it, whatever Streams still think
+            self.finish_reason, river.state = "stop", "idle"
+        elif river.written >= river.settings.max_tokens:
             self._at_end("length")
         elif river.at_pause() and self.alive:
             self._wait("waiting")
 
     def _sample_river(self, result: RowResult) -> int:
-        assert result.largest is not None
-        drawn = sample(result.newest, result.largest, self.river.sampler)
+        drawn = self.river.choose(result)
         if isinstance(drawn, SamplingError):
             raise RunError(f"the model produced no usable next token: {drawn}", "Try --dtype fp32.")
         return drawn
@@ -312,7 +316,7 @@ class Engine:
                 if not torch.isfinite(result.hidden).all():  # quantized KV would hide it from the logits
                     self.end(stream, "failed", "the hidden states of its prompt are not finite")
                 return
-            token = sample(result.newest, result.largest, stream.sampler)
+            token = sample(result.newest, result.largest, stream.sampler, stream.seen)
             if isinstance(token, SamplingError):
                 self.end(stream, "failed", str(token))
             elif token in self.prism.eos_ids:

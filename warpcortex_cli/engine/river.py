@@ -11,7 +11,7 @@ import torch
 
 from warpcortex_cli.engine.past import Past
 from warpcortex_cli.engine.router import Match, Router
-from warpcortex_cli.engine.sampling import Sampler
+from warpcortex_cli.engine.sampling import Sampler, SamplingError, sample
 from warpcortex_cli.engine.text import Sentences, TextBuilder, words_of
 from warpcortex_cli.events import RiverText
 from warpcortex_cli.memory.joined import Joined
@@ -70,7 +70,7 @@ class River:
         self._beside = Joined(prism.layout)
         self.pending: deque[int] = deque()
         self.state = "idle"
-        self.sampler = Sampler(profile.sampling.temperature, profile.sampling.top_p, seed)
+        self.sampler = Sampler.of(profile.sampling, prism.sampling, seed)
         self.hidden = torch.zeros(0, prism.hidden_size)  # last hidden state of its newest token, [<= 1, hidden_size]
         self._queries: list[torch.Tensor] = []  # of its newest rows
         self.needs_close = False
@@ -269,6 +269,12 @@ class River:
         self.pending.append(token)
         self.written += 1
         return self._route(self.builder.add(token))
+
+    def choose(self, result: RowResult) -> int | SamplingError:
+        """Its next token, for what its newest one gave."""
+        assert result.largest is not None
+        seen = self.sentences.ids[self.past.tokens :] if self.sampler.penalizes else ()
+        return sample(result.newest, result.largest, self.sampler, seen)
 
     def _route(self, new: str) -> list[Match]:
         if not new:

@@ -1,13 +1,15 @@
-"""Choosing the next token: greedy, temperature, top-p; each agent with a generator of its own."""
+"""Choosing the next token: greedy or drawn; each agent with a generator of its own."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
+
+from warpcortex_cli.profile import Sampling
 
 _FIRST_SORTED = 512  # most probable tokens looked at before all of the vocabulary is sorted
 
@@ -20,63 +22,110 @@ class Sampler:
     """How one agent chooses its tokens.
 
     Its generator lives on the CPU and gives one number a token, so that what an agent writes depends on its
-    seed and its logits, never on who else is in the batch.
+    seed and its logits, never on who else is in the batch. The settings mean what they mean to transformers'
+    `generate`, and are applied in the same order.
 
     Args:
         temperature: divides the logits; 0 is greedy.
-        top_p: the smallest set of most probable tokens with at least this probability is drawn from.
+        top_p: the smallest set of most probable tokens with at least this probability is drawn from (nucleus sampling,
+            arXiv 1904.09751).
         seed: any integer.
+        top_k: only so many of the most probable tokens are drawn from; 0: all.
+        min_p: tokens less probable than this share of the most probable one are not drawn (arXiv 2407.01082).
+        repetition_penalty: divides positive logits of tokens that were there already, and multiplies negative ones
+            (CTRL, arXiv 1909.05858); 1: none.
 
     Raises:
-        ValueError: temperature is negative or not finite, or top_p not in (0, 1].
+        ValueError: a setting is outside of its range.
     """
 
-    def __init__(self, temperature: float = 0.0, top_p: float = 1.0, seed: int = 0) -> None:
+    def __init__(
+        self,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        top_k: int = 0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+    ) -> None:
         if not (math.isfinite(temperature) and temperature >= 0):
             raise ValueError(f"temperature must be 0 or more, not {temperature}")
         if not 0 < top_p <= 1:
             raise ValueError(f"top_p must be above 0 and at most 1, not {top_p}")
-        self.temperature = temperature
-        self.top_p = top_p
+        if top_k < 0:
+            raise ValueError(f"top_k must be 0 or more, not {top_k}")
+        if not 0 <= min_p <= 1:
+            raise ValueError(f"min_p must be from 0 to 1, not {min_p}")
+        if not (math.isfinite(repetition_penalty) and repetition_penalty > 0):
+            raise ValueError(f"repetition_penalty must be above 0, not {repetition_penalty}")
+        self.temperature, self.top_p, self.top_k, self.min_p = temperature, top_p, top_k, min_p
+        self.repetition_penalty = repetition_penalty
         self._generator = torch.Generator().manual_seed(seed % (1 << 63)) if temperature else None
 
+    @classmethod
+    def of(cls, settings: Sampling, own: Sampling, seed: int) -> Sampler:
+        """One with the settings of a profile; what they leave open is the model's own, or has no effect."""
+        asked, model = settings.model_dump(exclude_none=True), own.model_dump(exclude_none=True)
+        return cls(seed=seed, **{**model, **asked})
+
     @property
-    def greedy(self) -> bool:
-        """Whether it always takes the most probable token."""
-        return self.temperature == 0
+    def penalizes(self) -> bool:
+        """Whether a choice depends on the tokens that are there already."""
+        return self.repetition_penalty != 1
 
     @property
     def asks(self) -> Literal["largest", "last"]:
         """What a row wants whose next token it draws."""
-        return "largest" if self.greedy else "last"
+        return "last" if self.temperature or self.penalizes else "largest"
 
-    def draw(self, logits: Tensor) -> int:
-        """A token for finite-or-minus-infinity logits [vocabulary]; at least one is finite."""
-        if self.greedy:
-            return int(logits.argmax())
+    def draw(self, logits: Tensor, seen: Iterable[int] = ()) -> int:
+        """A token for finite-or-minus-infinity logits [vocabulary]; at least one is finite.
+
+        Args:
+            seen: the tokens that are there already, for the repetition penalty.
+        """
+        weights, order = self.weights(logits, seen)
+        if len(order) == 1:
+            return int(order[0])
+        number = float(torch.rand((), generator=self._generator, dtype=torch.float64))
+        return int(order[_pick(weights, number)])
+
+    def weights(self, logits: Tensor, seen: Iterable[int] = ()) -> tuple[Tensor, Tensor]:
+        """The tokens that may be drawn, [n], and their weights, float64 [n]; a weight may be zero."""
         row = logits.detach().to("cpu", torch.float64)
+        if self.penalizes:
+            row = self._penalized(row, seen)
+        if not self.temperature:
+            return torch.ones(1, dtype=torch.float64), row.argmax()[None]
         # Shifted before the division: a tiny temperature then gives -inf, not NaN.
         weights = ((row - row.max()) / self.temperature).exp()
-        number = float(torch.rand((), generator=self._generator, dtype=torch.float64))
-        if self.top_p >= 1:
-            return _pick(weights, None, number)
-        total = float(weights.sum())
-        size = min(_FIRST_SORTED, len(weights))
-        best, order = weights.topk(size)
+        if self.top_p >= 1 and not self.top_k:
+            return self._probable(weights), torch.arange(len(weights))
+        best, order = weights.topk(min(self.top_k or _FIRST_SORTED, len(weights)))
+        total = float(best.sum() if self.top_k else weights.sum())
         if float(best.sum()) < self.top_p * total:
             best, order = weights.sort(descending=True, stable=True)
         # A token stays while those before it do not reach top_p; the first one always does.
         kept = int((best.cumsum(0) - best < self.top_p * total).sum())
-        return _pick(best[:kept], order[:kept], number)
+        return self._probable(best[:kept]), order[:kept]
+
+    def _penalized(self, row: Tensor, seen: Iterable[int]) -> Tensor:
+        places = torch.tensor(sorted(set(seen)), dtype=torch.long)
+        scores = row[places]
+        changed = torch.where(scores < 0, scores * self.repetition_penalty, scores / self.repetition_penalty)
+        return row.index_copy(0, places, changed)
+
+    def _probable(self, weights: Tensor) -> Tensor:
+        """Weights, the largest of them 1, without those that `min_p` leaves out."""
+        return torch.where(weights < self.min_p, 0.0, weights)
 
 
-def _pick(weights: Tensor, order: Tensor | None, number: float) -> int:
-    """The token at the share `number` (0 <= number < 1) of all weights."""
+def _pick(weights: Tensor, number: float) -> int:
+    """The place at the share `number` (0 <= number < 1) of all weights."""
     cumulative = weights.cumsum(0)
     place = int(torch.searchsorted(cumulative, number * float(cumulative[-1]), right=True))
     # Rounding can put the number on the very end, or behind the last token with any weight.
-    place = min(place, int(weights.nonzero()[-1]))
-    return place if order is None else int(order[place])
+    return min(place, int(weights.nonzero()[-1]))
 
 
 def chosen(scores: Tensor, ids: Sequence[int]) -> Tensor:
@@ -84,18 +133,21 @@ def chosen(scores: Tensor, ids: Sequence[int]) -> Tensor:
     return scores.gather(1, torch.tensor(ids, device=scores.device)[:, None])[:, 0]
 
 
-def sample(logits: Tensor | None, largest: tuple[float, int], sampler: Sampler) -> int | SamplingError:
+def sample(
+    logits: Tensor | None, largest: tuple[float, int], sampler: Sampler, seen: Iterable[int] = ()
+) -> int | SamplingError:
     """A token for one row, or what is wrong with its logits.
 
     Args:
-        logits: [vocabulary]; greedy sampling does without.
+        logits: [vocabulary], where the sampler asks for them.
         largest: of them, and its place; NaN if one of them is, as `RowResult` has it.
+        seen: the tokens that are there already.
     """
     value, token = largest
     # The largest logit is infinite if one is or all are minus infinity.
     if not math.isfinite(value):
         return SamplingError(f"the logits are {'not a number' if math.isnan(value) else 'infinite'}")
-    if sampler.greedy:
+    if sampler.asks == "largest":
         return token
     assert logits is not None
-    return sampler.draw(logits)
+    return sampler.draw(logits, seen)

@@ -134,7 +134,7 @@ class Session:
                 journal.write(event)
             river.pending.clear()
             river.state = "idle"
-            self.turns.append(Turn("assistant", river.builder.text))
+            self.turns.append(Turn("assistant", river.text))
             injected = [s for s in engine.streams.since(last_stream) if s.state == "injected"]
             self._undoable = injected[-1].id if injected else None
             journal.write(RiverFinished(reason=reason, tokens=river.written, seconds=journal.now() - began))

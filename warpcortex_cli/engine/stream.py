@@ -49,6 +49,7 @@ class Stream:
         self.focus_tokens: tuple[int, ...] = ()
         self.landmarks = 0
         self.pending: list[int] = []
+        self._prompt: list[int] = []
         self.builder = TextBuilder(prism)
         self._pattern = _thought_pattern(role.thought) if role.thought else None
         self._hidden: torch.Tensor | None = None
@@ -68,6 +69,11 @@ class Stream:
         return len(self.builder.ids)
 
     @property
+    def seen(self) -> list[int]:
+        """The tokens that a repetition penalty counts: its prompt and what it has written."""
+        return [*self._prompt, *self.builder.ids] if self.sampler.penalizes else []
+
+    @property
     def focus(self) -> int:
         """Tokens of its focus set."""
         return len(self.focus_tokens)
@@ -84,6 +90,7 @@ class Stream:
         """
         shared = told.tokens if told else 0
         self.tail, self.synapse, self._told, self.pending = tail, synapse, told, prompt[shared:]
+        self._prompt = prompt
         self.position, self.focus_tokens = (synapse.context if synapse else 0) + shared, tuple(focus)
         self.landmarks = synapse.landmarks if synapse else 0
         self.kv_bytes = tail.nbytes

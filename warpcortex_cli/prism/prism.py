@@ -16,6 +16,7 @@ from warpcortex_cli.prism import attention, native
 from warpcortex_cli.prism.chat_format import ChatFormat, encode
 from warpcortex_cli.prism.compile import compile_layers, warm_up
 from warpcortex_cli.prism.fused import fuse
+from warpcortex_cli.prism.generation import own_sampling
 from warpcortex_cli.prism.head import Head, PlainHead, Summary, largest
 from warpcortex_cli.prism.load import choose_dtype, load_prism_parts
 from warpcortex_cli.prism.quantize import Packed
@@ -48,6 +49,7 @@ class Prism:
         rope: its rotary embedding, which moves keys.
         max_context: positions that it can be run at.
         eos_ids: tokens that end a reply.
+        sampling: what the model's own files say of how to choose tokens.
 
     Raises:
         ModelError: the engine cannot serve this model, with the reason.
@@ -95,6 +97,7 @@ class Prism:
         self.vocab_size: int = config.vocab_size
         self.chat = ChatFormat(tokenizer)
         self.eos_ids = self._end_tokens()
+        self.sampling = own_sampling(model.generation_config)
         self._states: list[Tensor] = []
         self._head: Head | None = None
         self._native = self.device.type == "cpu" and (compiled or quantize != "none") and native.usable()

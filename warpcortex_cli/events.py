@@ -65,7 +65,7 @@ class RiverWaiting(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RiverFinished(Event):
-    """The turn is over. `reason`: "stop", "length" (token budget), "interrupted"."""
+    """The turn is over. `reason`: "stop", "length" (token budget), "loop" (it went in circles), "interrupted"."""
 
     name: ClassVar[str] = "river_finished"
     reason: str

@@ -20,7 +20,7 @@ from warpcortex_cli.memory.store import BLOCK
 from warpcortex_cli.memory.tail import Tail, TailView
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.rows import Row, RowResult
-from warpcortex_cli.profile import Profile
+from warpcortex_cli.profile import LOOP_SPAN, LOOP_WINDOW, Profile
 
 PREFILL_CHUNK = 512
 QUERY_WINDOW = 32  # newest tokens whose queries say what the River is at
@@ -102,6 +102,7 @@ class River:
         self._shown = 0
         self._requests: list[tuple[int, int]] = []
         self._paused_at = 0
+        self._stopped_at: int | None = None
         self.written = 0
 
     def queue(self, ids: list[int]) -> None:
@@ -270,15 +271,38 @@ class River:
         self.written += 1
         return self._route(self.builder.add(token))
 
+    @property
+    def text(self) -> str:
+        """What it has written, up to a text that ends a reply."""
+        return self.builder.text[: self._stopped_at]
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it has written a text that ends a reply."""
+        return self._stopped_at is not None
+
+    def repeats(self, token: int) -> bool:
+        """Whether it goes in circles if this is its next token."""
+        most = self.settings.most_repeats
+        return most is not None and repetitions([*self.builder.ids[-LOOP_WINDOW + 1 :], token], LOOP_SPAN) >= most
+
     def choose(self, result: RowResult) -> int | SamplingError:
         """Its next token, for what its newest one gave."""
         assert result.largest is not None
         seen = self.sentences.ids[self.past.tokens :] if self.sampler.penalizes else ()
         return sample(result.newest, result.largest, self.sampler, seen)
 
+    def _look_for_stop(self, new: str) -> None:
+        """Finds the first text that ends a reply; the newest characters may complete one that began before them."""
+        text, stops = self.builder.text, self.settings.stop
+        found = [text.find(stop, max(0, len(text) - len(new) - len(stop) + 1)) for stop in stops]
+        self._stopped_at = min((place for place in found if place >= 0), default=None)
+
     def _route(self, new: str) -> list[Match]:
         if not new:
             return []
+        if self._stopped_at is None:
+            self._look_for_stop(new)
         matches = self.router.feed(new)
         self._requests.extend((m.start, m.end) for m in matches)
         return matches
@@ -293,11 +317,12 @@ class River:
 
     def show(self, *, all_of_it: bool = False) -> list[RiverText]:
         """Text that has not been shown yet, cut where requests begin and end; a half-written request is held back."""
-        text = self.builder.text
+        text = self.text
         stop = len(text)
-        if not all_of_it:
+        if not all_of_it and not self.stopped:
             open_from = self.router.pending_from()
-            stop = stop if open_from is None else max(self._shown, min(stop, open_from))
+            stop = stop if open_from is None else min(stop, open_from)
+            stop = max(self._shown, stop - max((_begun(text[:stop], end) for end in self.settings.stop), default=0))
         out: list[RiverText] = []
         while self._requests and self._requests[0][0] < stop:
             start, end = self._requests.pop(0)
@@ -337,3 +362,22 @@ class River:
         self.open_user, self.needs_close = mark.open_user, mark.needs_close
         self.state = "idle"
         self.begin_turn()
+
+
+def repetitions(tokens: Sequence[int], span: int) -> int:
+    """How often the last `span` tokens stand among all of them, none overlapping another."""
+    newest = list(tokens[-span:])
+    if len(newest) < span:
+        return 0
+    count, end = 0, len(tokens)
+    while end >= span:
+        if list(tokens[end - span : end]) == newest:
+            count, end = count + 1, end - span
+        else:
+            end -= 1
+    return count
+
+
+def _begun(text: str, end: str) -> int:
+    """How many characters at the end of a text may be the beginning of another one."""
+    return next((n for n in range(min(len(end) - 1, len(text)), 0, -1) if text.endswith(end[:n])), 0)

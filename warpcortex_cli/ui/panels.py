@@ -47,6 +47,9 @@ class Usage:
     grown: int
 
 
+_ENDS = {"interrupted": "stopped", "length": "cut at the token budget", "loop": "stopped: it repeated itself"}
+
+
 def size(count: float) -> str:
     """Bytes for people: `512 B`, `12.0 KiB`, `3.4 MiB`, `1.2 GiB`."""
     value = float(count)
@@ -199,7 +202,7 @@ def live_panels(scene: Scene, width: int, height: int) -> RenderableType:
 
 def summary(scene: Scene, reason: str, seconds: float, tokens: int, width: int = 80) -> Text:
     """One dim line of at most `width` cells for the scrollback when a reply is over."""
-    parts = ["stopped"] if reason == "interrupted" else ["cut at the token budget"] if reason == "length" else []
+    parts = [_ENDS[reason]] if reason in _ENDS else []
     speed = f" ({tokens / seconds:.1f}/s)" if seconds > 0 else ""
     parts.append(f"{tokens} tokens in {seconds:.1f} s{speed}")
     if scene.streams:

@@ -271,25 +271,6 @@ def test_what_is_not_finite_stays_in_its_row(dtype: torch.dtype, d: int) -> None
     assert found[2].isnan().all() and torch.allclose(found[[0, 1, 3]], torch.ones(3, 1, d, dtype=dtype))
 
 
-def test_they_are_compiled_once_and_a_failure_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(library.platformdirs, "user_cache_path", lambda name: tmp_path)
-    first = library.built()
-    made = first.stat().st_mtime_ns
-    assert library.built() == first and first.stat().st_mtime_ns == made
-    assert [p.name for p in first.parent.iterdir()] == [first.name]  # nothing else is left there
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(RunError, match=r"could not be compiled: there is no C\+\+ compiler no-such-compiler\."):
-        library.built()
-    monkeypatch.setenv("CXX", "false")
-    with pytest.raises(RunError, match="could not be compiled"):
-        library.built()
-    file = tmp_path / "file"
-    file.write_text("")
-    monkeypatch.setattr(library.platformdirs, "user_cache_path", lambda name: file)
-    with pytest.raises(RunError, match=r"could not be compiled: Not a directory\."):
-        library.built()
-
-
 @pytest.mark.parametrize(
     ("quantize", "compiled", "served"),
     [("none", False, False), ("none", True, True), ("bf16", False, True), ("int8", False, True), ("int4", False, True)],
@@ -323,6 +304,7 @@ def test_a_damaged_library_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     damaged = tmp_path / "kernels.so"
     damaged.write_bytes(b"no library")
     monkeypatch.setattr(native, "built", lambda: damaged)
+    monkeypatch.setattr(native, "elsewhere", lambda path: path)
     monkeypatch.setattr(native, "kernels", native.kernels.__wrapped__)
     with pytest.raises(RunError, match="could not be opened"):
         native.kernels()

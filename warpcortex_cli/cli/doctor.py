@@ -88,7 +88,7 @@ def _versions() -> list[Finding]:
 def _devices() -> list[Finding]:
     import torch
 
-    from warpcortex_cli.prism.library import compiler
+    from warpcortex_cli.prism.library import command, compiler
 
     found = [Finding("cpu", f"{platform.machine()}, {os.cpu_count()} threads, {torch.get_num_threads()} in use")]
     for i in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
@@ -98,7 +98,7 @@ def _devices() -> list[Finding]:
     if torch.backends.mps.is_available():
         found.append(Finding("mps", "available"))
     gpu = len(found) > 1
-    there = shutil.which(compiler())
+    there = shutil.which(command()[0]) and (shutil.which(compiler()) or compiler())
     found.append(Finding("compiler", there or f"{compiler()} is not there; --compile, bf16 and int4 take one"))
     if not gpu:
         card = _nvidia_card()

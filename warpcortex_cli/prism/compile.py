@@ -12,7 +12,7 @@ import torch
 
 from warpcortex_cli.errors import ModelError, RunError
 from warpcortex_cli.prism.fused import FusedLayer
-from warpcortex_cli.prism.library import compiler
+from warpcortex_cli.prism.library import compiler, program
 
 
 def compile_layers(decoder: torch.nn.Module, name: str) -> int:
@@ -25,6 +25,7 @@ def compile_layers(decoder: torch.nn.Module, name: str) -> int:
     """
     import torch._inductor.config as inductor
 
+    inductor.cpp.cxx = (None, program())  # it takes CXX for one word
     inductor.compile_threads = 1  # a pool of compiling processes would hold some hundred MB each
     layers = getattr(decoder, "layers", None)
     if not isinstance(layers, torch.nn.ModuleList):

@@ -19,7 +19,7 @@ from torch import Tensor
 from warpcortex_cli.errors import RunError
 from warpcortex_cli.memory.segment import Segment
 from warpcortex_cli.memory.tail import Slab, TailView
-from warpcortex_cli.prism.library import built
+from warpcortex_cli.prism.library import built, elsewhere
 
 _LANES = 16
 ROWS = 16384  # of weights that are looked at in fp32 at once; a multiple of the lanes
@@ -485,10 +485,15 @@ def kernels() -> Any:
     """
     path = built()
     try:
-        return opened(path)
-    except (OSError, AttributeError) as error:  # damaged, or where nothing may be run from
+        try:
+            return opened(path)
+        except OSError:  # as it is where nothing may be run from
+            path = elsewhere(path)
+            return opened(path)
+    except (OSError, AttributeError) as error:
         raise RunError(
-            f"warpcortex's kernels could not be opened: {error}.", f"Remove {path} and try again."
+            f"warpcortex's kernels could not be opened: {error}.",
+            f"Remove {path} and try again, or set TMPDIR to a place that programs may be run from.",
         ) from error
 
 

@@ -146,7 +146,8 @@ template <typename By>
 inline Floats folded(const Floats* x, By by) {
     // Two become one whose lanes come from either: first of 8 lanes each, at last of one.
     const auto two = [&](const Floats& a, const Floats& b, Ints low, int step) {
-        return by(__builtin_shuffle(a, b, low), __builtin_shuffle(a, b, low + step));
+        const auto from = [&](Ints lanes) { return (Floats)_mm512_permutex2var_ps((__m512)a, (__m512i)lanes, (__m512)b); };
+        return by(from(low), from(low + step));
     };
     const Ints eights = {0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23};
     const Ints fours = {0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27};

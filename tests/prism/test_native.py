@@ -139,6 +139,88 @@ def test_weights_of_nothing_give_nothing(bits: int) -> None:
     assert torch.equal(native.multiply(torch.zeros(3, 40), packed, torch.ones(18), bits, 18), torch.ones(3, 18))
 
 
+X, BIAS = torch.randn(3, 40), torch.randn(18)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"x": X.double()},
+        {"x": X[0]},
+        {"x": X[:, :-9]},
+        {"x": X.to("meta")},
+        {"packed": lambda p: p[:-1]},
+        {"packed": lambda p: p.view(torch.int8)},
+        {"packed": lambda p: torch.stack([p, p], 1)[:, 0]},
+        {"bias": BIAS[:-1]},
+        {"bias": BIAS.double()},
+        {"bits": 5},
+        {"outputs": 33},
+        {"outputs": 0},
+    ],
+)
+@pytest.mark.parametrize("of", ["multiply", "summarize", "operator"])
+def test_what_does_not_fit_is_refused_before_it_is_read(of: str, wrong: dict[str, Any]) -> None:
+    packed = native.pack(torch.randn(18, 40), 8)
+    given: dict[str, Any] = {"x": X, "packed": packed, "bias": BIAS, "bits": 8, "outputs": 18, **wrong}
+    if callable(given["packed"]):
+        given["packed"] = given["packed"](packed)
+    call = {"multiply": native.multiply, "summarize": native.summarize, "operator": torch.ops.warpcortex.multiply}[of]
+    if of == "operator" and given["x"].device.type == "meta":
+        return  # which is asked for shapes alone
+    with pytest.raises(ValueError):
+        call(**given)
+
+
+def test_rows_that_are_not_there_and_weights_that_are_none_are_refused() -> None:
+    packed = native.pack(torch.randn(18, 40), 8)
+    for which, inputs in (([-1], 40), ([32], 40), ([0], 72), ([0], 0)):
+        with pytest.raises(ValueError):
+            native.unpack(packed, 8, torch.tensor(which), inputs)
+    with pytest.raises(ValueError):
+        native.unpack(packed, 8, torch.tensor([1.0]), 40)
+    assert native.unpack(packed, 8, torch.tensor([], dtype=torch.long), 40).shape == (0, 40)
+    empty, wide = torch.zeros(3, 0), torch.zeros(1, 1).expand(1, 1 << 18)
+    for weight in (torch.zeros(3), torch.ones(3, 4, dtype=torch.int), empty, wide, torch.zeros(3, 4, device="meta")):
+        with pytest.raises(ValueError):
+            native.pack(weight, 8)
+
+
+def test_attention_refuses_what_does_not_fit() -> None:
+    layout = KVLayout(2, 2, 32, torch.bfloat16, torch.device("cpu"))
+    slab, one = Slab(layout, 4, 8), torch.ones(1, dtype=torch.long)
+
+    def part(**other: Any) -> Segment:
+        own = {"heads": 2, "d": 32, "dtype": torch.bfloat16, "layers": 2, "tokens": 5, **other}
+        some = tuple(
+            torch.ones(own["heads"], own["tokens"], own["d"], dtype=own["dtype"]) for _ in range(own["layers"])
+        )
+        return Segment(some, some, torch.arange(own["tokens"]))
+
+    readers = native.Readers(0, 1, one, one, slab, (part(),))
+    for slots, lengths, each in ((4, 1, 1), (-1, 1, 1), (0, 0, 1), (0, 9, 1), (0, 1, 2), (0, 1, 0)):
+        with pytest.raises(ValueError):
+            native.Readers(0, each, one * slots, one * lengths, slab, ())
+    wrong: list[dict[str, Any]] = [{"heads": 1}, {"d": 16}, {"dtype": torch.float32}, {"layers": 1}]
+    for other in wrong:
+        with pytest.raises(ValueError):
+            native.Readers(0, 1, one, one, slab, (part(**other),))
+    with pytest.raises(ValueError):
+        native.Readers(0, 1, one, one, Slab(layout, 4, 8, "int8"), ())
+    with pytest.raises(ValueError):
+        native.Readers(0, 1, one, one.float(), slab, ())
+    with pytest.raises(ValueError, match="share tokens"):
+        native.Attending([readers, native.Readers(0, 1, one, one, slab, ())])
+    attending = native.Attending([native.Readers(1, 1, one, one, slab, ())])
+    q, k = (torch.ones(heads, 2, 32, dtype=torch.bfloat16) for heads in (4, 2))
+    assert attending.attend(1, (q, k, k), 1.0).shape == (2, 4, 32)
+    for number, qkv in ((2, (q, k, k)), (0, (q[:3], k, k)), (0, (q, k[:1], k)), (0, (q.float(), k, k))):
+        with pytest.raises(ValueError):
+            attending.attend(number, qkv, 1.0)
+    with pytest.raises(ValueError):
+        attending.attend(0, (q[:, :1], k[:, :1], k[:, :1]), 1.0)  # the token of the group is the second
+
+
 def near(mine: torch.Tensor, theirs: torch.Tensor, dtype: torch.dtype, by: float = 0.015) -> None:
     """Head by head, for what heads read is the smaller the more keys they have. `theirs` is computed in fp32."""
     far = (mine - theirs).norm(dim=-1)

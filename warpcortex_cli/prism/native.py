@@ -9,8 +9,9 @@ import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -22,6 +23,7 @@ from warpcortex_cli.memory.tail import Slab, TailView
 from warpcortex_cli.prism.library import built, elsewhere
 
 _LANES = 16
+_MOST_INPUTS = 1 << 17  # of which sums of products of two bytes, each below 127 * 127, fit into 32 bits
 ROWS = 16384  # of weights that are looked at in fp32 at once; a multiple of the lanes
 
 
@@ -53,6 +55,15 @@ class _Attention(ctypes.Structure):
     )
 
 
+class Form(NamedTuple):
+    """Of keys and values."""
+
+    layers: int
+    kv_heads: int
+    d: int
+    dtype: torch.dtype
+
+
 @dataclass(frozen=True)
 class _Place:
     """Where keys and values lie in memory.
@@ -61,11 +72,13 @@ class _Place:
         table: of each layer the addresses of keys and values; of a part that is read, also its tokens and the strides
             from one head to the next. int64 [layers, 2 or 5].
         held: what must live as long as they are read there, but for a slab, which would keep rooms that it has left.
+        form: of all of them.
         moves: of the slab, when this was looked at.
     """
 
     table: Tensor
     held: Sequence[object]
+    form: Form
     moves: int = 0
 
 
@@ -73,27 +86,40 @@ _places: WeakKeyDictionary[Segment | Slab, _Place] = WeakKeyDictionary()  # to l
 
 
 def _place(of: Segment | TailView | Slab) -> _Place:
+    """Raises ValueError: these are no keys and values that the kernels can read."""
     if isinstance(of, TailView):
         slab, slot = of.tail.slab, of.tail.slot
         room, whole = slab.rooms[0].data, _place(slab)
+        if not 0 <= of.start <= of.start + of.tokens <= slab.capacity:
+            raise ValueError(f"{of.tokens} tokens from {of.start} on are not in a tail of {slab.capacity}")
         table = torch.empty(len(whole.table), 5, dtype=torch.long)
         table[:, :2] = whole.table + (slot * room.stride(0) + of.start * room.stride(2)) * room.itemsize
         table[:, 2:] = torch.tensor((of.tokens, room.stride(1), room.stride(1)))
-        return _Place(table, (slab,))
+        return _Place(table, (slab,), whole.form)
     known = _places.get(of)
     if isinstance(of, Slab):  # which has other rooms when it has grown
         if known is not None and known.moves == of.moves:
             return known
         rooms = [(k.data.data_ptr(), v.data.data_ptr()) for k, v in zip(of.keys, of.values, strict=True)]
-        known = _Place(torch.tensor(rooms), (), of.moves)
+        known = _Place(torch.tensor(rooms), (), _form([room.data[0] for room in of.rooms]), of.moves)
     elif known is not None:
         return known
     else:
         pairs = [(_beside(k), _beside(v)) for k, v in zip(of.keys, of.values, strict=True)]
         rows = [(k.data_ptr(), v.data_ptr(), k.shape[1], k.stride(0), v.stride(0)) for k, v in pairs]
-        known = _Place(torch.tensor(rows), pairs)
+        known = _Place(torch.tensor(rows), pairs, _form([*of.keys, *of.values]))
     _places[of] = known
     return known
+
+
+def _form(parts: Sequence[Tensor]) -> Form:
+    """That of [kv_heads, tokens, d] of all keys and values. Raises ValueError: they differ, or are none for kernels."""
+    first = parts[0]
+    if any(p.shape != first.shape or p.dtype != first.dtype or p.device.type != "cpu" or p.dim() != 3 for p in parts):
+        raise ValueError("keys and values are not of one form, on the CPU")
+    if not Readers.serves(first.dtype, first.shape[2]):
+        raise ValueError(f"the kernels do not attend to {_described(first)}")
+    return Form(len(parts) // 2, first.shape[0], first.shape[2], first.dtype)
 
 
 class Readers:
@@ -105,14 +131,24 @@ class Readers:
         slots, lengths: int64 [tokens]: where each one's tail is, and how much of it the token sees, itself included.
         slab: of the tails.
         parts: what all of them read.
+
+    Raises:
+        ValueError: these do not fit together, or a tail does not hold what a token sees of it.
     """
 
     def __init__(
         self, start: int, each: int, slots: Tensor, lengths: Tensor, slab: Slab, parts: Sequence[Segment | TailView]
     ) -> None:
-        places = [_place(part) for part in parts]
+        places, tails = [_place(part) for part in parts], _place(slab)
+        if any(place.form != tails.form for place in places):
+            raise ValueError("tails and what they read are not of one form")
+        for name, x, most in (("slots", slots, slab.slots - 1), ("lengths", lengths, slab.capacity)):
+            _given(name, x, torch.long, (len(slots),))
+            if not len(x) or not int(most == slab.capacity) <= int(x.min()) <= int(x.max()) <= most:
+                raise ValueError(f"not all {name} are in the slab")
+        if start < 0 or each < 1 or len(slots) % each:
+            raise ValueError(f"{len(slots)} tokens are no rows of {each}")
         reads = torch.stack([p.table for p in places], 1) if places else torch.empty(0, dtype=torch.long)
-        tails = _place(slab)
         self._held = slots.contiguous(), lengths.contiguous(), places, reads, tails, slab
         room = slab.rooms[0].data
         self.given = _Readers(
@@ -120,6 +156,7 @@ class Readers:
             tails=tails.table.data_ptr(), tail_slot=room.stride(0), tail_head=room.stride(1),
             parts=len(parts), reads=reads.data_ptr(),
         )  # fmt: skip
+        self.form, self.own = tails.form, range(start, start + len(slots))
 
     @staticmethod
     def serves(dtype: torch.dtype, head_dim: int) -> bool:
@@ -132,9 +169,19 @@ class Readers:
 
 
 class Attending:
-    """Attention of some groups of a step, in one call for each layer."""
+    """Attention of some groups of a step, in one call for each layer.
+
+    Raises:
+        ValueError: they are of several forms, or share tokens.
+    """
 
     def __init__(self, groups: Sequence[Readers]) -> None:
+        self.form = groups[0].form
+        own = sorted((g.own for g in groups), key=lambda tokens: tokens.start)
+        if any(g.form != self.form for g in groups) or any(a.stop > b.start for a, b in pairwise(own)):
+            raise ValueError("groups are of several forms, or share tokens")
+        self._end = own[-1].stop
+        self.whole = range(self._end) if sum(map(len, own)) == self._end else range(0)  # if it leaves none out
         self._groups = groups
         self._pointers = (ctypes.POINTER(_Readers) * len(groups))(*(ctypes.pointer(g.given) for g in groups))
         self._given = _Attention(groups=ctypes.cast(self._pointers, _Groups), count=len(groups))
@@ -149,9 +196,17 @@ class Attending:
 
         Returns:
             [tokens, heads, d]; what is of no group is not set.
+
+        Raises:
+            ValueError: they are not of the form of what is read, or too few.
         """
-        given = self._given
+        given, form = self._given, self.form
         heads, rows, d = qkv[0].shape
+        for tensor, count in zip(qkv, (heads, form.kv_heads, form.kv_heads), strict=True):
+            if tensor.shape != (count, rows, form.d) or tensor.dtype != form.dtype or tensor.device.type != "cpu":
+                raise ValueError(f"queries, keys or values are {_described(tensor)}")
+        if heads % form.kv_heads or rows < self._end or not 0 <= number < form.layers:
+            raise ValueError(f"{heads} heads of {rows} tokens in layer {number} do not attend to {form}")
         held = [_lined_up(t) for t in qkv]
         for name, tensor in zip(("query", "key", "value"), held, strict=True):
             setattr(given, name, tensor.data_ptr())
@@ -284,8 +339,7 @@ class Around:
             ValueError: they are of another shape.
         """
         parts, rows = self.parts, len(hidden)
-        self.check(rows, cosine, sine)
-        x, cosine, sine = hidden.contiguous(), cosine.contiguous(), sine.contiguous()
+        x, cosine, sine = self.checked(hidden, cosine, sine)
         out = x.new_empty(rows, parts.heads + 2 * parts.kv_heads, parts.head_dim)
         self._kernels.before_attention(
             self._given, x.data_ptr(), cosine.data_ptr(), sine.data_ptr(), cosine.shape[1], out.data_ptr(),
@@ -293,10 +347,17 @@ class Around:
         )  # fmt: skip
         return out.transpose(0, 1)
 
-    def check(self, rows: int, cosine: Tensor, sine: Tensor) -> None:
-        """Raises ValueError if angles are not of so many tokens, or of more than a head."""
-        if cosine.shape != sine.shape or len(cosine) != rows or not 0 <= cosine.shape[1] <= self.parts.head_dim:
+    def checked(self, hidden: Tensor, cosine: Tensor, sine: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The same as they lie in memory. Raises ValueError if they do not fit each other and the layer."""
+        rows, parts = len(hidden), self.parts
+        if cosine.shape != sine.shape or len(cosine) != rows or not 0 <= cosine.shape[-1] <= parts.head_dim:
             raise ValueError(f"cosine and sine {tuple(cosine.shape)} are not of {rows} tokens")
+        turned = cosine.shape[-1]
+        return (
+            _given("hidden states", hidden, torch.float32, (rows, len(parts.first.weight))),
+            _given("cosines", cosine, torch.float32, (rows, turned)),
+            _given("sines", sine, torch.float32, (rows, turned)),
+        )
 
     def after(self, hidden: Tensor, read: Tensor) -> Tensor:
         """The layer's output [tokens, width].
@@ -304,8 +365,13 @@ class Around:
         Args:
             hidden: its input, [tokens, width].
             read: what its heads read, [tokens, heads, d].
+
+        Raises:
+            ValueError: they are of another shape or type.
         """
-        x, read = hidden.contiguous(), read.contiguous()
+        parts, rows = self.parts, len(hidden)
+        x = _given("hidden states", hidden, torch.float32, (rows, len(parts.first.weight)))
+        read = _given("what heads read", read, torch.float32, (rows, parts.heads, parts.head_dim))
         out = torch.empty_like(x)
         self._kernels.after_attention(
             self._given, x.data_ptr(), read.data_ptr(), out.data_ptr(), len(x), torch.get_num_threads()
@@ -356,11 +422,16 @@ class Layers:
             watched: tokens whose queries are wanted.
 
         Raises:
-            ValueError: they are of another shape.
+            ValueError: they are of another shape or type, or do not fit together.
         """
         rows, heads, d = len(hidden), self._heads, self._d
-        self._around[0].check(rows, cosine, sine)
-        out, cosine, sine = hidden.contiguous().clone(), cosine.contiguous(), sine.contiguous()
+        own, cosine, sine = self._around[0].checked(hidden, cosine, sine)
+        layers, *form = attending.form
+        if form != [self._kv_heads, d, torch.bfloat16] or self.first + self.count > layers:
+            raise ValueError(f"these layers do not attend to {attending.form}")
+        if attending.whole != range(rows) or not 0 <= watched.start <= watched.stop <= rows or watched.step != 1:
+            raise ValueError(f"not all of {rows} tokens attend, or {watched} are not of them")
+        out = own.clone()
         qkv = out.new_empty(rows, heads + 2 * self._kv_heads, d)
         own_qkv = torch.empty_like(qkv, dtype=torch.bfloat16)
         read = own_qkv.new_empty(rows, heads, d)
@@ -387,14 +458,25 @@ def _check(parts: Parts) -> None:
         "gate_up": (2 * inner, width),
         "down": (width, inner),
     }
+    if parts.heads < 1 or parts.kv_heads < 1 or parts.heads % parts.kv_heads:
+        raise ValueError(f"{parts.heads} heads of {parts.head_dim} do not share {parts.kv_heads} of keys")
     for name, linear in parts.linears.items():
         outputs, inputs = sizes[name]
-        held = linear.outputs, linear.packed.nbytes, outputs if linear.bias is None else len(linear.bias)
-        if held != (outputs, kernels().packed_bytes(linear.bits, outputs, inputs), outputs):
+        if linear.outputs != outputs:
             raise ValueError(f"{name} is not of {outputs} x {inputs}")
+        nbytes = _packed_bytes(linear.bits, outputs, inputs)
+        _lies(name, linear.packed, torch.uint8, (nbytes,))
+        if linear.bias is not None:
+            _lies(f"the bias of {name}", linear.bias, torch.float32, (outputs,))
     for name, norm in parts.norms.items():
-        if len(norm.weight) != (parts.head_dim if name in ("query", "key") else width):
-            raise ValueError(f"the norm {name} is of another size")
+        size = parts.head_dim if name in ("query", "key") else width
+        _lies(f"the norm {name}", norm.weight, torch.float32, (size,))
+
+
+def _lies(name: str, x: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    """Whether a tensor may be read where it is, for as long as it lives. Raises ValueError."""
+    if not _given(name, x, dtype, shape).data_ptr() == x.data_ptr():
+        raise ValueError(f"{name} does not lie together")
 
 
 def _address(x: Tensor | None) -> int | None:
@@ -411,9 +493,15 @@ def _beside(x: Tensor) -> Tensor:
 
 
 def pack(weight: Tensor, bits: int) -> Tensor:
-    """Weights [outputs, inputs] in 4, 8 or 16 bits, as `multiply` reads them: uint8 [bytes]."""
+    """Weights [outputs, inputs] in 4, 8 or 16 bits, as `multiply` reads them: uint8 [bytes].
+
+    Raises:
+        ValueError: it is no such matrix, or too wide for whole numbers of 32 bits to hold its products.
+    """
+    if weight.dim() != 2 or not weight.is_floating_point() or weight.device.type != "cpu":
+        raise ValueError(f"no weights on the CPU: {_described(weight)}")
     outputs, inputs = weight.shape
-    packed = torch.empty(kernels().packed_bytes(bits, outputs, inputs), dtype=torch.uint8)
+    packed = torch.empty(_packed_bytes(bits, outputs, inputs), dtype=torch.uint8)
     place = 0
     for part in weight.detach().split(ROWS):  # a whole vocabulary in fp32 would double the memory
         wide, rows = part.float().contiguous(), len(part)
@@ -423,10 +511,18 @@ def pack(weight: Tensor, bits: int) -> Tensor:
 
 
 def unpack(packed: Tensor, bits: int, which: Tensor, inputs: int) -> Tensor:
-    """Rows of packed weights: fp32 [len(which), inputs]. `which`: int64 [n]."""
-    out = torch.empty(len(which), inputs)
-    chosen = which.contiguous()
-    kernels().unpack(bits, packed.data_ptr(), chosen.data_ptr(), len(which), inputs, out.data_ptr())
+    """Rows of packed weights: fp32 [len(which), inputs]. `which`: int64 [n]. Raises ValueError: there are none such."""
+    panel = _packed_bytes(bits, 1, inputs)
+    _lies("packed weights", packed, torch.uint8, (packed.numel(),))
+    chosen = _given("rows", which, torch.long, (which.numel(),))
+    if packed.numel() % panel:
+        raise ValueError(f"{packed.numel()} bytes are not packed weights of {inputs} inputs")
+    if len(chosen):
+        first, last = (int(place) for place in chosen.aminmax())
+        if not 0 <= first <= last < packed.numel() // panel * _LANES:
+            raise ValueError(f"rows {first} to {last} are not all there")
+    out = torch.empty(len(chosen), inputs)
+    kernels().unpack(bits, packed.data_ptr(), chosen.data_ptr(), len(chosen), inputs, out.data_ptr())
     return out
 
 
@@ -435,11 +531,14 @@ def multiply(x: Tensor, packed: Tensor, bias: Tensor | None, bits: int, outputs:
 
     Each token is rounded to int8 with a scale of its own, or to bfloat16 for 16 bits; its result depends on no other
     row.
+
+    Raises:
+        ValueError: one of them is of another shape or type, or not on the CPU.
     """
-    given = x.contiguous()
+    given, own = _factors(x, packed, bias, bits, outputs)
     out = torch.empty(len(x), outputs)
     kernels().multiply(
-        bits, given.data_ptr(), packed.data_ptr(), _address(bias), out.data_ptr(),
+        bits, given.data_ptr(), packed.data_ptr(), _address(own), out.data_ptr(),
         len(x), x.shape[1], outputs, torch.get_num_threads(),
     )  # fmt: skip
     return out
@@ -453,14 +552,48 @@ def summarize(
     Returns:
         The largest output, the first place that has it, and the logarithm of the sum of all as powers of e. The
         largest is NaN if an output is.
+
+    Raises:
+        ValueError: as `multiply`.
     """
-    given = x.contiguous()
+    given, own = _factors(x, packed, bias, bits, outputs)
     values, totals, places = (torch.empty(len(x), dtype=t) for t in (torch.float32, torch.float32, torch.long))
     kernels().summarize(
-        bits, given.data_ptr(), packed.data_ptr(), _address(bias), len(x), x.shape[1],
+        bits, given.data_ptr(), packed.data_ptr(), _address(own), len(x), x.shape[1],
         outputs, values.data_ptr(), places.data_ptr(), totals.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
     return list(zip(values.tolist(), places.tolist(), totals.tolist(), strict=True))
+
+
+# -- what may go into C ---------------------------------------------------------------------------------------
+
+
+def _factors(x: Tensor, packed: Tensor, bias: Tensor | None, bits: int, outputs: int) -> tuple[Tensor, Tensor | None]:
+    """The tokens and the bias of a product as they lie in memory. Raises ValueError: sizes or types do not fit."""
+    if x.dim() != 2:
+        raise ValueError(f"tokens are {_described(x)}, and not a matrix")
+    given = _given("tokens", x, torch.float32, tuple(x.shape))
+    if packed.numel() != _packed_bytes(bits, outputs, x.shape[1]):
+        raise ValueError(f"{packed.numel()} bytes are not {outputs} x {x.shape[1]} weights of {bits} bits")
+    _lies("packed weights", packed, torch.uint8, (packed.numel(),))
+    return given, None if bias is None else _given("the bias", bias, torch.float32, (outputs,))
+
+
+def _packed_bytes(bits: int, outputs: int, inputs: int) -> int:
+    if bits not in (4, 8, 16) or outputs < 1 or not 1 <= inputs <= _MOST_INPUTS:
+        raise ValueError(f"no weights are {outputs} x {inputs} of {bits} bits")
+    return int(kernels().packed_bytes(bits, outputs, inputs))
+
+
+def _given(name: str, x: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+    """A tensor as it lies in memory, one number behind the other. Raises ValueError: it is another one."""
+    if x.dtype != dtype or x.shape != shape or x.device.type != "cpu":
+        raise ValueError(f"{name} are {_described(x)}, and not {list(shape)} of {dtype} on the CPU")
+    return x.contiguous()
+
+
+def _described(x: Tensor) -> str:
+    return f"{list(x.shape)} of {x.dtype} on {x.device}"
 
 
 # -- the library ----------------------------------------------------------------------------------------------

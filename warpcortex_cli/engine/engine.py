@@ -35,6 +35,7 @@ from warpcortex_cli.events import (
 )
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.rows import Row, RowResult
+from warpcortex_cli.prism.support import more_exact
 from warpcortex_cli.profile import Profile
 
 STREAM_PREFILL_CHUNK = 128
@@ -234,7 +235,8 @@ class Engine:
     def _sample_river(self, result: RowResult) -> int:
         drawn = self.river.choose(result)
         if isinstance(drawn, SamplingError):
-            raise RunError(f"the model produced no usable next token: {drawn}", "Try --dtype fp32.")
+            hint = more_exact(self.prism.dtype, self.prism.quantize)
+            raise RunError(f"the model produced no usable next token: {drawn}.", hint)
         return drawn
 
     def _show(self) -> None:

@@ -23,7 +23,7 @@ from warpcortex_cli.prism.quantize import Packed
 from warpcortex_cli.prism.quantize import quantize as quantized
 from warpcortex_cli.prism.rows import Row, RowResult
 from warpcortex_cli.prism.source import ModelSource
-from warpcortex_cli.prism.support import check_config, max_context, refuse, try_out
+from warpcortex_cli.prism.support import check_config, check_weights, max_context, refuse, try_out
 
 __all__ = ["Prism", "Row", "RowResult"]
 
@@ -72,6 +72,7 @@ class Prism:
         if not model._can_set_attn_implementation() or decoder is None or decoder is model:
             raise refuse(name, "its attention cannot be exchanged through transformers' attention interface")
         model.eval().requires_grad_(False)
+        check_weights(model, name)
         if quantize != "none":
             quantized(model, quantize, dtype or model.dtype)
         model.set_attn_implementation(attention.NAME)
@@ -80,7 +81,7 @@ class Prism:
         self.name = name
         self.quantize = quantize
         self.max_context = max_context(config)
-        shape = try_out(model, decoder, config, name)
+        shape = try_out(model, decoder, config, name, quantize)
         self.layout, self.heads, self.scalings, self.rope = shape.layout, shape.heads, shape.scalings, shape.rope
         if quantize != "none":
             # Half the bytes of fp32. Attention is computed in this type, too: queries and what heads read are rounded.

@@ -21,6 +21,7 @@ _TRIAL_TOKENS = 4
 _TRIAL_DISTANCE = (
     977  # positions between the two copies of each trial token; prime, so that no frequency comes full circle
 )
+_PART = 16384  # rows of a weight that are looked at in fp32 at once
 _HINT = "Choose another model; Llama, Mistral, Qwen2, Qwen3, Phi-3, SmolLM and Gemma are known to work."
 
 
@@ -62,6 +63,36 @@ def max_context(config: Any) -> int:
     return longest
 
 
+def check_weights(model: PreTrainedModel, name: str) -> None:
+    """Refuses a model that holds a weight which is no finite number: in few bits it would be taken for another one.
+
+    Raises:
+        ModelError: with the first tensor that does.
+    """
+    for tensor, weight in model.named_parameters():
+        if not weight.is_floating_point() or weight.is_meta:
+            continue
+        parts = (part.detach() for part in weight.split(_PART) if len(part)) if weight.dim() else (weight.detach(),)
+        # What is not finite is seen in a sum; which may be infinite without, so then each number is looked at.
+        if all(bool(p.float().sum().isfinite() or p.isfinite().all()) for p in parts):
+            continue
+        kind = str(weight.dtype).removeprefix("torch.")
+        hint = "Copy or pull it again, or choose another one."
+        raise ModelError(
+            f"{name} holds weights that are no finite numbers, in {tensor} ({kind}).",
+            more_exact(weight.dtype) if weight.dtype == torch.float16 else hint,
+        )
+
+
+def more_exact(dtype: torch.dtype, quantize: str = "none") -> str:
+    """What may help where a model computes something that is not finite."""
+    if dtype == torch.float16:
+        return "Try --dtype bf16 or fp32: fp16 ends at 65,504."
+    if dtype != torch.float32 or quantize != "none":
+        return "Try --quantize none --dtype fp32."
+    return "It does so in fp32, the widest type that there is: copy or pull the model again, or choose another one."
+
+
 @dataclass(frozen=True)
 class Shape:
     """What a trial shows of a model's attention.
@@ -93,11 +124,14 @@ class Trial:
         return layer.value.repeat_interleave(layer.query.shape[0] // layer.key.shape[0], 0).transpose(0, 1)
 
 
-def try_out(model: PreTrainedModel, decoder: torch.nn.Module, config: Any, name: str) -> Shape:
+def try_out(model: PreTrainedModel, decoder: torch.nn.Module, config: Any, name: str, quantize: str = "none") -> Shape:
     """Runs a few tokens, each at two positions, and looks at the keys that reach the attention function.
 
     A token that sees only itself has the same hidden states at every position, so its keys must differ by the
     turn alone. That proves in each layer that the keys arrive here and that they can be moved.
+
+    Args:
+        quantize: how its weights are kept, to be told.
 
     Raises:
         ModelError: with what is not as it must be.
@@ -115,7 +149,7 @@ def try_out(model: PreTrainedModel, decoder: torch.nn.Module, config: Any, name:
     trial = Trial()
     try:
         with torch.inference_mode(), running(trial):
-            decoder(input_ids=tokens, position_ids=positions, use_cache=False)
+            out = decoder(input_ids=tokens, position_ids=positions, use_cache=False)[0]
     except (RuntimeError, TypeError, ValueError, KeyError, AttributeError, NotImplementedError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
@@ -132,6 +166,13 @@ def try_out(model: PreTrainedModel, decoder: torch.nn.Module, config: Any, name:
     if head_dim != value_dim:
         raise refuse(name, "its keys and values differ in size")
     keys = [g.key for g in given]
+    for number, states in enumerate([*keys, out]):
+        if not bool(states.isfinite().all()):
+            where = f"before layer {number}" if number < layers else "in its last layer"
+            kind = str(states.dtype).removeprefix("torch.") + (f", weights {quantize}" if quantize != "none" else "")
+            raise ModelError(
+                f"{name} computes numbers that are not finite, {where} ({kind}).", more_exact(states.dtype, quantize)
+            )
     _check_turns(rope, keys, distance, name)
     layout = KVLayout(layers, kv_heads, head_dim, keys[0].dtype, device)
     return Shape(layout, heads, tuple(g.scaling for g in given), rope)

@@ -14,8 +14,19 @@ _SPINS = "2000000"  # seven times GNU's own: tens of milliseconds, where LLVM's 
 
 def prepare() -> None:
     """Makes all of them."""
+    _hold_streams()
     _stay_awake()
     _give_back()
+
+
+def _hold_streams() -> None:
+    """A standard stream that the caller has closed is /dev/null: else the next file opened would take its place."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.open(os.devnull, os.O_RDWR)  # takes the lowest number
 
 
 def _stay_awake() -> None:

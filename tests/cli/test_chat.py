@@ -23,11 +23,18 @@ SEQUENCE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[()][A-Z0-9]|\x1b[=>]")
 def test_a_message_a_line(session: FakeSession, run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]  # noqa: F811
     notes = tmp_path / "n.txt"
     notes.write_text("Mara keeps ropes: 47.")
-    piped = f"/load {notes}\nHow many?\n\n/nosuch is text\n/exit\nnever\n".encode()
+    piped = f"/load {notes}\nHow many?\n\n/usr/bin is text\n/exit\nnever\n".encode()
     code, out, err = run("chat", stdin=piped)
     assert (code, out) == (0, f"{ANSWER}\n{ANSWER}\n")
     assert "n.txt: 21 characters, 3 tokens" in err
-    assert [t.text for t in session.turns if t.role == "user"] == ["How many?", "/nosuch is text"]
+    assert [t.text for t in session.turns if t.role == "user"] == ["How many?", "/usr/bin is text"]
+
+
+def test_a_command_that_does_not_exist_is_said_and_no_message(session: FakeSession, run) -> None:  # type: ignore[no-untyped-def]  # noqa: F811
+    code, out, err = run("chat", stdin=b"/laod notes.txt\nHow many?\n")
+    assert (code, out) == (2, ANSWER + "\n")
+    assert "there is no command /laod; did you mean /load?" in err
+    assert [t.text for t in session.turns if t.role == "user"] == ["How many?"]
 
 
 def test_a_full_disk_is_said_and_the_chat_goes_on(session: FakeSession, run) -> None:  # type: ignore[no-untyped-def]  # noqa: F811

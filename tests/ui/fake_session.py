@@ -24,7 +24,7 @@ from warpcortex_cli.events import (
 )
 from warpcortex_cli.memory.store import Tier
 
-ESCAPES = "\x1b]0;owned\x07\x1b[2J\x9b31m"
+ESCAPES = "\x1b]0;owned\x07\x1b[2J\x9b"
 
 
 def stream(number: int, state: str = "thinking", **changes: object) -> StreamView:

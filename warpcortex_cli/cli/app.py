@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, NoReturn
 
 import typer
@@ -16,10 +16,18 @@ from warpcortex_cli.cli.ask import ask
 from warpcortex_cli.cli.bench import bench
 from warpcortex_cli.cli.chat import chat
 from warpcortex_cli.cli.help import help_
-from warpcortex_cli.cli.output import INTERRUPTED, fail, was_stopped
+from warpcortex_cli.cli.output import INTERRUPTED, put, report, was_stopped
 from warpcortex_cli.cli.profile_vram import profile_vram
 from warpcortex_cli.errors import MemoryLimitError, RunError, UsageError, WarpError
 from warpcortex_cli.process import prepare
+from warpcortex_cli.ui.terminal import give_up, prepare_streams
+
+_UNWRITTEN = {  # of streams, which have no file name
+    errno.EBADF: "standard output is closed",
+    errno.EIO: "the terminal or the disk fails",
+    errno.EFBIG: "the file would be too large",
+    errno.EDQUOT: "the quota of the disk is used up",
+}
 
 app = typer.Typer(
     name="warpcortex",
@@ -44,7 +52,7 @@ app.command("help")(help_)
 
 def _version(wanted: bool) -> None:
     if wanted:
-        print(f"warpcortex {__version__}")
+        put(f"warpcortex {__version__}")
         raise typer.Exit
 
 
@@ -63,23 +71,36 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     0 done, 1 failed while running, 2 wrong usage or a bad profile, 3 the model, 4 out of memory, 130 Ctrl-C.
     """
     prepare()
+    prepare_streams()
+    code = _code_of(lambda: app(args, prog_name="warpcortex", standalone_mode=False))
+    written = _code_of(sys.stdout.flush)
+    if written:
+        give_up(sys.stdout)
+    interrupted = INTERRUPTED if was_stopped() else 0
+    sys.exit(code or written or interrupted)
+
+
+def _code_of(do: Callable[[], object]) -> int:
+    """The exit code of something, whose error is reported.
+
+    Typer does without its standalone mode, because its own last layer knows neither our errors nor our exit codes.
+    """
     try:
-        # Without standalone mode, because typer's own last layer knows neither our errors nor our exit codes.
-        result = app(args, prog_name="warpcortex", standalone_mode=False)
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        result = do()
     except WarpError as error:
-        fail(error)
+        report(error)
+        return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        sys.exit(INTERRUPTED)
+        return INTERRUPTED
     except BrokenPipeError:  # `warpcortex ask ... | head`: the reader has left
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        return 1
     except Exception as error:
         if getattr(error, "format_message", None) and not error.format_message():  # type: ignore[attr-defined]
-            sys.exit(2)  # called without arguments: typer has shown the help
-        fail(_as_warp_error(error))
-    sys.exit(INTERRUPTED if was_stopped() else result if isinstance(result, int) else 0)
+            return 2  # called without arguments: typer has shown the help
+        found = _as_warp_error(error)
+        report(found)
+        return found.exit_code
+    return result if isinstance(result, int) else 0
 
 
 def _as_warp_error(error: Exception) -> WarpError:
@@ -96,6 +117,8 @@ def _as_warp_error(error: Exception) -> WarpError:
         )
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return RunError("nothing more can be written: the disk is full.", "Make room on it, or write elsewhere.")
+    if isinstance(error, OSError) and error.filename is None and error.errno in _UNWRITTEN:
+        return RunError(f"nothing more can be written: {_UNWRITTEN[error.errno]}.", "Give it somewhere to print to.")
     reason = (str(error).strip().splitlines() or [""])[0]
     return RunError(
         f"it failed unexpectedly: {type(error).__name__}{': ' + reason if reason else ''}",

@@ -34,14 +34,15 @@ from warpcortex_cli.cli.output import (
     open_prism,
     print_json,
     stderr_console,
+    stopped,
     with_sampling,
 )
 from warpcortex_cli.errors import UsageError
 from warpcortex_cli.events import Listener, RiverFinished, RiverText
 from warpcortex_cli.ui.answer import Answer
 from warpcortex_cli.ui.notes import decode_notes, load_with_progress, read_notes
-from warpcortex_cli.ui.safe import clean
-from warpcortex_cli.ui.terminal import forgive_encoding
+from warpcortex_cli.ui.safe import clean, readable
+from warpcortex_cli.ui.terminal import interrupts
 from warpcortex_cli.ui.trace import TraceWriter
 
 if TYPE_CHECKING:
@@ -85,8 +86,7 @@ def ask(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the answer.")] = False,
 ) -> None:
     """Ask one question. Piped text is read as notes: cat notes.txt | warpcortex ask "..." """
-    forgive_encoding()
-    question = clean(question).strip()
+    question = readable(question).strip()
     if not question:
         raise UsageError(
             "the question is empty.", 'Write it in quotes: warpcortex ask "How many ropes does Mara have?"'
@@ -123,11 +123,18 @@ def ask(
         session = started(*([writer] if writer else []))
         ledger = Ledger(session, started) if explain else None
         answer, finished = say(session, question, None if as_json else sys.stdout)
-        entries = ledger.entries(question, answer.raw) if ledger else []
+        entries: list[Entry] | None = None
+        if finished.reason == "interrupted":
+            stopped("the answer ends there")
+        elif ledger:
+            try:
+                entries = ledger.entries(question, answer.raw)
+            except KeyboardInterrupt:
+                stopped("the answer is not explained")
         if as_json:
-            explained = {"explain": [vars(e) for e in entries]} if explain else {}
+            explained = {"explain": [vars(e) for e in entries]} if entries is not None else {}
             print_json({**report(session, answer, finished), **explained})
-        elif explain:
+        elif entries is not None:
             print_ledger(entries, errors)
     if finished.reason == "length" and not as_json:
         note(f"the answer was cut at the profile's {finished.tokens} tokens")
@@ -138,24 +145,35 @@ def ask(
 
 
 def say(session: Session, text: str, out: TextIO | None) -> tuple[Answer, RiverFinished]:
-    """One turn. A terminal gets the answer while it is written, a file or a pipe at the end, None nothing."""
+    """One turn. A terminal gets the answer while it is written, a file or a pipe at the end, None nothing.
+
+    Ctrl-C ends the reply; what was written until then is its answer, as it is where the turn fails.
+
+    Raises:
+        WarpError: the turn was refused, or it failed while running.
+    """
     answer = Answer()
     streaming = out is not None and out.isatty()
     finished = RiverFinished(reason="stop", tokens=0, seconds=0.0)
     try:
-        for event in session.send(text):
-            if isinstance(event, RiverText):
-                piece = answer.feed(event)
-                if streaming and piece and out is not None:
-                    _write(out, piece)
-            elif isinstance(event, RiverFinished):
-                finished = event
+        with interrupts(session.interrupt):
+            for event in session.send(text):
+                if isinstance(event, RiverText):
+                    piece = answer.feed(event)
+                    if streaming and piece and out is not None:
+                        _write(out, piece)
+                elif isinstance(event, RiverFinished):
+                    finished = event
+    except OSError:
+        raise  # most likely it was `out` that failed
     except BaseException:
-        if streaming and answer.text and out is not None:
-            _write(out, "\n")  # what follows on stderr begins on its own line
+        answer.finish()
+        if answer.text and out is not None:
+            _write(out, "\n" if streaming else answer.text + "\n")  # and stderr goes on on its own line
         raise
+    last = answer.finish()
     if out is not None:
-        _write(out, "\n" if streaming else answer.text + "\n")
+        _write(out, (last if streaming else answer.text) + "\n")
     return answer, finished
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from warpcortex_cli.cli.output import (
@@ -21,7 +20,9 @@ from warpcortex_cli.cli.output import (
     open_prism,
     print_json,
     progress_bar,
+    put,
     stderr_console,
+    stdout_console,
     stopped,
 )
 from warpcortex_cli.errors import UsageError
@@ -144,7 +145,7 @@ def bench(
         except KeyboardInterrupt:
             if not runs:
                 raise
-            stopped("these runs were finished")
+            stopped("these runs were finished:")
     findings = report.findings(runs, available_memory() if prism.device.type == "cpu" else None)
     if as_json:
         document = {
@@ -160,11 +161,11 @@ def bench(
             document["naive"] = [vars(other) for other in others]
         print_json(document)
     elif as_csv:
-        print(report.as_csv(runs), end="")
+        put(report.as_csv(runs), end="")
     elif as_markdown:
-        print(report.markdown(runs))
+        put(report.markdown(runs))
     else:
-        out = Console(markup=False, highlight=False)
+        out = stdout_console()
         what = f"{tokens} tokens an agent, {landmarks} of {context} tokens"
         out.print(f"{prism.name} on {prism.device} ({kept_in(prism)}); {what}")
         out.print("tokens per second of the River alone, of the River and the Streams beside it, of all together:")
@@ -193,7 +194,7 @@ def _soak(prism: Prism, load: Load, streams: int, as_json: bool) -> None:
         found = {**vars(done), "grown_bytes": done.grown_bytes}
         print_json({"schema_version": SCHEMA_VERSION, "model": prism.name, "device": str(prism.device), "soak": found})
         return
-    print(
+    put(
         f"{prism.name}: {done.streams:,} Streams, {load.agents} at once, over {done.synapses:,} Synapses in "
         f"{done.seconds:.0f} s\n"
         f"{done.memory_source} before {done.memory_before_bytes / 2**20:,.1f} MiB, after "

@@ -31,18 +31,20 @@ from warpcortex_cli.cli.output import (
     TopKOption,
     TopPOption,
     open_prism,
+    report,
     stderr_console,
+    stdout_console,
+    stopped,
     with_sampling,
 )
 from warpcortex_cli.cli.sessions import Keeper, session_file
 from warpcortex_cli.errors import WarpError
 from warpcortex_cli.probes.memory import MemoryProbe
-from warpcortex_cli.ui.commands import Desk, is_command, is_known, run_command
+from warpcortex_cli.ui.commands import Desk, is_command, is_known, run_command, unknown_command
 from warpcortex_cli.ui.notes import decode_notes, load_with_progress, notes_line, read_notes
 from warpcortex_cli.ui.panels import Usage
 from warpcortex_cli.ui.reply import Probe, show_reply
-from warpcortex_cli.ui.safe import clean, one_line
-from warpcortex_cli.ui.terminal import forgive_encoding
+from warpcortex_cli.ui.safe import clean, one_line, readable
 from warpcortex_cli.ui.trace import TraceWriter
 
 if TYPE_CHECKING:
@@ -72,7 +74,6 @@ def chat(
     ] = None,
 ) -> None:
     """Talk with the River while its Streams think. With piped input: one message a line, one answer each."""
-    forgive_encoding()
     errors = stderr_console()
     text = read_notes(notes) if notes is not None else ""
     with ExitStack() as stack:
@@ -116,22 +117,33 @@ def _keep_nothing() -> None:
 def read_lines(session: Session, errors: Console, keep: Callable[[], None]) -> None:
     """One message a line from standard input, answered as `ask` does, in one conversation. Commands work too.
 
+    A command that does not exist is no message: it is said on stderr, the next line follows, and the exit code tells
+    it. Ctrl-C ends the reply and the conversation.
+
     Raises:
-        WarpError: the first message that fails ends it.
+        WarpError: the first message or command that fails ends it.
     """
     if sys.stdin is None:
         return
+    wrong = 0
     desk = Desk(session, errors, session.profile.injection.enabled)
     for number, data in enumerate(sys.stdin.buffer, 1):
         line = decode_notes(data, f"line {number} of standard input").strip()
         if is_known(line):
             run_command(desk, line)
-            if desk.leaving:
-                return
-        elif line:
-            say(session, line, sys.stdout)
+        elif is_command(line):
+            error = unknown_command(line)
+            report(error)
+            wrong = error.exit_code
+        elif line and say(session, line, sys.stdout)[1].reason == "interrupted":
+            stopped("the answer ends there")
+            return
         desk.warn()
         keep()
+        if desk.leaving:
+            break
+    if wrong:
+        raise typer.Exit(wrong)
 
 
 def talk(session: Session, errors: Console, keep: Callable[[], None]) -> None:
@@ -142,7 +154,7 @@ def talk(session: Session, errors: Console, keep: Callable[[], None]) -> None:
     if sys.stdout.isatty():  # the size of another terminal would misplace what is drawn anew
         for name in ("COLUMNS", "LINES"):
             os.environ.pop(name, None)
-    screen = Console(highlight=False, markup=False, emoji=False)
+    screen = stdout_console()
     notices = screen if screen.is_terminal else errors
     desk = Desk(session, notices, session.profile.injection.enabled)
     prompt = Prompt(shipped_profiles)
@@ -154,7 +166,7 @@ def talk(session: Session, errors: Console, keep: Callable[[], None]) -> None:
     )
     while not desk.leaving:
         try:
-            line = clean(prompt.read()).strip()
+            line = readable(prompt.read()).strip()
         except KeyboardInterrupt:
             notices.print(Text("Ctrl-D or /exit leaves.", style="dim"))
             continue
@@ -167,8 +179,8 @@ def talk(session: Session, errors: Console, keep: Callable[[], None]) -> None:
                 run_command(desk, line)
             elif screen.is_terminal:
                 show_reply(session, line, screen, memory_probe(session), desk.injecting)
-            else:
-                say(session, line, sys.stdout)
+            elif say(session, line, sys.stdout)[1].reason == "interrupted":
+                notices.print(Text("stopped; the answer ends there", style="dim"))
         except WarpError as error:
             notices.print(Text(clean(str(error)), style="red"))
         desk.warn()

@@ -13,14 +13,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from warpcortex_cli import __version__
-from warpcortex_cli.cli.output import print_json
+from warpcortex_cli.cli.output import print_json, stdout_console
 from warpcortex_cli.errors import WarpError
 from warpcortex_cli.ui.panels import size
-from warpcortex_cli.ui.safe import clean
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "google-re2")
 _STYLES = {"ok": "", "note": "yellow", "missing": "bold red"}
@@ -48,7 +46,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON 
     else:
         _print(sections)
         verdict = ("Something is missing.", "bold red") if broken else ("All is well.", "green")
-        Console(highlight=False).print(Text(*verdict))
+        stdout_console().print(Text(*verdict))
     raise typer.Exit(int(broken))
 
 
@@ -63,15 +61,15 @@ def _examined(look: Callable[[], list[Finding]]) -> list[Finding]:
 
 
 def _print(sections: dict[str, list[Finding]]) -> None:
-    console = Console(highlight=False, markup=False, emoji=False)
+    console = stdout_console()
     width = max(len(f.name) for findings in sections.values() for f in findings)
     for name, findings in sections.items():
         console.print(Text(name, style="bold"))
         for finding in findings:
-            value = Text(clean(finding.value), style=_STYLES[finding.state])
-            console.print(Text(f"  {clean(finding.name).ljust(width)}  ") + value, soft_wrap=True)
+            value = Text(finding.value, style=_STYLES[finding.state])
+            console.print(Text(f"  {finding.name.ljust(width)}  ") + value, soft_wrap=True)
             if finding.fix:
-                console.print(Text(f"  {'':{width}}  {clean(finding.fix)}", style="dim"), soft_wrap=True)
+                console.print(Text(f"  {'':{width}}  {finding.fix}", style="dim"), soft_wrap=True)
 
 
 def _versions() -> list[Finding]:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from warpcortex_cli.cli.output import (
@@ -21,6 +20,7 @@ from warpcortex_cli.cli.output import (
     print_json,
     progress_bar,
     stderr_console,
+    stdout_console,
     stopped,
 )
 from warpcortex_cli.errors import RunError, UsageError
@@ -95,12 +95,12 @@ def gather(results: Callable[[Callable[[int, int], None]], Iterator[T]], what: s
     except KeyboardInterrupt:
         if not found:
             raise
-        stopped("this was finished")
+        stopped("this was finished:")
     return found
 
 
 def print_grids(grids: list[Grid], *lines: str) -> None:
-    out = Console(markup=False, highlight=False)
+    out = stdout_console()
     for grid in grids:
         table = Table(box=None, pad_edge=False, title=grid.title, title_justify="left")
         for i, head in enumerate(grid.heads):

@@ -19,6 +19,7 @@ from warpcortex_cli.cli.output import (
     open_prism,
     print_json,
     progress_bar,
+    put,
     stderr_console,
 )
 from warpcortex_cli.errors import RunError
@@ -68,7 +69,7 @@ def calibrate(
     if as_json:
         print_json({"schema_version": 1, "model": prism.name, "path": str(path), "seed": seed, **_figures(found)})
         return
-    print(f"{_words(prism, found)}\nkept in {path}")
+    put(f"{_words(prism, found)}\nkept in {path}")
     if "threshold" in settings.gate.model_fields_set:
         note(
             f"The profile {settings.name} sets a threshold of its own, {settings.gate.threshold:g}, which goes before "
@@ -87,7 +88,7 @@ def show(
     prism, _ = open_prism(model=model, profile=None, device=device, dtype=dtype, quantize=quantize)
     found = stored_calibration(prism)
     known = f"{prism.name} has no calibration of its own; the Gate's defaults are used."
-    print(known if found is None else _words(prism, found))
+    put(known if found is None else _words(prism, found))
 
 
 @app.command("forget")
@@ -104,7 +105,7 @@ def forget(
         path.unlink(missing_ok=True)
     except OSError as error:
         raise RunError(f"{path} could not be deleted: {error.strerror or error}.") from error
-    print(f"{prism.name} has no calibration of its own now.")
+    put(f"{prism.name} has no calibration of its own now.")
 
 
 def stored_calibration(prism: Prism) -> Calibration | None:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, TextIO, cast
 
 import typer
 from rich.console import Console
@@ -17,7 +17,8 @@ from rich.text import Text
 
 from warpcortex_cli.errors import ProfileError, WarpError
 from warpcortex_cli.results import FLAG, HELP, recorded
-from warpcortex_cli.ui.safe import clean
+from warpcortex_cli.ui.safe import SafeConsole, clean
+from warpcortex_cli.ui.terminal import Forgiving
 
 if TYPE_CHECKING:
     from warpcortex_cli.prism.prism import Prism
@@ -36,12 +37,22 @@ _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
 
 def stderr_console() -> Console:
     """A console for everything that is not the answer. Rich honours NO_COLOR and TERM=dumb; markup is off."""
-    return Console(stderr=True, markup=False, highlight=False, emoji=False)
+    return SafeConsole(file=cast(TextIO, Forgiving(sys.stderr)), markup=False, highlight=False, emoji=False)
+
+
+def stdout_console() -> Console:
+    """A console for tables that were asked for."""
+    return SafeConsole(markup=False, highlight=False, emoji=False)
+
+
+def put(text: str, end: str = "\n") -> None:
+    """Text on stdout, without terminal control."""
+    print(clean(text), end=end)
 
 
 def stopped(words: str) -> None:
-    """Says that only what was done before Ctrl-C will follow; the exit code will tell it, too."""
-    stderr_console().print(f"stopped; {words}:")
+    """Says that Ctrl-C has left only a part of what was asked for; the exit code will tell it, too."""
+    stderr_console().print(f"stopped; {words}")
     _stopped.set(True)
 
 
@@ -90,12 +101,6 @@ def report(error: WarpError) -> None:
         console.print(Text(clean(line)), soft_wrap=True)
     if error.hint:
         console.print(Text(clean(error.hint), style="dim"), soft_wrap=True)
-
-
-def fail(error: WarpError) -> NoReturn:
-    """Reports an error and leaves with its exit code."""
-    report(error)
-    sys.exit(error.exit_code)
 
 
 # -- options of ask and chat ---------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ from warpcortex_cli.cli.output import (
     print_json,
     progress_bar,
     stderr_console,
+    stdout_console,
 )
 from warpcortex_cli.errors import UsageError
 
@@ -97,7 +98,7 @@ def profile_vram(
         where = {"schema_version": SCHEMA_VERSION, "model": prism.name, "device": str(prism.device), "dtype": kind}
         print_json({**where, "quantize": prism.quantize, **curve.as_json(), "card_bytes": room, "card_agents": fitting})
         return
-    out = Console(markup=False, highlight=False)
+    out = stdout_console()
     for table in _tables(curve, f"{curve.model}, {kept_in(prism)}, MiB", out.width):
         out.print(table)
     _bars(out, curve)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from warpcortex_cli.cli.output import print_json, report
+from warpcortex_cli.cli.output import print_json, put, report, stdout_console
 from warpcortex_cli.errors import UsageError, WarpError
-from warpcortex_cli.ui.safe import clean, one_line
+from warpcortex_cli.ui.safe import one_line
 
 app = typer.Typer(help="Look at profiles, and check your own.", no_args_is_help=True)
 
@@ -47,7 +46,7 @@ def list_profiles(
     for profile, _ in found:
         roles = ", ".join(role.name for role in profile.roles)
         table.add_row(profile.name, Text(profile.model), roles, Text(profile.description))
-    Console(highlight=False, markup=False, emoji=False).print(table)
+    stdout_console().print(table)
 
 
 @app.command()
@@ -57,7 +56,7 @@ def show(name: Annotated[str, typer.Argument(metavar="NAME|FILE", show_default=F
 
     path = profile_path(name)
     try:
-        print(clean(path.read_text(encoding="utf-8")), end="")
+        put(path.read_text(encoding="utf-8"), end="")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{one_line(str(path))} cannot be read: {error}.") from error
 
@@ -76,7 +75,7 @@ def validate(names: NamesArgument) -> None:
             wrong = max(wrong, error.exit_code)
         else:
             roles = f"{len(profile.roles)} role{'s' * (len(profile.roles) != 1)}"
-            print(f"{one_line(name)}: valid, profile {one_line(profile.name)} with {roles}")
+            put(f"{one_line(name)}: valid, profile {one_line(profile.name)} with {roles}")
     raise typer.Exit(wrong)
 
 

@@ -15,7 +15,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from warpcortex_cli.cli.output import note, stderr_console
+from warpcortex_cli.cli.output import note, put, stderr_console
 from warpcortex_cli.ui.safe import one_line
 
 
@@ -46,4 +46,4 @@ def pull(
 
         source = fetch(model, show)
     note(f"{source.name} is in the cache; use it with -m {source.name}.")
-    print(source.path)
+    put(str(source.path))

@@ -17,13 +17,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from warpcortex_cli.cli.output import print_json, progress_bar
+from warpcortex_cli.cli.output import note, print_json, progress_bar, put, stdout_console
 from warpcortex_cli.engine.contents import Contents, read_contents
 from warpcortex_cli.errors import RunError, UsageError
 from warpcortex_cli.memory.bases import links_of
 from warpcortex_cli.memory.log import RecordLog
-from warpcortex_cli.ui.safe import clean, one_line
-from warpcortex_cli.ui.terminal import forgive_encoding
+from warpcortex_cli.ui.safe import one_line, safe_json
 
 if TYPE_CHECKING:
     from warpcortex_cli.engine.session import Session
@@ -158,7 +157,7 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON o
         except UsageError:
             continue
         except RunError as error:
-            typer.echo(clean(str(error)), err=True)
+            note(str(error))
             continue
         rows.append(
             {
@@ -175,26 +174,25 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON o
         print_json({"schema_version": 1, "sessions": rows})
         return
     if not rows:
-        print("No sessions yet. `warpcortex chat --session NAME` keeps one.")
+        put("No sessions yet. `warpcortex chat --session NAME` keeps one.")
         return
     table = Table(box=None, pad_edge=False)
     for head in rows[0]:
         table.add_column(head, justify="right" if head in ("turns", "tokens", "bytes", "shared") else "left")
     for row in rows:
         table.add_row(*(f"{v:,}" if isinstance(v, int) else one_line(str(v), 60) for v in row.values()))
-    Console(markup=False, highlight=False).print(table)
+    stdout_console().print(table)
 
 
 @app.command("show")
 def show(name: NameArgument) -> None:
     """Print what was said."""
-    forgive_encoding()
     with _reading(name) as (_, found):
         pass
     for turn in found.turns:
-        print(f"{turn.role}> {clean(turn.text)}")
+        put(f"{turn.role}> {turn.text}")
     for line in found.damaged:
-        typer.echo(line, err=True)
+        note(line)
 
 
 @app.command("export")
@@ -216,7 +214,7 @@ def export(
         print_json(document)
         return
     try:
-        out.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        out.write_text(safe_json(json.dumps(document, indent=1, ensure_ascii=False)) + "\n", encoding="utf-8")
     except OSError as error:
         raise RunError(f"{out} could not be written: {error.strerror or error}.") from error
 
@@ -233,7 +231,7 @@ def fork(name: NameArgument, new: Annotated[str, typer.Argument(metavar="NEW", h
             other.begin_with(log, found.used)
         except OSError as error:
             raise RunError(f"the session {new} cannot be written: {error.strerror or error}.") from error
-    print(f"{new} goes on from where {name} is")
+    put(f"{new} goes on from where {name} is")
 
 
 @app.command("rm")
@@ -247,4 +245,4 @@ def rm(name: NameArgument) -> None:
         _open(name).close()  # not while a chat has it open
     for file in (path, *left):
         file.unlink(missing_ok=True)
-    print(f"deleted {name}")
+    put(f"deleted {name}")

@@ -11,9 +11,9 @@ _NO_SPACE_BEFORE = frozenset(".,;:!?)]}")
 class Answer:
     """Collects a reply from its `RiverText` events.
 
-    `feed` gives the characters that can be printed now, so that the pieces joined are the answer. White
-    space is held back until something follows it: at both ends it is dropped, and where a request stood
-    only one space, or the line break that was there, is left.
+    `feed` and at last `finish` give the characters that can be printed now, so that the pieces joined are the
+    answer. White space is held back until something follows it: at both ends it is dropped, and where a request
+    stood only one space, or the line break that was there, is left.
 
     Attributes:
         raw: River text as it was written, requests included and not cleaned.
@@ -30,12 +30,18 @@ class Answer:
 
     def feed(self, event: RiverText) -> str:
         self.raw += event.text
-        text = self._cleaner.feed(event.text)
         if event.request:
             if self._cut:
                 self._before = _wider(self._before, self._after)
             self._cut, self._after = True, ""
             return ""
+        return self._take(self._cleaner.feed(event.text))
+
+    def finish(self) -> str:
+        """What was held back, when the reply is over."""
+        return self._take(self._cleaner.finish())
+
+    def _take(self, text: str) -> str:
         body = text.lstrip()
         self._wait(text[: len(text) - len(body)])
         if not body:

@@ -90,8 +90,15 @@ def run_command(desk: Desk, line: str) -> None:
                 raise UsageError(f"/{name} takes no argument.")
             command.run(desk, argument)
             return
-    near = difflib.get_close_matches(name, [c.name for c in COMMANDS], 1, 0.4)
-    raise UsageError(
+    raise unknown_command(line)
+
+
+def unknown_command(line: str) -> UsageError:
+    """What to say of a slash command that does not exist."""
+    match = _COMMAND.match(line.strip())
+    assert match is not None, "the caller asks is_command first"
+    near = difflib.get_close_matches(match[1].lower(), [c.name for c in COMMANDS], 1, 0.4)
+    return UsageError(
         f"there is no command /{one_line(match[1], 40)}{f'; did you mean /{near[0]}?' if near else '.'}",
         "/help lists them.",
     )

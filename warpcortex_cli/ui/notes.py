@@ -1,4 +1,4 @@
-"""Notes: from a file or a pipe to clean text, and into a session, with a progress bar."""
+"""Notes: from a file or a pipe to text, and into a session, with a progress bar."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from warpcortex_cli.errors import UsageError
-from warpcortex_cli.ui.safe import clean, one_line
+from warpcortex_cli.ui.safe import one_line, readable
 
 if TYPE_CHECKING:
     from warpcortex_cli.engine.session import Session
@@ -22,7 +22,7 @@ _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def read_notes(path: Path) -> str:
-    """The harmless text of a notes file.
+    """The text of a notes file.
 
     Raises:
         UsageError: the file is missing, unreadable, a folder, or not text.
@@ -46,7 +46,7 @@ def read_notes(path: Path) -> str:
 
 
 def decode_notes(data: bytes, name: str) -> str:
-    """The harmless text in bytes: UTF-8, or UTF-16 with its byte order mark.
+    """The text in bytes, every character that a reader sees: UTF-8, or UTF-16 with its byte order mark.
 
     Raises:
         UsageError: the bytes are not text.
@@ -55,7 +55,7 @@ def decode_notes(data: bytes, name: str) -> str:
     if _binary(data):
         raise UsageError(f"{name} is a binary file, not notes.", "Give a text file in UTF-8.")
     try:
-        return clean(data.decode(encoding))
+        return readable(data.decode(encoding))
     except UnicodeDecodeError as error:
         place = f"byte {error.start} is not valid {error.encoding.upper()}"
         raise UsageError(f"{name} is not text that can be read: {place}.", "Convert it to UTF-8.") from error

@@ -53,14 +53,14 @@ class Reply:
             case RiverPrefilled():
                 self._read, self._to_read = event.done, event.total
             case RiverText():
-                self._write(event, page)
+                self._write(self._cleaner.feed(event.text), page, dim=event.request)
             case StreamSpawned():
                 self._first = event.id if self._first is None else self._first
             case RiverFinished():
+                self._write(self._cleaner.finish(), page)
                 self.finished = event
 
-    def _write(self, event: RiverText, page: Page) -> None:
-        text = self._cleaner.feed(event.text)
+    def _write(self, text: str, page: Page, *, dim: bool = False) -> None:
         body = text.strip()
         if not body:
             self._blank = None if self._blank is None else self._blank + text
@@ -70,7 +70,7 @@ class Reply:
         self._blank = text[start + len(body) :]
         if blank:
             page.write(blank)
-        page.write(body, dim=event.request)
+        page.write(body, dim=dim)
 
 
 def show_reply(session: Session, text: str, console: Console, probe: Probe, injecting: bool) -> None:

@@ -2,21 +2,73 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from io import TextIOWrapper
+from io import TextIOBase, TextIOWrapper
 from types import FrameType
+from typing import Any, TextIO
 
 _PATIENCE = 3  # a Ctrl-C that often during one reply no longer waits for the running step
 
 
-def forgive_encoding() -> None:
-    """Characters that the terminal's encoding lacks become question marks instead of an error."""
+class _Closed(TextIOBase):
+    """In the place of a stdout that the caller has closed: Python has None there, and `print` would lose its words."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.EBADF, "standard output is closed")
+
+
+class Forgiving:
+    """A stream for what may be lost: once it cannot be written, it forgets what it is given.
+
+    Args:
+        stream: stderr, or None if there is none.
+    """
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._try(lambda stream: stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(lambda stream: stream.flush())
+
+    def isatty(self) -> bool:
+        return self._stream is not None and self._stream.isatty()
+
+    def _try(self, do: Callable[[TextIO], Any]) -> None:
+        if self._stream is not None:
+            try:
+                do(self._stream)
+            except OSError:
+                give_up(self._stream)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def prepare_streams() -> None:
+    """Characters that an encoding lacks become question marks, and what is printed to a closed stdout is an error."""
+    if sys.stdout is None:
+        sys.stdout = _Closed()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")
+
+
+def give_up(stream: TextIO) -> None:
+    """Nothing reaches a stream any more, nor what it still holds: else Python would fail over it when it ends."""
+    with contextlib.suppress(OSError, ValueError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
 
 
 @contextmanager

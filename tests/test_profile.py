@@ -6,8 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel, ValidationError
 
+from warpcortex_cli.engine.router import Router
 from warpcortex_cli.errors import ProfileError, UsageError
 from warpcortex_cli.profile import (
     Profile,
@@ -148,10 +151,95 @@ def test_off_is_a_word() -> None:
         ("name: x\x1b[31m", "my.yaml:1: not YAML: "),
         ("[" * 1000, "my.yaml:1"),
         ("name: &a [*a]", "my.yaml:1: name is a list; expected text"),
+        ("name: !!bool maybe", "my.yaml:1:7: 'maybe' is not true or false; expected true or false, or text"),
+        ("name: !!timestamp hello", "my.yaml:1:7: 'hello' is not a date; expected a date, or text"),
+        ('name: !!int ""', "my.yaml:1:7: '' is not a whole number; expected a whole number, or text"),
+        ('name: !!float ""', "my.yaml:1:7: '' is not a number; expected a number, or text"),
+        ("name: x\ngate: {mode: !!float x}", "my.yaml:2:14: 'x' is not a number; expected"),
+        ("name: 2020-13-45", "my.yaml:1:7: '2020-13-45' is not a date; expected a date, or text"),
+        ("name: " + "9" * 5000, "my.yaml:1:7: '9999"),
+        ("name: 0x" + "f" * 6000, "my.yaml:1: name is a number of thousands of digits; expected text"),
+        ("name: x\nriver: {max_tokens: 010}", "my.yaml:2:21: YAML reads '010' as an octal number; expected a decimal"),
+        ("name: x\nriver: {max_tokens: -0_7}", "my.yaml:2:21: YAML reads '-0_7' as an octal number; expected"),
+        ("name: x\nriver: {max_tokens: 1:30}", "my.yaml:2:21: YAML reads '1:30' to the base of 60; expected a decimal"),
+        ("name: x\ngate: {threshold: 1:30.5}", "my.yaml:2:19: YAML reads '1:30.5' to the base of 60; expected"),
+        (
+            "name: 12:30",
+            "my.yaml:1:7: YAML reads '12:30' to the base of 60; expected a decimal number, or text in quotes",
+        ),
+        ("name: x\n1: y", "my.yaml:2: the key '1' is no text; expected a name, which is text"),
+        ("name: x\noff: y", "my.yaml:2: the key 'off' is no text; expected a name, which is text"),
+        ("name: x\ngate:\n  ~: y", "my.yaml:3: the key '~' is no text; expected a name, which is text"),
+        ("name: x\n? [a]\n: b", "my.yaml:2: a key is a list; expected a name, which is text"),
+        ('name: x\n"\\ud800": b', "my.yaml:2: the key '\\ud800' is no text; expected a name"),
+        ('name: "\\ud800"', "my.yaml:1: name is '\\ud800'; expected text of whole characters"),
     ],
 )
 def test_a_mistake_is_reported_with_its_line(text: str, expected: str) -> None:
     assert one(text).startswith(expected)
+
+
+SECTIONS = {n: f for n, f in Profile.model_fields.items() if isinstance(f.default, BaseModel)}
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_an_unknown_key_lists_those_of_its_section(section: str) -> None:
+    keys = list(type(SECTIONS[section].default).model_fields)
+    assert one(f"name: x\n{section}: {{zzzz: 1}}").endswith(
+        f"unknown key {section}.zzzz; expected one of {', '.join(keys)}"
+    )
+    assert one(f"name: x\n{section}: {{{keys[0][:-1]}: 1}}").endswith(
+        f"expected {keys[0]}; keys here are {', '.join(keys)}"
+    )
+
+
+def test_merge_keys_do_not_grow_without_end() -> None:
+    lines = [f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]}}" for i in range(1, 60)]
+    assert len(mistakes("\n".join(["name: x", "a0: &a0 {k: v}", *lines]))) == 60
+
+
+SHIPPED = [profile_path(name).read_text() for name in shipped_profiles()]
+PIECES = [
+    *"0 01 1:30 -1 1e9 0x1f .nan ~ off yes 2020-13-45 2020-01-01 <<: = & * ! !!int !!bool !!float !!null !!set".split(),
+    *"!!map !!seq !!str !!binary !!omap !!pairs !!timestamp !!python/name:os.system !x ? : - [ ] { } , | >".split(),
+    *"' \" # % @ ` \\ --- ...".split(),
+    *[
+        " ",
+        "\n",
+        "\t",
+        "\n  ",
+        ": ",
+        "- ",
+        "&a ",
+        "*a ",
+        "<<: *a\n",
+        "\x00",
+        "\x85",
+        "\u2028",
+        "\ud800",
+        "\ufeff",
+        '"\\ud800"',
+    ],
+    *["{1,1000}", "(?P<task>", "(", "|", "x{401}", "\\C", "{focus}", "{", "9" * 5000, "[" * 400],
+]
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.data())
+def test_no_text_makes_anything_but_a_profile_or_mistakes(data: st.DataObject) -> None:
+    """The shipped profiles, with pieces of YAML put in and pieces of them taken out."""
+    text = data.draw(st.sampled_from(SHIPPED))
+    for _ in range(data.draw(st.integers(1, 4))):
+        begin = data.draw(st.integers(0, len(text)))
+        end = begin + data.draw(st.sampled_from([0, 0, 0, 1, 2, 5, 20, 200]))
+        text = text[:begin] + data.draw(st.sampled_from(PIECES) | st.text(max_size=4)) + text[end:]
+    try:
+        profile = parse_profile(read_text(text, "my.yaml"))
+    except ProfileError as error:
+        for line in error.problems:
+            assert re.fullmatch(r"my\.yaml:\d+(:\d+)?: .+; expected .+", line), line
+    else:
+        Router(profile.roles)
 
 
 ROLE = "name: x\nroles:\n  - name: r\n    trigger: '<(?P<task>\\w+)>'\n"
@@ -190,6 +278,8 @@ def test_mistakes_in_a_role(line: str, expected: str) -> None:
         (r"'a(?!b)(?P<task>x)y'", "4:16: roles[0].trigger: invalid perl operator: (?!"),
         (r"'(?P<tusk>x)y'", "4: roles[0].trigger: the trigger has no group named task"),
         (r"'ask (?P<task>.+)'", "4: roles[0].trigger: the trigger ends in a repetition"),
+        (r"'\[M: (?P<task>x{396})\]'", "4: roles[0].trigger: the trigger never matches, for it needs 401 characters"),
+        (r"'(?:a|b{7}){100}(?:(?P<task>c{300}))!'", "4: roles[0].trigger: the trigger never matches"),
         (r"'(?P<task>x?)'", "4: roles[0].trigger: the trigger also matches empty text"),
         ("7", "4: roles[0].trigger is 7; expected text"),
     ],

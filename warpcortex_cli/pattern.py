@@ -8,11 +8,14 @@ anew to match exactly the non-empty beginnings of its matches, so that this ques
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import re2
 
+WINDOW = 400  # characters that a request may have at most
+_DISTINCT = 2  # characters: text that begins as a request does is hardly anything else
 _OPTIONS = re2.Options()
 _OPTIONS.log_errors = False  # re2 would write its own line to stderr
 
@@ -57,10 +60,11 @@ class _Choice:
 
 @dataclass(frozen=True)
 class _Scope:
-    """A group with flags of its own, `(?i:...)`."""
+    """A group with flags of its own, `(?i:...)`, or the one named task."""
 
     flags: str
     part: _Node
+    task: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,10 @@ class Pattern:
         source: the pattern as written.
         whole: the same language without groups that capture.
         prefixes: matches exactly the non-empty beginnings of matches (assertions behind their end left out).
+        begun: matches those of the beginnings that have come to the group `task`, and `opening` all of them; both
+            nothing where less than two characters stand before that group, for then they may well be plain text.
         first: matches one character, at least every one that a match can begin with.
+        shortest: characters of the shortest match, assertions not regarded.
         groups: names of its named groups.
         open_ended: whether a match may grow when more text comes (`.+` at the end) and so fire too early.
         may_be_empty: whether it matches the empty text.
@@ -90,7 +97,10 @@ class Pattern:
     source: str
     whole: str
     prefixes: str
+    begun: str
+    opening: str
     first: str
+    shortest: int
     groups: frozenset[str]
     open_ended: bool
     may_be_empty: bool
@@ -120,14 +130,42 @@ def parse(source: str) -> Pattern:
     start = flags.end() if flags else 0
     node = _Parser(source, start).parse()
     head = flags.group() if flags else ""
+    begun = _begun(node)
+    distinct = begun is not None and begun[1] >= _DISTINCT
+    prefixes = _prefixes(node) or _NOTHING
     return Pattern(
         source=source,
         whole=f"{head}{_whole(node)}",
-        prefixes=f"{head}{_prefixes(node) or _NOTHING}",
+        prefixes=f"{head}{prefixes}",
+        begun=f"{head}{begun[0] if begun and distinct else _NOTHING}",
+        opening=f"{head}{prefixes if distinct else _NOTHING}",
+        shortest=_shortest(node),
         first=f"{head}(?:{'|'.join(_first(node)[0]) or _NOTHING})",
         groups=frozenset(compiled.groupindex),
         open_ended=_open_ended(node),
         may_be_empty=compiled.fullmatch("") is not None,
+    )
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What one of several patterns matches, compiled, by the attributes of `Pattern`."""
+
+    whole: Any
+    prefixes: Any
+    begun: Any
+    opening: Any
+    first: Any
+
+
+def together(patterns: Sequence[Pattern]) -> Compiled:
+    """Several patterns as one.
+
+    Raises:
+        PatternError: they are too large for re2.
+    """
+    return Compiled(
+        **{f.name: compile_re2("|".join(f"(?:{getattr(p, f.name)})" for p in patterns)) for f in fields(Compiled)}
     )
 
 
@@ -229,7 +267,8 @@ class _Parser:
         self.at = head.end()
         inner = self._choice()
         self.at += 1  # the closing parenthesis
-        return _Scope(head.group(1), inner) if head.group(1) else inner
+        task = "<task>" in head.group()
+        return _Scope(head.group(1) or "", inner, task) if head.group(1) or task else inner
 
     def _class_end(self, begin: int) -> int:
         source, i = self.source, begin + 1
@@ -308,6 +347,55 @@ def _prefixes(node: _Node) -> str | None:
             if inner is None or most == 0:
                 return None
             return f"{_times(_whole(part), 0, None if most is None else most - 1)}(?:{inner})"
+
+
+def _begun(node: _Node) -> tuple[str, int] | None:
+    """Those beginnings of the node's language that have come to the group `task`, and the fewest characters before it.
+
+    None when the group is not in the node.
+    """
+    match node:
+        case _Sequence(parts):
+            for i, part in enumerate(parts):
+                inside = _begun(part)
+                if inside is None:
+                    continue
+                before = "".join(map(_whole, parts[:i]))
+                after = _prefixes(_Sequence(parts[i + 1 :]))
+                rest = f"|{_whole(part)}(?:{after})" if after else ""
+                return f"{before}(?:{inside[0]}{rest})", sum(map(_shortest, parts[:i])) + inside[1]
+            return None
+        case _Choice(parts):
+            options = [found for found in map(_begun, parts) if found]
+            return (f"(?:{'|'.join(o[0] for o in options)})", min(o[1] for o in options)) if options else None
+        case _Scope(flags, part, task):
+            if task:
+                return f"(?:{_prefixes(part) or ''})?", 0
+            inner = _begun(part)
+            return inner and (f"(?{flags}:{inner[0]})", inner[1])
+        case _Repeat(part, _, most):
+            inner = _begun(part)
+            more = _times(_whole(part), 0, None if most is None else max(0, most - 1))
+            return inner and (f"{more}(?:{inner[0]})", inner[1])
+        case _:
+            return None
+
+
+def _shortest(node: _Node) -> int:
+    """Characters of the shortest text that the node matches."""
+    match node:
+        case _Char():
+            return 1
+        case _Assertion():
+            return 0
+        case _Sequence(parts):
+            return sum(map(_shortest, parts))
+        case _Choice(parts):
+            return min(map(_shortest, parts))
+        case _Scope(_, part):
+            return _shortest(part)
+        case _Repeat(part, least, _):
+            return least * _shortest(part)
 
 
 def _first(node: _Node) -> tuple[list[str], bool]:

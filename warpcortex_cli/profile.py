@@ -7,7 +7,7 @@ import string
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     BaseModel,
@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from warpcortex_cli.errors import ProfileError, UsageError
-from warpcortex_cli.pattern import Pattern, PatternError, parse
+from warpcortex_cli.pattern import WINDOW, Pattern, PatternError, parse, together
 from warpcortex_cli.profile_problems import Mistake, problem_of
 from warpcortex_cli.profile_yaml import Source, read_yaml
 
@@ -44,6 +44,15 @@ def _pattern(source: str) -> Pattern:
         return parse(source)
     except PatternError as error:
         raise Mistake(error.message, "a google-re2 pattern", offset=error.offset) from None
+
+
+def _compile(patterns: Sequence[Pattern]) -> None:
+    """Checks that the Router can take triggers: what it asks of them is larger than they are."""
+    try:
+        together(patterns)
+    except PatternError:
+        one = "the trigger is" if len(patterns) == 1 else "all triggers together are"
+        raise Mistake(f"{one} too large for re2", "smaller numbers of repetitions") from None
 
 
 def _format_fields(text: str, allowed: frozenset[str]) -> None:
@@ -149,6 +158,12 @@ class Role(_Settings):
                 "the trigger ends in a repetition, so that it would fire before the request is written out",
                 r"a pattern that ends in a fixed sign such as \] or \n",
             )
+        if pattern.shortest > WINDOW:
+            raise Mistake(
+                f"the trigger never matches, for it needs {pattern.shortest:,} characters",
+                f"a pattern that can match within {WINDOW} characters",
+            )
+        _compile([pattern])
         return value
 
     @field_validator("prompt")
@@ -336,6 +351,8 @@ class Profile(_Settings):
                     inside=(i, "name"),
                 )
             names.add(role.name)
+        if roles:
+            _compile([parse(role.trigger) for role in roles])
         return roles
 
     @model_validator(mode="after")
@@ -411,11 +428,13 @@ def parse_profile(source: Source) -> Profile:
 
 
 def _known_keys() -> dict[str, tuple[str, ...]]:
-    sections: dict[str, type[BaseModel]] = {
-        "": Profile, "river": RiverSettings, "roles": Role, "synapse": SynapseSettings, "gate": GateSettings,
-        "injection": InjectionSettings, "sampling": Sampling, "stream_sampling": Sampling, "limits": Limits,
-    }  # fmt: skip
-    return {name: tuple(section.model_fields) for name, section in sections.items()}
+    """The keys of each section, by its name; "": of the profile itself."""
+    found = {"": tuple(Profile.model_fields)}
+    for name, field in Profile.model_fields.items():
+        for kind in (field.annotation, *get_args(field.annotation)):  # a section, or a list of them
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                found[name] = tuple(kind.model_fields)
+    return found
 
 
 def profile_schema() -> dict[str, Any]:

@@ -10,6 +10,7 @@ from warpcortex_cli.profile_yaml import Loc, Problem, Source
 
 _EXPECTED = {
     "string_type": "text (in quotes, if it looks like something else)",
+    "string_unicode": "text of whole characters",
     "int_type": "a whole number",
     "float_type": "a number",
     "finite_number": "a number that is not infinite",
@@ -101,7 +102,7 @@ def _missing(loc: Loc) -> str:
 
 def _keys(key: str, known: tuple[str, ...]) -> str:
     near = difflib.get_close_matches(key, known, 1)
-    return f"{near[0]}" if near else f"one of {', '.join(known)}"
+    return f"{near[0]}; keys here are {', '.join(known)}" if near else f"one of {', '.join(known)}"
 
 
 def _shown(value: Any) -> str:
@@ -109,5 +110,8 @@ def _shown(value: Any) -> str:
         return "empty"
     if isinstance(value, dict | list):
         return "a list" if isinstance(value, list) else "a mapping"
-    text = ascii(value) if not isinstance(value, str) else repr(value)
+    try:
+        text = ascii(value) if not isinstance(value, str) else repr(value)
+    except ValueError:  # Python writes out no whole number of more than 4,300 digits
+        return "a number of thousands of digits"
     return text if len(text) <= 60 else text[:57] + "..."

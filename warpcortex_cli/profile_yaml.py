@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,10 @@ from warpcortex_cli.errors import ProfileError
 
 Loc = tuple[int | str, ...]
 MAX_BYTES = 1_000_000
+_NOT_DECIMAL = re.compile(r"[-+]?(?:0[0-7_]+|[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?)")
+_KINDS = {"bool": "true or false", "int": "a whole number", "float": "a number", "timestamp": "a date"}
+_TAG = "tag:yaml.org,2002:"
+_TEXT_KEYS = (f"{_TAG}str", f"{_TAG}merge", f"{_TAG}value")
 _ESCAPE_LENGTHS = {"x": 2, "u": 4, "U": 8}
 
 
@@ -133,9 +139,13 @@ def read_yaml(path: Path) -> Source:
 def read_text(text: str, file: str) -> Source:
     """Parses YAML text; `file` is its name in reports. Raises ProfileError."""
     try:
-        loader = yaml.SafeLoader(text)
+        loader = _Loader(text)
         root = loader.get_single_node()
-        problems = tuple(_wrong_keys(root))
+        look = (_wrong_keys, lambda node: _wrong_scalars(node, loader))
+        wrong = [problem for node in _nodes(root) for find in look for problem in find(node)]
+        if wrong:  # there is nothing to go on with
+            raise ProfileError([problem.report(file) for problem in sorted(wrong)])
+        problems = tuple(problem for node in _nodes(root) for problem in _keys_that_come_twice(node))
         data = None if root is None else loader.construct_document(root)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -156,32 +166,76 @@ def read_text(text: str, file: str) -> Source:
     return Source(file, text, data, root, problems)
 
 
-def _wrong_keys(root: Node | None) -> list[Problem]:
-    """Keys that come twice in one mapping: YAML would silently take the last."""
-    problems: list[Problem] = []
-    seen_nodes: set[int] = set()
-    todo = [root]
+class _Loader(yaml.SafeLoader):
+    def flatten_mapping(self, node: MappingNode) -> None:
+        """Takes up merge keys (`<<`); of equal keys only the last is kept, or a few lines could grow without end."""
+        super().flatten_mapping(node)
+        kept = {(k.tag, k.value) if isinstance(k, ScalarNode) else id(k): (k, v) for k, v in node.value}
+        node.value = list(kept.values())
+
+
+def _nodes(root: Node | None) -> Iterator[Node]:
+    """All nodes, each once, though aliases may point to one again and again."""
+    seen: set[int] = set()
+    todo = [] if root is None else [root]
     while todo:
         node = todo.pop()
-        if node is None or id(node) in seen_nodes:
+        if id(node) in seen:
             continue
-        seen_nodes.add(id(node))
+        seen.add(id(node))
+        yield node
         if isinstance(node, SequenceNode):
             todo += node.value
         elif isinstance(node, MappingNode):
-            lines: dict[str, int] = {}
-            for key, value in node.value:
-                todo.append(value)
-                name = key.value if isinstance(key, ScalarNode) else None
-                if name in lines:
-                    problems.append(
-                        Problem(
-                            _mark_line(key),
-                            0,
-                            f"the key {name!r} came already in line {lines[name]}",
-                            "each key once",
-                        )
-                    )
-                elif name is not None:
-                    lines[name] = _mark_line(key)
-    return problems
+            todo += [part for pair in node.value for part in pair]
+
+
+def _wrong_scalars(node: Node, loader: _Loader) -> Iterator[Problem]:
+    """A value that is not what its tag says, and numbers that YAML reads as octal, or to the base of 60."""
+    kind = str(node.tag).removeprefix(_TAG)
+    if not isinstance(node, ScalarNode) or kind not in _KINDS:
+        return
+    line, column, shown = node.start_mark.line + 1, node.start_mark.column + 1, shorten(node.value)
+    if kind in ("int", "float") and _NOT_DECIMAL.fullmatch(node.value):
+        how = "to the base of 60" if ":" in node.value else "as an octal number"
+        yield Problem(line, column, f"YAML reads {shown} {how}", "a decimal number, or text in quotes")
+        return
+    try:
+        loader.construct_object(node)
+    except yaml.YAMLError:
+        raise
+    except Exception:  # PyYAML leaves it to chance: KeyError, AttributeError, IndexError, ValueError
+        yield Problem(line, column, f"{shown} is not {_KINDS[kind]}", f"{_KINDS[kind]}, or text in quotes")
+
+
+def _wrong_keys(node: Node) -> Iterator[Problem]:
+    """Keys that are no text."""
+    for key, _ in node.value if isinstance(node, MappingNode) else ():
+        expected = "a name, which is text"
+        if not isinstance(key, ScalarNode):
+            kind = "a list" if isinstance(key, SequenceNode) else "a mapping"
+            yield Problem(_mark_line(key), 0, f"a key is {kind}", expected)
+        elif key.tag not in _TEXT_KEYS or not _is_text(key.value):
+            yield Problem(_mark_line(key), 0, f"the key {shorten(key.value)} is no text", expected)
+
+
+def _is_text(value: str) -> bool:
+    """Half a surrogate pair, as YAML's escapes can write it, is none."""
+    return not any("\ud800" <= char <= "\udfff" for char in value)
+
+
+def _keys_that_come_twice(node: Node) -> Iterator[Problem]:
+    """Of such YAML would silently take the last."""
+    lines: dict[str, int] = {}
+    for key, _ in node.value if isinstance(node, MappingNode) else ():
+        if key.value in lines:
+            what = f"the key {shorten(key.value)} came already in line {lines[key.value]}"
+            yield Problem(_mark_line(key), 0, what, "each key once")
+        else:
+            lines[key.value] = _mark_line(key)
+
+
+def shorten(text: str, limit: int = 60) -> str:
+    """A text in quotes, on one line."""
+    shown = repr(text)
+    return shown if len(shown) <= limit else shown[: limit - 3] + "..."

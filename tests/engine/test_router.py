@@ -6,10 +6,12 @@ import time
 from itertools import pairwise
 
 import pytest
+import re2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from warpcortex_cli.engine.router import WINDOW, Match, Router
+from warpcortex_cli.pattern import parse
 from warpcortex_cli.profile import Role, load_profile
 
 
@@ -68,6 +70,62 @@ def test_only_what_may_become_a_request_is_pending(text: str, pending: int | Non
     router = Router(POCKET)
     router.feed(text)
     assert router.pending_from() == pending
+
+
+@pytest.mark.parametrize(
+    ("text", "cut", "ended"),
+    [
+        ("all is well", None, None),
+        ("see [", 4, None),
+        ("see [MATH", 4, None),
+        ("see [MATH: ", 4, 4),
+        ("see [MATH: ropes of", 4, 4),
+        ("see [MATH: 4]", None, None),
+        ("see [other] [REC", 12, None),
+        ("[MATH: [CHECK: y", 7, 7),
+    ],
+)
+def test_what_is_left_of_a_request_at_the_end(text: str, cut: int | None, ended: int | None) -> None:
+    router = Router(POCKET)
+    router.feed(text)
+    assert (router.unfinished_from(cut=True), router.unfinished_from(cut=False)) == (cut, ended)
+
+
+@pytest.mark.parametrize(
+    ("trigger", "text", "cut", "ended"),
+    [
+        (r"(?P<task>[a-z]{4})!", "so be", None, None),  # any word may become a request: then it was text
+        (r'"(?P<task>[^"]{1,40})"', 'she said "hello', None, None),
+        (r"(?i)(?:ask|tell me): (?P<task>[^.]{1,40})\.", "Well, TELL", 6, None),
+        (r"(?i)(?:ask|tell me): (?P<task>[^.]{1,40})\.", "Well, TELL me: it", 6, 6),
+        (r"(?:<<(?P<task>a+)>>|\[\[b\]\])", "x [[b", 2, None),
+        (r"<<(?P<task>(?:ab)+)(?:, )?>>", "x <<abab, >", 2, 2),
+    ],
+)
+def test_only_what_begins_as_nothing_else_does_is_taken_for_a_request(
+    trigger: str, text: str, cut: int | None, ended: int | None
+) -> None:
+    router = Router([role("r", trigger)])
+    router.feed(text)
+    assert (router.unfinished_from(cut=True), router.unfinished_from(cut=False)) == (cut, ended)
+
+
+def test_without_roles_nothing_is_unfinished() -> None:
+    router = Router([])
+    router.feed("see [MATH: 4")
+    assert router.unfinished_from(cut=True) is None
+
+
+@settings(deadline=None)
+@given(st.sampled_from([POCKET, ODD]), st.text(st.sampled_from('[MATH: ask<>"]\n'), max_size=14), st.booleans())
+def test_what_is_unfinished_was_held_back_and_could_have_become_a_request(roles, text: str, cut: bool) -> None:  # type: ignore[no-untyped-def]
+    router = Router(roles)
+    router.feed(text)
+    place, pending = router.unfinished_from(cut), router.pending_from()
+    if place is not None:
+        assert pending is not None and place >= pending
+        assert any(re2.fullmatch(parse(r.trigger).prefixes, text[place:]) for r in roles)
+        assert cut or router.unfinished_from(cut=True) is not None
 
 
 def test_which_role_wins() -> None:

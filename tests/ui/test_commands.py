@@ -69,6 +69,9 @@ def test_what_is_a_command(line: str, command: bool) -> None:
         ("/save", "needs a file name"),
         ("/save /no/such/dir/x", "cannot write"),
         ("/save ~nosuchuser/x", "home folder"),
+        ("/save " + "x" * 5000, "cannot write"),
+        ("/load " + "x" * 5000, "cannot read"),
+        ("/load ''", "needs a file name"),
         ("/clear now", "takes no argument"),
     ],
 )
@@ -158,7 +161,8 @@ def test_load_and_save(desk: Desk, tmp_path: Path) -> None:
     session: FakeSession = desk.session  # type: ignore[assignment]
     notes, target = tmp_path / "my notes.txt", tmp_path / "talk.md"
     notes.write_text("Mara keeps ropes: 47." + ESCAPES + "\n```\n")
-    assert "my notes.txt: 26 characters, 3 tokens" in said(desk, f'/load "{notes}"')
+    for written in (f'"{notes}"', str(notes).replace(" ", "\\ "), notes.as_uri()):
+        assert "my notes.txt: 26 characters, 3 tokens" in said(desk, f"/load {written}")
     list(session.send("How many?"))
     assert "Saved" in said(desk, f"/save {target}")
     text = target.read_text()

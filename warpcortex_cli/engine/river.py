@@ -335,8 +335,12 @@ class River:
             self._shown = stop
         return out
 
-    def finish_text(self) -> list[RiverText]:
+    def finish_text(self, cut: bool) -> list[RiverText]:
+        """The rest of the reply, which ended by itself or was `cut`; a half-written request is marked as a request."""
         self._route(self.builder.finish())
+        start = self.router.unfinished_from(cut)
+        if start is not None:
+            self._requests.append((max(start, self._shown), len(self.builder.text)))
         return self.show(all_of_it=True)
 
     # -- going back ---------------------------------------------------------------------------------------------

@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from warpcortex_cli.pattern import compile_re2, parse
+from warpcortex_cli.pattern import WINDOW, compile_re2, parse, together
 from warpcortex_cli.profile import Role
 
-WINDOW = 400
 _SLICE = 256  # characters taken at once: re2's binding encodes its whole input at every call
 
 
@@ -43,9 +42,9 @@ class Router:
         self._roles = [(role, compile_re2(role.trigger)) for role in roles]
         self._begins: Any = None
         if patterns:
-            self._begins = compile_re2("|".join(f"(?:{p.first})" for p in patterns))
-            self._may_become = compile_re2("|".join(f"(?:{p.prefixes})" for p in patterns))
-            self._complete = compile_re2("|".join(f"(?:{p.whole})" for p in patterns))
+            found = together(patterns)
+            self._begins, self._may_become, self._complete = found.first, found.prefixes, found.whole
+            self._opening, self._begun = found.opening, found.begun
         self.reset()
 
     def reset(self) -> None:
@@ -73,6 +72,18 @@ class Router:
     def pending_from(self) -> int | None:
         """Offset from which the text could still become a request, or None: hold back what follows it."""
         return None if self._open is None else self._base + self._open
+
+    def unfinished_from(self, cut: bool) -> int | None:
+        """Offset from which the newest text is a request that nobody will finish, or None.
+
+        Args:
+            cut: the text was cut off; so what could have become a request would have. A reply that ended by itself
+                held a request only if it came to its task: a bracket at its end is text.
+        """
+        place = self._open
+        while place is not None and not (self._opening if cut else self._begun).fullmatch(self._text, place):
+            place = self._next_begin(place + 1)
+        return None if place is None else self._base + place
 
     def _advance(self, matches: list[Match]) -> bool:
         """Takes the next character, or jumps to the next one that may begin a request; False at the end."""

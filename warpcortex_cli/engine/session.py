@@ -121,7 +121,7 @@ class Session:
         last_stream = engine.streams.spawned
         journal.write(RiverStarted(turn=len(self.marks), prompt_tokens=len(ids)))
         engine.begin_turn(ids)
-        reason = "stop"
+        reason = "interrupted"
         try:
             while river.state != "idle" and not self._interrupted:
                 if not engine.step() and river.state != "idle" and not engine.alive:
@@ -130,7 +130,7 @@ class Session:
             reason = "interrupted" if self._interrupted else engine.finish_reason
         finally:
             engine.cancel_all("the reply was interrupted" if self._interrupted else "the reply is over")
-            for event in river.finish_text():
+            for event in river.finish_text(cut=reason != "stop"):
                 journal.write(event)
             river.pending.clear()
             river.state = "idle"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from warpcortex_cli.errors import UsageError
 from warpcortex_cli.ui.markdown import as_markdown
 from warpcortex_cli.ui.notes import load_with_progress, notes_line, read_notes
 from warpcortex_cli.ui.panels import counts, memory_table, river_words, size, streams_table, thoughts_list
+from warpcortex_cli.ui.paths import dropped_path
 from warpcortex_cli.ui.safe import one_line
 from warpcortex_cli.ui.terminal import interrupts, quiet_input
 
@@ -37,7 +39,7 @@ class Desk:
     console: Console
     injecting: bool
     leaving: bool = False
-    saved: set[Path] = field(default_factory=set)
+    saved: set[str] = field(default_factory=set)
     warned: set[str] = field(default_factory=set)
 
     def say(self, text: str, style: str = "") -> None:
@@ -236,7 +238,7 @@ def _profile(desk: Desk, argument: str) -> None:
     if not argument:
         desk.say(f"Profile {one_line(desk.session.profile.name)}; shipped are {', '.join(shipped_profiles())}.")
         return
-    profile = load_profile(argument)
+    profile = load_profile(argument if argument in shipped_profiles() else str(_path(argument, "/profile")))
     desk.session.set_profile(profile)
     desk.injecting = profile.injection.enabled
     desk.say(
@@ -252,13 +254,14 @@ def _clear(desk: Desk, argument: str) -> None:
 
 def _save(desk: Desk, argument: str) -> None:
     path = _path(argument, "/save")
-    if path.exists() and path.resolve() not in desk.saved:
+    place = os.path.realpath(path)
+    if os.path.exists(path) and place not in desk.saved:
         raise UsageError(f"{one_line(str(path))} exists already.", "Give another name.")
     try:
         path.write_text(as_markdown(desk.session), encoding="utf-8")
     except (OSError, ValueError) as error:
         raise UsageError(f"cannot write {one_line(str(path))}: {getattr(error, 'strerror', None) or error}.") from error
-    desk.saved.add(path.resolve())
+    desk.saved.add(place)
     desk.say(f"Saved to {one_line(str(path))}.", "dim")
 
 
@@ -267,12 +270,10 @@ def _exit(desk: Desk, argument: str) -> None:
 
 
 def _path(argument: str, command: str) -> Path:
-    if len(argument) > 1 and argument[0] == argument[-1] and argument[0] in "\"'":
-        argument = argument[1:-1]
-    if not argument:
+    if not argument.strip("\"'"):
         raise UsageError(f"{command} needs a file name.")
     try:
-        return Path(argument).expanduser()
+        return dropped_path(argument)
     except RuntimeError as error:
         raise UsageError(f"no such home folder in {one_line(argument)}.") from error
 

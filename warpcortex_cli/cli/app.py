@@ -72,10 +72,11 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     """
     prepare()
     prepare_streams()
+    out = sys.stdout
     code = _code_of(lambda: app(args, prog_name="warpcortex", standalone_mode=False))
-    written = _code_of(sys.stdout.flush)
+    written = _code_of(out.flush)
     if written:
-        give_up(sys.stdout)
+        give_up(out)
     interrupted = INTERRUPTED if was_stopped() else 0
     sys.exit(code or written or interrupted)
 
@@ -94,6 +95,8 @@ def _code_of(do: Callable[[], object]) -> int:
         return INTERRUPTED
     except BrokenPipeError:  # `warpcortex ask ... | head`: the reader has left
         return 1
+    except SystemExit as left:  # so does typer, which has met it first
+        return left.code if isinstance(left.code, int) else 1
     except Exception as error:
         if getattr(error, "format_message", None) and not error.format_message():  # type: ignore[attr-defined]
             return 2  # called without arguments: typer has shown the help

@@ -98,7 +98,7 @@ def report(error: WarpError) -> None:
         console.print("warpcortex: the profile has " + (f"{count} mistakes:" if count != 1 else "a mistake:"))
     lines = error.problems if isinstance(error, ProfileError) else [f"warpcortex: {error.message}"]
     for line in lines:
-        console.print(Text(clean(line)), soft_wrap=True)
+        console.print(Text(clean(line).replace("\n", " ")), soft_wrap=True)  # a file's name may have line breaks
     if error.hint:
         console.print(Text(clean(error.hint), style="dim"), soft_wrap=True)
 

@@ -56,9 +56,10 @@ def show(name: Annotated[str, typer.Argument(metavar="NAME|FILE", show_default=F
 
     path = profile_path(name)
     try:
-        put(path.read_text(encoding="utf-8"), end="")
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{one_line(str(path))} cannot be read: {error}.") from error
+    put(text, end="")
 
 
 @app.command()

@@ -8,7 +8,7 @@ import pytest
 
 from tests.engine.conftest import make_profile
 from warpcortex_cli import events as ev
-from warpcortex_cli.engine import engine
+from warpcortex_cli.engine.river import River
 from warpcortex_cli.engine.session import Session
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.ui.answer import Answer
@@ -25,14 +25,15 @@ def says(prism: Prism, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[s
         eos = next(iter(prism.eos_ids))
         script = [*tokens, eos]
 
-        def sample(*given: object) -> int:
+        def choose(*given: object) -> int:
             if end == "interrupted" and len(script) == 2:
                 session.interrupt()
             return script.pop(0)
 
-        monkeypatch.setattr(engine, "sample", sample)
+        monkeypatch.setattr(River, "choose", choose)
         most = len(tokens) if end == "length" else 400
-        session = Session(prism, make_profile(TRIGGER, river={"max_tokens": most}), streams=False)
+        stops = [end] if end not in ("length", "interrupted", "stop") else []
+        session = Session(prism, make_profile(TRIGGER, river={"max_tokens": most, "stop": stops}), streams=False)
         answer, reason = Answer(), ""
         for event in session.send("How many?"):
             if isinstance(event, ev.RiverText):
@@ -65,3 +66,18 @@ def test_a_request_whose_task_was_begun_is_none_of_the_answer(says) -> None:  # 
 def test_what_can_no_longer_be_one_is_text_however_it_ended(says) -> None:  # type: ignore[no-untyped-def]
     for end in ("length", "interrupted", "stop"):
         assert says("See [other", end)[0] == "See [other"
+
+
+@pytest.mark.parametrize(
+    ("text", "stop", "answer"),
+    [
+        ("I see. [MATH: ropes of", "opes", "I see."),
+        ("I see. [MATH: ropes\nNow", "\n", "I see."),
+        ("I see. [MATH: 1] more", "]", "I see."),
+        ("I see. [MATH: 1] more", "more", "I see."),
+        ("I see. [other\nNow", "\n", "I see. [other"),
+        ("I see. [\nNow", "\n", "I see."),
+    ],
+)
+def test_a_request_that_a_stop_cut_is_not_in_the_answer(says, text: str, stop: str, answer: str) -> None:  # type: ignore[no-untyped-def]
+    assert says(text, stop) == (answer, text.partition(stop)[0], "stop")

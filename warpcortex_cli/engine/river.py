@@ -317,9 +317,11 @@ class River:
 
     def show(self, *, all_of_it: bool = False) -> list[RiverText]:
         """Text that has not been shown yet, cut where requests begin and end; a half-written request is held back."""
+        if self.stopped and not all_of_it:
+            return []  # its end comes with `finish_text`
         text = self.text
         stop = len(text)
-        if not all_of_it and not self.stopped:
+        if not all_of_it:
             open_from = self.router.pending_from()
             stop = stop if open_from is None else min(stop, open_from)
             stop = max(self._shown, stop - max((_begun(text[:stop], end) for end in self.settings.stop), default=0))
@@ -338,9 +340,12 @@ class River:
     def finish_text(self, cut: bool) -> list[RiverText]:
         """The rest of the reply, which ended by itself or was `cut`; a half-written request is marked as a request."""
         self._route(self.builder.finish())
-        start = self.router.unfinished_from(cut)
-        if start is not None:
-            self._requests.append((max(start, self._shown), len(self.builder.text)))
+        if self.stopped:  # a text that ends a reply may stand in a request, too
+            self.router.reset()
+            self.router.feed(self.text)
+        start = self.router.unfinished_from(cut or self.stopped)
+        if start is not None and (not self._requests or start >= self._requests[-1][1]):
+            self._requests.append((max(start, self._shown), len(self.text)))
         return self.show(all_of_it=True)
 
     # -- going back ---------------------------------------------------------------------------------------------

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from warpcortex_cli.engine.text import Sentences
-from warpcortex_cli.synapse.focus import rarity, tells_apart, weighed
+from warpcortex_cli.synapse.worth import rarity, tells_apart, weighed
+
+if TYPE_CHECKING:
+    from warpcortex_cli.engine.text import Sentences
 
 _SHORTEST = 3  # tokens of a sentence: a line break is none
 _REST = 32  # tokens; what is left of a budget below that is not worth looking further
@@ -53,7 +56,7 @@ class SentenceIndex:
         self._follow()
         count = self._indexed
         shared = np.zeros(count, np.float32)
-        for word in set(words):
+        for word in sorted(set(words)):  # fp32 sums depend on their order
             if self.tells_apart(word):
                 holding = np.array(self._holding[word])
                 shared[holding] += rarity(len(holding), count)
@@ -108,5 +111,7 @@ class SentenceIndex:
         for sentence in range(self._indexed, finished):
             start, end = self._span(sentence)
             for word in set(sentences.words.numbers[start:end]):
-                self._holding.setdefault(word, array("i")).append(sentence)
-        self._indexed = max(self._indexed, finished)
+                holding = self._holding.setdefault(word, array("i"))
+                if not holding or holding[-1] != sentence:  # as it is where an error once stopped this half-way
+                    holding.append(sentence)
+            self._indexed = sentence + 1

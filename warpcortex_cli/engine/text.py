@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable
+from functools import lru_cache
+from hashlib import blake2b
+from typing import TYPE_CHECKING
 
-from warpcortex_cli.prism.prism import Prism
+if TYPE_CHECKING:
+    from warpcortex_cli.prism.prism import Prism
 
 _REPLACEMENT = "\ufffd"
 _SPACES = "\u2581\u0120\u010a "  # how tokenizers write a space or a line break before a word
@@ -82,11 +86,16 @@ class Words:
         return self._pieces[token]
 
 
+@lru_cache(1 << 14)
 def _number(word: str) -> int:
-    """Of a noun the same in the plural, nearly: "One rope costs 3 coins" is about ropes."""
+    """Of a noun the same in the plural, nearly: "One rope costs 3 coins" is about ropes.
+
+    The same in every process, which `hash` of a text is not.
+    """
     if not any(c.isalnum() for c in word):
         return 0
-    return hash(word.removesuffix("s") if len(word) > 3 else word)
+    stem = word.removesuffix("s") if len(word) > 3 else word
+    return int.from_bytes(blake2b(stem.encode("utf-8", "replace"), digest_size=8).digest(), "little", signed=True)
 
 
 def words_of(prism: Prism, ids: Iterable[int]) -> list[int]:

@@ -33,7 +33,8 @@ from warpcortex_cli.memory.store import BLOCK
 from warpcortex_cli.pocket import vocabulary, world
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.source import resolve_model
-from warpcortex_cli.synapse.focus import lexical_worth, weighed
+from warpcortex_cli.synapse.focus import lexical_worth
+from warpcortex_cli.synapse.worth import weighed
 
 KINDS = ("count", "place", "colour", "total", "price", "cost", "typo")
 FORMATS = ("8", "8/4", "ladder")

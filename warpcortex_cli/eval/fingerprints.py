@@ -39,7 +39,8 @@ from warpcortex_cli.pocket.vocabulary import Thing
 from warpcortex_cli.pocket.world import Answer, Fact, World
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.source import resolve_model
-from warpcortex_cli.synapse.focus import lexical_worth, weighed
+from warpcortex_cli.synapse.focus import lexical_worth
+from warpcortex_cli.synapse.worth import weighed
 
 _ASKED: dict[str, Callable[[World, random.Random], Answer | None]] = {
     "count": world.ask_count,

@@ -159,7 +159,7 @@ def bm25(memory: Memory, wanted: Wanted) -> list[int]:
     lengths = np.array([d.total() for d in documents], np.float32)
     norm = _K1 * (1 - _B + _B * lengths / lengths.mean())
     worth = np.zeros(len(documents), np.float32)
-    for word in set(wanted.words):
+    for word in sorted(set(wanted.words)):
         counts = np.array([d[word] for d in documents], np.float32)
         holding = int((counts > 0).sum())
         idf = np.log(1 + (len(documents) - holding + 0.5) / (holding + 0.5))

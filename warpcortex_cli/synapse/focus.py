@@ -6,25 +6,19 @@ all heads attend to says less where no word is shared.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from warpcortex_cli.memory.fingerprints import Fingerprints
 from warpcortex_cli.memory.tail import Tail, TailView
 from warpcortex_cli.prism.prism import Prism
+from warpcortex_cli.synapse.worth import rarity, tells_apart, weighed
 
-_FOUND = 1.0  # what the best find is worth, in words that no other sentence has
-_TELLING = 0.75  # of such a word, as of one in two or three sentences: sharing less may be chance
 LEAST = 0.3  # of the best sentence's worth, where words are shared; what is worth less only distracts
 _SHORTEST = 3  # tokens of a sentence
 _SINKS = 4  # first tokens, on which attention rests where it finds nothing; they are landmarks for every Stream anyway
-_COMMON = 0.2  # a word in more than this share of all sentences tells none of them apart
-_FEW = 32  # sentences; a word in no more than these is never too common
 
 
 @torch.inference_mode()
@@ -114,42 +108,6 @@ def lexical_worth(task: Tensor, words: Tensor, ends: Tensor) -> Tensor:
         frequency = int(holds.sum())
         if tells_apart(frequency, len(ends)):
             worth[holds] += rarity(frequency, len(ends))
-    return worth
-
-
-def tells_apart(holding: int, sentences: int) -> bool:
-    """Whether a word that `holding` sentences hold says anything of one of them."""
-    return 0 < holding <= max(_FEW, _COMMON * sentences)
-
-
-def rarity(holding: int, sentences: int) -> float:
-    """What a word that `holding` sentences hold says of one of them; 1 if no other sentence has it.
-
-    The inverse document frequency of BM25 (Robertson & Zaragoza 2009).
-    """
-
-    def idf(holding: int) -> float:
-        return math.log(1 + (sentences - holding + 0.5) / (holding + 0.5))
-
-    return idf(holding) / idf(1)
-
-
-def weighed(shared: NDArray[np.float32], found: NDArray[np.float32], least: float = 0.0) -> NDArray[np.float32]:
-    """What sentences are worth, fp32 [S]; 0: nothing.
-
-    The best find is worth as much as a word that no other sentence has. So a name and a thing that are shared decide,
-    and where only `of` is, because both are misspelled, what queries find does.
-
-    Args:
-        shared: `rarity` of the words that they share with the task, [S].
-        found: what the task's queries find in them, at any scale, [S].
-        least: where the best one shares more than chance would have it, those that share less than this part of what
-            it does are worth nothing.
-    """
-    worth = shared + np.float32(_FOUND) * found / max(float(found.max(initial=0)), 1e-9)
-    most = float(shared.max(initial=0))
-    if most > _TELLING:
-        worth[shared < least * most] = 0
     return worth
 
 

@@ -40,6 +40,7 @@ QUESTIONS: dict[str, Callable[..., Answer | None]] = {
     "who-else": world.ask_who_else,
     "claim": lambda w, rng: world.ask_claim(w, rng, Words(rng, "held-out", 0.4)),
 }
+CONDITIONS = {"river": "River alone", "streams": "with Streams"}
 DELEGATED = ("total", "difference", "cost", "compare", "who-else")
 
 
@@ -112,11 +113,19 @@ def answer_of(
     return text, ends
 
 
+def with_window(profile: Profile, window: int | None) -> Profile:
+    """The same with another memory.window, unless that is None."""
+    memory = {} if window is None else {"window": window}
+    return profile.model_copy(update={"memory": profile.memory.model_copy(update=memory)})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--n", type=int, default=40, help="cases of each kind")
     parser.add_argument("--notes", type=int, default=20)
     parser.add_argument("--kinds", default=",".join(QUESTIONS))
+    parser.add_argument("--window", type=int, help="memory.window: notes beyond it are in the River's past")
+    parser.add_argument("--conditions", default=",".join(CONDITIONS), help="which of them, such as streams alone")
     parser.add_argument("--made-up", type=float, default=0.4, help="share of names and things made of random syllables")
     parser.add_argument("--seed", type=int, default=2026)
     parser.add_argument("--model", default="pocket")
@@ -125,16 +134,17 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     prism = Prism.load(resolve_model(args.model, "auto"), quantize=args.quantize)
-    profile = load_profile("pocket")
+    profile = with_window(load_profile("pocket"), args.window)
+    conditions = args.conditions.split(",")
     rng = random.Random(args.seed)
     rows: dict[str, dict[str, float]] = {}
     began = time.monotonic()
-    totals = {"river": 0, "streams": 0}
+    totals = dict.fromkeys(conditions, 0)
     with Progress(console=Console(stderr=True), transient=True) as bar:
         kinds = args.kinds.split(",")
-        task = bar.add_task("asking", total=2 * args.n * len(kinds))
+        task = bar.add_task("asking", total=len(conditions) * args.n * len(kinds))
         for kind in kinds:
-            row = {"river": 0.0, "streams": 0.0}
+            row = dict.fromkeys(conditions, 0.0)
             for _ in range(args.n):
                 case = make_case(kind, args.notes, rng, args.made_up)
                 for condition in row:
@@ -155,6 +165,7 @@ def main() -> None:
                 {
                     "schema_version": 1,
                     "notes": args.notes,
+                    "window": profile.memory.window,
                     "n": args.n,
                     "seed": args.seed,
                     "kinds": rows,
@@ -163,15 +174,19 @@ def main() -> None:
             )
         )
         return
-    print(f"{args.notes} notes, {args.n} cases a kind, seed {args.seed}, {time.monotonic() - began:.0f} s")
-    print(f"{'':12} {'River alone':>12} {'with Streams':>13}")
+    print(
+        f"{args.notes} notes, a window of {profile.memory.window} tokens, {args.n} cases a kind, seed {args.seed}, "
+        f"{time.monotonic() - began:.0f} s"
+    )
+    print(f"{'':12}", *(f"{CONDITIONS[c]:>13}" for c in conditions))
     for kind, row in rows.items():
-        print(f"{kind:12} {row['river']:12.1%} {row['streams']:13.1%}")
+        print(f"{kind:12}", *(f"{row[c]:13.1%}" for c in conditions))
     if n:
-        low, high = summary["streams"]["ci95"]
+        low, high = summary[conditions[-1]]["ci95"]
         print(
-            f"{'delegated':12} {totals['river'] / n:12.1%} {totals['streams'] / n:13.1%}  "
-            f"(95 % interval {low:.1%} to {high:.1%}, n = {n})"
+            f"{'delegated':12}",
+            *(f"{totals[c] / n:13.1%}" for c in conditions),
+            f" (95 % interval of the last {low:.1%} to {high:.1%}, n = {n})",
         )
 
 

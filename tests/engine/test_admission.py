@@ -66,3 +66,29 @@ def test_the_heads_of_focus_sets_are_found_before_anything_is_said(prism, monkey
         monkeypatch.setattr(heads, "_known", WeakKeyDictionary())
         Session(prism, make_profile(synapse={"landmarks": 8, "focus": focus}), streams=streams)
         assert (prism in heads._known) == found
+
+
+@pytest.mark.parametrize("notes", [4, 18])
+def test_streams_stand_right_behind_what_they_read_also_where_the_river_has_a_past(prism, notes: int) -> None:
+    """Also what shares an instruction."""
+    told = "You are one of many. Read what there is, think about the task, and say in one line what it is.\n\n{task}"
+    profile = make_profile(
+        role={"prompt": told},
+        memory={"window": 128, "recall": 64},
+        synapse={"landmarks": 24, "focus": 0},
+        limits={"streams": 4, "stream_tail_tokens": 128},
+    )
+    session = Session(prism, profile)
+    session.load_notes("\n".join(NOTES.splitlines()[:notes]))
+    engine, river = session.engine, session.engine.river
+    assert (river.past.base > 0) == (notes == 18)
+    synapse = taken(session)
+    taken(session)
+    first, second = engine.streams[1], engine.streams[2]
+    assert synapse.position == river.position == river.past.base + synapse.context
+    told_to = second.reads[-1]
+    assert told_to is not synapse.segment and int(told_to.positions[0]) == synapse.position
+    assert synapse.position == int(synapse.segment.positions.max()) + 1
+    for stream, start in ((first, synapse.position), (second, int(told_to.positions[-1]) + 1)):
+        assert stream.synapse is synapse and stream.tail is not None and stream.tail.length
+        assert stream.tail.positions[0] == start

@@ -57,7 +57,7 @@ class Instructions:
         return self._of[role.name]
 
     def _prefill(self, tokens: tuple[int, ...], synapse: Synapse | None) -> Segment:
-        start = synapse.context if synapse else 0
+        start = synapse.position if synapse else 0
         tail = self._prism.new_tail(len(tokens))
         reads = (synapse.segment,) if synapse and synapse.landmarks else ()
         positions = list(range(start, start + len(tokens)))

@@ -50,9 +50,10 @@ class Ledger:
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, StreamStarted):
-            lines = self._session.engine.river.sentences.lines
-            stream = self._session.engine.streams[event.id]
-            self._read[event.id] = ("\n".join(lines(_kept(stream))), "\n".join(lines(stream.focus_tokens)))
+            river = self._session.engine.river
+            stream, lines = self._session.engine.streams[event.id], river.sentences.lines
+            landmarks = lines(river.past.tokens + place for place in _kept(stream))
+            self._read[event.id] = ("\n".join(landmarks), "\n".join(lines(stream.focus_tokens)))
 
     def entries(self, question: str, text: str) -> list[Entry]:
         """The ledger of the reply `text` to `question`. Costs a run for each injected thought."""
@@ -91,7 +92,7 @@ class Ledger:
 
 
 def _kept(stream: Stream) -> list[int]:
-    """River tokens that at least half of the heads of all layers hold as landmarks."""
+    """Tokens of the River's tail that at least half of the heads of all layers hold as landmarks."""
     if stream.synapse is None or not stream.synapse.landmarks:
         return []
     indices = stream.synapse.indices

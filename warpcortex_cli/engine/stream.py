@@ -26,7 +26,8 @@ class Stream:
     """Life of a side agent: queued -> thinking (-> parked -> thinking) -> gating -> one of `FINAL`, from any of them.
 
     Its tail holds, in this order: the focus tokens copied out of the River at their own positions (unless its prompt
-    shows them), the prompt, and what it writes. `pending` is what remains to be prefilled.
+    shows them), the prompt, and what it writes. `pending` is what remains to be prefilled. Making one does no work that
+    could fail: that begins with its admission.
     """
 
     def __init__(
@@ -35,8 +36,7 @@ class Stream:
         self.id = number
         self.role = role
         self.task = groups["task"].strip()
-        asked = re2.sub(role.drop, "", self.task).strip() if role.drop else self.task
-        self._groups = {**groups, "task": asked or self.task}
+        self._groups = groups
         self.prism = prism
         self.sampler = sampler
         self.spawned = now
@@ -51,7 +51,6 @@ class Stream:
         self.pending: list[int] = []
         self._prompt: list[int] = []
         self.builder = TextBuilder(prism)
-        self._pattern = _thought_pattern(role.thought) if role.thought else None
         self._hidden: torch.Tensor | None = None
         self.thought = ""
         self.log_probabilities: list[float] = []  # of what it wrote, where the Gate asks for them
@@ -80,7 +79,9 @@ class Stream:
 
     def instruction(self, focus: str = "") -> str:
         """What it is told, with the sentences of its focus where the role's prompt has a place for them."""
-        return self.role.prompt.format(**{**self._groups, "focus": focus}).strip()
+        drop = self.role.drop
+        asked = re2.sub(drop, "", self.task).strip() if drop else self.task
+        return self.role.prompt.format(**{**self._groups, "task": asked or self.task, "focus": focus}).strip()
 
     def start(
         self, tail: Tail, synapse: Synapse | None, told: Segment | None, prompt: list[int], focus: Sequence[int] = ()
@@ -91,7 +92,7 @@ class Stream:
         shared = told.tokens if told else 0
         self.tail, self.synapse, self._told, self.pending = tail, synapse, told, prompt[shared:]
         self._prompt = prompt
-        self.position, self.focus_tokens = (synapse.context if synapse else 0) + shared, tuple(focus)
+        self.position, self.focus_tokens = (synapse.position if synapse else 0) + shared, tuple(focus)
         self.landmarks = synapse.landmarks if synapse else 0
         self.kv_bytes = tail.nbytes
         self.state = "thinking"
@@ -147,18 +148,19 @@ class Stream:
 
     @property
     def spent(self) -> bool:
-        """Whether its token budget or its tail is used up."""
+        """Whether its token budget, its tail or the model's positions are used up."""
         assert self.tail is not None
-        return self.tokens >= self.role.max_tokens or self.tail.length >= self.tail.capacity
+        room = min(self.tail.capacity - self.tail.length, self.prism.max_context - self.position)
+        return self.tokens >= self.role.max_tokens or room <= 0
 
     def conclude(self) -> bool:
         """Reads the thought out of the finished text; False when there is none."""
         self.builder.finish()
         text = self.builder.text
-        if self._pattern is None:
+        if self.role.thought is None:
             self.thought = text.strip()
         else:
-            for match in self._pattern.finditer(text):
+            for match in _thought_pattern(self.role.thought).finditer(text):
                 named = match.groupdict().get("thought")
                 self.thought = (match.group(0) if named is None else named).strip()
         return bool(self.thought)
@@ -169,14 +171,14 @@ class Stream:
 
     def rest(self) -> None:
         """Gives its tail back: its thought is written. Many may wait at the Gate at once."""
-        if self.tail is not None:
-            self.tail.release()
-        self.tail = None
+        tail, self.tail = self.tail, None
+        if tail is not None:
+            tail.release()
 
     def release(self) -> None:
         """Gives all back; the Synapse is freed with the last Stream that reads it."""
-        self.rest()
         self.synapse = self._told = self._hidden = None
+        self.rest()
 
 
 @lru_cache

@@ -56,9 +56,9 @@ class Synapse:
     Attributes:
         version: counts snapshots from 1.
         segment: the landmarks' keys and values, copied, at their original positions.
-        context: L, the River tokens it was taken from.
-        position: where the tails of Streams that read it begin.
-        indices: River tokens that are landmarks, [layers, kv_heads, k], ascending.
+        context: L, the tokens of the River's tail that it was taken from.
+        position: of the token that follows these, at which Streams that read it begin; L unless the River has a past.
+        indices: which of them are landmarks, [layers, kv_heads, k], ascending.
         sampler: name of the landmark sampler.
         candidates: what the next version chooses from, unless it looks at all tokens.
     """

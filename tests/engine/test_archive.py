@@ -66,7 +66,7 @@ def test_it_goes_on_where_it_stood_and_computes_nothing_anew(prism, tmp_path: Pa
     assert not session.earlier_thoughts() and not back.thoughts()
     assert back.earlier_thoughts() == [(a.stream, a.text) for a in session.engine.river.asides]
     for a, b in zip(session.engine.river.asides, back.engine.river.asides, strict=True):
-        assert torch.equal(a.segment.keys[0], b.segment.keys[0])
+        assert torch.equal(a.kv.layer(0)[0], b.kv.layer(0)[0])
     for one in (back, session):
         one.engine.spawning = False  # a Synapse is taken anew, with the queries that are new
     assert text_of(run(back, NEXT)) == text_of(run(session, NEXT))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 
@@ -71,18 +74,21 @@ def test_who_waits_at_the_gate_holds_no_tail(prism) -> None:
     assert waited > 2
 
 
-def test_an_aside_is_the_buffer_that_the_thought_was_read_into(prism) -> None:
+def test_a_thought_is_held_once(prism) -> None:
+    """The buffer that it was read into is gone once it lies beside the others; until then it has its own."""
     session, _ = offered(prism, "off")
     engine, readings = session.engine, [i.there for i in session.engine.injections]
-    buffers: dict[int, int] = {}
+    buffers: dict[int, weakref.ref] = {}
     while engine.injections:
         engine.step()
-        buffers |= {n: r.tail.slab.keys[0].data.data_ptr() for n, r in enumerate(readings) if r.tail}
+        buffers |= {n: weakref.ref(r.tail.slab) for n, r in enumerate(readings) if r.tail}
         assert all(r.tail is None for r in readings[: len(readings) - len(engine.injections)])
-    # A thought of more than one step was seen on its way.
-    asides = {a.stream - 1: a.segment.keys[0].data_ptr() for a in engine.river.asides}
-    seen = buffers.keys() & asides.keys()
-    assert seen and all(asides[n] == buffers[n] for n in seen)
+    gc.collect()
+    assert buffers and all(ref() is None for ref in buffers.values())  # some were seen on their way
+    tails = {a.kv.tail for a in engine.river.asides}
+    assert len(tails) == 1 and session.snapshot().asides == len(THOUGHTS)
+    tokens = sum(a.tokens for a in engine.river.asides)
+    assert session.snapshot().aside_bytes == tokens * prism.kv_bytes_per_token == tails.pop().used_bytes
 
 
 def test_the_gate_is_told_how_much_likelier_the_river_makes_a_thought(prism) -> None:
@@ -116,7 +122,7 @@ def test_a_new_aside_is_put_behind_the_others_and_what_was_read_before_stays(pri
         [beside] = river.beside()
         views.append(beside)
         kept.append([part.clone() for part in beside.layer(0)])
-        asides = [a.segment for a in river.asides]
+        asides = [a.kv for a in river.asides]
         assert beside.tokens == sum(s.tokens for s in asides)
         assert torch.equal(beside.positions, torch.cat([s.positions for s in asides]))
         for layer in range(prism.layers):
@@ -128,11 +134,11 @@ def test_a_new_aside_is_put_behind_the_others_and_what_was_read_before_stays(pri
     for view, before in zip(views, kept, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(view.layer(0), before, strict=True))
     first = river.asides[0].tokens
-    river.asides = river.asides[1:]  # as a budget asks for
+    river.asides.keep(list(river.asides)[1:])  # as a budget asks for
     [rest] = river.beside()
     assert rest.tail is views[0].tail and rest.tokens == views[-1].tokens - first
     assert torch.equal(rest.layer(0)[0], kept[-1][0][:, first:])
-    river.asides = [river.asides[0], *river.asides[2:]]  # as after going back: then it is
+    river.asides.keep([river.asides[0], *list(river.asides)[2:]])  # as after going back: then it is
     assert river.beside()[0].tail is not views[0].tail
     assert all(torch.equal(a, b) for a, b in zip(views[-1].layer(0), kept[-1], strict=True))
 
@@ -154,7 +160,7 @@ def test_a_thought_that_comes_in_pieces_is_the_same(prism, room: int, monkeypatc
             steps += 1
         [decided] = [e for e in seen if isinstance(e, ev.GateDecided)]
         [aside] = engine.river.asides
-        found.append((steps, decided.score, aside.segment))
+        found.append((steps, decided.score, aside.kv.freeze()))
         assert engine.river.written >= (most == room)
     (once, score, segment), (often, same, pieces) = found
     assert once == 1 and often >= 48 // room

@@ -390,9 +390,11 @@ def test_a_kill_between_two_turns_finds_every_block(prism, tmp_path: Path, monke
     session, archive = kept_session(prism, tmp_path / "s", warm_mb=0, cold_mb=1)
     session.load_notes(f"{FACT} {filler(100)}")
     archive.save(session)
-    before, inode = list(session.turns), (tmp_path / "s").stat().st_ino
+    before, rewritten = list(session.turns), []
+    thin = RecordLog.thin
+    monkeypatch.setattr(RecordLog, "thin", lambda self, dead: rewritten.append(len(dead)) or thin(self, dead))
     session.load_notes(filler(200))
-    assert (tmp_path / "s").stat().st_ino != inode and (tmp_path / "s").stat().st_size < 3 << 20
+    assert rewritten and (tmp_path / "s").stat().st_size < 3 << 20  # an inode may be given twice
     archive.log.close()  # killed here
     back = new_session(prism, warm_mb=0, cold_mb=1)
     archive = Archive(RecordLog(tmp_path / "s"))

@@ -50,7 +50,7 @@ def test_grafting_puts_the_streams_own_kv_of_its_thought_where_the_forwarded_one
         session.load_notes(case.notes)
         for event in session.send(case.question):
             if isinstance(event, StreamEnded) and event.state == "injected":
-                asides.append((session.engine.river.asides[-1].segment, session.engine.river.position))
+                asides.append((session.engine.river.asides[-1].kv.freeze(), session.engine.river.position))
     (forwarded, _), (grafted, here) = asides
     assert 0 < grafted.tokens < forwarded.tokens  # without the words that the thought is injected in
     assert grafted.positions.tolist() == virtual_positions(here, grafted.tokens)

@@ -141,4 +141,4 @@ class _Counted:
     def add(self, work: Workload) -> None:
         self.shared = max(self.shared, work.engine.admission.shared_bytes)
         self.private = max(self.private, sum(s.kv_bytes for s in work.engine.alive if s.state == "thinking"))
-        self.asides = max(self.asides, sum(a.segment.nbytes for a in work.engine.river.asides))
+        self.asides = max(self.asides, work.engine.river.asides.nbytes)

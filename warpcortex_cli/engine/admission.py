@@ -64,11 +64,10 @@ class Admission:
             prompt = self._prompt(stream, "\n".join(f"{n} {line}" for n, line in lines))
         told = self._instructions.shared(stream.role, self._frame(stream), prompt, synapse)
         own = len(prompt) - (told.tokens if told else 0)
-        tail = self.new_tail(profile.limits)
+        tail = stream.tail = self.new_tail(profile.limits)  # the Stream gives it back, whatever happens
         if len(focus) and not stream.role.rereads:
             river.copy(focus, tail)
         if own >= tail.capacity - tail.length:
-            tail.release()
             raise ValueError(f"the task is too long: {own} tokens do not fit into a tail of {tail.capacity}")
         stream.start(tail, synapse, told, prompt, focus)
         journal.write(
@@ -99,9 +98,9 @@ class Admission:
         age = river.tail.length - self.synapse.context if self.synapse else None
         if self.synapse is None or age is None or not 0 <= age < profile.synapse.refresh_tokens:
             began = journal.now()
-            self._version += 1
             after = self.synapse if age is not None and age >= 0 else None
-            self.synapse = take(self.prism, river.tail, profile.synapse, river.queries, self._version, after=after)
+            self.synapse = take(self.prism, river.tail, profile.synapse, river.queries, self._version + 1, after=after)
+            self._version += 1
             journal.write(
                 SynapseTaken(
                     version=self._version, landmarks=self.synapse.landmarks, context=self.synapse.context,

@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 
+from warpcortex_cli.engine.asides import Aside
 from warpcortex_cli.engine.contents import (
     ASIDE,
     BLOCK_OF_TAIL,
@@ -34,10 +35,10 @@ from warpcortex_cli.engine.contents import (
     Turn,
     read_contents,
 )
-from warpcortex_cli.engine.river import PREFILL_CHUNK, Aside, Mark
+from warpcortex_cli.engine.river import PREFILL_CHUNK, Mark
 from warpcortex_cli.engine.session import Session
 from warpcortex_cli.memory.log import WORTH_REWRITING, DamagedError, RecordLog
-from warpcortex_cli.memory.segment import Segment
+from warpcortex_cli.memory.segment import Readable, Segment
 from warpcortex_cli.memory.store import BLOCK
 from warpcortex_cli.prism.fingerprint import fingerprint
 from warpcortex_cli.prism.rows import Row
@@ -117,7 +118,7 @@ class Archive:
             yield BLOCK_OF_TAIL, a, _packed(river.tail.freeze(a - stored, b - stored))
         for aside in dict.fromkeys((*river.asides, *(a for mark in session.marks for a in mark.asides))):
             if self._asides.get(aside.stream) is not aside:  # numbers begin anew after /clear
-                yield ASIDE, aside.stream, _packed(aside.segment, aside.text)
+                yield ASIDE, aside.stream, _packed(aside.kv, aside.text, aside.anchor)
                 self._asides[aside.stream] = aside
         same = next((n for n, (a, b) in enumerate(zip(self._turns, session.turns, strict=False)) if a is not b), None)
         known = min(len(self._turns), len(session.turns)) if same is None else same
@@ -257,9 +258,14 @@ class Archive:
             except DamagedError as error:
                 found.damaged.append(f"{error}: a thought is lost, the words that came of it are not")
                 continue
-            text = bytes(from_bytes(payload)["text"].tolist()).decode("utf-8", "replace")
-            held[stream] = Aside(stream, text, _segment(payload, session.prism.device))
-        river.asides = [held[s] for s in state.asides if s in held]
+            kept = from_bytes(payload)
+            text = bytes(kept["text"].tolist()).decode("utf-8", "replace")
+            kv = _segment(payload, session.prism.device)
+            # Records of earlier versions say only where it stood.
+            stood = river.past.tokens + int(kv.positions[-1]) + 1 - river.past.base
+            anchor = int(kept["anchor"]) if "anchor" in kept else min(max(0, stood), river.length)
+            held[stream] = Aside(stream, text, anchor, kv)
+        river.asides.keep(held[s] for s in state.asides if s in held)
         self._asides, self._turns, self._state, self._begun = dict(held), list(found.turns), state, True
         session.turns = list(found.turns)
         session.marks = [
@@ -267,6 +273,7 @@ class Archive:
         ]
         river.open_user, river.needs_close = state.open_user, state.needs_close
         river.unchanged = good
+        river.lay_out()  # the profile may be another one than it was
         engine.streams.continue_from(state.spawned)
 
 
@@ -290,13 +297,15 @@ def _json(value: Any) -> bytes:
     return json.dumps(value).encode()
 
 
-def _packed(segment: Segment, text: str = "") -> bytes:
+def _packed(kv: Readable, text: str = "", anchor: int = 0) -> bytes:
+    keys, values = zip(*(kv.layer(i) for i in range(kv.layers)), strict=True)
     return to_bytes(
         {
-            "keys": torch.stack(segment.keys).cpu(),
-            "values": torch.stack(segment.values).cpu(),
-            "positions": segment.positions.cpu(),
+            "keys": torch.stack(keys).cpu(),
+            "values": torch.stack(values).cpu(),
+            "positions": kv.positions.cpu().contiguous(),
             "text": torch.tensor(list(text.encode("utf-8", "replace")), dtype=torch.uint8),
+            "anchor": torch.tensor(anchor),
         }
     )
 

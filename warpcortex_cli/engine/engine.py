@@ -5,7 +5,8 @@ A step packs the River's row, the rows of all admitted Streams and the thoughts 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -74,26 +75,27 @@ class Engine:
         self.streams = Roster()
         self.injections: list[Injection] = []
         self.spawning = streams
-        self.injecting = profile.injection.enabled
         self.finish_reason = "stop"
         self._prompt_total = 0
         self._wait_until = 0.0
         self._injected_since_end = False
-        self.profile = profile
-        self.pacer = Pacer(profile.limits.river_share)
-        if streams:
-            self.admission.prepare(profile)
+        self.use(profile)
 
     def use(self, profile: Profile) -> None:
-        """Changes the profile between turns; the conversation stays."""
+        """Takes a profile: the first one, or another one between turns. The conversation stays.
+
+        It is the one way in which settings come to anything, so what a session begins with can also be changed.
+        """
         self.profile = profile
-        if self.spawning:
-            self.admission.prepare(profile)
-        self.river.use(profile)
-        self.gate.use(profile.gate)
-        self.admission.forget()
         self.injecting = profile.injection.enabled
         self.pacer = Pacer(profile.limits.river_share)
+        if self.spawning:
+            self.admission.prepare(profile)
+        self.gate.use(profile.gate)
+        self.river.use(profile)
+        self.admission.forget()
+        while self.river.asides.tokens > profile.injection.budget_tokens:
+            self.withdraw(self.river.asides[0].stream, "budget")
 
     @property
     def alive(self) -> list[Stream]:
@@ -114,7 +116,8 @@ class Engine:
             width = sum(len(w.row.tokens) for w in work if w.stream is not None)
             forward = self.journal.now()
             for item, result in self._run(work):
-                item.absorb(item.row, result)
+                with self._contained(item.stream):
+                    item.absorb(item.row, result)
             self.pacer.observe(width, self.journal.now() - forward, decodes, besides=forward - began)
         return bool(work)
 
@@ -134,7 +137,9 @@ class Engine:
             width -= len(item.row.tokens)
         for stream in thinking:
             chunk = min(STREAM_PREFILL_CHUNK, width, prefill if len(stream.pending) > 1 else 1)
-            if chunk > 0:
+            if chunk <= 0:
+                continue
+            with self._contained(stream):
                 row = stream.row(chunk, weighed=self.gate.settings.certainty > 0)
                 width -= len(row.tokens)
                 prefill -= len(row.tokens) if len(row.tokens) > 1 else 0
@@ -145,9 +150,10 @@ class Engine:
         """Thoughts on their way in, the one that waits longest first."""
         work: list[Work] = []
         for injection in self.injections:
-            for reading, row in injection.rows(room):
-                room -= len(row.tokens)
-                work.append(Work(row, self._absorbing(injection, reading), injection.stream))
+            with self._contained(injection.stream):
+                for reading, row in injection.rows(room):
+                    room -= len(row.tokens)
+                    work.append(Work(row, self._absorbing(injection, reading), injection.stream))
         return work
 
     def _run(self, work: list[Work]) -> list[tuple[Work, RowResult]]:
@@ -155,31 +161,45 @@ class Engine:
         lengths = [w.row.tail.length for w in work]
         try:
             return list(zip(work, self.prism.forward([w.row for w in work]), strict=True))
-        except (RuntimeError, ValueError) as error:
+        except Exception as error:
             if not any(w.stream for w in work):
                 raise _as_warp_error(error) from error
         done: list[tuple[Work, RowResult]] = []
         for item, length in zip(work, lengths, strict=True):
-            item.row.tail.truncate(length)
-            try:
-                done.append((item, self.prism.forward([item.row])[0]))
-            except (RuntimeError, ValueError) as error:
-                if item.stream is None:
-                    raise _as_warp_error(error) from error
-                self.end(item.stream, "failed", f"{type(error).__name__}: {error}".splitlines()[0][:200])
+            with self._contained(item.stream):
+                if item.stream is None or not item.stream.final:
+                    done.append((item, self._alone(item.row, length, item.stream is None)))
         return done
+
+    def _alone(self, row: Row, length: int, rivers: bool) -> RowResult:
+        """Forwards one row onto its tail, which a step that failed may have left longer than `length`."""
+        row.tail.truncate(length)
+        try:
+            return self.prism.forward([row])[0]
+        except Exception as error:
+            raise _as_warp_error(error) if rivers else error from error
+
+    @contextmanager
+    def _contained(self, stream: Stream | None) -> Iterator[None]:
+        """Does some work for a Stream: if it fails, in whatever way, that Stream ends and nobody else knows of it.
+
+        All work for Streams is done in here. `None`: it is the River's own, whose errors are the caller's.
+        """
+        try:
+            yield
+        except Exception as error:
+            if stream is None:
+                raise
+            said = str(error).strip().splitlines() or ["no reason given"]
+            self.end(stream, "failed", f"{type(error).__name__}: {said[0]}"[:200])
 
     # -- the River ----------------------------------------------------------------------------------------------
 
     def _make_room(self) -> None:
-        """Moves the River's oldest tokens into its past once its tail is full; while Streams read it, that waits."""
+        """Moves the River's oldest tokens into its past once its tail is full; Streams keep what they read."""
         river = self.river
         if not river.full:
             return
-        if self.alive:
-            if river.position + len(river.pending) < self.prism.max_context:
-                return
-            self.cancel_all("the River had to make room for what it writes")
         river.make_room()
         self.admission.forget()
         if river.state != "reading":  # what a turn asks for may just have left the tail
@@ -299,15 +319,14 @@ class Engine:
 
     def _admit(self) -> None:
         for stream in seating(self.alive, self.profile.limits.streams):
-            try:
+            with self._contained(stream):
                 if stream.state == "queued":
                     self.admission.admit(stream, self.river, self.profile, self.journal)
                 elif stream.state == "parked":
-                    self.parking.resume(stream, self.admission.new_tail(self.profile.limits))
+                    stream.tail = self.admission.new_tail(self.profile.limits)
+                    self.parking.resume(stream, stream.tail)
                 else:
                     self.parking.park(stream, self.profile.memory)
-            except (RuntimeError, ValueError) as error:
-                self.end(stream, "failed", str(error).splitlines()[0][:200])
 
     def _absorbing_stream(self, stream: Stream) -> Callable[[Row, RowResult], None]:
         def absorb(row: Row, result: RowResult) -> None:
@@ -395,20 +414,20 @@ class Engine:
                 injection.stream, "rejected", f"{aside.tokens} tokens are more than the injection budget of {budget}"
             )
             return
-        while self.river.asides and sum(a.tokens for a in self.river.asides) + aside.tokens > budget:
-            self.withdraw(self.river.asides[0].stream, "budget")
-        self.river.asides.append(aside)
+        staying, leaving = list(self.river.asides), []
+        while staying and sum(a.tokens for a in staying) + aside.tokens > budget:
+            leaving.append(staying.pop(0))
+        self.river.asides.keep([*staying, aside])  # there may be no memory for it: then all is as it was
         self._injected_since_end = True
-        self.journal.write(
-            ThoughtInjected(
-                id=aside.stream, tokens=aside.tokens, first=injection.positions[0], last=injection.positions[-1]
-            )
-        )
+        for old in leaving:
+            self.journal.write(ThoughtWithdrawn(id=old.stream, reason="budget"))
+        first, last = aside.kv.positions[[0, -1]].tolist()
+        self.journal.write(ThoughtInjected(id=aside.stream, tokens=aside.tokens, first=first, last=last))
         self.end(injection.stream, "injected", injection.stream.reason)
 
     def withdraw(self, stream: int, reason: str) -> None:
         """Takes a thought out of the River's attention; what the River wrote meanwhile stays."""
-        self.river.asides = [a for a in self.river.asides if a.stream != stream]
+        self.river.asides.keep(a for a in self.river.asides if a.stream != stream)
         self.journal.write(ThoughtWithdrawn(id=stream, reason=reason))
 
     def _expire(self) -> None:
@@ -423,10 +442,12 @@ class Engine:
             return
         stream.state, stream.reason = state, reason
         stream.ended = self.journal.now()
+        its = [i for i in self.injections if i.stream is stream]
         self.injections = [i for i in self.injections if i.stream is not stream]
-        stream.release()
-        self.parking.forget(stream)
         self.streams.close(stream)
+        for give_back in (stream.release, *(i.release for i in its), lambda: self.parking.forget(stream)):
+            with self._contained(stream):  # it has ended: what fails here changes nothing
+                give_back()
         self.journal.write(
             StreamEnded(
                 id=stream.id, state=state, reason=reason, tokens=stream.tokens, seconds=stream.ended - stream.spawned
@@ -439,8 +460,10 @@ class Engine:
 
 
 def _as_warp_error(error: Exception) -> RunError | MemoryLimitError:
-    if isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error) or "can't allocate" in str(error):
+    said = str(error).strip().splitlines() or [type(error).__name__]
+    out_of_memory = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    if out_of_memory or "not enough memory" in said[0] or "can't allocate" in said[0]:
         return MemoryLimitError(
             "there is not enough memory for the River's next step.", "Shorten the notes or choose a smaller model."
         )
-    return RunError(f"the forward pass failed: {str(error).splitlines()[0]}")
+    return RunError(f"the forward pass failed: {said[0]}")

@@ -12,20 +12,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from warpcortex_cli.engine.asides import Aside, virtual_positions
 from warpcortex_cli.engine.gate import gained
-from warpcortex_cli.engine.river import Aside, River
+from warpcortex_cli.engine.river import River
 from warpcortex_cli.engine.sampling import chosen
 from warpcortex_cli.engine.stream import Stream
 from warpcortex_cli.memory.segment import Segment
 from warpcortex_cli.memory.tail import Tail, TailView
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.rows import Row, RowResult
-
-
-def virtual_positions(position: int, tokens: int) -> list[int]:
-    """`tokens` positions ending just before `position`; none is negative, so a very early aside starts at 0."""
-    first = max(0, position - tokens)
-    return [min(first + i, max(position - 1, i)) for i in range(tokens)]
 
 
 class Reading:
@@ -97,7 +92,9 @@ class Injection:
         prism = river.prism
         self._ids = prism.encode(stream.role.injected_as.format(thought=stream.thought))
         self.positions = virtual_positions(river.position, len(self._ids))
-        # The length of what it reads is fixed here: a River token of the same step, or of a later one, is not seen.
+        self._anchor = river.length
+        # What it reads is fixed here: a River token of the same step, or of a later one, is not seen; and the River,
+        # when it moves on, leaves this tail behind as it is.
         reads = (river.tail.view(river.tail.length), *river.beside())
         self.there = Reading(prism, self._ids, self.positions, reads, weighs)
         self._readings = [self.there]
@@ -133,10 +130,10 @@ class Injection:
         return gained(there, by_itself)
 
     def aside(self) -> Aside:
-        """The finished aside; it takes over the working buffer, which is as long as the thought."""
+        """The finished aside, in its working buffer, until it is put beside the others."""
         tail, self.there.tail = self.there.tail, None
         assert tail is not None and not self.there.left
-        return Aside(self.stream.id, self.stream.thought, tail.segment())
+        return Aside(self.stream.id, self.stream.thought, self._anchor, tail.segment())
 
     def release(self) -> None:
         for reading in self._readings:

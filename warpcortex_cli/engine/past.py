@@ -52,7 +52,7 @@ class Past:
     def __init__(self, prism: Prism, settings: MemorySettings, sentences: Sentences) -> None:
         self._prism = prism
         self.sentences = sentences
-        self.budget = min(settings.recall, prism.max_context // 4)
+        self.budget = _recalled(prism, settings)
         self.store = BlockStore(prism.layout, settings.stored, _budgets(settings, self.budget, prism.layout))
         self.index = SentenceIndex(sentences)
         self.prints = Fingerprints(prism.layers, prism.heads, prism.kv_heads, prism.head_dim)
@@ -72,12 +72,33 @@ class Past:
         self.base = self.pinned + self.budget
         self.prints = calibrated(self._prism)
 
-    @torch.inference_mode()
-    def take(self, tail: Tail, tokens: int) -> int:
-        """Moves the first `tokens` of the tail, whole blocks, to the store; the others to where the tail begins.
+    def use(self, settings: MemorySettings) -> None:
+        """Takes over other budgets, and the format of what is stored from now on. `lay_out` is due then."""
+        self.budget = _recalled(self._prism, settings)
+        self.store.change(settings.stored, _budgets(settings, self.budget, self._prism.layout))
+
+    def lay_out(self) -> int:
+        """Fits the layout to the budget, which may be another one than when the first tokens left the tail.
 
         Returns:
-            By how many positions those that stay were moved.
+            By how many positions the tail has to move.
+        """
+        if not self.tokens:
+            return 0
+        before, self.base = self.base, self.pinned + self.budget
+        if len(self.recalled) > self.budget:
+            self.recall([])
+        if self.base != before:
+            self._working = None
+        return self.base - before
+
+    @torch.inference_mode()
+    def take(self, tail: Tail, tokens: int) -> tuple[Tail, int]:
+        """Moves the first `tokens` of the tail, whole blocks, to the store.
+
+        Returns:
+            A tail of the others, at the position where it begins, and by how many they were moved. The old one stays
+            as it is: somebody may be reading it.
         """
         rope, layers = self._prism.rope, range(self._prism.layers)
         leaving = tail.freeze(0, tokens)
@@ -87,13 +108,15 @@ class Past:
             part = slice(number * BLOCK, (number + 1) * BLOCK)
             keys, values = [k[:, part] for k in plain], [leaving.values[i][:, part] for i in layers]
             self.store.put(first + number, keys, values)
-        self.prints.extend(self.prints.of_blocks(plain, BLOCK))
+        prints = self.prints.of_blocks(plain, BLOCK)
+        del leaving, plain
         by = self.base - (int(tail.positions[tokens]) if tail.length > tokens else self.base)
-        tail.shift(tokens, rope, by)
+        rest = tail.without(tokens, rope, by)
+        self.prints.extend(prints)
         self.tokens += tokens
         self._working = None
         self.store.tidy()
-        return by
+        return rest, by
 
     @torch.inference_mode()
     def give_back(self, tail: Tail, length: int, window: int) -> None:
@@ -245,6 +268,11 @@ class Past:
 
     def close(self) -> None:
         self.store.close()
+
+
+def _recalled(prism: Prism, settings: MemorySettings) -> int:
+    """Tokens that are recalled at once at most."""
+    return min(settings.recall, prism.max_context // 4)
 
 
 def _budgets(settings: MemorySettings, recall: int, layout: KVLayout) -> Budgets:

@@ -4,40 +4,28 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import re2
 import torch
 
+from warpcortex_cli.engine.asides import Aside, Asides
 from warpcortex_cli.engine.past import Past
 from warpcortex_cli.engine.router import Match, Router
 from warpcortex_cli.engine.sampling import Sampler, SamplingError, sample
 from warpcortex_cli.engine.text import Sentences, TextBuilder, words_of
+from warpcortex_cli.errors import RunError
 from warpcortex_cli.events import RiverText
-from warpcortex_cli.memory.joined import Joined
 from warpcortex_cli.memory.segment import Segment
 from warpcortex_cli.memory.store import BLOCK
 from warpcortex_cli.memory.tail import Tail, TailView
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.rows import Row, RowResult
-from warpcortex_cli.profile import LOOP_SPAN, LOOP_WINDOW, Profile
+from warpcortex_cli.profile import LOOP_SPAN, LOOP_WINDOW, Profile, Sampling
 
 PREFILL_CHUNK = 512
 QUERY_WINDOW = 32  # newest tokens whose queries say what the River is at
 _ASKED = 128  # newest tokens of a turn that say what is asked for
-
-
-@dataclass(frozen=True)
-class Aside:
-    """An injected thought: its KV at virtual positions, and the Stream it came from."""
-
-    stream: int
-    text: str
-    segment: Segment
-
-    @property
-    def tokens(self) -> int:
-        return self.segment.tokens
 
 
 @dataclass(frozen=True)
@@ -66,11 +54,12 @@ class River:
         self.past = Past(prism, profile.memory, self.sentences)
         self._asked: list[int] = []  # words of the turn that it answers,
         self._asking: list[torch.Tensor] | None = None  # and their queries, unrotated
-        self.asides: list[Aside] = []
-        self._beside = Joined(prism.layout)
+        self.asides = Asides(prism, self.position_of)
         self.pending: deque[int] = deque()
         self.state = "idle"
-        self.sampler = Sampler.of(profile.sampling, prism.sampling, seed)
+        self._seed = seed
+        self._sampling: Sampling | None = None
+        self.sampler = Sampler()
         self.hidden = torch.zeros(0, prism.hidden_size)  # last hidden state of its newest token, [<= 1, hidden_size]
         self._queries: list[torch.Tensor] = []  # of its newest rows
         self.needs_close = False
@@ -80,16 +69,28 @@ class River:
         self.begin_turn()
 
     def use(self, profile: Profile) -> None:
-        """Takes router, pause points and window from a profile; the context stays, and what is stored of it."""
+        """Takes all that is the River's from a profile; its context stays, and stands where the new budgets want it.
+
+        Blocks that are stored stay in the format that they have.
+        """
+        if self._sampling != profile.sampling:
+            self._sampling = profile.sampling
+            self.sampler = Sampler.of(profile.sampling, self.prism.sampling, self._seed)
         self.settings = profile.river
         self._window = profile.memory.window
         self.router = Router(profile.roles)
         self._pause = re2.compile(f"(?:{profile.river.pause})\\z") if profile.river.pause else None
+        self.past.use(profile.memory)
+        self.lay_out()
 
     @property
     def position(self) -> int:
         """The position of the next token."""
         return self.past.base + self.tail.length
+
+    def position_of(self, token: int) -> int:
+        """The position of a token, by its number; of one in its past, where it would stand before its base."""
+        return self.past.base + token - self.past.tokens
 
     @property
     def length(self) -> int:
@@ -116,12 +117,13 @@ class River:
         if self.state not in ("reading", "prefill", "writing") or not self.pending:
             return None
         count = min(self._chunk, len(self.pending))
+        reads = self._reads(count)
         tokens = [self.pending.popleft() for _ in range(count)]
         return Row(
             tokens=tokens,
             positions=list(range(self.position, self.position + count)),
             tail=self.tail,
-            reads=self._reads(count),
+            reads=reads,
             logits="none" if self.pending or self.state == "reading" else self.sampler.asks,
             queries=True,
         )
@@ -144,23 +146,26 @@ class River:
 
     def beside(self) -> tuple[Segment | TailView, ...]:
         """What is read beside the tail: of its past in one piece, and of asides, which come and go, in another."""
-        asides = self._beside.read([a.segment for a in self.asides])
-        return (*self.past.working(), asides) if asides.tokens else self.past.working()
+        return (*self.past.working(), *self.asides.view())
 
     def _reads(self, count: int) -> tuple[Segment | TailView, ...]:
         """What its next row of `count` tokens reads beside its tail."""
         reads = self.beside()
-        bound = self.past.pinned + self.past.budget + sum(a.tokens for a in self.asides)
-        assert sum(r.tokens for r in reads) <= bound, "a step reads more than its budget"
-        # While Streams read the tail it may not make room; then it ends with the model's positions.
+        read = sum(r.tokens for r in reads) + self.tail.length + count
+        assert read <= self.bound + self.asides.tokens, "a step reads more than its bound"
         assert self.position + count <= self.prism.max_context, "a step reads more than its tail may hold"
         return reads
+
+    @property
+    def bound(self) -> int:
+        """Tokens that a row reads at most, its own included, beside asides."""
+        return self.past.base + self.limit
 
     # -- the past -----------------------------------------------------------------------------------------------
 
     @property
     def limit(self) -> int:
-        """Tokens that the tail may hold when a row begins; what a reply may add is left free."""
+        """Tokens that the tail may hold; of a model's context, what a reply may add is left free."""
         room = self.prism.max_context - self.past.base - min(self.settings.max_tokens, self.prism.max_context // 4)
         return min(self._window or room, room)
 
@@ -174,23 +179,34 @@ class River:
         return bool(self.pending) and self.tail.length + min(self._chunk, len(self.pending)) > self.limit
 
     def make_room(self) -> None:
-        """Moves all but the newest third of the tail into the past. Nobody may be reading the tail."""
+        """Moves all but the newest third of the tail into the past. Who reads the tail that was goes on reading it."""
         if self.tail.length - self.limit // 3 < BLOCK:
+            if self.full:
+                said = f"a context of {self.prism.max_context} tokens is too short for what is to be read."
+                raise RunError(said, "Choose another model.")
             return
         if not self.past.tokens:
             self.past.begin(len(self.prism.chat.opening(self.settings.prompt)))
         leaving = (self.tail.length - self.limit // 3) // BLOCK * BLOCK
-        by = self.past.take(self.tail, leaving)
+        self.tail, by = self.past.take(self.tail, leaving)
+        self._moved(by)
+
+    def lay_out(self) -> None:
+        """Moves all to where it stands with the budgets that there are now."""
+        by = self.past.lay_out()
+        if by:
+            self.tail = self.tail.without(0, self.prism.rope, by)
+            self._moved(by)
+        if self.tail.length > self.limit:
+            self.make_room()
+
+    def _moved(self, by: int) -> None:
+        """What goes with the tail when that has moved by so many positions, or lost its first tokens."""
         self.unchanged = min(self.unchanged, self.past.tokens)
-        self.asides = [self._moved(a, by) for a in self.asides]
-        if self.queries is not None:
+        self.asides.keep(self.asides)
+        if by and self.queries is not None:
             turns = torch.full((self.queries.shape[2],), by, device=self.queries.device)
             self._queries = [torch.stack(self.prism.rope.turn(list(self.queries), turns))]
-
-    def _moved(self, aside: Aside, by: int) -> Aside:
-        """An aside at other positions, none of them negative."""
-        positions = (aside.segment.positions + by).clamp_min(0)
-        return replace(aside, segment=aside.segment.moved(self.prism.rope, positions))
 
     def queries_of(self, ids: list[int], context: int) -> torch.Tensor:
         """Rotated queries of tokens that are read behind the first `context` ones of the tail, and forgotten again.
@@ -364,9 +380,7 @@ class River:
             self.tail.truncate(mark.tokens - self.past.tokens)
         self.sentences.truncate(mark.tokens)
         self.unchanged = min(self.unchanged, mark.tokens, self.past.tokens or mark.tokens)
-        # The past may have moved everything since; a thought never stands behind the newest token.
-        late = [int(a.segment.positions[-1]) - max(0, self.position - 1) for a in mark.asides]
-        self.asides = [self._moved(a, -by) if by > 0 else a for a, by in zip(mark.asides, late, strict=True)]
+        self.asides.keep(mark.asides)
         self.pending.clear()
         self.open_user, self.needs_close = mark.open_user, mark.needs_close
         self.state = "idle"

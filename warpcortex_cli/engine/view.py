@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from warpcortex_cli.engine.engine import Engine
 from warpcortex_cli.engine.stream import Stream
@@ -42,7 +42,8 @@ class MemoryView:
     """The River's context: tokens in its tail, in blocks and recalled out of them; blocks and bytes of each tier.
 
     The tiers hold tails of parked Streams too. `bare`: blocks of which only the tokens are kept.
-    `bound`: tokens that a step attends to at most, beside thoughts.
+    `bound`: tokens that the River's row reads at most, beside thoughts, which are at most `thoughts`.
+    `format`: how blocks are stored from now on; `formats`: how many there are, by how they were stored.
     `anew`: damaged blocks that were computed anew.
     """
 
@@ -55,6 +56,8 @@ class MemoryView:
     format: str
     anew: int
     failure: str
+    thoughts: int = 0
+    formats: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -106,10 +109,12 @@ def _memory_view(engine: Engine) -> MemoryView:
         tail=river.tail.length,
         stored=past.tokens,
         recalled=len(past.recalled),
-        bound=river.limit + past.base,
+        bound=river.bound,
+        thoughts=engine.profile.injection.budget_tokens,
         tiers={name: tier + parking.tiers[name] for name, tier in past.store.tiers().items()},
         bare=past.store.bare,
-        format=engine.profile.memory.stored,
+        format=past.store.stored,
+        formats=past.store.formats(),
         anew=len(past.anew),
         failure=past.store.failure or parking.failure,
     )
@@ -129,6 +134,6 @@ def session_view(engine: Engine) -> SessionView:
         gate=GateView(gate.passed, gate.rejected, gate.threshold, gate.settings.mode),
         memory=_memory_view(engine),
         asides=len(river.asides),
-        aside_tokens=sum(a.tokens for a in river.asides),
-        aside_bytes=sum(a.segment.nbytes for a in river.asides),
+        aside_tokens=river.asides.tokens,
+        aside_bytes=river.asides.nbytes,
     )

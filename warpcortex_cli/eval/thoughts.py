@@ -167,7 +167,9 @@ class Grafts:
         elif isinstance(event, StreamEnded) and event.id in self._segments and event.state == "injected":
             river = self.session.engine.river
             segment = self._segments.pop(event.id)
-            river.asides = [Aside(a.stream, a.text, segment) if a.stream == event.id else a for a in river.asides]
+            river.asides.keep(
+                Aside(a.stream, a.text, a.anchor, segment) if a.stream == event.id else a for a in river.asides
+            )
 
     def _segment(self, stream: Stream) -> Segment:
         """The tokens of the thought at the end of what the Stream wrote, moved to the virtual positions.

@@ -46,6 +46,9 @@ class Readable(Protocol):
     def tokens(self) -> int: ...
 
     @property
+    def layers(self) -> int: ...
+
+    @property
     def positions(self) -> Tensor: ...
 
     def layer(self, index: int) -> tuple[Tensor, Tensor]:
@@ -71,6 +74,10 @@ class Segment:
     @property
     def tokens(self) -> int:
         return self.keys[0].shape[1]
+
+    @property
+    def layers(self) -> int:
+        return len(self.keys)
 
     @property
     def nbytes(self) -> int:

@@ -9,6 +9,7 @@ of it is a bare block: whoever holds its tokens can compute it anew.
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -22,6 +23,7 @@ from warpcortex_cli.memory.segment import KVLayout
 from warpcortex_cli.memory.shelf import Shelf
 
 BLOCK = 32  # tokens
+EARLIER = "an earlier run stored them"
 Plain = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]  # keys, unrotated, and values: per layer [kv_heads, tokens, d]
 
 
@@ -61,12 +63,13 @@ class BlockStore:
         budgets: of the tiers.
 
     Attributes:
+        stored: the format of blocks that come from now on.
         failure: why the cold tier is not written any more; empty while it is. Blocks then stay warm beyond the budget.
     """
 
     def __init__(self, layout: KVLayout, stored: BlockFormat, budgets: Budgets) -> None:
         self._layout = layout
-        self._policy = POLICIES[stored]
+        self.stored = stored
         self._budgets = budgets
         self._hot: Shelf[Plain] = Shelf(_plain_bytes)
         self._warm: Shelf[bytes] = Shelf(len)
@@ -78,14 +81,23 @@ class BlockStore:
         self._log: RecordLog | None = None
         self._kind = 0
         self._tidies = True
+        self._formats: dict[int, BlockFormat] = {}  # of the blocks that were put in here
+        self._counts: Counter[str] = Counter()
         self.failure = ""
+
+    def change(self, stored: BlockFormat, budgets: Budgets) -> None:
+        """Stores what comes from now on in another format, and all in other budgets. What is stored stays as it is."""
+        self.stored, self._budgets = stored, budgets
+        self._settle()
+        self._cap()
 
     # -- in and out ---------------------------------------------------------------------------------------------
 
     def put(self, number: int, keys: list[Tensor], values: list[Tensor]) -> None:
         """Takes a block in, in the place of an older one of this number."""
         self.forget(number)
-        self._warm.put(number, pack_block(keys, values, self._policy))
+        self._warm.put(number, pack_block(keys, values, POLICIES[self.stored]))
+        self._note(number, self.stored)
         self._settle()
 
     def get(self, number: int) -> Plain:
@@ -108,9 +120,13 @@ class BlockStore:
                 self._settle()
         for shelf in (self._hot, self._warm, self._copies, self._cold):
             shelf.touch(number)
+        self._cap()
+        return self._hot[number]
+
+    def _cap(self) -> None:
+        """Drops unpacked blocks beyond their budget."""
         while self._hot.nbytes > self._budgets.hot and len(self._hot) > 1:
             self._hot.pop(self._hot.oldest())
-        return self._hot[number]
 
     def packed(self, number: int) -> bytes:
         """A block as it is stored. Raises as `get` does."""
@@ -130,6 +146,21 @@ class BlockStore:
         self._drop(self._cold, number)
         self._bare.discard(number)
         self._told.discard(number)
+        self._note(number, None)
+
+    def _note(self, number: int, stored: BlockFormat | None) -> None:
+        """Counts a block under the format that it was stored in here; None: it is not stored any more."""
+        before = self._formats.pop(number, None)
+        if before is not None:
+            self._counts[before] -= 1
+        if stored is not None:
+            self._formats[number] = stored
+            self._counts[stored] += 1
+
+    def _lay_bare(self, number: int) -> None:
+        """Of this block only its tokens are kept from now on."""
+        self._bare.add(number)
+        self._note(number, None)
 
     def truncate(self, blocks: int) -> None:
         """Drops all blocks from number `blocks` on."""
@@ -148,7 +179,7 @@ class BlockStore:
         """Moves a warm block down. False where the file does not take it."""
         record, packed = self._copies.pop(number), self._warm[number]
         if record is None and not self._has_room(len(packed)):
-            self._bare.add(number)
+            self._lay_bare(number)
         else:
             try:
                 self._cold.put(number, record or self._file().append(self._kind, number, packed))
@@ -170,7 +201,7 @@ class BlockStore:
         """Leaves of the blocks used longest ago only the tokens, and of warm ones no copy."""
         while (self._cold or self._copies) and not self._has_room(self._cold.nbytes + self._copies.nbytes):
             if self._cold:
-                self._bare.add(self._cold.oldest())
+                self._lay_bare(self._cold.oldest())
                 self._drop(self._cold, self._cold.oldest())
             else:
                 self._drop(self._copies, self._copies.oldest())
@@ -218,7 +249,7 @@ class BlockStore:
             if not record.length:
                 self._told.add(number)
                 if number not in self._warm:
-                    self._bare.add(number)
+                    self._lay_bare(number)
             elif number in self._warm:
                 self._copies.put(number, record)
             else:
@@ -283,6 +314,11 @@ class BlockStore:
             elif number in self._cold:
                 cold -= Tier(1, self._cold.size(number))
         return {"hot": hot, "warm": warm, "cold": cold}
+
+    def formats(self) -> dict[str, int]:
+        """How many blocks are stored in which format; bare ones are in none."""
+        earlier = len(self._warm) + len(self._cold) - self._counts.total()
+        return {kind: n for kind, n in sorted([*self._counts.items(), (EARLIER, earlier)]) if n}
 
     @property
     def bare(self) -> int:

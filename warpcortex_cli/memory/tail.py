@@ -215,17 +215,20 @@ class Tail:
         self.length = self._touched = length
 
     @torch.inference_mode()
-    def shift(self, tokens: int, rope: Turns, by: int) -> None:
-        """Forgets the first `tokens` tokens and moves the others by `by` positions.
+    def without(self, tokens: int, rope: Turns, by: int) -> Tail:
+        """A growing tail that holds all but the first `tokens` tokens, moved by `by` positions.
+
+        This one stays as it is, so that whoever reads it goes on doing so.
 
         Raises:
             ValueError: the tail is shorter than that.
         """
         rest = self.freeze(tokens, self.length)
-        self.truncate(0)
+        other = Tail(Slab(self.slab.layout, 1, self.capacity, apart=True), growing=True)
         if rest.tokens:
             moved = rest.moved(rope, rest.positions + by)
-            self.append(moved.keys, moved.values, moved.positions)
+            other.append(moved.keys, moved.values, moved.positions)
+        return other
 
     def view(self, tokens: int) -> TailView:
         """The first `tokens` tokens, to be read by other rows; later ones stay invisible to them.
@@ -275,6 +278,10 @@ class TailView:
     start: int = 0
 
     @property
+    def layers(self) -> int:
+        return self.tail.slab.layout.layers
+
+    @property
     def positions(self) -> Tensor:
         """[tokens]"""
         return self.tail.slab.positions[self.tail.slot, self._span]
@@ -283,6 +290,10 @@ class TailView:
         """Keys and values of one layer, each [kv_heads, tokens, head_dim]; views where they are not quantized."""
         keys, values = self.tail.slab.layer(index)
         return keys[self.tail.slot, :, self._span], values[self.tail.slot, :, self._span]
+
+    def freeze(self) -> Segment:
+        """A copy of these tokens."""
+        return self.tail.freeze(self.start, self.start + self.tokens)
 
     @property
     def _span(self) -> slice:
@@ -309,6 +320,7 @@ class TailPool:
         self.stored = stored
         self.taken = 0
         self._free: dict[Slab, list[int]] = {}
+        self._used: dict[tuple[Slab, int], int] = {}  # tokens that were once written in a free slot
 
     @property
     def nbytes(self) -> int:
@@ -316,20 +328,28 @@ class TailPool:
         return sum(slab.nbytes for slab in self._free)
 
     def take(self) -> Tail:
-        """An empty tail. Allocates when no slot is free, and may run out of memory then."""
+        """An empty tail. Allocates when no slot is free, and may run out of memory then.
+
+        Its slot is zeroed here, for it may hold NaN: giving one back is bookkeeping, which cannot fail.
+        """
         slab = next((slab for slab, free in self._free.items() if free), None)
         if slab is None:
             slab = Slab(self.layout, self.slots, self.capacity, self.stored)
             self._free[slab] = list(range(self.slots))
+        slot = self._free[slab][0]
+        slab.clear(slot, 0, self._used.get((slab, slot), 0))
+        self._used.pop((slab, slot), None)
+        heapq.heappop(self._free[slab])
         self.taken += 1
-        return Tail(slab, heapq.heappop(self._free[slab]), pool=self)
+        return Tail(slab, slot, pool=self)
 
     def give_back(self, tail: Tail, touched: int) -> None:
-        """Takes a slot back (called by `Tail.release`). Where its slab stays, it is zeroed: it may hold NaN."""
+        """Takes a slot back (called by `Tail.release`)."""
         slab = tail.slab
         heapq.heappush(self._free[slab], tail.slot)
         self.taken -= 1
+        self._used[slab, tail.slot] = touched
         if len(self._free[slab]) == self.slots:
             del self._free[slab]
-        else:
-            slab.clear(tail.slot, 0, touched)
+            for slot in range(self.slots):
+                self._used.pop((slab, slot), None)

@@ -10,13 +10,17 @@ from warpcortex_cli.events import Event, Listener
 
 
 class Journal:
-    """The session's total order of events. `drain` gives those that nobody has drained yet."""
+    """The session's total order of events. `drain` gives those that nobody has drained yet.
+
+    A listener that fails disturbs neither the others nor the agent whose event it was told: `drain` raises its error.
+    """
 
     def __init__(self, listeners: Sequence[Listener] = ()) -> None:
         self.listeners = list(listeners)
         self._start = time.monotonic()
         self._next = 0
         self._fresh: list[Event] = []
+        self._error: Exception | None = None  # the first of a listener
 
     def now(self) -> float:
         """Seconds since the session began."""
@@ -27,8 +31,14 @@ class Journal:
         self._next += 1
         self._fresh.append(stamped)
         for listener in self.listeners:
-            listener(stamped)
+            try:
+                listener(stamped)
+            except Exception as error:
+                self._error = self._error or error
 
     def drain(self) -> list[Event]:
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
         fresh, self._fresh = self._fresh, []
         return fresh

@@ -136,11 +136,12 @@ class Parking:
         kept = self._kept.pop(stream.id, None)
         if kept is None or self._store is None:
             return
+        if not self._kept:
+            store, self._store = self._store, None
+            store.close()
+            return
         for number in kept.numbers:
             self._store.forget(number)
-        if not self._kept:
-            self._store.close()
-            self._store = None
 
     @property
     def _nbytes(self) -> int:

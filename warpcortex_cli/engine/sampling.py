@@ -60,7 +60,8 @@ class Sampler:
             raise ValueError(f"repetition_penalty must be above 0, not {repetition_penalty}")
         self.temperature, self.top_p, self.top_k, self.min_p = temperature, top_p, top_k, min_p
         self.repetition_penalty = repetition_penalty
-        self._generator = torch.Generator().manual_seed(seed % (1 << 63)) if temperature else None
+        self.seed = seed
+        self._generator: torch.Generator | None = None  # made when it is first asked
 
     @classmethod
     def of(cls, settings: Sampling, own: Sampling, seed: int) -> Sampler:
@@ -87,6 +88,8 @@ class Sampler:
         weights, order = self.weights(logits, seen)
         if len(order) == 1:
             return int(order[0])
+        if self._generator is None:
+            self._generator = torch.Generator().manual_seed(self.seed % (1 << 63))
         number = float(torch.rand((), generator=self._generator, dtype=torch.float64))
         return int(order[_pick(weights, number)])
 

@@ -169,8 +169,9 @@ class Prism:
             hidden = self._states.pop()[0]
         finally:
             self._states.clear()
+        results = self._unpacked(step, wanted, hidden, logits)
         step.commit()
-        return self._unpacked(step, wanted, hidden, logits)
+        return results
 
     def _found_head(self) -> Head | None:
         """The head, where logits are what it gives: then greedy rows need not have them all."""

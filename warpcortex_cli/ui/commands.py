@@ -157,8 +157,18 @@ def _memory(desk: Desk, argument: str) -> None:
     view = desk.session.snapshot()
     memory = view.memory
     desk.console.print(memory_table(view))
-    desk.say(f"A step reads at most {memory.bound:,} tokens: the first, recalled ones, the tail; and thoughts.", "dim")
-    desk.say(f"Blocks are stored as {memory.format}.", "dim")
+    desk.say(
+        f"A step reads at most {memory.bound:,} tokens (the first, recalled ones, the tail) and {memory.thoughts:,} of "
+        "thoughts.",
+        "dim",
+    )
+    earlier = [f"{n:,} as {kind}" for kind, n in memory.formats.items() if kind != memory.format]
+    desk.say(
+        f"Blocks are stored as {memory.format}."
+        if not earlier
+        else f"Blocks are stored as {memory.format} from now on; those from before stay {', '.join(earlier)}.",
+        "dim",
+    )
     if memory.anew:
         desk.say(f"{memory.anew} damaged blocks were computed anew from their tokens.")
     if memory.failure:

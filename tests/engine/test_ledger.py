@@ -36,3 +36,13 @@ def test_changed_words_are_those_that_are_new_at_their_place() -> None:
     assert changed_words("In total: 133.", "In total: 59.") == ("59.",)
     assert changed_words("a b c", "a b c") == ()
     assert changed_words("", "a b") == ("a", "b")
+
+
+def test_what_a_stream_read_is_named_also_where_the_river_has_a_past(prism) -> None:
+    session = Session(prism, make_profile(memory={"window": 128, "recall": 64}, river={"max_tokens": 8}))
+    ledger = Ledger(session, lambda: session)
+    session.load_notes("Mara keeps ropes. " * 40 + "Otto has lamps. " * 40)
+    run(session, "So?")
+    assert ledger._read
+    for landmarks, _ in ledger._read.values():
+        assert "So?" in landmarks and "Mara" not in landmarks  # the newest tokens are always kept

@@ -58,6 +58,7 @@ class Asides:
         self._tail = self._room(self._first)
         self._read: tuple[Aside, ...] = ()
         self._living: WeakSet[Aside] = WeakSet()  # those that somebody may go back to, too
+        self._inside: WeakSet[Aside] = WeakSet()  # those whose keys and values are in the tail
 
     def __iter__(self) -> Iterator[Aside]:
         return iter(self._read)
@@ -85,7 +86,7 @@ class Asides:
 
     @torch.inference_mode()
     def keep(self, asides: Iterable[Aside]) -> None:
-        """Makes these, in this order, what the River reads, and puts all where the River's tokens now have them stand.
+        """Makes these, in this order, what the River reads, and puts them where its tokens now have them stand.
 
         New ones are put behind those that are there. The first ones just leave; where they have left half of the room,
         or another one has left, the others are copied into another room.
@@ -94,7 +95,7 @@ class Asides:
             RuntimeError: there is no memory; nothing has changed then.
         """
         wanted = tuple(asides)
-        found: dict[Aside, Readable] = {a: self._standing(a) for a in {*self._living, *wanted}}
+        found: dict[Aside, Readable] = {a: self._standing(a) for a in wanted}
         tail, stay, end = self._tail, 0, self._tail.length
         for aside in wanted:
             kv = found[aside]
@@ -113,13 +114,16 @@ class Asides:
             keys, values = zip(*(kv.layer(i) for i in range(self._prism.layers)), strict=True)
             tail.append(keys, values, kv.positions)
             found[aside] = TailView(tail, kv.tokens, start)
+        inside = self._inside
         if tail is not self._tail:  # whoever is not read any more would keep all of the old room
-            for aside, kv in found.items():
-                if isinstance(kv, TailView) and kv.tail is self._tail:
-                    found[aside] = kv.freeze()
+            inside = WeakSet()
+            for aside in self._inside - found.keys():
+                if isinstance(aside.kv, TailView):
+                    found[aside] = aside.kv.freeze()
         for aside, kv in found.items():
             aside.kv = kv
-        self._tail, self._read = tail, wanted
+        self._tail, self._read, self._inside = tail, wanted, inside
+        self._inside.update(wanted)
         self._living.update(wanted)
 
     def _standing(self, aside: Aside) -> Readable:

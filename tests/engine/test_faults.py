@@ -60,6 +60,7 @@ def its_reading(engine: Engine, args: tuple[Any, ...]) -> bool:
 # Where a Stream's work is done: object, name, whether a call is for the guilty one, and when it fails; "after" is when
 # the call has changed what it changes.
 PLACES: dict[str, tuple[Any, str, Callable[[Engine, tuple[Any, ...]], bool], str]] = {
+    "sampler": (admission.Admission, "sampler", lambda e, a: a[2] == GUILTY, ""),
     "admission": (admission.Admission, "admit", its_own, ""),
     "admitted": (admission.Admission, "admit", its_own, "after"),
     "prompt": (stream.Stream, "instruction", its_own, ""),

@@ -21,7 +21,7 @@ from warpcortex_cli.engine.parking import Parking, seating
 from warpcortex_cli.engine.river import QUERY_WINDOW, River
 from warpcortex_cli.engine.roster import Roster
 from warpcortex_cli.engine.router import Match
-from warpcortex_cli.engine.sampling import SamplingError, sample
+from warpcortex_cli.engine.sampling import Sampler, SamplingError, sample
 from warpcortex_cli.engine.stream import Stream, certainty
 from warpcortex_cli.errors import MemoryLimitError, RunError
 from warpcortex_cli.events import (
@@ -304,18 +304,13 @@ class Engine:
         if not self.spawning:
             return
         number = self.streams.spawned + 1
-        stream = Stream(
-            number,
-            match.role,
-            match.groups,
-            self.prism,
-            self.admission.sampler(self.profile, number),
-            self.journal.now(),
-        )
+        stream = Stream(number, match.role, match.groups, self.prism, Sampler(), self.journal.now())
         self.streams.add(stream)
         self.journal.write(StreamSpawned(id=number, role=stream.role.name, task=stream.task))
-        if len(self.alive) > self.profile.limits.queue:
-            self.end(stream, "cancelled", "the queue of Streams is full")
+        with self._contained(stream):
+            stream.sampler = self.admission.sampler(self.profile, number)
+            if len(self.alive) > self.profile.limits.queue:
+                self.end(stream, "cancelled", "the queue of Streams is full")
 
     def _admit(self) -> None:
         for stream in seating(self.alive, self.profile.limits.streams):

@@ -48,11 +48,16 @@ class RiverPrefilled(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RiverText(Event):
-    """New River text. `request` is true for the characters of a trigger such as `[MATH: 1 + 2]`."""
+    """New River text.
+
+    `request` is true for the characters of a trigger such as `[MATH: 1 + 2]`, `thinking` for what the model writes
+    between the tags of its thinking, and these tags.
+    """
 
     name: ClassVar[str] = "river_text"
     text: str
     request: bool = False
+    thinking: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -75,7 +75,12 @@ class RiverSettings(_Settings):
     """The main agent."""
 
     prompt: str = Field(default="", description="System prompt. For instruction models it teaches the triggers.")
-    max_tokens: Positive = Field(default=512, description="Longest reply, in tokens.")
+    max_tokens: Positive = Field(default=512, description="Longest reply, in tokens, thinking included.")
+    thinking: bool | None = Field(
+        default=None,
+        description="Whether the model thinks before it answers, where its chat template lets one choose; null: the "
+        "template's own default.",
+    )
     pause: str | None = Field(
         default=None,
         description="re2 pattern. Where the text since the last pause ends in a match, the River waits for "

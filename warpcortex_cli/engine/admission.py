@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from warpcortex_cli.engine.heads import calibrated
-from warpcortex_cli.engine.instructions import Instructions
+from warpcortex_cli.engine.instructions import Instructions, before_fields
 from warpcortex_cli.engine.journal import Journal
 from warpcortex_cli.engine.river import River
 from warpcortex_cli.engine.sampling import Sampler
@@ -15,7 +15,7 @@ from warpcortex_cli.engine.text import words_of
 from warpcortex_cli.events import StreamStarted, SynapseTaken
 from warpcortex_cli.memory.tail import Tail, TailPool
 from warpcortex_cli.prism.prism import Prism
-from warpcortex_cli.profile import Limits, Profile
+from warpcortex_cli.profile import Limits, Profile, Role
 from warpcortex_cli.synapse.focus import LEAST, focus_indices
 from warpcortex_cli.synapse.snapshot import Synapse, take
 
@@ -62,7 +62,8 @@ class Admission:
             # Numbered, so that a Stream that goes through them knows where it is.
             lines = enumerate(river.sentences.lines(focus), start=1)
             prompt = self._prompt(stream, "\n".join(f"{n} {line}" for n, line in lines))
-        told = self._instructions.shared(stream.role, self._frame(stream), prompt, synapse)
+        alike = self._turn(stream.role, before_fields(stream.role.prompt))
+        told = self._instructions.shared(stream.role, alike, prompt, synapse)
         own = len(prompt) - (told.tokens if told else 0)
         tail = stream.tail = self.new_tail(profile.limits)  # the Stream gives it back, whatever happens
         if len(focus) and not stream.role.rereads:
@@ -76,15 +77,17 @@ class Admission:
             )
         )
 
-    def _frame(self, stream: Stream) -> list[int]:
-        """With a Synapse the task follows the River's half-written answer, which it closes."""
-        chat = self.prism.chat
-        return [*(chat.assistant_close() if stream.role.synapse else chat.opening("")), *chat.user_open()]
-
     def _prompt(self, stream: Stream, focus: str = "") -> list[int]:
         """The task as a user turn."""
-        words = self.prism.encode(stream.instruction(focus))
-        return [*self._frame(stream), *words, *self.prism.chat.user_close()]
+        return self._turn(stream.role, stream.instruction(focus))
+
+    def _turn(self, role: Role, words: str) -> list[int]:
+        """With a Synapse the words follow the River's half-written answer, which they close.
+
+        A Stream does not think before it answers, where the template lets it choose: it has few tokens.
+        """
+        chat = self.prism.chat
+        return chat.turn(words, thinking=False) if role.synapse else chat.prompt(words, thinking=False)
 
     def new_tail(self, limits: Limits) -> Tail:
         """An empty tail for a Stream."""

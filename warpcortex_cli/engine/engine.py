@@ -289,7 +289,7 @@ class Engine:
         elif self._injected_since_end:
             # The end-of-turn token was never forwarded; a visible break stands in its place and the River goes on.
             self._injected_since_end = False
-            for token in self.prism.encode(river.settings.resume):
+            for token in self.prism.chat.encoder.continued(river.builder.text, river.settings.resume):
                 for match in river.write(token):
                     self.spawn(match)
             self._show()

@@ -34,16 +34,15 @@ class Instructions:
         self._of.clear()
         self._told.clear()
 
-    def shared(self, role: Role, frame: list[int], prompt: list[int], synapse: Synapse | None) -> Segment | None:
+    def shared(self, role: Role, alike: list[int], prompt: list[int], synapse: Synapse | None) -> Segment | None:
         """The segment that holds the first tokens of `prompt`, or None where too few of them are the role's own.
 
         Args:
-            frame: what opens the Stream's turn.
-            prompt: all of its prompt, frame and task included; at least its last token is never shared.
+            alike: a prompt of the role without a task.
+            prompt: all of its prompt, task included; at least its last token is never shared.
         """
-        own = [*frame, *self._prism.encode(_before_fields(role.prompt))]
         # Where the task begins, letters of both may have become one token.
-        same = takewhile(lambda pair: pair[0] == pair[1], zip(own, prompt[:-1], strict=False))
+        same = takewhile(lambda pair: pair[0] == pair[1], zip(alike, prompt[:-1], strict=False))
         tokens = tuple(token for token, _ in same)
         if len(tokens) < SHARED_FROM:
             return None
@@ -67,7 +66,7 @@ class Instructions:
         return segment
 
 
-def _before_fields(prompt: str) -> str:
+def before_fields(prompt: str) -> str:
     """The text before the first field of a format string."""
     text, *_ = next(iter(string.Formatter().parse(prompt)), ("",))
     return text.lstrip()

@@ -15,6 +15,7 @@ from warpcortex_cli.engine.router import Match, Router
 from warpcortex_cli.engine.sampling import Sampler, SamplingError, sample
 from warpcortex_cli.engine.text import Sentences, TextBuilder, words_of
 from warpcortex_cli.errors import RunError
+from warpcortex_cli.engine.thinking import Thoughtful
 from warpcortex_cli.events import RiverText
 from warpcortex_cli.memory.segment import Segment
 from warpcortex_cli.memory.store import BLOCK
@@ -78,6 +79,7 @@ class River:
             self.sampler = Sampler.of(profile.sampling, self.prism.sampling, self._seed)
         self.settings = profile.river
         self._window = profile.memory.window
+        self.opened = self.prism.chat.opened(self.settings.thinking)
         self.router = Router(profile.roles)
         self._pause = re2.compile(f"(?:{profile.river.pause})\\z") if profile.river.pause else None
         self.past.use(profile.memory)
@@ -100,6 +102,7 @@ class River:
     def begin_turn(self) -> None:
         self.builder = TextBuilder(self.prism)
         self.router.reset()
+        self.thinking = Thoughtful(self.prism.chat.thinking, bool(self.opened))
         self._shown = 0
         self._requests: list[tuple[int, int]] = []
         self._paused_at = 0
@@ -186,7 +189,7 @@ class River:
                 raise RunError(said, "Choose another model.")
             return
         if not self.past.tokens:
-            self.past.begin(len(self.prism.chat.opening(self.settings.prompt)))
+            self.past.begin(self.prism.chat.pinned(self.settings.prompt))
         leaving = (self.tail.length - self.limit // 3) // BLOCK * BLOCK
         self.tail, by = self.past.take(self.tail, leaving)
         self._moved(by)
@@ -332,26 +335,33 @@ class River:
         self._paused_at = len(self.builder.text)
 
     def show(self, *, all_of_it: bool = False) -> list[RiverText]:
-        """Text that has not been shown yet, cut where requests begin and end; a half-written request is held back."""
+        """Text that has not been shown yet, cut where requests and thinking begin and end.
+
+        A half-written request or tag is held back.
+        """
         if self.stopped and not all_of_it:
             return []  # its end comes with `finish_text`
         text = self.text
+        self.thinking.look(text)
         stop = len(text)
         if not all_of_it:
             open_from = self.router.pending_from()
-            stop = stop if open_from is None else min(stop, open_from)
-            stop = max(self._shown, stop - max((_begun(text[:stop], end) for end in self.settings.stop), default=0))
+            stop = min(stop, self.thinking.settled, stop if open_from is None else open_from)
+            stop -= max((_begun(text[:stop], end) for end in self.settings.stop), default=0)
+            stop = max(self._shown, min([stop, *(start for start, end in self._requests if end > stop)]))
         out: list[RiverText] = []
         while self._requests and self._requests[0][0] < stop:
             start, end = self._requests.pop(0)
-            if start > self._shown:
-                out.append(RiverText(text=text[self._shown : start]))
-            out.append(RiverText(text=text[start:end], request=True))
+            out += self._parts(self._shown, start)
+            out += self._parts(start, end, request=True)
             self._shown = end
-        if stop > self._shown:
-            out.append(RiverText(text=text[self._shown : stop]))
-            self._shown = stop
+        out += self._parts(self._shown, stop)
+        self._shown = stop
         return out
+
+    def _parts(self, start: int, end: int, request: bool = False) -> list[RiverText]:
+        text, parts = self.builder.text, self.thinking.cut(start, end)
+        return [RiverText(text=text[a:b], request=request, thinking=thinks) for a, b, thinks in parts if a < b]
 
     def finish_text(self, cut: bool) -> list[RiverText]:
         """The rest of the reply, which ended by itself or was `cut`; a half-written request is marked as a request."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from warpcortex_cli.engine.calibration import Calibration
 from warpcortex_cli.engine.contents import Turn
@@ -13,6 +13,7 @@ from warpcortex_cli.engine.river import Mark
 from warpcortex_cli.engine.view import SessionView, StreamView, session_view, stream_view
 from warpcortex_cli.errors import UsageError
 from warpcortex_cli.events import Event, Listener, RiverFinished, RiverStarted
+from warpcortex_cli.prism.chat_format import Message, Plan, conversation
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.profile import Profile
 
@@ -84,14 +85,15 @@ class Session:
         """Prefills notes in front of the user's next words. Returns their number of tokens."""
         if not text.strip():
             return 0
-        ids = self._into_open_turn(text.strip() + NOTES_BREAK)
-        self._begin(Turn("notes", text))
+        turn = Turn("notes", text)
+        plan = self._plan(turn)
+        self._begin(turn)
         try:
-            self._prefill(ids, progress)
+            self._prefill(self._rewritten(plan), progress)
         except BaseException:  # Ctrl-C too: notes are in the context as a whole or not at all
             self._take_back()
             raise
-        return len(ids)
+        return len(plan.ids)
 
     def _prefill(self, ids: list[int], progress: Callable[[int, int], None] | None) -> None:
         river = self.engine.river
@@ -109,18 +111,19 @@ class Session:
         """
         if not text.strip():
             raise UsageError("the question is empty.", "Write what you want to know.")
-        ids = [*self._into_open_turn(text.strip()), *self.prism.chat.user_close()]
-        return self._reply(text, ids)
+        turn = Turn("user", text)
+        return self._reply(turn, self._plan(turn))
 
-    def _reply(self, text: str, ids: list[int]) -> Iterator[Event]:
+    def _reply(self, turn: Turn, plan: Plan) -> Iterator[Event]:
         engine, river, journal = self.engine, self.engine.river, self._journal
-        self._begin(Turn("user", text))
+        self._begin(turn)
         self._interrupted = False
         self._undoable = None
         began = journal.now()
         last_stream = engine.streams.spawned
-        journal.write(RiverStarted(turn=len(self.marks), prompt_tokens=len(ids)))
-        engine.begin_turn(ids)
+        journal.write(RiverStarted(turn=len(self.marks), prompt_tokens=len(plan.ids)))
+        engine.begin_turn(self._rewritten(plan))
+        rest: list[int] = []
         reason = "interrupted"
         try:
             while river.state != "idle" and not self._interrupted:
@@ -132,6 +135,7 @@ class Session:
             engine.cancel_all("the reply was interrupted" if self._interrupted else "the reply is over")
             for event in river.finish_text(cut=reason != "stop"):
                 journal.write(event)
+            rest = list(river.pending) if river.written else []
             river.pending.clear()
             river.state = "idle"
             self.turns.append(Turn("assistant", river.text))
@@ -139,6 +143,9 @@ class Session:
             self._undoable = injected[-1].id if injected else None
             journal.write(RiverFinished(reason=reason, tokens=river.written, seconds=journal.now() - began))
         yield from journal.drain()
+        if rest:  # a reply that was cut: its last token was said, so it is read
+            self._prefill(rest, None)
+            river.sentences.claim(len(rest))
 
     def _begin(self, turn: Turn) -> None:
         """Notes or a user's words: what can be gone back to. Behind notes the user's turn is still open."""
@@ -148,17 +155,47 @@ class Session:
         river.open_user = turn.role == "notes"
         river.needs_close = not river.open_user
 
-    def _into_open_turn(self, text: str) -> list[int]:
-        """Token ids that bring the context to an open user turn, and `text` in it."""
-        chat, river = self.prism.chat, self.engine.river
-        ids: list[int] = []
-        if river.length == 0:
-            ids += chat.opening(river.settings.prompt)
-        elif river.needs_close:
-            ids += chat.assistant_close()
-        if not river.open_user:
-            ids += chat.user_open()
-        return [*ids, *self.prism.encode(text)]
+    def _plan(self, turn: Turn) -> Plan:
+        """What the River must read so that it holds the conversation with one turn more, as the template writes it."""
+        river, chat = self.engine.river, self.prism.chat
+        held, opened = river.sentences, turn.role == "notes"
+        own = len(held.own) - len(held.own.rstrip(b"\1"))
+        before, after = self._messages(self.turns), self._messages([*self.turns, turn])
+        thinking = river.settings.thinking
+        plan = chat.plan(before, after, held.ids, own, opened=opened, thinking=thinking)
+        if plan.keep < river.past.tokens:  # what has left the window stays what it was when it was read
+            words = after[-1].content
+            return Plan(river.length, chat.turn(words, thinking, opened=opened))
+        return plan
+
+    def _messages(self, turns: Sequence[Turn]) -> list[Message]:
+        """The turns as a template is told of them; notes stand in front of the words that follow them."""
+        river = self.engine.river
+        words, messages = "", conversation(river.settings.prompt)
+        for turn in turns:
+            if turn.role == "notes":
+                words += turn.text.strip() + NOTES_BREAK
+            elif turn.role == "user":
+                messages.append(Message("user", words + turn.text))
+                words = ""
+            else:
+                messages.append(Message("assistant", river.opened + turn.text))
+        return [*messages, Message("user", words)] if words else messages
+
+    def _rewritten(self, plan: Plan) -> list[int]:
+        """Takes back what the template writes otherwise now, and reads what was said; the rest is left to be read."""
+        river = self.engine.river
+        if plan.keep < river.length:
+            self.marks = [replace(m, tokens=min(m.tokens, plan.keep)) for m in self.marks]
+            river.rewind(replace(river.mark(len(self.turns)), tokens=plan.keep))
+            self.engine.admission.forget()
+        if not plan.said:
+            return plan.ids
+        read = plan.said[-1][1] - plan.keep
+        self._prefill(plan.ids[:read], None)
+        for first, last in plan.said:
+            river.sentences.wrote(first, last)
+        return plan.ids[read:]
 
     def interrupt(self) -> None:
         """Ends the running reply after the current step; safe to call from a signal handler or another thread."""
@@ -233,12 +270,9 @@ class Session:
             if turn.role == "notes":
                 self.load_notes(turn.text, progress=progress)
                 continue
+            plan = self._plan(turn)
             if turn.role == "user":
-                ids = [*self._into_open_turn(turn.text.strip()), *self.prism.chat.user_close()]
                 self._begin(turn)
-                self._prefill(ids, progress)
             else:
-                ids = self.prism.encode(turn.text)
                 self.turns.append(turn)
-                self._prefill(ids, progress)
-                self.engine.river.sentences.claim(len(ids))
+            self._prefill(self._rewritten(plan), progress)

@@ -32,6 +32,12 @@ class TextBuilder:
 
     def add(self, token: int) -> str:
         """Appends a token and returns the new characters, which may be none."""
+        if token in self._prism.chat.tags:  # decoding would leave it out
+            new = self.finish() + self._prism.chat.tags[token]
+            self.ids.append(token)
+            self._from = self._read = len(self.ids)
+            self.text += self._prism.chat.tags[token]
+            return new
         self.ids.append(token)
         known = self._prism.decode(self.ids[self._from : self._read])
         whole = self._prism.decode(self.ids[self._from :])
@@ -136,8 +142,11 @@ class Sentences:
 
     def claim(self, tokens: int) -> None:
         """The newest tokens are the River's own, though they were read."""
-        start = len(self.own) - tokens
-        self.own[start:] = bytes([True]) * tokens
+        self.wrote(len(self.own) - tokens, len(self.own))
+
+    def wrote(self, first: int, last: int) -> None:
+        """The River itself wrote the tokens [first, last)."""
+        self.own[first:last] = bytes([True]) * (last - first)
 
     def truncate(self, length: int) -> None:
         del self.ids[length:], self.numbers[length:], self.own[length:]

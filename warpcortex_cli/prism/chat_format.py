@@ -1,57 +1,305 @@
-"""How a conversation is written in tokens, piece by piece, so that turns can be appended to a KV cache."""
+"""How a conversation is written in tokens: as the tokenizer's chat template renders it, and encoded as one text.
+
+What a context holds already is kept, and what comes next is what the new text has beyond it. Templates that rewrite
+what was said (those that drop earlier thinking, or carry the system prompt along) take back what differs.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from warpcortex_cli.prism.encoding import CONTEXT, Disguise, Encoded, Encoder
 
 _MARKS = ("WARPSYSTEM", "WARPFIRST", "WARPREPLY", "WARPSECOND")
 _AGREED = "Understood."  # the reply to a system prompt in models whose template has no place for one
+_USUAL = ("<think>", "</think>")
+_CLOSING = re.compile(
+    r"(?P<begin>[<\[\u25c1]\|?)(?:/|END_)(?P<word>(?:\w+:)?\w*(?:think|thought|reason)\w*)(?P<end>\|?[>\]\u25b7])", re.I
+)
+_CONTROL = re.compile(r"[<\[\uff1c\u25c1](?!0x[0-9A-Fa-f]{2}>)\S*[^\W\d]\S*[>\]\uff1e\u25b7]")
+_CHECKED = 32  # tokens before a seam that must be what the text says
 
 
-def encode(tokenizer: Any, text: str, special: bool = False) -> list[int]:
-    """Token ids of a text, with nothing added.
+class Message(NamedTuple):
+    """A part of a conversation."""
 
-    Args:
-        tokenizer: a transformers tokenizer.
-        text: any text.
-        special: whether names of special tokens in it become those tokens. Text of users, files and models
-            must not, or it could end its own turn.
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a context comes to hold a conversation: `keep` its first tokens, then read `ids`.
+
+    `said`: the tokens [first, last) of the context that are replies, among those to be read.
     """
-    ids: list[int] = tokenizer(text, add_special_tokens=False, split_special_tokens=not special)["input_ids"]
-    return ids
+
+    keep: int
+    ids: list[int]
+    said: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Thinking:
+    """What encloses a model's thinking. `known`: its template or vocabulary has these tags; else they begin a reply."""
+
+    opening: str
+    closing: str
+    known: bool
 
 
 class ChatFormat:
-    """The pieces between which the words of a conversation stand, read off a tokenizer's chat template.
-
-    A conversation is `opening(system)`, then for each exchange `user_open()` words `user_close()` reply, and
-    `assistant_close()` before the next. A tokenizer without a usable template gets "User:" and "Assistant:"
-    lines.
+    """The tokenizer's chat template. Without a usable one turns are "User:" and "Assistant:" lines.
 
     Attributes:
-        templated: whether the pieces come from the tokenizer's template.
-        turn_end: the token that ends a reply, if the template closes replies with a special token.
+        encoder: text to tokens.
+        templated: whether the tokenizer's template is used.
+        problem: why it is not, in words, or "".
+        turn_end: the token that ends a reply, if the template closes replies with a control token.
+        thinking: what encloses the model's thinking.
+        tags: tokens of that kind which are left out where text is decoded.
     """
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        self.templated = bool(getattr(tokenizer, "chat_template", None)) and self._read_template()
+        self.encoder = Encoder(tokenizer)
+        self.templated, self.problem = True, ""
+        try:
+            one, two = self._specimens()
+        except _Unusable as error:
+            self.templated, self.problem = False, str(error)
+            one, two = self._specimens()
+        self._takes_system = self._finds_system()
+        if self.templated:
+            self._find_controls(two)
+        self._pieces(one, two)
+        self.thinking = self._read_thinking()
+        special = set(tokenizer.all_special_ids)
+        tags = (self.thinking.opening, self.thinking.closing)
+        self.tags = {i: name for i, name in self.encoder.names.items() if name in tags and i in special}
+
+    # -- a conversation ------------------------------------------------------------------------------------------
+
+    def prompt(self, words: str, system: str = "", thinking: bool | None = None) -> list[int]:
+        """Token ids of a conversation that begins with these words of the user, up to where the model replies."""
+        return self.plan([], [*_system(system), Message("user", words)], [], thinking=thinking).ids
+
+    def turn(self, words: str, thinking: bool | None = None, opened: bool = False) -> list[int]:
+        """Token ids behind any reply: its end, a user's turn of these words, and the beginning of the next reply."""
+        _, first, reply, _ = _MARKS
+        messages = [Message("user", first), Message("assistant", reply), Message("user", words)]
+        disguise = Disguise(self.encoder, [words])
+        text = self._text(messages, disguise, thinking, opened)
+        return self.encoder.behind(text, text.index(reply) + len(reply), disguise).ids
+
+    def plan(
+        self,
+        before: Sequence[Message],
+        after: Sequence[Message],
+        held: Sequence[int],
+        own: int = 0,
+        *,
+        opened: bool = False,
+        thinking: bool | None = None,
+    ) -> Plan:
+        """What a context that holds one conversation must read to hold a longer one.
+
+        Args:
+            before: what is held; it may end in a user's turn that is still open.
+            after: a conversation that goes on where `before` ends, up to words of the user or a reply.
+            held: the tokens of the context.
+            own: how many of these, at the end, the model wrote itself; they stay where the template shows them.
+            opened: whether the last words of `after` will go on.
+        """
+        disguise = Disguise(self.encoder, [m.content for m in (*before, *after)])
+        reply = before[-1].content if before and before[-1].role == "assistant" else None
+        text = self._text(after, disguise, thinking, opened)
+        if not before or not held:
+            return Plan(0, self.encoder.encode(text, disguise).ids)
+        replies = [self._disguised(m, disguise) for m in after if m.role == "assistant"]
+        if after[-1].role == "assistant":  # it is to be read
+            seen = self._text(before, disguise, thinking)
+            end = _end_of(self._shown(replies[-1]), text, _common(seen, text))
+            return self._changed(seen, text if end is None else text[:end], held, 0, disguise, replies)
+        if before[-1].role != "assistant":
+            seen = self._text(before, disguise, thinking, opened=True)
+            return self._changed(seen, text, held, 0, disguise, replies)
+        seen = self._text(before[:-1], disguise, thinking)
+        said = self._disguised(before[-1], disguise).removeprefix(self.opened(thinking))
+        seam = _end_of(said, text, len(seen)) if text.startswith(seen) else None
+        if seam is not None and bool(own) == bool(said) and self._ends_in(seen, held[: len(held) - own], disguise):
+            return Plan(len(held), self.encoder.behind(text, seam, disguise).ids)
+        return self._changed(seen, text, held, own, disguise, replies)
+
+    def _changed(
+        self, seen: str, text: str, held: Sequence[int], own: int, disguise: Disguise, replies: Sequence[str]
+    ) -> Plan:
+        """Takes back what `text` does not begin with of `seen` and of the `own` tokens behind it."""
+        at = _common(seen, text)
+        start = max(0, at - CONTEXT)
+        was, now = (self.encoder.encode(t[start:], disguise) for t in (seen, text))
+        same = _common(was.ids, now.ids)
+        keep = len(held) - own - (len(was.ids) - same)
+        sure = min(same, _CHECKED)
+        if keep < sure or list(held[keep - sure : len(held) - own]) != was.ids[same - sure :]:
+            start = 0
+            now = self.encoder.encode(text, disguise)
+            keep = same = _common(list(held), now.ids)
+        said = []
+        begins = [begin + start for begin, _ in now.spans[same:]]
+        found = 0
+        for reply in map(self._shown, replies):
+            found = max(found, text.find(reply, found)) if reply else found
+            first, last = (keep + bisect_left(begins, place) for place in (found, found + len(reply)))
+            if first < last:
+                said.append((first, last))
+            found += len(reply)
+        return Plan(keep, now.ids[same:], tuple(said))
+
+    def _ends_in(self, text: str, held: Sequence[int], disguise: Disguise) -> bool:
+        """Whether the tokens end as the text does."""
+        ids = self.encoder.encode(text[-CONTEXT:], disguise).ids
+        ids = ids if len(text) <= CONTEXT else ids[-_CHECKED:]
+        return len(held) >= len(ids) and list(held[len(held) - len(ids) :]) == ids
+
+    def _shown(self, reply: str) -> str:
+        """What templates show of an earlier reply."""
+        return reply.rpartition(self.thinking.closing)[2].strip()
+
+    def opened(self, thinking: bool | None = None) -> str:
+        """What of the model's thinking the template itself begins: its tag and what follows, or ""."""
+        first = _MARKS[1]
+        text = self._render([Message("user", first)], thinking).rpartition(first)[2]
+        start = text.rfind(self.thinking.opening)
+        return text[start:] if start >= 0 and self.thinking.closing not in text[start:] else ""
+
+    # -- text ----------------------------------------------------------------------------------------------------
+
+    def _text(
+        self, messages: Sequence[Message], disguise: Disguise, thinking: bool | None = None, opened: bool = False
+    ) -> str:
+        """The template's text of a conversation, up to where the next part of it begins.
+
+        Args:
+            opened: the last words of the user go on.
+        """
+        words = [Message(m.role, self._disguised(m, disguise)) for m in messages]
+        first, *rest = words
+        if first.role == "system" and not self._takes_system:
+            words = [Message("user", first.content), Message("assistant", _AGREED), *rest]
+        last, mark = words[-1], _MARKS[3]
+        if last.role == "assistant":
+            return self._render([*words, Message("user", mark)], thinking)
+        if not opened:
+            return self._render(words, thinking)
+        return self._render([*words[:-1], Message("user", last.content + mark)], thinking).rpartition(mark)[0]
+
+    def _disguised(self, message: Message, disguise: Disguise) -> str:
+        """Its words. A template looks for the tags of thinking in a reply, so there they stay what they are."""
+        tags = (self.thinking.opening, self.thinking.closing) if message.role == "assistant" else ()
+        return disguise(message.content, tags)
+
+    def _render(self, messages: Sequence[Message], thinking: bool | None = None) -> str:
+        """The template's text, with the beginning of a reply. Raises _Unusable where it refuses."""
         if not self.templated:
-            self._write_plainly()
-        special = set(tokenizer.all_special_ids) | set(getattr(tokenizer, "added_tokens_decoder", {}))
-        first = next(iter([*self._assistant_close, *self._user_open]), None)
-        self.turn_end: int | None = first if self.templated and first in special else None
+            return self._lines(messages)
+        chosen = {} if thinking is None else {"enable_thinking": thinking}
+        try:
+            text: str = self._tokenizer.apply_chat_template(
+                [m._asdict() for m in messages], tokenize=False, add_generation_prompt=True, **chosen
+            )
+        except Exception as error:  # a template is a foreign program: it raises whatever it likes
+            raise _Unusable(" ".join(str(error).split())[:200] or type(error).__name__) from error
+        return text
+
+    def _lines(self, messages: Sequence[Message]) -> str:
+        text = self._tokenizer.bos_token or ""
+        for role, content in messages:
+            match role:
+                case "system":
+                    text += f"{content}\n\n"
+                case "user":
+                    text += f"User: {content}\nAssistant:"
+                case _:
+                    text += f"{content}\n"
+        return text
+
+    # -- reading the template ------------------------------------------------------------------------------------
+
+    def _specimens(self) -> tuple[str, str]:
+        """A question, and a conversation with two of them, as text. Raises _Unusable."""
+        _, first, reply, second = _MARKS
+        if self.templated and not getattr(self._tokenizer, "chat_template", None):
+            raise _Unusable("there is none")
+        talk = [Message("user", first), Message("assistant", reply), Message("user", second)]
+        one, two = self._render(talk[:1]), self._render(talk)
+        if _split(one, first) is None or _split(two, first, reply, second) is None:
+            raise _Unusable("it does not show each turn once, as it is")
+        return one, two
+
+    def _finds_system(self) -> bool:
+        system, first, *_ = _MARKS
+        try:
+            return _split(self._render([Message("system", system), Message("user", first)]), system, first) is not None
+        except _Unusable:
+            return False
+
+    def _find_controls(self, text: str) -> None:
+        """Control tokens that are not among the added ones: what the template writes in their form."""
+        encoder = self.encoder
+        ids = set(encoder.written(text)) - set(encoder.names)
+        tokens = self._tokenizer.convert_ids_to_tokens(sorted(ids))
+        encoder.also(i for i, token in zip(sorted(ids), tokens, strict=True) if _CONTROL.fullmatch(token.strip("\u2581")))
+
+    def _read_thinking(self) -> Thinking:
+        template = getattr(self._tokenizer, "chat_template", None)
+        texts = list(template.values()) if isinstance(template, dict) else [template or ""]
+        for found in (m for text in texts for m in _CLOSING.finditer(text)):
+            begin, word, end = found["begin"], found["word"], found["end"]
+            opening = found[0].replace("END_", "START_") if "END_" in found[0] else f"{begin}{word}{end}"
+            return Thinking(opening, found[0], True)
+        return Thinking(*_USUAL, known=_USUAL[1] in self.encoder.names.values())
+
+    # -- pieces, for measurements on models whose template keeps them apart ---------------------------------------
+
+    def _pieces(self, one: str, two: str) -> None:
+        _, first, reply, second = _MARKS
+        start, close = _split(one, first) or ("", "")
+        _, _, middle, _ = _split(two, first, reply, second) or ("",) * 4
+        between = self.encoder.written(middle) if self.templated else self.encoder.written("\nUser: ")
+        bare = self.encoder.written(start)
+        self._user_open = _common_end(bare, between)
+        self._user_close = self.encoder.written(close)
+        self._assistant_close = between[: len(between) - len(self._user_open)]
+        self._bare = bare[: len(bare) - len(self._user_open)]
+        last = next(iter([*self._assistant_close, *self._user_open]), None)
+        self.turn_end: int | None = last if self.templated and last in self.encoder.names else None
 
     def opening(self, system: str) -> list[int]:
-        """What stands before the first user turn; without a system prompt if `system` is empty."""
+        """What stands before the first user turn; without a system prompt if `system` is empty.
+
+        Where the template shows a system prompt within that turn, it is agreed on first.
+        """
         if not system.strip():
             return list(self._bare)
-        words = encode(self._tokenizer, system.strip())
-        if self._system is not None:
-            before, after = self._system
-            return [*before, *words, *after]
-        reply = encode(self._tokenizer, _AGREED)
-        return [*self._bare, *self._user_open, *words, *self._user_close, *reply, *self._assistant_close]
+        turn = self.prompt(_MARKS[1])[len(self._bare) :]
+        ids = self.prompt(_MARKS[1], system)
+        if ids[len(ids) - len(turn) :] != turn:
+            agreed = [Message("user", system.strip()), Message("assistant", _AGREED), Message("user", _MARKS[1])]
+            ids = self.plan([], agreed, []).ids
+        return ids[: len(ids) - len(turn)]
+
+    def pinned(self, system: str) -> int:
+        """How many tokens stand before the words of the first user turn, or before that turn where it stands apart."""
+        disguise = Disguise(self.encoder, [system])
+        text = self._text([*_system(system), Message("user", _MARKS[1])], disguise)
+        ids = self.encoder.encode(text[: text.rindex(_MARKS[1])], disguise).ids
+        within = ids[len(ids) - len(self._user_open) :] != self._user_open
+        return len(ids) - (0 if within else len(self._user_open))
 
     def user_open(self) -> list[int]:
         """Begins a user turn."""
@@ -65,64 +313,41 @@ class ChatFormat:
         """Ends an assistant turn whose end-of-turn token was not written."""
         return list(self._assistant_close)
 
-    # -- reading the template --------------------------------------------------------------------------------
 
-    def _render(self, *turns: tuple[str, str], reply: bool = False) -> str | None:
-        """The template's text for some turns (role, words), or None when it does not accept them."""
-        messages = [{"role": role, "content": words} for role, words in turns]
-        try:
-            text: str = self._tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=reply, enable_thinking=False
-            )
-        except Exception:  # a template is a foreign program: it raises whatever it likes
-            return None
-        return text
-
-    def _read_template(self) -> bool:
-        """Takes the pieces out of rendered conversations; False when the template keeps words not apart."""
-        system, first, answer, second = _MARKS
-        one = self._render(("user", first), reply=True)
-        two = self._render(("user", first), ("assistant", answer), ("user", second), reply=True)
-        start, close = _split(one, first) or (None, None)
-        pieces = _split(two, first, answer, second)
-        if start is None or close is None or pieces is None:
-            return False
-        between = self._ids(pieces[2])
-        bare = self._ids(start)
-        self._user_open = _common_end(bare, between)
-        if not self._user_open:
-            return False
-        self._user_close = self._ids(close)
-        self._assistant_close = between[: len(between) - len(self._user_open)]
-        self._bare = bare[: len(bare) - len(self._user_open)]
-        self._system = self._read_system(system, first)
-        return True
-
-    def _read_system(self, system: str, first: str) -> tuple[list[int], list[int]] | None:
-        """What stands before and after a system prompt, or None where it would be part of a user turn."""
-        pieces = _split(self._render(("system", system), ("user", first), reply=True), system, first)
-        if pieces is None:
-            return None
-        after, opened = self._ids(pieces[1]), self._user_open
-        if after[len(after) - len(opened) :] != opened:
-            return None
-        return self._ids(pieces[0]), after[: len(after) - len(opened)]
-
-    def _ids(self, text: str) -> list[int]:
-        return encode(self._tokenizer, text, special=True)
-
-    def _write_plainly(self) -> None:
-        bos = self._tokenizer.bos_token_id
-        self._bare = [] if bos is None else [bos]
-        self._user_open = self._ids("User: ")
-        self._user_close = self._ids("\nAssistant:")
-        self._assistant_close = self._ids("\n")
-        self._system = (list(self._bare), self._ids("\n\n"))
+class _Unusable(Exception):
+    """A template that cannot be used, with the reason."""
 
 
-def _split(text: str | None, *marks: str) -> list[str] | None:
+def encode(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of somebody's words, with nothing added; names of control tokens in them are plain characters."""
+    return Encoder(tokenizer).ids(text)
+
+
+def _system(prompt: str) -> list[Message]:
+    return [Message("system", prompt.strip())] if prompt.strip() else []
+
+
+def conversation(system: str, *turns: Message) -> list[Message]:
+    """A conversation; without a system prompt if `system` is empty, so that the model's own default stands."""
+    return [*_system(system), *turns]
+
+
+def _end_of(said: str, text: str, start: int) -> int | None:
+    """Where a reply ends that a text shows from `start` on; templates may change the white space around it."""
+    words = said.strip()
+    if not words:
+        return start
+    begin = start + len(text[start:]) - len(text[start:].lstrip())
+    if not text.startswith(words, begin):
+        return None
+    end = begin + len(words)
+    blank = said[len(said.rstrip()) :]
+    return end + len(blank) if text.startswith(blank, end) else end
+
+
+def _split(text: str, *marks: str) -> list[str] | None:
     """The texts around the marks, which must stand in it once each and in order."""
-    if text is None or any(text.count(m) != 1 for m in marks):
+    if any(text.count(m) != 1 for m in marks):
         return None
     pieces = []
     for mark in marks:
@@ -133,9 +358,16 @@ def _split(text: str | None, *marks: str) -> list[str] | None:
     return [*pieces, text]
 
 
+def _common(a: Sequence[Any], b: Sequence[Any]) -> int:
+    """How long both are the same from the beginning."""
+    low, high = 0, min(len(a), len(b))
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if a[low:middle] == b[low:middle] else (low, middle - 1)
+    return low
+
+
 def _common_end(a: list[int], b: list[int]) -> list[int]:
     """The longest list that both end with."""
-    length = 0
-    while length < min(len(a), len(b)) and a[-1 - length] == b[-1 - length]:
-        length += 1
+    length = _common(a[::-1], b[::-1])
     return a[len(a) - length :]

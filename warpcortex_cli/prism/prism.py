@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from warpcortex_cli.memory.room import Stored
 from warpcortex_cli.memory.tail import FIRST_CAPACITY, SLOTS, Slab, Tail, TailPool
 from warpcortex_cli.prism import attention, native
-from warpcortex_cli.prism.chat_format import ChatFormat, encode
+from warpcortex_cli.prism.chat_format import ChatFormat
 from warpcortex_cli.prism.compile import compile_layers, warm_up
 from warpcortex_cli.prism.fused import fuse
 from warpcortex_cli.prism.generation import own_sampling
@@ -226,8 +226,8 @@ class Prism:
     # -- text ------------------------------------------------------------------------------------------------
 
     def encode(self, text: str, special: bool = False) -> list[int]:
-        """Token ids of a text. Names of special tokens in it are plain characters unless `special` is set."""
-        return encode(self.tokenizer, text, special)
+        """Token ids of a text. Names of control tokens in it are plain characters unless `special` is set."""
+        return self.chat.encoder.written(text) if special else self.chat.encoder.ids(text)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids; special tokens are left out."""

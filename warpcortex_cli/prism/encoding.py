@@ -15,6 +15,7 @@ from tokenizers import AddedToken, Tokenizer, models
 
 # Letters that no normalizer changes, joins or drops. Some that a text does not have stand for what is not to be read.
 _RARE = range(0x17000, 0x187F8)  # Tangut
+_UNKNOWN = "\U000e0fff"  # no character has this number
 _ORDINARY = "\0"  # the only word of the tokenizer that finds names
 _LEADS = ("a", ".", "0", "\n", "A", "-")
 CONTEXT = 512  # characters before a seam that are encoded with what follows; words are shorter
@@ -84,6 +85,9 @@ class Encoder:
         self._blanks = {i: t for i, t in added.items() if i not in self.controls}
         self.names = {i: t.content for i, t in self.controls.items()}
         self._tokens = dict(self.controls)
+        # What unknown characters become; one may well be an added token, and then stands for no name.
+        unknown = self._backend.model.tokenize(_UNKNOWN)
+        self._unknown = unknown[0].id if len(unknown) == 1 else None
         self._prepare()
 
     def _prepare(self) -> None:
@@ -97,7 +101,7 @@ class Encoder:
         """Takes tokens of the vocabulary for control tokens, too."""
         for i in ids:
             name = self._backend.decode([i], skip_special_tokens=False).strip()
-            if name and i not in self.names:
+            if name and i not in self.names and i != self._unknown:
                 self.names[i] = name
                 self._tokens[i] = AddedToken(name, normalized=False)
         self._prepare()
@@ -135,14 +139,15 @@ class Encoder:
         found = Encoded(encoding.ids, encoding.offsets)
         held = [(i, span) for i, span in zip(found.ids, found.spans, strict=True) if i in self.names]
         meant = [(i, span) for i, span in held if self._is_written(i, text, span)]
-        if len(meant) == len(held) and not disguise.within(text):
+        if len(meant) == len(held) - sum(i == self._unknown for i, _ in held) and not disguise.within(text):
             return found
         return self._without_names(text, meant, disguise)
 
     def _is_written(self, token: int, text: str, span: tuple[int, int]) -> bool:
         """Whether a control token is there by its name: a normalizer may make one of other characters."""
         start, end = _core(text, *span)
-        return self._tokens[token].normalized or text[start:end] == self.names[token]
+        named = self._tokens[token].normalized or text[start:end] == self.names[token]
+        return named and token != self._unknown
 
     def _without_names(self, text: str, meant: list[tuple[int, tuple[int, int]]], disguise: Disguise) -> Encoded:
         """Encodes with a tokenizer that knows no control tokens: letters stand for those that are meant.
@@ -162,15 +167,18 @@ class Encoder:
         plain = _over(self._backend.model, self._backend.normalizer, self._backend.pre_tokenizer)
         plain.add_tokens([*(_like(self._tokens[i], anchors[i]) for i in kinds), *self._blanks.values()])
         own = {a: i for i, a in anchors.items()} | {t.content: i for i, t in self._blanks.items()}
-        found = plain.encode("".join(piece for _, piece in pieces), add_special_tokens=False)
+        plain_text = "".join(piece for _, piece in pieces)
+        found = plain.encode(plain_text, add_special_tokens=False)
         ids: list[int] = []
         spans: list[tuple[int, int]] = []
         where.append(len(text))
         for i, token, (start, end) in zip(found.ids, found.tokens, found.offsets, strict=True):
             if token in own:
                 parts = [own[token]]
+            elif i in self.names and (i != self._unknown or plain_text[start:end] == token):
+                parts = self.spelled(token)
             else:
-                parts = self.spelled(token) if i in self.names else [i]
+                parts = [i]
             ids += parts
             spans += [(where[start], where[end - 1] + 1 if end > start else where[start])] * len(parts)
         return Encoded(ids, spans)

@@ -278,6 +278,9 @@ def open_prism(
     if source.kind == "pocket" and settings.name in _FOR_INSTRUCTION_MODELS:
         line += ", which is written for instruction models and does little for pocket"
     note(f"{line}. {source.note}." if source.note else f"{line}.")
+    if prism.chat.problem:
+        problem = clean(prism.chat.problem)
+        note(f"no chat template of {source.name} can be used ({problem}): turns are written as User: and Assistant: lines.")
     return prism, settings
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 
 import re2
 import torch
@@ -14,8 +15,8 @@ from warpcortex_cli.engine.past import Past
 from warpcortex_cli.engine.router import Match, Router
 from warpcortex_cli.engine.sampling import Sampler, SamplingError, sample
 from warpcortex_cli.engine.text import Sentences, TextBuilder, words_of
-from warpcortex_cli.errors import RunError
 from warpcortex_cli.engine.thinking import Thoughtful
+from warpcortex_cli.errors import ModelError, RunError
 from warpcortex_cli.events import RiverText
 from warpcortex_cli.memory.segment import Segment
 from warpcortex_cli.memory.store import BLOCK
@@ -27,6 +28,35 @@ from warpcortex_cli.profile import LOOP_SPAN, LOOP_WINDOW, Profile, Sampling
 PREFILL_CHUNK = 512
 QUERY_WINDOW = 32  # newest tokens whose queries say what the River is at
 _ASKED = 128  # newest tokens of a turn that say what is asked for
+
+
+def check_context(prism: Prism, profile: Profile) -> None:
+    """Refuses a model in whose context the River of a profile finds no room to move.
+
+    Raises:
+        ModelError: with what would be enough.
+    """
+    opening = prism.chat.pinned(profile.river.prompt)
+    if _has_room(prism.max_context, profile, opening):
+        return
+    enough = next(n for n in count(prism.max_context) if _has_room(n, profile, opening))
+    raise ModelError(
+        f"{prism.name} has a context of {prism.max_context} tokens, and the profile {profile.name} needs {enough}.",
+        "Choose a model with a longer context.",
+    )
+
+
+def _has_room(context: int, profile: Profile, opening: int) -> bool:
+    """Whether the tail, which gives up whole blocks only, always ends before the model's last position."""
+    base = min(opening, context // 8) + min(profile.memory.recall, context // 4)
+    room = context - base - min(profile.river.max_tokens, context // 4)
+    limit = min(profile.memory.window or room, room)
+    return limit >= BLOCK and base + max(limit, limit // 3 + BLOCK) + _chunk(limit) <= context
+
+
+def _chunk(limit: int) -> int:
+    """Tokens of a row; they fit beside what stays, up to a block too much."""
+    return max(1, min(PREFILL_CHUNK, limit // 2 - BLOCK))
 
 
 @dataclass(frozen=True)
@@ -49,6 +79,7 @@ class River:
     """
 
     def __init__(self, prism: Prism, profile: Profile, seed: int) -> None:
+        check_context(prism, profile)
         self.prism = prism
         self.tail = prism.new_tail(None)
         self.sentences = Sentences(prism)
@@ -174,7 +205,7 @@ class River:
 
     @property
     def _chunk(self) -> int:
-        return max(1, min(PREFILL_CHUNK, self.limit // 2 - BLOCK))  # fits beside what stays, up to a block too much
+        return _chunk(self.limit)
 
     @property
     def full(self) -> bool:
@@ -360,7 +391,7 @@ class River:
         return out
 
     def _parts(self, start: int, end: int, request: bool = False) -> list[RiverText]:
-        text, parts = self.builder.text, self.thinking.cut(start, end)
+        text, parts = self.text, self.thinking.cut(start, end)
         return [RiverText(text=text[a:b], request=request, thinking=thinks) for a, b, thinks in parts if a < b]
 
     def finish_text(self, cut: bool) -> list[RiverText]:

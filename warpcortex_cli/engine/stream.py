@@ -11,6 +11,7 @@ import torch
 
 from warpcortex_cli.engine.sampling import Sampler
 from warpcortex_cli.engine.text import TextBuilder
+from warpcortex_cli.engine.thinking import Thoughtful
 from warpcortex_cli.memory.segment import Segment
 from warpcortex_cli.memory.tail import Tail
 from warpcortex_cli.prism.prism import Prism
@@ -51,6 +52,7 @@ class Stream:
         self.pending: list[int] = []
         self._prompt: list[int] = []
         self.builder = TextBuilder(prism)
+        self._opened = bool(prism.chat.opened(thinking=False))
         self._hidden: torch.Tensor | None = None
         self.thought = ""
         self.log_probabilities: list[float] = []  # of what it wrote, where the Gate asks for them
@@ -154,9 +156,9 @@ class Stream:
         return self.tokens >= self.role.max_tokens or room <= 0
 
     def conclude(self) -> bool:
-        """Reads the thought out of the finished text; False when there is none."""
+        """Reads the thought out of the finished text, less what the model thinks first; False when there is none."""
         self.builder.finish()
-        text = self.builder.text
+        text = Thoughtful(self.prism.chat.thinking, self._opened).shown(self.builder.text)
         if self.role.thought is None:
             self.thought = text.strip()
         else:

@@ -106,7 +106,7 @@ def answer_of(
     session.load_notes(case.notes)
     text, ends = "", []
     for event in session.send(case.question):
-        if isinstance(event, RiverText) and not event.request:
+        if isinstance(event, RiverText) and not (event.request or event.thinking):
             text += event.text
         elif isinstance(event, StreamEnded):
             ends.append(event)

@@ -292,7 +292,7 @@ class Reader:
             events = list(self.session.send(case.question))
         finally:
             del past.look_for
-        text = "".join(e.text for e in events if isinstance(e, RiverText) and not e.request)
+        text = "".join(e.text for e in events if isinstance(e, RiverText) and not (e.request or e.thinking))
         self.session.undo()
         return Answered(first[0].issuperset(tokens), pocket.is_right(case, text))
 

@@ -108,7 +108,7 @@ def reply_of(
     due: list[Stream] = []
     began = time.perf_counter()
     for event in session.send(question):
-        if isinstance(event, RiverText) and not event.request:
+        if isinstance(event, RiverText) and not (event.request or event.thinking):
             out.text += event.text
         if isinstance(event, RiverText | RiverWaiting) and due and river.position >= asked:
             for stream in due:

@@ -78,6 +78,7 @@ class ChatFormat:
             self._find_controls(two)
         self._pieces(one, two)
         self.thinking = self._read_thinking()
+        self._opened: dict[bool | None, str] = {}
         special = set(tokenizer.all_special_ids)
         tags = (self.thinking.opening, self.thinking.closing)
         self.tags = {i: name for i, name in self.encoder.names.items() if name in tags and i in special}
@@ -172,6 +173,11 @@ class ChatFormat:
 
     def opened(self, thinking: bool | None = None) -> str:
         """What of the model's thinking the template itself begins: its tag and what follows, or ""."""
+        if thinking not in self._opened:
+            self._opened[thinking] = self._opening(thinking)
+        return self._opened[thinking]
+
+    def _opening(self, thinking: bool | None) -> str:
         first = _MARKS[1]
         text = self._render([Message("user", first)], thinking).rpartition(first)[2]
         start = text.rfind(self.thinking.opening)
@@ -213,7 +219,8 @@ class ChatFormat:
                 [m._asdict() for m in messages], tokenize=False, add_generation_prompt=True, **chosen
             )
         except Exception as error:  # a template is a foreign program: it raises whatever it likes
-            raise _Unusable(" ".join(str(error).split())[:200] or type(error).__name__) from error
+            first = re.split(r"(?<=[.!:]) ", " ".join(str(error).split()), maxsplit=1)[0].rstrip(".!:")
+            raise _Unusable(first[:120] or type(error).__name__) from error
         return text
 
     def _lines(self, messages: Sequence[Message]) -> str:

@@ -27,6 +27,7 @@ from warpcortex_cli.errors import MemoryLimitError, ModelError, UsageError
 from warpcortex_cli.prism.native import usable
 from warpcortex_cli.prism.quantize import BITS
 from warpcortex_cli.prism.source import ModelSource, weight_files
+from warpcortex_cli.prism.support import check_config
 from warpcortex_cli.probes.memory import available_memory
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -182,6 +183,7 @@ def _config(source: ModelSource) -> Any:
             f"{source.name} is an encoder-decoder ({config.model_type}).",
             "The engine serves decoder-only models.",
         )
+    check_config(config, source.name)
     if getattr(config, "quantization_config", None):
         raise ModelError(
             f"{source.name} holds quantized weights, which the engine does not serve.",

@@ -23,7 +23,14 @@ from warpcortex_cli.prism.quantize import Packed
 from warpcortex_cli.prism.quantize import quantize as quantized
 from warpcortex_cli.prism.rows import Row, RowResult
 from warpcortex_cli.prism.source import ModelSource
-from warpcortex_cli.prism.support import check_config, check_weights, max_context, refuse, try_out
+from warpcortex_cli.prism.support import (
+    check_config,
+    check_tokenizer,
+    check_weights,
+    max_context,
+    refuse,
+    try_out,
+)
 
 __all__ = ["Prism", "Row", "RowResult"]
 
@@ -68,6 +75,7 @@ class Prism:
         config: Any = model.config.get_text_config(decoder=True)
         check_config(model.config, name)
         check_config(config, name)
+        check_tokenizer(tokenizer, config.vocab_size, name)
         decoder = model.get_decoder()
         if not model._can_set_attn_implementation() or decoder is None or decoder is model:
             raise refuse(name, "its attention cannot be exchanged through transformers' attention interface")

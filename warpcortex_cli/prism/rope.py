@@ -8,8 +8,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 _PART = 1 << 16  # numbers turned at once: their copies stay in the cache, and in what the allocator keeps
+
+
+def unknown_rope(config: Any) -> str | None:
+    """The first rope_type of a model's config that transformers does not know, or None."""
+    settings = getattr(config, "rope_parameters", None) or {}
+    for each in [settings, *(v for v in settings.values() if isinstance(v, dict))]:
+        kind = each.get("rope_type", each.get("type"))
+        if kind is not None and kind not in ("default", *ROPE_INIT_FUNCTIONS):
+            return str(kind)
+    return None
 
 
 class Rope:

@@ -136,6 +136,22 @@ def check_folder(path: Path, name: str) -> Path:
     if missing:
         raise ModelError(f"{name} is incomplete: {missing[0]} is missing.", hint or "Copy the whole model folder.")
     if not weights:
+        shards = sorted(f.name for f in path.glob("*.safetensors"))
+        if "consolidated.safetensors" in shards:
+            raise ModelError(
+                f"{name} holds consolidated.safetensors, which is written for other programs, and no model.safetensors.",
+                hint or "Copy the files that are written for transformers, or save them with save_pretrained.",
+            )
+        if any("-of-" in f for f in shards):
+            count = "one of its weight files" if len(shards) == 1 else f"{len(shards)} of its weight files"
+            raise ModelError(
+                f"{name} is incomplete: it holds {count} ({shards[0]}), and model.safetensors.index.json is missing.",
+                hint or "Copy the whole model folder.",
+            )
+        if shards:
+            raise ModelError(
+                f"{name} holds {shards[0]}, and no model.safetensors.", hint or "Rename it if it is the whole model."
+            )
         if list(path.glob("*.bin")) or list(path.glob("*.pt*")):
             hint = "Convert it with transformers' save_pretrained; formats that can hold code are never loaded."
         raise ModelError(f"{name} has no weights in safetensors.", hint or "Copy the whole model folder.")

@@ -14,7 +14,7 @@ from warpcortex_cli.errors import ModelError
 from warpcortex_cli.memory.segment import KVLayout
 from warpcortex_cli.prism.attention import Angles, Layer, Limits, running
 from warpcortex_cli.prism.native import Layers
-from warpcortex_cli.prism.rope import Rope
+from warpcortex_cli.prism.rope import Rope, unknown_rope
 
 _SERVED_LAYERS = {"full_attention", "sliding_attention"}
 _TRIAL_TOKENS = 4
@@ -40,11 +40,27 @@ def check_config(config: Any, name: str) -> None:
         raise refuse(name, "it is an encoder-decoder model")
     if getattr(config, "use_bidirectional_attention", False) or getattr(config, "is_causal", True) is False:
         raise refuse(name, "its attention is not causal")
+    unknown = unknown_rope(config)
+    if unknown is not None:
+        raise refuse(name, f"its rotary embedding is of the type {unknown!r} (rope_type), which transformers does not know")
     strange = sorted(set(getattr(config, "layer_types", None) or ()) - _SERVED_LAYERS)
     if strange:
         raise refuse(
             name,
             f"it has layers of the kind {', '.join(strange)}, which keep no keys and values of all tokens",
+        )
+
+
+def check_tokenizer(tokenizer: Any, vocabulary: int, name: str) -> None:
+    """Refuses a tokenizer with tokens that the model has no embedding of: one of them would end a reply by an error.
+
+    Raises:
+        ModelError: with the first of these tokens.
+    """
+    last = max(tokenizer.get_vocab().items(), key=lambda entry: entry[1], default=("", 0))
+    if last[1] >= vocabulary:
+        raise refuse(
+            name, f"its tokenizer has a token {last[0]!r} of number {last[1]}, and its embedding ends at {vocabulary - 1}"
         )
 
 

@@ -1,4 +1,4 @@
-"""The answer out of River text: without the requests, and without the gaps that they leave."""
+"""The answer out of River text: without requests and thinking, and without the gaps that they leave."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ class Answer:
 
     `feed` and at last `finish` give the characters that can be printed now, so that the pieces joined are the
     answer. White space is held back until something follows it: at both ends it is dropped, and where a request
-    stood only one space, or the line break that was there, is left.
+    or thinking stood only one space, or the line break that was there, is left.
 
     Attributes:
-        raw: River text as it was written, requests included and not cleaned.
+        raw: River text as it was written, requests and thinking included and not cleaned.
         text: the answer so far.
     """
 
@@ -30,7 +30,7 @@ class Answer:
 
     def feed(self, event: RiverText) -> str:
         self.raw += event.text
-        if event.request:
+        if event.request or event.thinking:
             if self._cut:
                 self._before = _wider(self._before, self._after)
             self._cut, self._after = True, ""

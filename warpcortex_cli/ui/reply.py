@@ -20,7 +20,7 @@ Probe = Callable[[], Usage | None]
 
 
 class Reply:
-    """Shows the events of one reply on a page. Requests are dimmed; white space at both ends is left out."""
+    """Shows the events of one reply on a page. Requests and thinking are dimmed; white space at both ends is left out."""
 
     def __init__(self, session: Session, console: Console, probe: Probe, injecting: bool) -> None:
         self._session = session
@@ -53,7 +53,7 @@ class Reply:
             case RiverPrefilled():
                 self._read, self._to_read = event.done, event.total
             case RiverText():
-                self._write(self._cleaner.feed(event.text), page, dim=event.request)
+                self._write(self._cleaner.feed(event.text), page, dim=event.request or event.thinking)
             case StreamSpawned():
                 self._first = event.id if self._first is None else self._first
             case RiverFinished():

@@ -51,7 +51,7 @@ def _has_room(context: int, profile: Profile, opening: int) -> bool:
     base = min(opening, context // 8) + min(profile.memory.recall, context // 4)
     room = context - base - min(profile.river.max_tokens, context // 4)
     limit = min(profile.memory.window or room, room)
-    return limit >= BLOCK and base + max(limit, limit // 3 + BLOCK) + _chunk(limit) <= context
+    return limit > 0 and base + max(limit, limit // 3 + BLOCK + _chunk(limit)) <= context
 
 
 def _chunk(limit: int) -> int:

@@ -104,17 +104,24 @@ def test_a_history_that_is_rewritten_is_read_anew(talking: Callable[..., Session
         say(session, question)
         talk = ["How many?", "47", "And lamps?", "86", "Sure?"][: 2 * n + 1]
         assert next(held) == rendered(session, *talk, system="Be brief.")
-    own = [i for i, mine in zip(session.engine.river.sentences.ids, session.engine.river.sentences.own, strict=True) if mine]
+    own = [
+        i
+        for i, mine in zip(session.engine.river.sentences.ids, session.engine.river.sentences.own, strict=True)
+        if mine
+    ]
     assert session.prism.decode(own) == "4786Yes"
 
 
 @pytest.mark.parametrize(
-    ("template", "first"), [(DROPS_THINKING, "<think>\nhm, [MATH: 1]\n</think>\n\n47"), (BEGINS_THINKING, "hm\n</think>\n\n47")]
+    ("template", "first"),
+    [(DROPS_THINKING, "<think>\nhm, [MATH: 1]\n</think>\n\n47"), (BEGINS_THINKING, "hm\n</think>\n\n47")],
 )
 def test_thinking_is_no_part_of_the_answer_and_leaves_the_history(
     talking: Callable[..., Session], template: str, first: str
 ) -> None:
-    session = talking(template, first, "<think>\n\n</think>\n\n86" if template == DROPS_THINKING else "86\n</think>\n86")
+    session = talking(
+        template, first, "<think>\n\n</think>\n\n86" if template == DROPS_THINKING else "86\n</think>\n86"
+    )
     held = prompts(session)
     answer = say(session, "How many?")
     assert (answer.text, answer.raw) == ("47", first)

@@ -3,6 +3,8 @@
 Sources: tokenizer_config.json or chat_template.jinja of the models named.
 """
 
+# ruff: noqa: E501  (templates are easier to compare with their sources in long lines)
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -147,7 +149,15 @@ TEMPLATES = {
 NO_SYSTEM = {"mistral-v1", "gemma-2"}
 NAMES = (
     *("<|im_start|>", "<|im_end|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>", "<start_of_turn>"),
-    *("<end_of_turn>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>", "<\uff5cUser\uff5c>", "<\uff5cAssistant\uff5c>"),
+    *(
+        "<end_of_turn>",
+        "<|user|>",
+        "<|assistant|>",
+        "<|system|>",
+        "<|end|>",
+        "<\uff5cUser\uff5c>",
+        "<\uff5cAssistant\uff5c>",
+    ),
     *("<|START_OF_TURN_TOKEN|>", "<|END_OF_TURN_TOKEN|>", "<|USER_TOKEN|>", "<|CHATBOT_TOKEN|>", "<|SYSTEM_TOKEN|>"),
 )
 PLAIN_NAMES = ("[INST]", "[/INST]", "<think>", "</think>")  # added with special: false
@@ -163,7 +173,10 @@ def byte_level() -> Tokenizer:
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
-    _train(made, trainers.BpeTrainer(vocab_size=420, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
+    _train(
+        made,
+        trainers.BpeTrainer(vocab_size=420, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False),
+    )
     return made
 
 
@@ -194,7 +207,9 @@ def unigram() -> Tokenizer:
     made = Tokenizer(models.Unigram())
     made.pre_tokenizer = pre_tokenizers.Metaspace("\u2581", prepend_scheme="first")
     made.decoder = _spaces()
-    trainer = trainers.UnigramTrainer(vocab_size=300, unk_token="<unk>", special_tokens=["<unk>", "</s>"], show_progress=False)
+    trainer = trainers.UnigramTrainer(
+        vocab_size=300, unk_token="<unk>", special_tokens=["<unk>", "</s>"], show_progress=False
+    )
     _train(made, trainer)
     return made
 

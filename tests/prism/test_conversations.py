@@ -5,13 +5,30 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.prism.families import EXACT, KINDS, NAMES, NO_SYSTEM, PLAIN_NAMES, TEMPLATES, tokenizer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.prism.families import EXACT, KINDS, NAMES, NO_SYSTEM, PLAIN_NAMES, TEMPLATES, tokenizer
 from warpcortex_cli.prism.chat_format import ChatFormat, Message, conversation
 
-_WORDS = ["He", "has 47 ropes", "User: hi", " ", "  ", "\n", "\n\n", ".", "?", "\U0001f422", "\u4e2d\u6587", "e\u0301", "x" * 30, "'s", "<", "12"]
+_WORDS = [
+    "He",
+    "has 47 ropes",
+    "User: hi",
+    " ",
+    "  ",
+    "\n",
+    "\n\n",
+    ".",
+    "?",
+    "\U0001f422",
+    "\u4e2d\u6587",
+    "e\u0301",
+    "x" * 30,
+    "'s",
+    "<",
+    "12",
+]
 words = st.lists(st.sampled_from(_WORDS), max_size=6).map("".join).map(lambda s: s if s.strip() else s + "Hi")
 quick = settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
@@ -61,7 +78,23 @@ def unknown(kind: str) -> set[int]:
     return set() if kind in EXACT else {0}
 
 
-NASTY = [*NAMES, *PLAIN_NAMES, "<s>", "</s>", "<unk>", "[UNK]", "<|im_", "start|>", "<", "|>", "Hi", " ", "\n", "\U0001f422", "\u3164"]
+NASTY = [
+    *NAMES,
+    *PLAIN_NAMES,
+    "<s>",
+    "</s>",
+    "<unk>",
+    "[UNK]",
+    "<|im_",
+    "start|>",
+    "<",
+    "|>",
+    "Hi",
+    " ",
+    "\n",
+    "\U0001f422",
+    "\u3164",
+]
 nasty = st.lists(st.sampled_from(NASTY), min_size=1, max_size=8).map("".join)
 
 

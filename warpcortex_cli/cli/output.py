@@ -279,8 +279,8 @@ def open_prism(
         line += ", which is written for instruction models and does little for pocket"
     note(f"{line}. {source.note}." if source.note else f"{line}.")
     if prism.chat.problem:
-        problem = clean(prism.chat.problem)
-        note(f"no chat template of {source.name} can be used ({problem}): turns are written as User: and Assistant: lines.")
+        lines = "turns are written as User: and Assistant: lines"
+        note(f"no chat template of {source.name} can be used ({prism.chat.problem}): {lines}.")
     return prism, settings
 
 

@@ -11,8 +11,8 @@ class Thoughtful:
     """The stretches of a growing text that stand between the tags of thinking, the tags included.
 
     Args:
-        tags: of the model. Where it is not known for them they count at the beginning of a reply only, so that an answer
-            about such tags is shown.
+        tags: of the model. Where it is not known for them they count at the beginning of a reply only, so that an
+            answer about such tags is shown.
         opened: whether the text begins within such a stretch.
 
     Attributes:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from warpcortex_cli.prism.encoding import CONTEXT, Disguise, Encoded, Encoder
+from warpcortex_cli.prism.encoding import CONTEXT, Disguise, Encoder
 
 _MARKS = ("WARPSYSTEM", "WARPFIRST", "WARPREPLY", "WARPSECOND")
 _AGREED = "Understood."  # the reply to a system prompt in models whose template has no place for one
@@ -117,7 +117,6 @@ class ChatFormat:
             opened: whether the last words of `after` will go on.
         """
         disguise = Disguise(self.encoder, [m.content for m in (*before, *after)])
-        reply = before[-1].content if before and before[-1].role == "assistant" else None
         text = self._text(after, disguise, thinking, opened)
         if not before or not held:
             return Plan(0, self.encoder.encode(text, disguise).ids)
@@ -260,7 +259,9 @@ class ChatFormat:
         encoder = self.encoder
         ids = set(encoder.written(text)) - set(encoder.names)
         tokens = self._tokenizer.convert_ids_to_tokens(sorted(ids))
-        encoder.also(i for i, token in zip(sorted(ids), tokens, strict=True) if _CONTROL.fullmatch(token.strip("\u2581")))
+        encoder.also(
+            i for i, token in zip(sorted(ids), tokens, strict=True) if _CONTROL.fullmatch(token.strip("\u2581"))
+        )
 
     def _read_thinking(self) -> Thinking:
         template = getattr(self._tokenizer, "chat_template", None)

@@ -139,7 +139,7 @@ def check_folder(path: Path, name: str) -> Path:
         shards = sorted(f.name for f in path.glob("*.safetensors"))
         if "consolidated.safetensors" in shards:
             raise ModelError(
-                f"{name} holds consolidated.safetensors, which is written for other programs, and no model.safetensors.",
+                f"{name} holds consolidated.safetensors, made for other programs, and no model.safetensors.",
                 hint or "Copy the files that are written for transformers, or save them with save_pretrained.",
             )
         if any("-of-" in f for f in shards):

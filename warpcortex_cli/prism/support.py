@@ -42,7 +42,9 @@ def check_config(config: Any, name: str) -> None:
         raise refuse(name, "its attention is not causal")
     unknown = unknown_rope(config)
     if unknown is not None:
-        raise refuse(name, f"its rotary embedding is of the type {unknown!r} (rope_type), which transformers does not know")
+        raise refuse(
+            name, f"its rotary embedding is of the type {unknown!r} (rope_type), which transformers does not know"
+        )
     strange = sorted(set(getattr(config, "layer_types", None) or ()) - _SERVED_LAYERS)
     if strange:
         raise refuse(
@@ -60,7 +62,8 @@ def check_tokenizer(tokenizer: Any, vocabulary: int, name: str) -> None:
     last = max(tokenizer.get_vocab().items(), key=lambda entry: entry[1], default=("", 0))
     if last[1] >= vocabulary:
         raise refuse(
-            name, f"its tokenizer has a token {last[0]!r} of number {last[1]}, and its embedding ends at {vocabulary - 1}"
+            name,
+            f"its tokenizer has a token {last[0]!r} of number {last[1]}, and its embedding ends at {vocabulary - 1}",
         )
 
 

@@ -20,7 +20,7 @@ Probe = Callable[[], Usage | None]
 
 
 class Reply:
-    """Shows the events of one reply on a page. Requests and thinking are dimmed; white space at both ends is left out."""
+    """Shows the events of one reply on a page. Requests and thinking are dim; white space at both ends is left out."""
 
     def __init__(self, session: Session, console: Console, probe: Probe, injecting: bool) -> None:
         self._session = session

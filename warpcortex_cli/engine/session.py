@@ -160,6 +160,8 @@ class Session:
         river, chat = self.engine.river, self.prism.chat
         held, opened = river.sentences, turn.role == "notes"
         own = len(held.own) - len(held.own.rstrip(b"\1"))
+        if river.stopped:  # it wrote more than its reply, which is read anew
+            own = 0
         before, after = self._messages(self.turns), self._messages([*self.turns, turn])
         thinking = river.settings.thinking
         plan = chat.plan(before, after, held.ids, own, opened=opened, thinking=thinking)

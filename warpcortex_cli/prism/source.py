@@ -136,7 +136,7 @@ def check_folder(path: Path, name: str) -> Path:
     if missing:
         raise ModelError(f"{name} is incomplete: {missing[0]} is missing.", hint or "Copy the whole model folder.")
     if not weights:
-        shards = sorted(f.name for f in path.glob("*.safetensors"))
+        shards = sorted(f.name for f in path.glob("*.safetensors") if f.is_file())
         if "consolidated.safetensors" in shards:
             raise ModelError(
                 f"{name} holds consolidated.safetensors, made for other programs, and no model.safetensors.",

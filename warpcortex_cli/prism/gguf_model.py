@@ -1,0 +1,201 @@
+"""A GGUF file as a model of transformers: configuration, tokenizer, and its tensors as a source of weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from warpcortex_cli.errors import ModelError
+from warpcortex_cli.gguf import blocks, tokenizer
+from warpcortex_cli.gguf.blocks import PLAIN, Grouped
+from warpcortex_cli.gguf.config import configured
+from warpcortex_cli.gguf.header import Header, TensorInfo, read_header
+from warpcortex_cli.gguf.layout import LAYOUTS, Origin
+from warpcortex_cli.gguf.served import check_served
+from warpcortex_cli.prism.source import ModelSource
+from warpcortex_cli.prism.weights import attach, on_meta
+
+_AGAIN = "Copy or pull the file again."
+_PLACELESS = ("rope_", "rope.", "rot_embd")  # of what configures a rotary embedding
+_SAMPLING = {  # keys of a file, and what transformers calls them
+    "temp": "temperature",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "penalty_repeat": "repetition_penalty",
+}
+
+
+class GgufModel:
+    """A model in a GGUF file, of which nothing but the header is read at first.
+
+    Args:
+        source: names the file.
+
+    Raises:
+        ModelError: it is damaged, or cannot be served.
+    """
+
+    def __init__(self, source: ModelSource) -> None:
+        self.name = source.name
+        self.header: Header = read_header(source.path, source.name)
+        check_served(self.header)
+
+    def config(self) -> Any:
+        """Its configuration; ModelError if it is of an architecture that is not served."""
+        values = configured(self.header, self._factors)
+        ends = tokenizer.end_tokens(self.header)
+        try:
+            config = AutoConfig.for_model(**values)
+        except Exception as error:  # of transformers' checks: the file contradicts itself
+            reason = (str(error).strip().splitlines() or [""])[-1].strip()[:200]
+            raise ModelError(f"{self.name} is damaged: {reason}", _AGAIN) from error
+        config.eos_token_id = ends[0] if ends else None
+        return config
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Its tokenizer, with the chat template; ModelError if it has none that is served."""
+        return tokenizer.built(self.header)
+
+    def model(self, config: Any, dtype: torch.dtype) -> PreTrainedModel:
+        """The model, with its parameters on meta and this file as their source.
+
+        Raises:
+            ModelError: tensors are missing, have other shapes, or have no place in the model.
+        """
+        with on_meta():
+            model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="eager")
+        model.tie_weights()
+        model.generation_config = self._generation(config)
+        attach(model, GgufWeights(self.header, config, dict(model.named_parameters())))
+        return model
+
+    def _generation(self, config: Any) -> GenerationConfig:
+        values: dict[str, Any] = {"eos_token_id": tokenizer.end_tokens(self.header) or None}
+        for key, name in _SAMPLING.items():
+            found = self.header.metadata.get(f"general.sampling.{key}")
+            if isinstance(found, (int, float)):
+                values[name] = found
+        if values.get("temperature", 0):
+            values["do_sample"] = True
+        return GenerationConfig(**values)
+
+    def _factors(self, name: str) -> list[float]:
+        info = self.header.tensors[name]
+        if info.kind not in PLAIN or info.values > 4096:
+            raise ModelError(f"{self.name} is damaged ({name} of {info.kind} {list(info.shape)}).", _AGAIN)
+        found: list[float] = torch.from_numpy(info.read()).view(PLAIN[info.kind]).float().tolist()
+        return found
+
+
+class GgufWeights:
+    """The tensors of a GGUF file under the names that parameters have in transformers.
+
+    Args:
+        header: of the file.
+        config: of the model.
+        parameters: of the model, for their names and shapes.
+
+    Raises:
+        ModelError: they do not fit each other.
+    """
+
+    def __init__(self, header: Header, config: Any, parameters: dict[str, Tensor]) -> None:
+        self._header = header
+        self._shapes = {name: tuple(p.shape) for name, p in parameters.items()}
+        layout = LAYOUTS[header.architecture]
+        sizes = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        try:
+            self._origins = {name: layout.origin(name, header.tensors, sizes) for name in parameters}
+        except LookupError as error:
+            raise ModelError(f"{header.name} is incomplete: {error.args[0]} is missing.", _AGAIN) from None
+        self._check()
+
+    def read(self, name: str, dtype: torch.dtype) -> Tensor:
+        """As a `WeightSource`."""
+        origin, shape = self._origins[name], self._shapes[name]
+        if not origin.names:
+            return torch.zeros(shape, dtype=dtype)
+        parts = [
+            blocks.unpacked(data, info.kind, torch.float32 if origin.shift else dtype)
+            for info, data in self._rows(origin)
+        ]
+        found = (parts[0] if len(parts) == 1 else torch.cat(parts)).view(shape)
+        if not found.sum().isfinite() and not found.isfinite().all():  # a sum may be infinite without
+            raise ModelError(
+                f"{self._header.name} holds weights that are no finite numbers, in {origin.names[0]}.", _AGAIN
+            )
+        return (found + origin.shift).to(dtype) if origin.shift else found
+
+    def grouped(self, name: str) -> Grouped | None:
+        """As a `WeightSource`."""
+        origin = self._origins[name]
+        if origin.shift or not origin.names:
+            return None
+        parts = [blocks.grouped(data, info.kind) for info, data in self._rows(origin)]
+        first = parts[0]
+        if first is None or len(parts) == 1:
+            return first
+        given = [part for part in parts if part is not None and part.size == first.size]
+        if len(given) < len(parts) or len({(part.minima is None, part.bits) for part in given}) > 1:
+            return None
+        minima = None if first.minima is None else torch.cat([part.minima for part in given if part.minima is not None])
+        return Grouped(torch.cat([p.levels for p in given]), torch.cat([p.scales for p in given]), minima, first.bits)
+
+    def names(self) -> list[str]:
+        """Of all parameters."""
+        return list(self._origins)
+
+    def _rows(self, origin: Origin) -> Iterable[tuple[TensorInfo, Tensor]]:
+        """Tensors of a parameter, and their rows in transformers' order, uint8 [rows, bytes]."""
+        for name in origin.names:
+            info = self._header.tensors[name]
+            flat = torch.from_numpy(info.read())
+            rows = info.shape[0] if len(info.shape) > 1 or info.kind in PLAIN else 1
+            data = flat.view(rows, -1)
+            if origin.rows is not None:
+                data = data[slice(*origin.rows)]
+            if origin.heads:
+                halves = data.shape[0] // origin.heads // 2
+                order = torch.arange(data.shape[0]).view(origin.heads, halves, 2).transpose(1, 2).reshape(-1)
+                data = data[order]
+            yield info, data
+
+    def _check(self) -> None:
+        """Shapes and types, before anything is read; and that no tensor is passed over."""
+        tensors = self._header.tensors
+        used: set[str] = set()
+        for name, origin in self._origins.items():
+            used.update(origin.names)
+            found, wanted = self._shape(origin), self._shapes[name]
+            if origin.names and found != wanted:
+                words = f"{origin.names[0]} is {list(found)}, not {list(wanted)}"
+                raise ModelError(f"{self._header.name} is damaged ({words}).", _AGAIN)
+        strange = [n for n in tensors if n not in used and not any(word in n for word in _PLACELESS)]
+        if strange:
+            raise ModelError(
+                f"{self._header.name} holds weights that its architecture has no place for ({strange[0][:80]}).",
+                _OTHER,
+            )
+
+    def _shape(self, origin: Origin) -> tuple[int, ...]:
+        shapes = [self._header.tensors[n].shape for n in origin.names]
+        if len({s[1:] for s in shapes}) > 1:
+            return ()
+        rows = sum(s[0] for s in shapes)
+        if origin.rows is not None:
+            rows = max(0, min(rows, origin.rows[1]) - origin.rows[0])
+        return (rows, *shapes[0][1:])
+
+
+_OTHER = "Choose another file of the model, or another model."

@@ -146,9 +146,26 @@ def _models() -> list[Finding]:
             found.append(Finding(name, f"in the cache, {size(held)}"))
         except WarpError as error:
             found.append(Finding(name, error.message, "note", error.hint or ""))
+    found += _others()
     if LARGER_MODEL not in [name for name, _ in cached]:
         fix = f"`warpcortex pull {LARGER_MODEL}` fetches it (1 GB)."
         found.append(Finding(LARGER_MODEL, "not in the cache", "note", fix))
+    return found
+
+
+def _others() -> list[Finding]:
+    """What is installed or was fetched by other programs."""
+    from warpcortex_cli.prism.catalogue import models
+    from warpcortex_cli.prism.source import INSTALL_SMOLLM2, SMOLLM2
+
+    found = []
+    for entry in models([]):
+        if entry.source in ("package", "ollama", "lmstudio"):
+            value = f"{entry.source}, {entry.format}, {size(entry.bytes)}" + (f"; {entry.note}" if entry.note else "")
+            state = "ok" if entry.served else "note"
+            found.append(Finding(entry.name, value if entry.served else entry.reason or value, state))
+    if not any(f.name == SMOLLM2 for f in found):
+        found.append(Finding(SMOLLM2, "not installed", "note", f"`{INSTALL_SMOLLM2}` brings it (93 MB)."))
     return found
 
 

@@ -31,8 +31,8 @@ TEXTS = [
 ]
 
 
-def header(path: Path, metadata: dict[str, Any]) -> Header:
-    writer = GGUFWriter(path, "llama")
+def header(path: Path, metadata: dict[str, Any], architecture: str = "llama") -> Header:
+    writer = GGUFWriter(path, architecture)
     for key, value in metadata.items():
         _add(writer, key, value)
     writer.write_header_to_file()
@@ -139,6 +139,14 @@ def test_sentencepiece_without_a_blank_before_and_without_bos(tmp_path: Path) ->
     assert pieces(found, "a a") == ["a", "▁a"]
     assert found("a a")["input_ids"] == found("a a", add_special_tokens=False)["input_ids"]
     assert found.decode(found(" a")["input_ids"]) == " a"
+
+
+def test_phi3_swallows_blanks_behind_its_marks(tmp_path: Path) -> None:
+    """As its tokenizer.json says of them, and llama.cpp knows by its name."""
+    said = sentencepiece(["▁a", "▁", "a", "<|user|>"], {3: 3})
+    for architecture, rest in (("phi3", ["▁a"]), ("llama", ["▁", "<0x0A>", "a"])):
+        found = built(header(tmp_path / f"{architecture}.gguf", said, architecture))
+        assert pieces(found, "<|user|>\na") == ["<|user|>", *rest]
 
 
 def test_all_that_ends_a_reply(tmp_path: Path) -> None:

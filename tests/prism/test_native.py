@@ -340,6 +340,25 @@ def test_a_step_of_many_kinds_of_rows(threads: int, dtype: torch.dtype, monkeypa
         near(mine.float(), theirs.float(), dtype, 0.04)  # some rows are torch's, in bf16
 
 
+@pytest.mark.parametrize("kind", ["bf16", "int8", "int4"])
+def test_any_number_of_threads_gives_the_same(
+    kind: str, model_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the bit: threads come and go while a conversation runs, and the same seed gives the same run."""
+    folder = model_folder("qwen2")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    prism = Prism(model, AutoTokenizer.from_pretrained(folder), "qwen2", kind)
+    found = []
+    for threads in (1, 2, 3):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        tails = [prism.new_tail(400) for _ in range(20)]
+        first = prism.forward([Row([5 + i % 90 for i in range(300)], list(range(300)), tails[0], logits="last")])
+        rows = [Row([7 + i], [300], tail, (tails[0].view(250),), logits="last") for i, tail in enumerate(tails[1:])]
+        found.append([r.logits for r in (*first, *prism.forward([Row([9], [300], tails[0], logits="last"), *rows]))])
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
 @pytest.mark.parametrize(("dtype", "d"), [(torch.float32, 16), (torch.bfloat16, 32)])
 def test_what_is_not_finite_stays_in_its_row(dtype: torch.dtype, d: int) -> None:
     slab = Slab(KVLayout(1, 1, d, dtype, torch.device("cpu")), 4, 8)

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from warpcortex_cli.memory.room import Stored
 from warpcortex_cli.memory.tail import FIRST_CAPACITY, SLOTS, Slab, Tail, TailPool
-from warpcortex_cli.prism import attention, native
+from warpcortex_cli.prism import attention, crowding, native
 from warpcortex_cli.prism.chat_format import ChatFormat
 from warpcortex_cli.prism.compile import compile_layers, warm_up
 from warpcortex_cli.prism.fused import fuse
@@ -110,6 +110,8 @@ class Prism:
         self._states: list[Tensor] = []
         self._head: Head | None = None
         self._native = self.device.type == "cpu" and (compiled or quantize != "none") and native.usable()
+        # Only what the kernels compute is the same for any number of threads.
+        self._crowded = quantize != "none" and self._native and crowding.follows()
         # The model's own forward runs the head, so that its caps and scales apply; this keeps its input.
         decoder.register_forward_hook(lambda _module, _args, out: self._states.append(out[0]))
         if compiled and compile_layers(decoder, name):
@@ -160,6 +162,8 @@ class Prism:
                 raise ValueError(
                     f"position {row.positions[-1]} is beyond the model's context of {self.max_context} tokens"
                 )
+        if self._crowded:
+            crowding.look()
         step = attention.PackedStep(rows, self.device, self._native)
         tokens = torch.tensor([t for r in step.rows for t in r.tokens], device=self.device)
         positions = torch.tensor([p for r in step.rows for p in r.positions], device=self.device)

@@ -6,7 +6,21 @@
 
 #include <type_traits>
 
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
+
 namespace {
+
+// Cores that this process may run on.
+inline int cores() {
+#if defined(_OPENMP)
+    static const int found = omp_get_num_procs();
+    return found;
+#else
+    return 1;
+#endif
+}
 
 // Tokens of a step whose tails are in one slab and which read the same parts. Strides are in numbers, not bytes.
 struct Readers {
@@ -74,7 +88,9 @@ struct Plan {
     std::vector<int64_t> first, places;  // of each group: its first state, and tasks that a token's keys are cut into
     int64_t states;
 
-    void make(const Attention& a, int threads) {
+    // Cut for as many threads as there can be: sums are the same for any number of those that there are.
+    void make(const Attention& a) {
+        const int threads = cores();
         tasks.clear(), first.clear(), places.clear(), states = 0;
         block = tiled<T>(a.d) ? WIDE : BLOCK;
         int64_t keys = 0;
@@ -244,7 +260,7 @@ void attended(const Attention& a, int threads) {
     static thread_local Plan<T> held;
     static thread_local Lines<float> room;
     Plan<T>& plan = held;
-    plan.make(a, threads);
+    plan.make(a);
     room.resize(plan.states * size);
     float* states = room.data();
 #pragma omp parallel num_threads(threads)

@@ -1,0 +1,115 @@
+"""How many threads compute while other programs want the cores, too.
+
+Threads that compute a step together wait for each other many times in it, awake (see `process`). Where another program
+takes the core of one of them, all others spin for nothing: two busy neighbours on two cores left a River a quarter of
+its speed. Linux counts for each thread how long it could have run and did not; where that says that others run, there
+are as many threads fewer, and they come back when the cores are free. What is computed does not depend on it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+
+_TASKS = Path("/proc/self/task")
+_WINDOW = 0.1  # seconds of steps after which it is looked at
+_PAUSE = 0.5  # seconds without a step, after which what was before says nothing
+_BUSY = 0.2  # of a window, for which a thread computed or wanted to: it takes part
+_CROWDED = 0.5  # cores with others that are taken for one
+_FIRST, _LAST = 1.0, 16.0  # seconds before another thread is tried; twice as long each time that it was crowded again
+
+Times = Mapping[str, tuple[float, float]]  # by thread: seconds that it ran, and that it waited for a core
+
+
+class Crowd:
+    """Gives up threads to other programs, and takes them back.
+
+    Args:
+        times: of this process's threads, since they began.
+        clock: seconds.
+        use: sets the number of threads.
+    """
+
+    def __init__(
+        self,
+        times: Callable[[], Times],
+        clock: Callable[[], float] = time.monotonic,
+        use: Callable[[int], None] = torch.set_num_threads,
+    ) -> None:
+        self._times, self._clock, self._use = times, clock, use
+        self._most = self._threads = 0
+        self._before: Times = {}
+        self._began = self._seen = -1e9
+        self._patience, self._until = _FIRST, 0.0
+
+    def look(self, threads: int) -> None:
+        """Called before each step, with the number of threads that compute it."""
+        now = self._clock()
+        if threads != self._threads:  # somebody else has set it
+            self._most = self._threads = threads
+        if now - self._seen > _PAUSE:
+            self._begin(now)
+        self._seen = now
+        if self._most > 1 and now - self._began >= _WINDOW:
+            self._judge(now, self._neighbours(now))
+            self._begin(now)
+
+    def _begin(self, now: float) -> None:
+        if self._most > 1:
+            self._before, self._began = self._times(), now
+
+    def _neighbours(self, now: float) -> float:
+        """Cores on which others ran: a thread waits as long there as it runs, or longer."""
+        least, found = _BUSY * (now - self._began), 0.0
+        for thread, (ran, waited) in self._times().items():
+            ran_before, waited_before = self._before.get(thread, (ran, waited))
+            ran, waited = ran - ran_before, waited - waited_before
+            if ran + waited > least:
+                found += min(waited / max(ran, 1e-9), 1.0)
+        return found
+
+    def _judge(self, now: float, neighbours: float) -> None:
+        if neighbours >= _CROWDED:
+            if now < self._until + 2 * _WINDOW and self._threads > 1:  # a trial has failed
+                self._patience = min(2 * self._patience, _LAST)
+            self._set(max(1, self._threads - max(1, round(neighbours))))
+            self._until = now + self._patience
+        elif self._threads < self._most and now >= self._until:
+            self._set(self._threads + 1)
+            self._until = now
+        elif now - self._until > _LAST:
+            self._patience = _FIRST
+
+    def _set(self, threads: int) -> None:
+        if threads != self._threads:
+            self._threads = threads
+            self._use(threads)
+
+
+def thread_times() -> Times:
+    """As the kernel counts them; nothing where it does not."""
+    found = {}
+    try:
+        for task in os.listdir(_TASKS):
+            ran, waited, _ = (_TASKS / task / "schedstat").read_bytes().split()
+            found[task] = int(ran) / 1e9, int(waited) / 1e9
+    except (OSError, ValueError):  # no Linux, one without these counts, or a thread that ended just now
+        return {}
+    return found
+
+
+def follows() -> bool:
+    """Whether the number of threads may change: OMP_DYNAMIC=false forbids it, and others than Linux tell nothing."""
+    return os.environ.get("OMP_DYNAMIC", "").strip().lower() != "false" and bool(thread_times())
+
+
+_crowd = Crowd(thread_times)
+
+
+def look() -> None:
+    """The one of this process."""
+    _crowd.look(torch.get_num_threads())

@@ -299,10 +299,11 @@ class Limits(_Settings):
         default=16, description="Thinking at once; where none may join, one of lower priority is parked."
     )
     queue: Positive = Field(default=1024, description="Alive and waiting; more requests are cancelled.")
-    river_share: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = Field(
-        default=0.0,
+    river_share: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] | None = Field(
+        default=None,
         description="The part of its speed that the River keeps while Streams think, such as 0.85; what a step "
-        "costs is measured, so the same seed may then give another run. 0: Streams have every step.",
+        "costs is measured, so the same seed may then give another run. 0: Streams have every step. null: 0.7, or 12 "
+        "tokens a second if that is less, where the answer is written to a terminal; 0 elsewhere.",
     )
     stream_tail_tokens: Annotated[int, Field(ge=16, le=1_000_000)] = Field(
         default=256, description="Private KV of a Stream: focus, prompt and thinking, in tokens."

@@ -10,14 +10,16 @@ import pytest
 from tests.engine.conftest import make_profile
 from warpcortex_cli.engine.engine import Engine
 from warpcortex_cli.engine.journal import Journal
-from warpcortex_cli.engine.pacing import Pacer
+from warpcortex_cli.engine.pacing import READING, SHARE, Pacer, pacer
 from warpcortex_cli.engine.router import Match
 from warpcortex_cli.prism.prism import Prism
 
 
-def simulate(share: float, cost: Callable[[int], float], agents: int, steps: int = 3000) -> tuple[float, float, float]:
+def simulate(
+    share: float | Pacer, cost: Callable[[int], float], agents: int, steps: int = 3000
+) -> tuple[float, float, float]:
     """The River's speed as part of its own, Stream tokens for each River token, and the longest step."""
-    pacer = Pacer(share)
+    pacer = share if isinstance(share, Pacer) else Pacer(share)
     seconds, tokens, longest = 0.0, 0, 0.0
     for _ in range(steps):
         width = pacer.width(agents, river_writes=True)
@@ -46,6 +48,26 @@ def test_the_river_keeps_its_share(machine: str, share: float) -> None:
     allowed = cost(0) * (1 / share - 1)
     best = max(w * min(1.0, allowed / (cost(w) - cost(0))) for w in range(1, 101) if cost(w) <= 3 * cost(0))
     assert tokens >= 0.8 * best
+
+
+@pytest.mark.parametrize("scale", [0.05, 0.3, 1.0, 3.0])
+def test_who_reads_along_gets_what_can_be_read_or_a_part_of_the_rivers_own_speed(scale: float) -> None:
+    """Of a River that is faster than anybody reads, Streams have most."""
+    for cost in MACHINES.values():
+        kept, tokens, longest = simulate(pacer(None, True), lambda w, cost=cost: scale * cost(w), agents=100)
+        own = 1 / (scale * cost(0))
+        assert kept * own >= min(SHARE * own, READING) - 0.03 * own
+        assert longest <= max(3 / own, 1.1 / READING) * 1.01
+        if own > 4 * READING:
+            assert kept < 0.6 and tokens > simulate(SHARE, lambda w, cost=cost: scale * cost(w), agents=100)[1]
+
+
+def test_the_promise_is_the_profiles_or_a_readers() -> None:
+    assert [pacer(share, watched).share for share, watched in ((0.85, False), (0.85, True), (0.0, True))] == [
+        0.85
+    ] * 2 + [0]
+    assert pacer(None, False).share == 0 and pacer(None, True).share == SHARE
+    assert pacer(0.85, True).enough == float("inf")  # what somebody has written is kept to the letter
 
 
 def test_a_slow_step_now_and_then_teaches_little() -> None:
@@ -105,6 +127,17 @@ def test_the_engine_asks_the_pacer_and_the_oldest_streams_come_first(prism: Pris
     assert max(width for width, _ in narrow.seen) == 2  # thoughts on their way in come in pieces, too
     ended = [engine.streams[i].ended for i in (1, 2, 3, 4)]
     assert ended == sorted(ended) and len(set(ended)) > 2
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_a_promise_is_kept_where_somebody_reads_along(prism: Prism, watched: bool) -> None:
+    profile = make_profile(limits={"streams": 4, "stream_tail_tokens": 64})
+    engine = Engine(prism, profile, Journal(), watched=watched)
+    assert engine.pacer.share == (SHARE if watched else 0)
+    engine.use(profile.model_copy(update={"limits": profile.limits.model_copy(update={"river_share": 0.9})}))
+    assert engine.pacer.share == 0.9
+    engine.use(profile)
+    assert engine.pacer.share == (SHARE if watched else 0)
 
 
 def test_what_matters_more_comes_first(prism: Prism) -> None:

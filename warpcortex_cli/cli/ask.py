@@ -115,6 +115,8 @@ def ask(
                 streams=not no_streams,
                 listeners=listeners,
                 calibration=calibration,
+                # What is explained is run again, the same way.
+                watched=not (as_json or explain) and sys.stdout is not None and sys.stdout.isatty(),
             )
             for name, text in texts:
                 load_with_progress(session, text, name, errors)

@@ -92,6 +92,7 @@ def chat(
             streams=not no_streams,
             listeners=[writer] if writer else [],
             calibration=stored_calibration(prism),
+            watched=sys.stdout is not None and sys.stdout.isatty(),
         )
         keep: Callable[[], None] = _keep_nothing
         if kept is not None and log is not None:

@@ -16,7 +16,7 @@ from warpcortex_cli.engine.calibration import Calibration
 from warpcortex_cli.engine.gate import Gate
 from warpcortex_cli.engine.injection import Injection, Reading
 from warpcortex_cli.engine.journal import Journal
-from warpcortex_cli.engine.pacing import Pacer
+from warpcortex_cli.engine.pacing import pacer
 from warpcortex_cli.engine.parking import Parking, seating
 from warpcortex_cli.engine.river import QUERY_WINDOW, River
 from warpcortex_cli.engine.roster import Roster
@@ -54,7 +54,11 @@ class Work:
 
 
 class Engine:
-    """Owns a River and its Streams and steps them all at once."""
+    """Owns a River and its Streams and steps them all at once.
+
+    Args:
+        watched: somebody reads along, so that the River keeps a part of its speed if the profile does not say how much.
+    """
 
     def __init__(
         self,
@@ -65,9 +69,11 @@ class Engine:
         seed: int = 0,
         streams: bool = True,
         calibration: Calibration | None = None,
+        watched: bool = False,
     ) -> None:
         self.prism = prism
         self.journal = journal
+        self.watched = watched
         self.river = River(prism, profile, seed)
         self.gate = Gate(profile.gate, calibration)
         self.admission = Admission(prism, seed)
@@ -88,7 +94,7 @@ class Engine:
         """
         self.profile = profile
         self.injecting = profile.injection.enabled
-        self.pacer = Pacer(profile.limits.river_share)
+        self.pacer = pacer(profile.limits.river_share, self.watched)
         if self.spawning:
             self.admission.prepare(profile)
         self.gate.use(profile.gate)

@@ -10,6 +10,8 @@ of the River's own: what makes the River slower while nobody else runs is not th
 
 from __future__ import annotations
 
+import math
+
 _NEWEST = 0.2  # weight of a width's newest measurement
 _SOLO = 0.05  # the same of a solo step, of which there are many; the first ones weigh alike
 _SELDOM = 32  # after so many steps with Streams comes a solo one, so that the River's own speed stays known
@@ -22,15 +24,21 @@ _FIRST = 4  # the widest step before any was measured
 _BURST = 2.0  # widths known to take so many solo steps longer are not chosen, or the River would stutter
 
 
+SHARE = 0.7  # of its own speed, which a River keeps where somebody reads along,
+READING = 12.0  # or so many tokens a second if that is less: some nine words, twice what most people read
+
+
 class Pacer:
     """Learns the seconds of a step by the number of Stream tokens in it, and grants widths.
 
     Args:
         share: the part of its solo speed that the River keeps, 0 (no promise) to below 1.
+        enough: tokens a second that the River never has to exceed.
     """
 
-    def __init__(self, share: float) -> None:
+    def __init__(self, share: float, enough: float = math.inf) -> None:
         self.share = share
+        self.enough = enough
         self._solo: float | None = None  # mean seconds of a step in which the River is alone
         self._solos = self._since = 0  # such steps, and those with Streams after the last one
         self._extra: dict[int, float] = {}  # by width: mean seconds beyond a solo step
@@ -48,7 +56,7 @@ class Pacer:
             return 0
         widest = min(wanted, 2 * max(self._extra) if self._extra else _FIRST)
         options = [w for w in _WIDTHS if w < widest] + [widest]
-        burst = _BURST * self._solo
+        burst = self._most()
         fitting = [w for w in options if self._cost(w) <= burst]
         allowed = self._allowed()
         self._trying = bool(fitting) and self._wide % _TRIES == 0 and self._tried <= _TRIED * self._spent
@@ -81,8 +89,7 @@ class Pacer:
             del self._extra[old], self._taken[old]
         if self.share > 0:
             # What was saved up is bounded, so that a long solo stretch does not buy a long disturbed one.
-            most = _BURST * self._solo
-            self._credit = min(most, self._credit + self._allowed() - extra - besides)
+            self._credit = min(self._most(), self._credit + self._allowed() - extra - besides)
 
     def _learn(self, place: int, extra: float) -> None:
         """Takes in what a step with Streams took longer than a solo one."""
@@ -95,7 +102,12 @@ class Pacer:
     def _allowed(self) -> float:
         """Seconds that each River token leaves to the Streams."""
         assert self._solo is not None
-        return self._solo * (1 / self.share - 1)
+        return max(self._solo * (1 / self.share - 1), 1 / self.enough - self._solo)
+
+    def _most(self) -> float:
+        """Seconds that a step may take beyond a solo one."""
+        assert self._solo is not None
+        return max(_BURST * self._solo, 1 / self.enough - self._solo)
 
     def _cost(self, width: int) -> float:
         """Seconds beyond a solo step, from the nearest width that was tried; never quite nothing."""
@@ -106,6 +118,13 @@ class Pacer:
         # A width not tried yet is taken for as costly, token by token, as the nearest one.
         nearest = min(self._extra, key=lambda w: abs(w - width))
         return max(floor, self._extra[nearest] * width / nearest)
+
+
+def pacer(share: float | None, watched: bool) -> Pacer:
+    """Of a profile's `limits.river_share`; None promises what a reader needs, and nothing where nobody reads along."""
+    if share is not None:
+        return Pacer(share)
+    return Pacer(SHARE, READING) if watched else Pacer(0.0)
 
 
 def _bucket(width: int) -> int:

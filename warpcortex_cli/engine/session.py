@@ -38,6 +38,7 @@ class Session:
         streams: False leaves requests in River text without an effect.
         listeners: called with every event, in order.
         calibration: of the Gate, for this model.
+        watched: as in `Engine`.
 
     Attributes:
         turns: what was said so far.
@@ -53,9 +54,11 @@ class Session:
         streams: bool = True,
         listeners: Sequence[Listener] = (),
         calibration: Calibration | None = None,
+        watched: bool = False,
     ) -> None:
         self.prism = prism
         self.seed = seed
+        self.watched = watched
         self._streams = streams
         self._calibration = calibration
         self._journal = Journal(listeners)
@@ -70,6 +73,7 @@ class Session:
             seed=self.seed,
             streams=self._streams,
             calibration=self._calibration,
+            watched=self.watched,
         )
         self.turns: list[Turn] = []
         self.marks: list[Mark] = []

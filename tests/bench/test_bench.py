@@ -23,6 +23,7 @@ from warpcortex_cli.cli import profile_vram
 from warpcortex_cli.cli.app import main
 from warpcortex_cli.cli.bench import open_any, parse_agents
 from warpcortex_cli.engine.engine import Engine
+from warpcortex_cli.engine.pacing import READING, SHARE
 from warpcortex_cli.engine.roster import Roster
 from warpcortex_cli.engine.stream import Stream
 from warpcortex_cli.errors import MemoryLimitError, UsageError
@@ -147,6 +148,33 @@ def test_an_agent_takes_at_least_its_tail(prism: Prism) -> None:
     assert not any("free now" in line for line in report.findings(unseen, 40 * 2**20))
 
 
+def test_a_run_says_how_long_it_takes_at_most_and_ends_then(prism: Prism) -> None:
+    said: list[str] = []
+    run = measure.run(prism, LOAD, say=said.append)
+    assert run.complete and said == [f"3 agents: at most {run.limit_seconds:.0f} s"]
+    assert not any("was ended" in line for line in report.findings([run]))
+    cut = measure.run(prism, replace(LOAD, tokens=100, river_share=0.9), limit=0.0)
+    assert not cut.complete and cut.thoughts == 0 and cut.as_json()["complete"] is False
+    [line] = [line for line in report.findings([cut]) if "was ended" in line]
+    assert line.startswith("the run of 3 agents was ended after 0 s")
+
+
+def test_the_promise_to_a_reader_can_be_measured(prism: Prism, capsys: pytest.CaptureFixture[str]) -> None:
+    work = Workload(prism, replace(LOAD, river_share=None))
+    assert (work.engine.pacer.share, work.engine.pacer.enough) == (SHARE, READING)
+    assert Workload(prism, LOAD).engine.pacer.share == 0
+    for given in ("1", "-0.1", "often", "nan"):
+        assert command("bench", "--agents", "1", "--river-share", given) == 2
+        assert "--river-share" in capsys.readouterr().err
+
+
+def test_what_is_asked_for_under_a_promise_gets_more_time(prism: Prism) -> None:
+    load = Load(agents=100, context=1024, landmarks=64, tokens=16)
+    assert measure.seconds_for(load, 0.001) == 20
+    assert measure.seconds_for(load, 0.1) == pytest.approx(4600 * 0.1)
+    assert measure.seconds_for(replace(load, river_share=0.85), 0.1) == pytest.approx(2 * 4600 / 3 * 0.1)
+
+
 def test_where_the_river_falls_under_its_promise(prism: Prism) -> None:
     run = measure.run(prism, LOAD)
 
@@ -267,10 +295,10 @@ def test_ctrl_c_prints_what_was_measured_and_the_exit_code_tells(
 ) -> None:
     real = measure.run
 
-    def run(prism: Prism, load: Load, show: Any) -> measure.Run:
+    def run(prism: Prism, load: Load, *rest: Any) -> measure.Run:
         if load.agents == 2:
             raise KeyboardInterrupt
-        return real(prism, load, show)
+        return real(prism, load, *rest)
 
     monkeypatch.setattr(measure, "run", run)
     args = ["-m", str(model_folder("qwen2")), "--tokens", "3", "--context", "20", "--landmarks", "4", "--csv"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,6 +14,9 @@ from warpcortex_cli.probes.memory import MemoryProbe, settle
 
 Progress = Callable[[str, int, int], None]
 _ALONE_STEPS, _ALONE_SECONDS = 12, 2.0  # of the River alone, before the Streams start and after they ended
+# Streams are given as long as they need where they write as fast as the River alone, and read five times as fast;
+# under a promise they have a part of the time, and so a multiple of it. No run is given less than this.
+_PROMPT_TOKENS, _LEAST_SECONDS = 30, 20.0
 _BESIDE_SECONDS, _HELD_STEPS = 1.0, 6  # so often, and for so long, they are held meanwhile; the first one warms up
 
 
@@ -20,13 +24,14 @@ _BESIDE_SECONDS, _HELD_STEPS = 1.0, 6  # so often, and for so long, they are hel
 class Run:
     """What one load came to. Bytes; tokens per second; seconds. `delay_*`: from a request to its injection, but
     for the seconds in which Streams were held. `memory_*`: the most at any moment, of the River alone and with Streams.
+    `complete`: whether all Streams ended within `limit_seconds`.
     """
 
     agents: int
     landmarks: int
     context: int
     tokens_per_agent: int
-    river_share: float
+    river_share: float | None
     weights_bytes: int
     river_kv_bytes: int
     asides_bytes: int
@@ -46,6 +51,8 @@ class Run:
     delay_median_seconds: float | None
     delay_p95_seconds: float | None
     seconds: float
+    limit_seconds: float
+    complete: bool
 
     @property
     def total_tokens_per_second(self) -> float:
@@ -55,8 +62,18 @@ class Run:
         return asdict(self)
 
 
-def run(prism: Prism, load: Load, progress: Progress = lambda what, done, total: None) -> Run:
+def run(
+    prism: Prism,
+    load: Load,
+    progress: Progress = lambda what, done, total: None,
+    say: Callable[[str], None] = lambda line: None,
+    limit: float | None = None,
+) -> Run:
     """Measures one load.
+
+    Args:
+        say: is told how long it takes at most, once the River's own speed is known.
+        limit: seconds for the Streams, in place of what is told.
 
     The River decodes alone first, which is the single-agent baseline of memory. Then all Streams start at once and
     write until each has its tokens; speed counts the steps in which nobody is prefilled. Now and then they are held,
@@ -71,11 +88,14 @@ def run(prism: Prism, load: Load, progress: Progress = lambda what, done, total:
     baseline = probe.peak()
     peak = baseline.bytes
     probe.forget()
+    limit = seconds_for(load, sum(alone) / len(alone)) if limit is None else limit
+    say(f"{load.agents} agents: at most {limit:.0f} s")
     work.spawn()
     steps: list[Step] = []
     most = _Counted()
     beside = 0.0
-    while work.thinking:
+    began = time.perf_counter()
+    while work.thinking and (not steps or time.perf_counter() - began < limit):
         steps.append(work.step())
         beside += steps[-1].seconds
         if beside >= _BESIDE_SECONDS and work.roomy:
@@ -86,9 +106,11 @@ def run(prism: Prism, load: Load, progress: Progress = lambda what, done, total:
             most.add(work)
         progress(f"{load.agents} agents think", work.tally.written, load.agents * load.tokens)
     peak = max(peak, probe.peak().bytes)
+    complete = not work.thinking
+    work.engine.cancel_all("the bench's time was up")
     total = sum(s.seconds for s in steps)
     # Under a promise to the River the Streams start one by one; then every step counts.
-    clean = [s for s in steps if load.river_share or not s.prefilling] or steps
+    clean = [s for s in steps if load.river_share != 0 or not s.prefilling] or steps
     clean_seconds = sum(s.seconds for s in clean) or 1e-9
     alone += _alone(work)  # its context has grown, by what it wrote and by thoughts: that slows it, too
     delays = sorted(work.tally.delays)
@@ -117,7 +139,19 @@ def run(prism: Prism, load: Load, progress: Progress = lambda what, done, total:
         delay_median_seconds=statistics.median(delays) if delays else None,
         delay_p95_seconds=delays[min(len(delays) - 1, int(0.95 * len(delays)))] if delays else None,
         seconds=total,
+        limit_seconds=limit,
+        complete=complete,
     )
+
+
+def seconds_for(load: Load, solo: float) -> float:
+    """How long the Streams of a load are given, where a step of the River alone takes `solo` seconds.
+
+    Under a promise, of each step `1 / share - 1` such steps are theirs, in which they write three tokens at least: that
+    is the goal, and a machine on which they do not is told so by an incomplete run.
+    """
+    tokens = load.agents * (load.tokens + _PROMPT_TOKENS)
+    return max(_LEAST_SECONDS, 2 * tokens * solo / 3 if load.river_share != 0 else tokens * solo)
 
 
 def _alone(work: Workload) -> list[float]:

@@ -84,6 +84,12 @@ def findings(runs: Sequence[Run], free_bytes: int | None = None) -> list[str]:
     under = first_under(runs, GUARANTEE)
     if under is not None:
         found.append(f"without --river-share it falls under {GUARANTEE:.0%} from about {under:.0f} agents on")
+    found += [
+        f"the run of {r.agents} agents was ended after {r.limit_seconds:.0f} s, before all of them had finished; "
+        "its figures are of the part that was run"
+        for r in runs
+        if not r.complete
+    ]
     each = max(memory or 0.0, formula)  # an agent takes its tail, whatever noise says
     if memory is not None and each and free_bytes:
         found.append(f"memory that is free now would hold about {int(free_bytes / each):,} agents")
@@ -100,7 +106,7 @@ def first_under(runs: Sequence[Run], share: float) -> float | None:
 
     None where no run shows it, or where the runs kept a promise to the River.
     """
-    ordered = [r for r in sorted(runs, key=lambda r: r.agents) if not r.river_share]
+    ordered = [r for r in sorted(runs, key=lambda r: r.agents) if r.river_share == 0]
     if ordered and _share(ordered[0]) < share:
         return float(ordered[0].agents)
     for low, high in pairwise(ordered):

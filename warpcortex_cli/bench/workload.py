@@ -36,7 +36,7 @@ class Load:
         context: tokens that the River has read.
         landmarks: k of the Synapse.
         tokens: tokens that each Stream writes.
-        river_share: the part of its own speed that the River keeps.
+        river_share: the part of its own speed that the River keeps; None: what a reader is promised.
         tails: how the Streams' KV is kept.
     """
 
@@ -44,7 +44,7 @@ class Load:
     context: int
     landmarks: int
     tokens: int
-    river_share: float = 0.0
+    river_share: float | None = 0.0
     tails: Stored = "model"
 
 
@@ -155,7 +155,7 @@ class Workload:
         self.tally = Tally()
         self.journal = Journal([self.tally])
         self.profile = profile_for(load, prism)
-        self.engine = Engine(prism, self.profile, self.journal)
+        self.engine = Engine(prism, self.profile, self.journal, watched=load.river_share is None)
         spread = max(1, (prism.vocab_size - 300) // max(1, load.context))
         self.engine.begin_turn([256 + (i * spread) % (prism.vocab_size - 300) for i in range(load.context)])
         while self.engine.river.state == "prefill":

@@ -17,6 +17,7 @@ from warpcortex_cli.cli.output import (
     ModelOption,
     QuantizeOption,
     kept_in,
+    note,
     open_prism,
     print_json,
     progress_bar,
@@ -73,6 +74,19 @@ def parse_agents(text: str) -> list[int]:
     return sorted(counts)
 
 
+def parse_share(text: str) -> float | None:
+    """The part that a River is promised; None for auto. Raises UsageError: it is neither."""
+    if text == AUTO:
+        return None
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share < 1:
+        raise UsageError(f"--river-share {text} is not auto, nor a part from 0 to below 1.", "Write for example 0.85.")
+    return share
+
+
 def bench(
     agents: Annotated[
         str, typer.Option("--agents", metavar="N,N", help="How many Streams, one run each.")
@@ -88,9 +102,19 @@ def bench(
     compiled: CompileOption = False,
     tails: TailsOption = "model",
     river_share: Annotated[
-        float,
-        typer.Option("--river-share", min=0.0, max=0.99, help="The part of its speed that the River keeps; 0: none."),
-    ] = 0.0,
+        str,
+        typer.Option(
+            "--river-share",
+            metavar="PART|auto",
+            help="The part of its speed that the River keeps; 0: none; auto: what a reader is promised.",
+        ),
+    ] = "0",
+    seconds: Annotated[
+        float | None,
+        typer.Option(
+            "--seconds", min=1.0, metavar="S", help="The Streams of a run end after so long.", show_default="enough"
+        ),
+    ] = None,
     compare: Annotated[
         str | None,
         typer.Option("--compare", metavar="naive", help="Measure beside it a forward and a context for each agent."),
@@ -113,10 +137,13 @@ def bench(
     ] = None,
     write_results: BenchResultsOption = False,
 ) -> None:
-    """Measure speed and memory of many agents. Ctrl-C prints what was measured so far."""
+    """Measure speed and memory of many agents. Ctrl-C prints what was measured so far.
+
+    Each run says how long it takes at most, and ends then.
+    """
     from warpcortex_cli.bench.workload import Load
 
-    counts = parse_agents(agents)
+    counts, promise = parse_agents(agents), parse_share(river_share)
     if compare not in (None, "naive"):
         raise UsageError(f"there is nothing to compare with named {compare!r}.", "Only --compare naive is known.")
     if plot is not None:
@@ -125,20 +152,20 @@ def bench(
         check_plot(plot)
     prism = open_any(random_weights, model, device, dtype, quantize, compiled)
     if soak:
-        if compare or as_csv or as_markdown or plot or river_share:
+        if compare or as_csv or as_markdown or plot or promise != 0:
             raise UsageError("--soak gives only a sentence, or --json.", "Leave out the other options for results.")
         _soak(prism, Load(counts[-1], context, landmarks, tokens, tails=tails), soak, as_json)
         return
     from warpcortex_cli.bench import measure, naive, report
     from warpcortex_cli.prism.load import name_of
 
-    loads = [Load(n, context, landmarks, tokens, river_share, tails) for n in counts]
+    loads = [Load(n, context, landmarks, tokens, promise, tails) for n in counts]
     runs: list[Run] = []
     others: list[Naive] = []
     with progress_bar(stderr_console()) as show:
         try:
             for load in loads:
-                runs.append(measure.run(prism, load, show))
+                runs.append(measure.run(prism, load, show, note, seconds))
                 if compare:
                     show(f"{load.agents} agents, naive", 0, 1)
                     others.append(naive.run_naive(prism, load))

@@ -32,8 +32,9 @@ def session(monkeypatch: pytest.MonkeyPatch) -> FakeSession:
     fake = FakeSession()
 
     def make(
-        prism: Any, profile: Any, *, seed: int, streams: bool, listeners: list[Any], calibration: Any
+        prism: Any, profile: Any, *, seed: int, streams: bool, listeners: list[Any], calibration: Any, watched: bool
     ) -> FakeSession:
+        assert not watched  # nothing here is a terminal
         fake.seed, fake.listeners = seed, listeners
         fake.streams = streams  # type: ignore[attr-defined]
         return fake

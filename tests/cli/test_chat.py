@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from tests.cli.test_ask import ANSWER, run, session  # noqa: F401
 from tests.ui.fake_session import FakeSession
+from warpcortex_cli.cli.chat import read_first
 from warpcortex_cli.errors import ModelError
 from warpcortex_cli.memory.log import RecordLog
 
@@ -160,3 +164,26 @@ def test_the_screen_and_what_is_typed_ahead(terminal) -> None:  # type: ignore[n
     assert f"Let me see. [MATH: 47 + 86] They have [bold]133[/bold] ropes.{words}" in text
     assert "17 tokens in 0.5 s (34.0/s) · 1 Stream: 1 injected · Synapse 64 of 1,204" in text
     assert "╭" not in text and "Memory" not in text
+
+
+@pytest.mark.parametrize("pressed", [False, True])
+def test_notes_that_are_too_long_can_be_stopped(pressed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the chat goes on without them."""
+
+    class Typed(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    talk, out = FakeSession(), io.StringIO()
+    load = talk.load_notes
+
+    def slow(text, name, progress):  # type: ignore[no-untyped-def]
+        if pressed:
+            signal.raise_signal(signal.SIGINT)
+        return load(text, name, progress)
+
+    talk.load_notes = slow  # type: ignore[method-assign]
+    monkeypatch.setattr(sys, "stdin", Typed())
+    assert read_first(talk, "text", "n.txt", Console(file=out)) is not pressed  # type: ignore[arg-type]
+    assert talk.notes == ([] if pressed else ["text"])
+    assert out.getvalue().startswith("Stopped; the notes were not loaded." if pressed else "n.txt: 4 characters")

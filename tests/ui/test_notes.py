@@ -66,3 +66,22 @@ def test_stopping_takes_the_notes_back() -> None:
     assert load_with_progress(session, "second", "n", console, lambda: True) is None  # type: ignore[arg-type]
     assert [t.text for t in session.turns] == ["first"]
     assert load_with_progress(session, "third", "n", console) == 3  # type: ignore[arg-type]
+
+
+def test_where_no_bar_can_be_drawn_a_line_now_and_then_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("warpcortex_cli.ui.notes.time.monotonic", lambda: now[0])
+    out = StringIO()
+
+    class Slow(FakeSession):
+        def load_notes(self, text, name="notes", progress=None):  # type: ignore[no-untyped-def]
+            for done in range(0, 5000, 1000):
+                now[0] += 6
+                progress(done, 5000)
+            return 5000
+
+    load_with_progress(Slow(), "x", "a\x1bb.txt", Console(file=out))  # type: ignore[arg-type]
+    said = [line.split(": ")[1] for line in out.getvalue().splitlines()]
+    assert said == ["1,000 of 5,000 tokens are read", "3,000 of 5,000 tokens are read"]
+    assert "\x1b" not in out.getvalue()
+    assert "reading" not in out.getvalue()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -45,6 +46,7 @@ from warpcortex_cli.ui.notes import decode_notes, load_with_progress, notes_line
 from warpcortex_cli.ui.panels import Usage
 from warpcortex_cli.ui.reply import Probe, show_reply
 from warpcortex_cli.ui.safe import clean, one_line, readable
+from warpcortex_cli.ui.terminal import interrupts
 from warpcortex_cli.ui.trace import TraceWriter
 
 if TYPE_CHECKING:
@@ -99,9 +101,7 @@ def chat(
             keeper = Keeper(kept, log, session, errors)
             stack.callback(keeper.finish)
             keep = keeper
-        if notes is not None:
-            tokens = load_with_progress(session, text, notes.name, errors)
-            errors.print(notes_line(tokens or 0, text, notes.name))
+        if notes is not None and read_first(session, text, notes.name, errors):
             keep()
         if sys.stdin is not None and sys.stdin.isatty():
             talk(session, errors, keep)
@@ -113,6 +113,18 @@ def chat(
 
 def _keep_nothing() -> None:
     pass
+
+
+def read_first(session: Session, text: str, name: str, errors: Console) -> bool:
+    """Reads the notes of --notes; Ctrl-C stops that where somebody goes on to talk, and the program elsewhere."""
+    pressed = threading.Event()
+    with interrupts(pressed.set) if sys.stdin is not None and sys.stdin.isatty() else nullcontext():
+        tokens = load_with_progress(session, text, name, errors, pressed.is_set)
+    if tokens is None:
+        errors.print(Text("Stopped; the notes were not loaded.", style="dim"))
+        return False
+    errors.print(notes_line(tokens, text, name))
+    return True
 
 
 def read_lines(session: Session, errors: Console, keep: Callable[[], None]) -> None:

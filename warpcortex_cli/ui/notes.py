@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from warpcortex_cli.ui.safe import one_line, readable
 if TYPE_CHECKING:
     from warpcortex_cli.engine.session import Session
 
+_OFTEN = 10.0  # seconds from one line to the next where no bar can be drawn
 _FIRST = 1 << 16  # bytes that tell text from what is none
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
@@ -72,7 +74,7 @@ class _Stopped(Exception):
 def load_with_progress(
     session: Session, text: str, name: str, console: Console, stopped: Callable[[], bool] = lambda: False
 ) -> int | None:
-    """Prefills notes under a transient progress bar, which only a terminal shows.
+    """Prefills notes under a transient progress bar on a terminal, and elsewhere with a line every ten seconds.
 
     Args:
         stopped: asked after every step; once it says yes, the session takes the notes back.
@@ -94,9 +96,15 @@ def load_with_progress(
     )
     with bar:
         task = bar.add_task(name, total=None)
+        said = time.monotonic()
 
         def show(done: int, total: int) -> None:
+            nonlocal said
             bar.update(task, completed=done, total=total)
+            if bar.disable and time.monotonic() - said >= _OFTEN:
+                said = time.monotonic()
+                line = f"{one_line(name)}: {done:,} of {total:,} tokens are read"
+                console.print(Text(line, style="dim"), soft_wrap=True)
             if stopped():
                 raise _Stopped
 

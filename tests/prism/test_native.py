@@ -19,15 +19,19 @@ from warpcortex_cli.memory.segment import KVLayout, Segment
 from warpcortex_cli.memory.tail import Slab, Tail, TailPool, TailView
 from warpcortex_cli.prism import library, native
 from warpcortex_cli.prism.attention import NATIVE_TOKENS, Layer, PackedStep
+from warpcortex_cli.prism.native import INT4, MINIMA
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.rows import Row
 
+FORMATS = [4, INT4, 8, 8 + MINIMA, 16]
 pytestmark = pytest.mark.skipif(not native.usable(), reason="there is no C++ compiler")
 OTHERS: dict[str, dict[str, tuple[str, ...]]] = {
     "x86_64": {
         "tiles are refused": ("-march=native", "-include", "refused.h"),
         "no tiles": ("-march=native", "-mno-amx-tile", "-mno-amx-int8", "-mno-amx-bf16"),
-        "AVX2": ("-mavx2", "-mfma"),
+        "AVX-512 without VNNI": ("-march=skylake-avx512",),
+        "AVX2": ("-mavx2", "-mfma", "-mf16c"),
+        "AVX2 without F16C": ("-mavx2", "-mfma"),
         "any": ("-mno-avx",),
     },
     "aarch64": {"any": ("-march=armv8-a",)},
@@ -52,32 +56,33 @@ def cpu(
     return kind
 
 
-@pytest.mark.parametrize(("bits", "error"), [(4, 0.09), (8, 0.01), (16, 0.003)])
+@pytest.mark.parametrize(("bits", "error"), [(INT4, 0.09), (8, 0.01), (8 + MINIMA, 0.01), (16, 0.003)])
 @pytest.mark.parametrize(("outputs", "inputs"), [(1, 1), (37, 100), (48, 2080)])
 def test_packed_weights_are_near_the_weights(cpu: str, bits: int, error: float, outputs: int, inputs: int) -> None:
     weight = torch.randn(outputs, inputs, generator=torch.Generator().manual_seed(1))
     packed = native.pack(weight, bits)
-    assert packed.nbytes < weight.nbytes * bits / 32 * 1.2 or outputs * inputs < 10_000  # edges are filled up
+    assert packed.nbytes < weight.nbytes * (bits % MINIMA) / 32 * 1.27 or outputs * inputs < 10_000  # edges are filled up
     rows = torch.tensor([outputs - 1, 0, outputs // 2])
     found = native.unpack(packed, bits, rows, inputs)
     assert (found - weight[rows]).norm() < error * weight[rows].norm()
 
 
-@pytest.mark.parametrize("bits", [4, 8, 16])
+@pytest.mark.parametrize("bits", FORMATS)
 @pytest.mark.parametrize("tokens", [0, 1, 5, 13, 40])
 @pytest.mark.parametrize(("outputs", "inputs"), [(37, 100), (16, 1500)])
 def test_products_are_those_of_the_rounded_weights(cpu: str, bits: int, tokens: int, outputs: int, inputs: int) -> None:
     make = torch.Generator().manual_seed(tokens)
     packed = native.pack(torch.randn(outputs, inputs, generator=make), bits)
     x, bias = torch.randn(tokens, inputs, generator=make), torch.randn(outputs, generator=make)
-    scale = x.abs().amax(1, True) / 127 if tokens else x[:, :1]
-    rounded = x.bfloat16().float() if bits == 16 else (x / scale).round() * scale
-    wanted = rounded @ native.unpack(packed, bits, torch.arange(outputs), inputs).T
+    weights = native.unpack(packed, bits, torch.arange(outputs), inputs)
+    wanted, rounded = x @ weights.T, x.bfloat16().float() @ weights.T
+    if bits == 16 and torch.allclose(native.multiply(x, packed, None, bits, outputs), rounded, atol=2e-3, rtol=1e-4):
+        wanted = rounded  # some CPUs multiply bfloat16 only, others what they are given
     torch.testing.assert_close(native.multiply(x, packed, bias, bits, outputs), wanted + bias, atol=2e-3, rtol=1e-4)
     torch.testing.assert_close(native.multiply(x, packed, None, bits, outputs), wanted, atol=2e-3, rtol=1e-4)
 
 
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("bits", FORMATS[:-1])
 @pytest.mark.parametrize(("outputs", "inputs"), [(50, 96), (33, 2080)])  # not whole chunks, of more than are near
 def test_every_cpu_gives_the_same_products(cpu: str, bits: int, outputs: int, inputs: int) -> None:
     """Sums are whole numbers: however they are taken, of the same packed weights they are the same."""
@@ -90,7 +95,7 @@ def test_every_cpu_gives_the_same_products(cpu: str, bits: int, outputs: int, in
     torch.testing.assert_close(native.multiply(x, packed, None, bits, outputs), wanted, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("bits", [4, 8, 16])
+@pytest.mark.parametrize("bits", FORMATS)
 @pytest.mark.parametrize("outputs", [7, 32, 101])
 def test_a_summary_is_that_of_the_product(cpu: str, bits: int, outputs: int) -> None:
     torch.manual_seed(9)
@@ -112,7 +117,7 @@ def test_a_summary_is_that_of_the_product(cpu: str, bits: int, outputs: int) -> 
     assert summaries[2][1] == 3
 
 
-@pytest.mark.parametrize("bits", [4, 8, 16])
+@pytest.mark.parametrize("bits", FORMATS)
 def test_no_token_touches_another(cpu: str, bits: int) -> None:
     """Not the loudest one, and not one that is not finite; which is seen in all that it gives."""
     torch.manual_seed(4)
@@ -132,7 +137,7 @@ def test_weights_of_16_bits_stay_what_they_are(cpu: str) -> None:
     assert torch.equal(native.unpack(native.pack(weight, 16), 16, torch.arange(37), 100), weight.float())
 
 
-@pytest.mark.parametrize("bits", [4, 8, 16])
+@pytest.mark.parametrize("bits", FORMATS)
 def test_weights_of_nothing_give_nothing(bits: int) -> None:
     packed = native.pack(torch.zeros(18, 40), bits)
     assert torch.equal(native.multiply(torch.randn(3, 40), packed, None, bits, 18), torch.zeros(3, 18))

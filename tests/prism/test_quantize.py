@@ -67,7 +67,7 @@ def test_int4_gives_what_its_weights_do(architecture: str, model_folder: Callabl
     head = model.get_output_embeddings()
     for linear in [m for m in model.modules() if type(m) is torch.nn.Linear and m is not head]:
         rows, inputs = linear.weight.shape
-        linear.weight.data = native.unpack(native.pack(linear.weight, 4), 4, torch.arange(rows), inputs)
+        linear.weight.data = native.unpack(native.pack(linear.weight, native.INT4), native.INT4, torch.arange(rows), inputs)
     rounded = logits(Prism(model, AutoTokenizer.from_pretrained(folder), architecture), TOKENS)[0]
     found = logits(opened(folder, "int4"), TOKENS)[0]
     assert not torch.equal(rounded, found)  # activations are rounded, too

@@ -131,7 +131,7 @@ def load_prism_parts(
     config = _config(source)
     stored = stored_values(source)
     if dtype == "auto" and quantize != "none":
-        packed = (stored.parameters - stored.of_experts) * max(BITS[quantize], 8) // 8
+        packed = (stored.parameters - stored.of_experts) * (max(BITS[quantize], 8) + 1) // 8
         check_room(source.name, packed + stored.of_experts * number.itemsize, target, f"as {quantize}")
         number = stored.dtype
     else:

@@ -20,10 +20,14 @@ from torch import Tensor
 from warpcortex_cli.errors import RunError
 from warpcortex_cli.memory.segment import Segment
 from warpcortex_cli.memory.tail import Slab, TailView
+from warpcortex_cli.prism.grouped import Grouped
 from warpcortex_cli.prism.library import built, elsewhere
 
 _LANES = 16
-_MOST_INPUTS = 1 << 17  # of which sums of products of two bytes, each below 127 * 127, fit into 32 bits
+MINIMA = 32  # what a format's number is above its bits where its groups have minima
+INT4, INT8, BF16 = 4 + MINIMA, 8, 16  # formats: how weights lie in memory, by the number that kernels know each by
+_FORMATS = (4, INT4, INT8, 8 + MINIMA, BF16)
+_MOST_INPUTS = 1 << 17  # wider layers than any model's
 ROWS = 16384  # of weights that are looked at in fp32 at once; a multiple of the lanes
 
 
@@ -236,7 +240,7 @@ class _Linear(ctypes.Structure):
     _fields_ = (
         ("weights", ctypes.c_void_p),
         ("bias", ctypes.c_void_p),
-        ("bits", ctypes.c_int64),
+        ("format", ctypes.c_int64),
         ("outputs", ctypes.c_int64),
     )
 
@@ -261,7 +265,7 @@ class Norm:
 
 @dataclass(frozen=True)
 class Linear:
-    """Packed weights, of 4, 8 or 16 bits, and fp32 [outputs] or None."""
+    """Packed weights, their format, and fp32 [outputs] or None."""
 
     packed: Tensor
     bias: Tensor | None
@@ -493,10 +497,10 @@ def _beside(x: Tensor) -> Tensor:
 
 
 def pack(weight: Tensor, bits: int) -> Tensor:
-    """Weights [outputs, inputs] in 4, 8 or 16 bits, as `multiply` reads them: uint8 [bytes].
+    """Weights [outputs, inputs] in a format, as `multiply` reads them: uint8 [bytes].
 
     Raises:
-        ValueError: it is no such matrix, or too wide for whole numbers of 32 bits to hold its products.
+        ValueError: it is no such matrix, or there is no such format.
     """
     if weight.dim() != 2 or not weight.is_floating_point() or weight.device.type != "cpu":
         raise ValueError(f"no weights on the CPU: {_described(weight)}")
@@ -508,6 +512,20 @@ def pack(weight: Tensor, bits: int) -> Tensor:
         kernels().pack(bits, wide.data_ptr(), packed[place:].data_ptr(), rows, inputs, torch.get_num_threads())
         place += kernels().packed_bytes(bits, rows, inputs)
     return packed
+
+
+def pack_grouped(weights: Grouped) -> tuple[Tensor, int]:
+    """Packs levels as they are; returns the format, too."""
+    outputs, inputs = weights.levels.shape
+    bits = weights.bits + (0 if weights.minima is None else MINIMA)
+    packed = torch.empty(_packed_bytes(bits, outputs, inputs), dtype=torch.uint8)
+    levels, scales = weights.levels.contiguous(), weights.scales.float().contiguous()
+    minima = None if weights.minima is None else weights.minima.float().contiguous()
+    kernels().pack_levels(
+        bits, levels.data_ptr(), scales.data_ptr(), _address(minima), packed.data_ptr(),
+        outputs, inputs, torch.get_num_threads(),
+    )  # fmt: skip
+    return packed, bits
 
 
 def unpack(packed: Tensor, bits: int, which: Tensor, inputs: int) -> Tensor:
@@ -529,8 +547,8 @@ def unpack(packed: Tensor, bits: int, which: Tensor, inputs: int) -> Tensor:
 def multiply(x: Tensor, packed: Tensor, bias: Tensor | None, bits: int, outputs: int) -> Tensor:
     """fp32 [tokens, inputs] times packed weights, plus the bias: fp32 [tokens, outputs].
 
-    Each token is rounded to int8 with a scale of its own, or to bfloat16 for 16 bits; its result depends on no other
-    row.
+    Each token is rounded to int16 with a scale of its own; for weights in bfloat16, and on a CPU with AMX, to bfloat16
+    or not at all. Its result depends on no other row.
 
     Raises:
         ValueError: one of them is of another shape or type, or not on the CPU.
@@ -580,7 +598,7 @@ def _factors(x: Tensor, packed: Tensor, bias: Tensor | None, bits: int, outputs:
 
 
 def _packed_bytes(bits: int, outputs: int, inputs: int) -> int:
-    if bits not in (4, 8, 16) or outputs < 1 or not 1 <= inputs <= _MOST_INPUTS:
+    if bits not in _FORMATS or outputs < 1 or not 1 <= inputs <= _MOST_INPUTS:
         raise ValueError(f"no weights are {outputs} x {inputs} of {bits} bits")
     return int(kernels().packed_bytes(bits, outputs, inputs))
 
@@ -637,6 +655,7 @@ def opened(path: Path) -> Any:
     found.packed_bytes.restype = size
     found.packed_bytes.argtypes = (number, size, size)
     found.pack.argtypes = (number, address, address, size, size, number)
+    found.pack_levels.argtypes = (number, address, address, address, address, size, size, number)
     found.unpack.argtypes = (number, address, address, size, size, address)
     found.multiply.argtypes = (number, address, address, address, address, size, size, size, number)
     found.summarize.argtypes = (
@@ -648,7 +667,7 @@ def opened(path: Path) -> Any:
     found.before_attention.argtypes = (layer, address, address, address, size, address, size, number)
     found.after_attention.argtypes = (layer, address, address, address, size, number)
     found.through_layers.argtypes = (ctypes.POINTER(_Through), ctypes.POINTER(_Attention), number)
-    silent = "pack", "unpack", "multiply", "summarize", "attend", "before_attention", "after_attention"
+    silent = "pack", "pack_levels", "unpack", "multiply", "summarize", "attend", "before_attention", "after_attention"
     for name in (*silent, "through_layers"):
         getattr(found, name).restype = None
     return found

@@ -1,9 +1,9 @@
 """Weights in 16, 8 or 4 bits for the CPU: decoding waits for their bytes to be read.
 
-With 8 bits, each output has a scale of its own; with 4 bits, each 32 inputs of an output, and the embedding and the
-head stay at 8. Activations are rounded to int8, one scale for each token, found anew in every step (as in LLM.int8(),
-arXiv 2208.07339, without its outlier columns). A token's result therefore depends on no other row. 16 bits are
-bfloat16, in which most models are published: their weights stay what they are, and activations are rounded to it.
+Each 32 inputs of an output share a scale and, with 4 bits, a minimum; the embedding and the head have 8 bits then, too.
+Activations are rounded to int16, one scale for each token, found anew in every step: in int8, the outliers of trained
+models would cost more than the weights do. A token's result depends on no other row. 16 bits are bfloat16, in which most
+models are published: their weights stay what they are.
 
 Products are computed by the kernels of `native`. Where there is no compiler for these, torch does it, slower, and for
 8 bits only.
@@ -19,10 +19,13 @@ from transformers import PreTrainedModel
 
 from warpcortex_cli.errors import ModelError
 from warpcortex_cli.prism import native
+from warpcortex_cli.prism.grouped import Grouped, rounded
 from warpcortex_cli.prism.weights import Filling, fill_all, source_of
 
-BITS = {"bf16": 16, "int8": 8, "int4": 4}
-_LEVELS = 127
+FORMATS = {"bf16": native.BF16, "int8": native.INT8, "int4": native.INT4}
+BITS = {"bf16": 16, "int8": 8, "int4": 4}  # of a level
+_TABLE = {**FORMATS, "int4": native.INT8}  # of the embedding and the head
+_ROWS = 1024  # of weights that torch makes fp32 at once
 _TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # given the same input, in this order
 
 
@@ -32,7 +35,7 @@ class Packed(nn.Module):
     Args:
         weight: as `native.pack` gives it.
         bias: of all outputs, or None.
-        bits: 4, 8 or 16.
+        bits: their format.
         sizes: outputs of each layer.
     """
 
@@ -71,23 +74,26 @@ def _multiplied(x: Tensor, packed: Tensor, bias: Tensor | None, bits: int, outpu
 
 
 class Plain(nn.Module):
-    """The same over int8 weights [outputs, inputs] and the scale of each output, fp32 [outputs], by torch."""
+    """The same over weights in 8 bits, by torch: slow, for they are made fp32 anew in each step, some at a time."""
 
-    def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None, sizes: Sequence[int]) -> None:
+    def __init__(self, weights: Grouped, bias: Tensor | None, sizes: Sequence[int]) -> None:
         super().__init__()
-        self.weight = nn.Parameter(weight, requires_grad=False)
-        self.scale = nn.Parameter(scale, requires_grad=False)
+        self.weight = nn.Parameter(weights.levels, requires_grad=False)
+        self.scale = nn.Parameter(weights.scales, requires_grad=False)
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
         self.sizes = list(sizes)
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, x.shape[-1]).float()
-        scale = rows.abs().amax(1, True).div_(_LEVELS).clamp_min_(1e-12)
-        out = torch._int_mm((rows / scale).round_().to(torch.int8), self.weight.t()).float()
-        out.mul_(self.scale).mul_(scale)
+        parts = zip(self.weight.split(_ROWS), self.scale.split(_ROWS), strict=True)
+        out = torch.cat([rows @ Grouped(levels, scales, None, 8).weights().T for levels, scales in parts], 1)
         if self.bias is not None:
             out += self.bias
         return out.to(x.dtype).view(*x.shape[:-1], out.shape[1])
+
+    def rows(self, which: Tensor) -> Tensor:
+        """Weights of some outputs, fp32 [len(which), inputs]."""
+        return Grouped(self.weight[which], self.scale[which], None, 8).weights()
 
 
 class Joint(nn.Module):
@@ -153,33 +159,26 @@ class Embedding(nn.Module):
             raise IndexError(f"token {int(ids.max())} is none of the {self.num_embeddings} that the model has")
         if isinstance(self.table, Packed):
             return native.unpack(self.table.weight, self.table.bits, ids, self.embedding_dim)
-        return self.table.weight[ids].float() * self.table.scale[ids][:, None]
+        return self.table.rows(ids)
 
 
 def joined(linears: Sequence[nn.Linear | nn.Embedding], bits: int, filling: Filling | None = None) -> Packed | Plain:
     """Quantizes layers that are given the same input, in this order; `filling` reads what is still on meta."""
     if filling is not None:
         for linear in linears:
-            filling.fill(linear, torch.bfloat16 if bits == 16 else torch.float32)
+            filling.fill(linear, torch.bfloat16 if bits == native.BF16 else torch.float32)
     sizes = [len(linear.weight) for linear in linears]
     given = [getattr(linear, "bias", None) for linear in linears]
     bias = None
     if any(b is not None for b in given):
         parts = [torch.zeros(n) if b is None else b.detach().float() for n, b in zip(sizes, given, strict=True)]
         bias = torch.cat(parts)
-    if bits != 8 or native.usable():
+    if bits != native.INT8 or native.usable():
         weight = linears[0].weight if len(linears) == 1 else torch.cat([linear.weight for linear in linears])
         return Packed(native.pack(weight, bits), bias, bits, sizes)
-    quantized = [_quantized(linear.weight) for linear in linears]
-    return Plain(torch.cat([v for v, _ in quantized]), torch.cat([s for _, s in quantized]), bias, sizes)
-
-
-def _quantized(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """[rows, columns] -> int8 of the same shape, and the scale of each row, fp32 [rows]."""
-    scale = weight.detach().float().abs().amax(1).clamp_min_(1e-12) / _LEVELS
-    # Few rows at once: a whole vocabulary in fp32 would double the memory.
-    pairs = zip(weight.detach().split(native.ROWS), scale.split(native.ROWS), strict=True)
-    return torch.cat([(part.float() / s[:, None]).round_().to(torch.int8) for part, s in pairs]), scale
+    parts = [rounded(part) for linear in linears for part in linear.weight.split(native.ROWS)]  # few in fp32 at once
+    levels, scales = torch.cat([p.levels for p in parts]), torch.cat([p.scales for p in parts])
+    return Plain(Grouped(levels, scales, None, 8), bias, sizes)
 
 
 def check_device(kind: str, device: torch.device) -> None:
@@ -205,17 +204,17 @@ def quantize(model: PreTrainedModel, kind: str, dtype: torch.dtype) -> None:
     """
     if source_of(model) is None:
         check_device(kind, model.device)
-    bits, other = BITS[kind], model.dtype != dtype
+    bits, table_bits, other = FORMATS[kind], _TABLE[kind], model.dtype != dtype
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     tied = head is not None and head.weight is embedding.weight
     filling = Filling(model)
     if type(embedding).__name__.endswith("Embedding") and isinstance(embedding, nn.Embedding):
-        table = joined([embedding], max(bits, 8), filling)
+        table = joined([embedding], table_bits, filling)
         model.set_input_embeddings(Embedding(table, embedding, dtype))
         if tied:
             model.set_output_embeddings(table)
     if type(head) is nn.Linear and model.get_output_embeddings() is head:
-        model.set_output_embeddings(joined([head], max(bits, 8), filling))
+        model.set_output_embeddings(joined([head], table_bits, filling))
     del embedding, head  # what has been packed must not be held as it was, too
     for parent in [m for m in model.modules() if type(m) is not nn.Linear]:
         _exchange(parent, bits, filling)

@@ -5,28 +5,36 @@
 
 extern "C" {
 
-int64_t packed_bytes(int bits, int64_t outputs, int64_t inputs) {
-    return panels_of(outputs) * with_bits(bits, [&](auto bits) { return panel_bytes<decltype(bits)::value>(inputs); });
+int64_t packed_bytes(int format, int64_t outputs, int64_t inputs) {
+    return panels_of(outputs) *
+           with_format(format, [&](auto format) { return panel_bytes<decltype(format)::value>(inputs); });
 }
 
-void pack(int bits, const float* weights, uint8_t* out, int64_t outputs, int64_t inputs, int threads) {
-    with_bits(bits, [&](auto bits) { packed<decltype(bits)::value>(weights, out, outputs, inputs, threads); });
+void pack(int format, const float* weights, uint8_t* out, int64_t outputs, int64_t inputs, int threads) {
+    with_format(format, [&](auto format) { packed<decltype(format)::value>(weights, out, outputs, inputs, threads); });
 }
 
-void unpack(int bits, const uint8_t* weights, const int64_t* which, int64_t rows, int64_t inputs, float* out) {
-    with_bits(bits, [&](auto bits) { unpacked<decltype(bits)::value>(weights, which, rows, inputs, out); });
+void pack_levels(int format, const uint8_t* levels, const float* scales, const float* minima, uint8_t* out,
+                 int64_t outputs, int64_t inputs, int threads) {
+    with_format(format, [&](auto format) {
+        packed_levels<decltype(format)::value>(levels, scales, minima, out, outputs, inputs, threads);
+    });
 }
 
-void multiply(int bits, const float* x, const uint8_t* weights, const float* bias, float* out, int64_t tokens,
+void unpack(int format, const uint8_t* weights, const int64_t* which, int64_t rows, int64_t inputs, float* out) {
+    with_format(format, [&](auto format) { unpacked<decltype(format)::value>(weights, which, rows, inputs, out); });
+}
+
+void multiply(int format, const float* x, const uint8_t* weights, const float* bias, float* out, int64_t tokens,
               int64_t inputs, int64_t outputs, int threads) {
-    multiplied({weights, bias, bits, outputs}, rows(x, inputs), tokens, inputs, neighbours(outputs), threads,
+    multiplied({weights, bias, format, outputs}, rows(x, inputs), tokens, inputs, neighbours(outputs), threads,
                into(plain(out, outputs), outputs));
 }
 
 // The largest output of each token, its place, and the logarithm of the sum of all as powers of e.
-void summarize(int bits, const float* x, const uint8_t* weights, const float* bias, int64_t rows, int64_t inputs,
+void summarize(int format, const float* x, const uint8_t* weights, const float* bias, int64_t rows, int64_t inputs,
                int64_t outputs, float* values, int64_t* places, float* totals, int threads) {
-    summarized({weights, bias, bits, outputs}, x, rows, inputs, threads, values, places, totals);
+    summarized({weights, bias, format, outputs}, x, rows, inputs, threads, values, places, totals);
 }
 
 // Whether rows of very many tokens attend faster here than elsewhere.

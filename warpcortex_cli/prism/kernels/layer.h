@@ -124,7 +124,7 @@ void after(const Layer& layer, const float* hidden, const T* read, float* out, i
                            hand.put(row, activated(gate, up, layer.gelu));
                        });
                    });
-        Tokens& rounded = begun(here, layer.inner, layer.down.bits);
+        Tokens& rounded = begun(here, layer.inner, layer.down.format);
         rounded.read(inner, threads);
         multiplied(layer.down, rounded, neighbours(width), threads, into(by_panels(part, here), width));
 #pragma omp parallel for num_threads(threads) if (here > FEW)

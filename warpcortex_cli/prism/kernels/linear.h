@@ -9,7 +9,7 @@ namespace {
 struct Linear {
     const uint8_t* weights;
     const float* bias;  // or null
-    int64_t bits, outputs;
+    int64_t format, outputs;
 };
 
 // Panels are taken in pairs: number i * `step` and another one `next` further, if there is one.
@@ -27,13 +27,14 @@ class Outputs {
   public:
     const int64_t panel, panels;  // the first one's number
 
-    Outputs(const Tokens& x, const Ints* sums, int64_t panel, int64_t panels)
+    Outputs(const Tokens& x, const Floats* sums, int64_t panel, int64_t panels)
         : panel(panel), panels(panels), x(x), sums(sums) {}
 
-    void scaled(int64_t p, const uint8_t* scales, const float* bias, int64_t outputs) {
+    // `times`: what sums are multiplied with, or null.
+    void scaled(int64_t p, const uint8_t* times, const float* bias, int64_t outputs) {
         float more[LANES] = {};
         if (bias) std::copy_n(bias, std::min(LANES, outputs), more);
-        scale[p] = load<Floats>(scales), plus[p] = load<Floats>(more);
+        scale[p] = times ? load<Floats>(times) : splat(1.0f), plus[p] = load<Floats>(more);
     }
 
     // Memory would be idle while outputs are used: this will be read later.
@@ -55,36 +56,42 @@ class Outputs {
 
   private:
     const Tokens& x;
-    const Ints* sums;
+    const Floats* sums;
     Floats scale[2], plus[2];
     const uint8_t* later = nullptr;
     int64_t lines = 0;
 
     Floats value(int p, int64_t token, int64_t place) const {
-        if (x.half) return load<Floats>(sums + place) * scale[p] + plus[p];
-        const Ints sum = sums[place] - EXTRA * x.sums[token];
-        return __builtin_convertvector(sum, Floats) * (scale[p] * x.scales[token]) + plus[p];
+        return load<Floats>(sums + place) * (scale[p] * x.scales[token]) + plus[p];
     }
 };
+
+template <int FORMAT, int P>
+void by_vectors(const Tokens& x, const Panels& panels, int64_t jump, Floats* sums) {
+    if constexpr (FORMAT != 16) vector_sums<FORMAT, WHOLE, P>(x, panels, jump, sums);
+    else if (x.kind == HALF) vector_sums<FORMAT, HALF, P>(x, panels, jump, sums);
+    else vector_sums<FORMAT, FULL, P>(x, panels, jump, sums);
+}
 
 constexpr int64_t TASK = 2;  // pairs of a task where tiles are used
 
 // Calls `use` with the outputs of each pair of panels.
-template <int BITS, typename Use>
+template <int FORMAT, typename Use>
 void multiplied(const Linear& by, const Tokens& x, const Pairing& pairing, int threads, Use use) {
-    const int64_t size = panel_bytes<BITS>(x.inputs), count = pairing.count(), each = x.together ? TASK : 1;
+    const int64_t size = panel_bytes<FORMAT>(x.inputs), count = pairing.count(), each = x.together ? TASK : 1;
     const int64_t tasks = (count + each - 1) / each, share = std::max<int64_t>(1, tasks / (8 * threads));
 #pragma omp parallel num_threads(threads)
     {
-        std::vector<Ints> room(2 * each * x.places());
+        Lines<Floats> room(2 * each * x.places());
         const Forms forms(x.together ? x.tall : 0);
         const auto sum = [&](const Pairs& pairs) {
-            if (x.together) return tile_sums<BITS>(x, pairs, room.data());
+            if (x.together) return tile_sums<FORMAT>(x, pairs, room.data());
             const Panels both = pairs[0];
+            std::fill(room.begin(), room.end(), Floats{});
             if (both.count == 2 && PAIR == 2 && x.count > BUSY)  // as many sums as registers hold
-                return vector_sums<BITS, PAIR>(x, both, pairs.next - size, room.data());
+                return by_vectors<FORMAT, PAIR>(x, both, pairs.next - size, room.data());
             for (int64_t p = 0; p < both.count; p++)
-                vector_sums<BITS, 1>(x, {both.at + p * both.panel, 0, 1}, 0, room.data() + p * x.places());
+                by_vectors<FORMAT, 1>(x, {both.at + p * both.panel, 0, 1}, 0, room.data() + p * x.places());
         };
         // In small shares: other programs take time of single cores, and nobody shall wait for the slowest.
 #pragma omp for schedule(dynamic, share)
@@ -99,11 +106,11 @@ void multiplied(const Linear& by, const Tokens& x, const Pairing& pairing, int t
                 Outputs found(x, &room[2 * i * x.places()], (first + i) * pairing.step, panels.count);
                 for (int64_t p = 0; p < panels.count; p++) {
                     const int64_t output = (found.panel + p * pairing.next) * LANES;
-                    found.scaled(p, panels.at + p * panels.panel + scales_at<BITS>(x.groups),
+                    found.scaled(p, panels.at + p * panels.panel + times_at<FORMAT>(x.groups),
                                  by.bias ? by.bias + output : nullptr, by.outputs - output);
                 }
                 // Of the next task: its first pair was asked for already.
-                if (x.together) found.meanwhile(at + (here + 1) * pairs.next + i * pairs.panel, CLOSE * CHUNK_BYTES);
+                if (x.together) found.meanwhile(at + (here + 1) * pairs.next + i * pairs.panel, CLOSE * GROUP_BYTES<FORMAT>);
                 use(found);
             }
         }
@@ -112,13 +119,13 @@ void multiplied(const Linear& by, const Tokens& x, const Pairing& pairing, int t
 
 template <typename Use>
 void multiplied(const Linear& by, const Tokens& x, const Pairing& pairing, int threads, Use use) {
-    with_bits(by.bits, [&](auto bits) { multiplied<decltype(bits)::value>(by, x, pairing, threads, use); });
+    with_format(by.format, [&](auto format) { multiplied<decltype(format)::value>(by, x, pairing, threads, use); });
 }
 
 // Room for tokens as they are multiplied: this thread's, for all that take part.
-inline Tokens& begun(int64_t tokens, int64_t inputs, int64_t bits) {
+inline Tokens& begun(int64_t tokens, int64_t inputs, int64_t format) {
     static thread_local Tokens held;
-    held.begin(tokens, inputs, tiles_work() ? TALL : TILE, tiles_work(), bits);
+    held.begin(tokens, inputs, tiles_work() ? TALL : TILE, tiles_work(), format);
     return held;
 }
 
@@ -127,7 +134,7 @@ template <typename Row, typename Use>
 void multiplied(const Linear& by, Row row, int64_t tokens, int64_t inputs, const Pairing& pairing, int threads,
                 Use use) {
     if (tokens == 0) return;
-    Tokens& rounded = begun(tokens, inputs, by.bits);
+    Tokens& rounded = begun(tokens, inputs, by.format);
     rounded.read(row, threads);
     multiplied(by, rounded, pairing, threads, use);
 }

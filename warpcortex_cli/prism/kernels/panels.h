@@ -1,112 +1,111 @@
-// Weights of 4, 8 or 16 bits: how they lie in memory, and the way in and out.
+// Packed weights: how they lie in memory, and the way in and out.
 //
-// They lie in panels of 16 outputs, and in a panel in lines: four inputs of all its outputs side by side, 64 bytes
-// where each number has one, or two inputs where it is bfloat16. So a product reads memory in one straight line, and 16
-// lines are a tile of AMX. With 4 bits two lines share 64 bytes, and each 32 inputs of an output are multiplied by a
-// whole number of their own, so that they are of 8 bits again; these factors lie before the numbers of each 128 inputs.
-// A panel ends with a scale for each output, which makes them weights.
+// A weight is scale * level + minimum, as in GGUF's Q4_1: levels are whole numbers of 4 or 8 bits, and 32 inputs of an
+// output, a group, share a scale and a minimum in fp16. A format without minima has level 8, or 128, for the weight 0, as
+// Q4_0 and Q8_0 have. Weights of 16 bits are bfloat16.
+//
+//     panel   16 outputs:  header | group | header | group | ... | times
+//     header  of a group: 16 scales, 16 minima; without minima, of two groups: 16 scales each
+//     group   32 inputs:   4, 8 or 16 lines
+//     line    64 bytes: a word of 4 bytes for each of the 16 outputs
+//     word    8 levels of 4 bits, 4 of 8, or 2 bfloat16
+//     times   16 numbers in fp32, what all of an output is multiplied with: powers of two
+//
+// So a product reads memory in one straight line. Shifted by 4 or 8 bits and masked, a word gives two neighbouring inputs
+// as whole numbers of 16 bits: the `pair` that instructions multiply and add at once.
 
 #pragma once
 
 #include "vectors.h"
 
+#include <limits>
 #include <type_traits>
 #include <vector>
 
 namespace {
 
-constexpr int64_t GROUP = 32;  // inputs, to a multiple of which they are filled up with zeros; they share a factor
-constexpr int64_t CHUNK = 64;  // bytes of a token's inputs that products take at once: 16 lines of weights
-constexpr int64_t LINE = 64;   // bytes of all outputs side by side
-constexpr int64_t FOUR = LINE / LANES;
-constexpr int ZERO = 128;  // what 0 is as a byte
-// Factors are up to 15, which times 16 still fits into a byte, and have a sign.
-constexpr int LARGEST = 15, NEGATIVE = 128;
+constexpr int64_t GROUP = 32;  // inputs, to a multiple of which they are filled up with zeros
+constexpr int64_t LINE = 64;   // bytes
+constexpr int64_t WORD_BYTES = LINE / LANES;
+constexpr int64_t PAIRS = GROUP / 2;  // of a group
+
+constexpr int MINIMA = 32;  // added to the number of bits in the number of a format
+
+constexpr int bits_of(int format) { return format & (MINIMA - 1); }
+constexpr bool has_minima(int format) { return (format & MINIMA) != 0; }
+// The level of the weight 0, where there are no minima.
+constexpr int zero_of(int format) { return has_minima(format) || bits_of(format) == 16 ? 0 : 1 << (bits_of(format) - 1); }
 
 inline int64_t groups_of(int64_t inputs) { return (inputs + GROUP - 1) / GROUP; }
 inline int64_t panels_of(int64_t outputs) { return (outputs + LANES - 1) / LANES; }
 
-template <int BITS>
-constexpr int64_t GROUP_BYTES = GROUP * LANES * BITS / 8;
-template <int BITS>
-constexpr int64_t GROUPS = BITS == 16 ? 1 : CHUNK / GROUP;  // of a chunk
-template <int BITS>
-constexpr int NOTHING = BITS == 16 ? 0 : BITS == 8 ? ZERO : 8 + 16 * 8;  // the bytes of weights that are 0
+template <int FORMAT>
+constexpr int64_t GROUP_BYTES = GROUP * LANES* bits_of(FORMAT) / 8;
+template <int FORMAT>
+constexpr int64_t LINES_OF = GROUP_BYTES<FORMAT> / LINE;  // of a group
+template <int FORMAT>
+constexpr int64_t SHARING = bits_of(FORMAT) == 16 ? 0 : has_minima(FORMAT) ? 1 : 2;  // groups that share a header
 
-// Calls `use` with the number of bits as a type.
+// Calls `use` with the format as a type.
 template <typename Use>
-inline auto with_bits(int64_t bits, Use use) {
-    if (bits == 16) return use(std::integral_constant<int, 16>());
-    return bits == 4 ? use(std::integral_constant<int, 4>()) : use(std::integral_constant<int, 8>());
+inline auto with_format(int64_t format, Use use) {
+    switch (format) {
+        case 4: return use(std::integral_constant<int, 4>());
+        case 4 + MINIMA: return use(std::integral_constant<int, 4 + MINIMA>());
+        case 8: return use(std::integral_constant<int, 8>());
+        case 8 + MINIMA: return use(std::integral_constant<int, 8 + MINIMA>());
+        default: return use(std::integral_constant<int, 16>());
+    }
 }
 
-constexpr int64_t FACTORS = LINE / LANES;  // groups whose factors fill a line
-
-// Where a panel's groups, their factors and its scales lie.
-template <int BITS>
+// Where a panel's groups, their scales and minima, and what all of an output is multiplied with lie.
+template <int FORMAT>
 int64_t group_at(int64_t group) {
-    return group * GROUP_BYTES<BITS> + (BITS == 4 ? (group / FACTORS + 1) * LINE : 0);
+    if constexpr (SHARING<FORMAT> == 0) return group * GROUP_BYTES<FORMAT>;
+    else return group * GROUP_BYTES<FORMAT> + (group / SHARING<FORMAT> + 1) * LINE;
 }
 
-inline int64_t factors_at(int64_t group) {
-    return group / FACTORS * (LINE + FACTORS * GROUP_BYTES<4>)+group % FACTORS * LANES;
+template <int FORMAT>
+int64_t scales_at(int64_t group) {
+    constexpr int64_t SOME = std::max<int64_t>(SHARING<FORMAT>, 1);
+    return group / SOME * (LINE + SOME * GROUP_BYTES<FORMAT>) + group % SOME * (LINE / 2);
 }
 
-template <int BITS>
-int64_t scales_at(int64_t groups) { return group_at<BITS>(groups - 1) + GROUP_BYTES<BITS>; }
+template <int FORMAT>
+int64_t minima_at(int64_t group) { return scales_at<FORMAT>(group) + LINE / 2; }
 
-template <int BITS>
-int64_t panel_bytes(int64_t inputs) { return scales_at<BITS>(groups_of(inputs)) + LANES * sizeof(float); }
+template <int FORMAT>
+int64_t times_at(int64_t groups) { return group_at<FORMAT>(groups - 1) + GROUP_BYTES<FORMAT>; }
 
-// What makes numbers of 4 bits into bytes: number * `times`, all bits turned where the factor is negative, plus `plus`.
-// So a byte is 128 + factor * (number - 8).
-struct Factors {
-    Words times, turned, plus;
+template <int FORMAT>
+int64_t panel_bytes(int64_t inputs) { return times_at<FORMAT>(groups_of(inputs)) + LANES * sizeof(float); }
 
-    explicit Factors(const uint8_t* factors) {
-        typedef uint8_t Sixteen __attribute__((vector_size(16)));
-        const Words factor = __builtin_convertvector(load<Sixteen>(factors), Words);
-        const Words size = factor & LARGEST, eight = size * 0x08080808u;
-        times = size * 0x00010001u;
-        turned = (Words)(factor >= NEGATIVE);
-        plus = 0x80808080u + (turned & (eight + 0x01010101u)) - (~turned & eight);
-    }
-
-    // Two bytes are multiplied as one number, for none of them outgrows a byte.
-    Bytes operator()(Bytes numbers) const {
-        return (Bytes)((Words)((Shorts)numbers * (Shorts)times) ^ turned) + (Bytes)plus;
-    }
+// The word of a group that holds an input, counted in lines, and the bits in it where its level begins.
+struct Held {
+    int64_t line;
+    int shift;
 };
 
-// 32 inputs of a panel, as bytes: eight lines, two at a time.
-template <int BITS>
-struct Group;
+template <int FORMAT>
+inline Held held(int64_t input) {
+    constexpr int64_t BITS = bits_of(FORMAT), EACH = 16 / BITS;  // pairs of a line
+    const int64_t pair = input / 2;
+    return {pair / EACH, int(pair % EACH * BITS + input % 2 * 16)};
+}
 
-template <>
-struct Group<8> {
-    const uint8_t* at;
+// fp16 to fp32 and back: to the nearest, and of two equally near ones to the even.
+inline float from_half(uint16_t half) {
+    const uint32_t size = uint32_t(half & 0x7fff) << 13, sign = uint32_t(half & 0x8000) << 16;
+    const float found = load<float>(&size) * 0x1p112f;
+    return sign ? -found : found;
+}
 
-    Group(const uint8_t* panel, int64_t number) : at(panel + group_at<8>(number)) {}
-
-    void read(int pair, Bytes* two) const {
-        two[0] = load<Bytes>(at + 2 * LINE * pair);
-        two[1] = load<Bytes>(at + 2 * LINE * pair + LINE);
-    }
-};
-
-template <>
-struct Group<4> {
-    const uint8_t* at;
-    Factors bytes;
-
-    Group(const uint8_t* panel, int64_t number) : at(panel + group_at<4>(number)), bytes(panel + factors_at(number)) {}
-
-    void read(int pair, Bytes* two) const {
-        const Bytes both = load<Bytes>(at + LINE * pair);
-        two[0] = bytes(both & 15);
-        two[1] = bytes(both >> 4);
-    }
-};
+inline uint16_t to_half(float x) {
+    const uint32_t bits = load<uint32_t>(&x), sign = bits >> 16 & 0x8000, size = bits & 0x7fffffff;
+    if (size >= 0x477ff000) return uint16_t(sign | 0x7c00);  // above the largest one
+    if (size < 0x38800000) return uint16_t(sign | uint32_t(std::nearbyint(std::fabs(x) * 0x1p24f)));
+    return uint16_t(sign | ((size + 0xfff + (size >> 13 & 1)) - 0x38000000) >> 13);
+}
 
 // Sixteen of `count` numbers from place i on, and zeros behind them.
 inline Floats some_of(const float* numbers, int64_t i, int64_t count) {
@@ -116,159 +115,197 @@ inline Floats some_of(const float* numbers, int64_t i, int64_t count) {
     return found;
 }
 
-// An output's weights as whole numbers: those of 8 bits times a scale, or those of 4 times a factor and a scale.
+// An output's weights: of its groups, scale and minimum, and of its inputs the levels.
 struct Fitted {
-    float scale;
-    std::vector<int> numbers, factors;
+    std::vector<float> scales, minima;
+    std::vector<uint8_t> levels;
+    float times = 1;
 };
 
-inline int rounded(float x, int low, int high) {
-    return int(std::min(float(high), std::max(float(low), std::nearbyint(x))));
-}
+inline float rounded(float x, float most) { return std::min(most, std::max(0.0f, std::nearbyint(x))); }
 
-inline Fitted fitted8(const float* weights, int64_t inputs) {
-    float most = 0;
-    for (int64_t i = 0; i < inputs; i++) most = std::max(most, std::fabs(weights[i]));
-    Fitted found = {most / 127, std::vector<int>(inputs), {}};
-    for (int64_t i = 0; i < inputs && most != 0; i++) found.numbers[i] = rounded(weights[i] / found.scale, -127, 127);
-    return found;
-}
-
-// The scale of up to 32 weights whose numbers of 4 bits, times it, are nearest to them in squares.
-inline float scale_of(const float* weights, int64_t count) {
-    float most = 0;
-    for (int64_t i = 0; i < count; i++)
-        if (std::fabs(weights[i]) > std::fabs(most)) most = weights[i];
-    float best = 0, found = most / -8;
-    for (int step = -8; step <= 8 && most != 0; step++) {  // the largest weight need not be met exactly
-        const float by = (0.2f * float(step) - 8) / most;
-        float product = 0, square = 0;
-        for (int64_t i = 0; i < count; i++) {
-            const float number = std::min(7.0f, std::max(-8.0f, std::nearbyint(weights[i] * by)));
-            product += weights[i] * number;
-            square += number * number;
-        }
-        if (product * product > best * square) {
-            best = product * product / square;
-            found = product / square;
-        }
+// Scale and minimum of a whole group, for levels up to `most`, whose weights are nearest to the given ones in squares.
+inline void fit_group(const float* weights, float most, float* scale, float* minimum) {
+    float low = weights[0], high = weights[0], sum = 0, squares = 0;
+    for (int64_t i = 0; i < GROUP; i++) {
+        low = std::min(low, weights[i]), high = std::max(high, weights[i]);
+        sum += weights[i], squares += weights[i] * weights[i];
     }
-    return found;
+    *scale = (high - low) / most, *minimum = low;
+    if (!(high > low)) return;
+    float best = std::numeric_limits<float>::max();
+    // The outermost weights need not be met exactly: rounding them inwards makes the steps smaller.
+    for (const float within : {0.0f, -0.5f, -1.0f, 0.5f, 1.0f, 1.5f}) {
+        const float by = (most + within) / (high - low);
+        const float from = low + within / by / 2;
+        float levels = 0, level_squares = 0, products = 0;
+#pragma omp simd reduction(+ : levels, level_squares, products)
+        for (int64_t i = 0; i < GROUP; i++) {
+            const float level = std::min(most, std::max(0.0f, std::nearbyint((weights[i] - from) * by)));
+            levels += level, level_squares += level * level, products += level * weights[i];
+        }
+        const float spread = GROUP * level_squares - levels * levels;
+        if (!(spread > 0)) continue;
+        const float a = (GROUP * products - levels * sum) / spread, b = (sum - a * levels) / GROUP;
+        float error = 0;
+#pragma omp simd reduction(+ : error)
+        for (int64_t i = 0; i < GROUP; i++) {
+            const float level = std::min(most, std::max(0.0f, std::nearbyint((weights[i] - b) / a)));
+            const float off = weights[i] - (a * level + b);
+            error += off * off;
+        }
+        if (error < best) best = error, *scale = a, *minimum = b;
+    }
 }
 
-inline Fitted fitted4(const float* weights, int64_t inputs) {
+// Makes scales and minima what fp16 holds of them, times a power of two that brings the largest near 1. Where fp16 holds
+// all of them as they are, as it does those of GGUF, that is 1.
+inline void settle(Fitted& fit) {
+    float most = 0;
+    bool exact = true;
+    const auto look = [&](float x, float weight) {
+        exact = exact && (x == 0 || std::fabs(x) >= 0x1p-14f) && from_half(to_half(x)) == x;
+        most = std::isfinite(x) ? std::max(most, std::fabs(x) * weight) : std::numeric_limits<float>::quiet_NaN();
+    };
+    for (float x : fit.scales) look(x, 1);
+    for (float x : fit.minima) look(x, 0x1p-10f);
+    for (float x : fit.scales) exact = exact && std::isfinite(x);
+    for (float x : fit.minima) exact = exact && std::isfinite(x);
+    if (!exact && most != 0)
+        fit.times = std::isfinite(most) ? std::ldexp(1.0f, std::max(-120, std::ilogb(most)))
+                                        : std::numeric_limits<float>::quiet_NaN();  // to be seen in all that it gives
+    const float by = std::isfinite(fit.times) ? 1 / fit.times : 0;
+    for (float& x : fit.scales) x = by == 0 ? 0 : from_half(to_half(x * by));
+    for (float& x : fit.minima) x = by == 0 ? 0 : from_half(to_half(x * by));
+}
+
+// Weights in fp32 to levels.
+template <int FORMAT>
+Fitted fitted(const float* weights, int64_t inputs) {
+    constexpr float MOST = float((1 << bits_of(FORMAT)) - 1), ZERO = float(zero_of(FORMAT));
     const int64_t groups = groups_of(inputs);
-    std::vector<float> scales(groups);
-    float most = 0;
+    Fitted fit;
+    fit.scales.resize(groups), fit.levels.resize(groups * GROUP);
+    if (has_minima(FORMAT)) fit.minima.resize(groups);
     for (int64_t g = 0; g < groups; g++) {
-        scales[g] = scale_of(weights + g * GROUP, std::min(GROUP, inputs - g * GROUP));
-        most = std::max(most, std::fabs(scales[g]));
+        float own[GROUP];
+        const float* from = weights + g * GROUP;
+        const int64_t here = std::min(GROUP, inputs - g * GROUP);
+        for (int64_t i = 0; i < GROUP; i++) own[i] = from[std::min(i, here - 1)];
+        float most = 0, sum = 0;
+        for (float x : own) most = std::max(most, std::fabs(x)), sum += x;
+        if (!std::isfinite(most) || sum != sum)
+            fit.scales[g] = std::numeric_limits<float>::quiet_NaN();
+        else if constexpr (has_minima(FORMAT))
+            fit_group(own, MOST, &fit.scales[g], &fit.minima[g]);
+        else
+            fit.scales[g] = most / (MOST - ZERO);
     }
-    Fitted found = {most / LARGEST, std::vector<int>(inputs), std::vector<int>(groups, 1)};
-    for (int turn = 0; turn < 2 && most != 0; turn++) {
-        float product = 0, square = 0;
-        for (int64_t g = 0; g < groups; g++) {
-            const int size = rounded(std::fabs(scales[g]) / found.scale, 1, LARGEST);
-            found.factors[g] = scales[g] < 0 ? -size : size;
-            const float by = 1 / (found.scale * float(found.factors[g]));
-            for (int64_t i = g * GROUP; i < std::min(inputs, (g + 1) * GROUP); i++) {
-                found.numbers[i] = rounded(weights[i] * by, -8, 7);
-                const float whole = float(found.factors[g] * found.numbers[i]);
-                product += weights[i] * whole;
-                square += whole * whole;
-            }
-        }
-        if (turn == 0 && product > 0) found.scale = product / square;  // nearer, now that all are whole numbers
+    settle(fit);
+    for (int64_t i = 0; i < inputs; i++) {
+        const float scale = fit.scales[i / GROUP] * fit.times;
+        const float from = has_minima(FORMAT) ? fit.minima[i / GROUP] * fit.times : 0;
+        fit.levels[i] = scale > 0 ? uint8_t(rounded((weights[i] - from) / scale + ZERO, MOST)) : uint8_t(ZERO);
     }
-    return found;
+    return fit;
 }
 
-// Where two inputs' weights of a lane lie in a panel of bfloat16.
-inline int64_t two_at(int64_t input, int64_t lane) {
-    return group_at<16>(input / GROUP) + input % GROUP / 2 * LINE + FOUR * lane;
-}
-
-// Puts the weights of an output into its lane of a panel; returns their scale.
-template <int BITS>
-float put(const float* weights, int64_t inputs, int64_t lane, uint8_t* panel) {
-    if constexpr (BITS == 16) {
-        for (int64_t i = 0; i < inputs; i += LANES) {
-            const Halves some = narrowed(some_of(weights, i, inputs));
-            for (int64_t j = 0; j < LANES; j += 2)
-                std::memcpy(panel + two_at(i + j, lane), (const char*)&some + 2 * j, FOUR);
-        }
-        return 1;
-    } else {
-        const Fitted fit = (BITS == 8 ? fitted8 : fitted4)(weights, inputs);
-        for (int64_t i = 0; i < inputs; i++) {
-            uint8_t* group = panel + group_at<BITS>(i / GROUP);
-            const int64_t line = i % GROUP / FOUR, place = FOUR * lane + i % FOUR;
-            if (BITS == 8)
-                group[LINE * line + place] = uint8_t(fit.numbers[i] + ZERO);
-            else {
-                uint8_t& both = group[line / 2 * LINE + place];
-                const int four = fit.numbers[i] + 8;
-                both = uint8_t(line % 2 ? (both & 15) | four << 4 : (both & 240) | four);
-            }
-        }
-        for (int64_t g = 0; g < int64_t(fit.factors.size()); g++) {
-            const int factor = fit.factors[g];
-            panel[factors_at(g) + lane] = uint8_t(factor < 0 ? NEGATIVE - factor : factor);
-        }
-        return fit.scale;
+// Puts an output into its lane of a panel that is zero.
+template <int FORMAT>
+void put(const Fitted& fit, int64_t inputs, int64_t lane, uint8_t* panel) {
+    for (int64_t i = 0; i < inputs; i++) {
+        const Held at = held<FORMAT>(i % GROUP);
+        uint8_t* word = panel + group_at<FORMAT>(i / GROUP) + at.line * LINE + lane * WORD_BYTES;
+        const uint32_t with = load<uint32_t>(word) | uint32_t(fit.levels[i]) << at.shift;
+        std::memcpy(word, &with, sizeof(with));
+    }
+    for (int64_t g = 0; g < groups_of(inputs); g++) {
+        const uint16_t scale = to_half(fit.scales[g]);
+        std::memcpy(panel + scales_at<FORMAT>(g) + 2 * lane, &scale, 2);
+        if (!has_minima(FORMAT)) continue;
+        const uint16_t minimum = to_half(fit.minima[g]);
+        std::memcpy(panel + minima_at<FORMAT>(g) + 2 * lane, &minimum, 2);
     }
 }
 
-// Weights [outputs, inputs] to panels.
-template <int BITS>
-void packed(const float* weights, uint8_t* out, int64_t outputs, int64_t inputs, int threads) {
-    const int64_t groups = groups_of(inputs), size = panel_bytes<BITS>(inputs);
+// Calls `put` for each output, with its number, its lane and its panel, which is filled with what is worth 0.
+template <int FORMAT, typename Put>
+void each_output(uint8_t* out, int64_t outputs, int64_t inputs, int threads, Put put) {
+    const int64_t groups = groups_of(inputs), size = panel_bytes<FORMAT>(inputs);
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t number = 0; number < panels_of(outputs); number++) {
         uint8_t* panel = out + number * size;
         std::memset(panel, 0, size);
-        for (int64_t g = 0; g < groups; g++) std::memset(panel + group_at<BITS>(g), NOTHING<BITS>, GROUP_BYTES<BITS>);
         for (int64_t lane = 0; lane < std::min(LANES, outputs - number * LANES); lane++) {
-            const float scale = put<BITS>(weights + (number * LANES + lane) * inputs, inputs, lane, panel);
-            std::memcpy(panel + scales_at<BITS>(groups) + lane * sizeof(float), &scale, sizeof(float));
+            const float times = put(number * LANES + lane, lane, panel);
+            std::memcpy(panel + times_at<FORMAT>(groups) + lane * sizeof(float), &times, sizeof(float));
         }
     }
 }
 
-// The weights of a lane of a panel in fp32, without their scale.
-template <int BITS>
-void take(const uint8_t* panel, int64_t lane, int64_t inputs, float* out) {
-    if constexpr (BITS == 16) {
-        for (int64_t i = 0; i < inputs; i++) {
-            const uint32_t bits = uint32_t(load<uint16_t>(panel + two_at(i, lane) + i % 2 * 2)) << 16;
-            out[i] = load<float>(&bits);
-        }
-    } else {
-        for (int64_t first = 0; first < inputs; first += GROUP) {
-            const Group<BITS> group(panel, first / GROUP);
-            uint8_t bytes[GROUP];
-            for (int pair = 0; pair < GROUP / FOUR / 2; pair++) {
-                Bytes two[2];
-                group.read(pair, two);
-                for (int i = 0; i < 2; i++)
-                    std::memcpy(bytes + FOUR * (2 * pair + i), (const char*)&two[i] + FOUR * lane, FOUR);
+// Weights [outputs, inputs] to panels.
+template <int FORMAT>
+void packed(const float* weights, uint8_t* out, int64_t outputs, int64_t inputs, int threads) {
+    each_output<FORMAT>(out, outputs, inputs, threads, [&](int64_t output, int64_t lane, uint8_t* panel) {
+        const float* from = weights + output * inputs;
+        if constexpr (FORMAT == 16) {
+            for (int64_t i = 0; i < inputs; i += LANES) {
+                const Halves some = narrowed(some_of(from, i, inputs));
+                for (int64_t j = 0; j < LANES; j += 2)
+                    std::memcpy(panel + group_at<16>((i + j) / GROUP) + held<16>((i + j) % GROUP).line * LINE + lane * WORD_BYTES,
+                                (const char*)&some + 2 * j, WORD_BYTES);
             }
-            for (int64_t i = 0; i < std::min(GROUP, inputs - first); i++) out[first + i] = float(int(bytes[i]) - ZERO);
+            return 1.0f;
+        } else {
+            const Fitted fit = fitted<FORMAT>(from, inputs);
+            put<FORMAT>(fit, inputs, lane, panel);
+            return fit.times;
         }
-    }
+    });
+}
+
+// The same of levels [outputs, inputs], scales and, where the format has them, minima [outputs, groups].
+template <int FORMAT>
+void packed_levels(const uint8_t* levels, const float* scales, const float* minima, uint8_t* out, int64_t outputs,
+                   int64_t inputs, int threads) {
+    if constexpr (FORMAT != 16)
+        each_output<FORMAT>(out, outputs, inputs, threads, [&](int64_t output, int64_t lane, uint8_t* panel) {
+            const int64_t groups = groups_of(inputs);
+            Fitted fit;
+            fit.levels.assign(levels + output * inputs, levels + (output + 1) * inputs);
+            fit.scales.assign(scales + output * groups, scales + (output + 1) * groups);
+            if (has_minima(FORMAT)) fit.minima.assign(minima + output * groups, minima + (output + 1) * groups);
+            settle(fit);
+            put<FORMAT>(fit, inputs, lane, panel);
+            return fit.times;
+        });
 }
 
 // Some outputs' weights in fp32, [rows, inputs].
-template <int BITS>
+template <int FORMAT>
 void unpacked(const uint8_t* weights, const int64_t* which, int64_t rows, int64_t inputs, float* out) {
+    constexpr uint32_t MASK = (1u << bits_of(FORMAT)) - 1;
     const int64_t groups = groups_of(inputs);
     for (int64_t row = 0; row < rows; row++) {
-        const uint8_t* panel = weights + which[row] / LANES * panel_bytes<BITS>(inputs);
+        const uint8_t* panel = weights + which[row] / LANES * panel_bytes<FORMAT>(inputs);
         const int64_t lane = which[row] % LANES;
-        const float scale = load<float>(panel + scales_at<BITS>(groups) + lane * sizeof(float));
-        float* to = out + row * inputs;
-        take<BITS>(panel, lane, inputs, to);
-        for (int64_t i = 0; i < inputs; i++) to[i] *= scale;
+        const float times = load<float>(panel + times_at<FORMAT>(groups) + lane * sizeof(float));
+        const auto half = [&](int64_t at) { return from_half(load<uint16_t>(panel + at + 2 * lane)); };
+        for (int64_t i = 0; i < inputs; i++) {
+            const int64_t g = i / GROUP;
+            const Held at = held<FORMAT>(i % GROUP);
+            const uint32_t word = load<uint32_t>(panel + group_at<FORMAT>(g) + at.line * LINE + lane * WORD_BYTES);
+            const uint32_t level = word >> at.shift & MASK;
+            float& to = out[row * inputs + i];
+            if constexpr (FORMAT == 16) {
+                const uint32_t bits = level << 16;
+                to = load<float>(&bits);
+            } else {
+                to = half(scales_at<FORMAT>(g)) * float(int(level) - zero_of(FORMAT));
+                if (has_minima(FORMAT)) to += half(minima_at<FORMAT>(g));
+                to *= times;
+            }
+        }
     }
 }
 

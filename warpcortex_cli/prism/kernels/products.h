@@ -1,4 +1,9 @@
-// Products of tokens and packed weights, by the vectors of any CPU. Only `dot` is written for each kind.
+// Products of tokens and packed weights, by the vectors of any CPU: its own registers, not those that a compiler would
+// have to split.
+//
+// Sums of a few tokens and one panel or two stay in registers while a group goes by; then they are scaled and added to
+// what other groups gave, in fp32. With few tokens words become pairs on the way; with many, this is done once for all,
+// in room that stays in the first cache.
 
 #pragma once
 
@@ -6,77 +11,102 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
-#elif defined(__ARM_FEATURE_DOTPROD)
-#include <arm_neon.h>
 #endif
 
 namespace {
 
-// sum[i] + the products of the four weights of lane i, as bytes, with the four signed ones of `x`: of weights plus 128
-// where a CPU multiplies unsigned numbers only, which is what EXTRA says.
-#if defined(__AVX512VNNI__)
-constexpr int EXTRA = ZERO;
-inline Ints dot(Ints sum, Bytes weights, int32_t x) {
-    return (Ints)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)weights, _mm512_set1_epi32(x));
-}
-#else
-constexpr int EXTRA = 0;
-inline Ints dot(Ints sum, Bytes weights, int32_t x) {
-    weights ^= ZERO;
-#if defined(__AVX2__)
-    // Pairs are summed in 16 bits, which hold 2 * 127 * 127: so the signs of weights go over to the tokens.
-    const __m256i four = _mm256_set1_epi32(x), ones = _mm256_set1_epi16(1);
-    __m256i parts[2], sums[2];
-    std::memcpy(parts, &weights, sizeof(parts));
-    std::memcpy(sums, &sum, sizeof(sums));
-    for (int i = 0; i < 2; i++) {
-        const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(parts[i]), _mm256_sign_epi8(four, parts[i]));
-        sums[i] = _mm256_add_epi32(sums[i], _mm256_madd_epi16(pairs, ones));
-    }
-    std::memcpy(&sum, sums, sizeof(sums));
-#elif defined(__ARM_FEATURE_DOTPROD)
-    const int8x16_t four = vreinterpretq_s8_s32(vdupq_n_s32(x));
-    int8x16_t parts[4];
-    int32x4_t sums[4];
-    std::memcpy(parts, &weights, sizeof(parts));
-    std::memcpy(sums, &sum, sizeof(sums));
-    for (int i = 0; i < 4; i++) sums[i] = vdotq_s32(sums[i], parts[i], four);
-    std::memcpy(&sum, sums, sizeof(sums));
-#else
-    int8_t four[FOUR];
-    std::memcpy(four, &x, FOUR);
-    for (int i = 0; i < LANES; i++)
-        for (int j = 0; j < FOUR; j++) sum[i] += int8_t(weights[FOUR * i + j]) * four[j];
-#endif
-    return sum;
-}
-#endif
-
-// The same of two weights and two inputs, all of them bfloat16.
-inline Floats dot(Floats sum, Bytes weights, int32_t x) {
-#if defined(__AVX512BF16__)
-    return (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)weights, (__m512bh)_mm512_set1_epi32(x));
-#else
-    const Words two = (Words)weights, given = Words{} + uint32_t(x), second = Words{} + 0xffff0000u;
-    return sum + (Floats)(two << 16) * (Floats)(given << 16) + (Floats)(two & second) * (Floats)(given & second);
-#endif
-}
-
-// What products are summed up in.
-template <int BITS>
-using Sum = std::conditional_t<BITS == 16, Floats, Ints>;
-
-#if defined(__AVX512VNNI__)
+#if defined(__AVX512F__)
+constexpr int64_t NATIVE = 64;  // bytes of a register
 constexpr int TILE = 12, PAIR = 2;  // tokens and panels whose sums are held in registers at once
+#elif defined(__AVX2__)
+constexpr int64_t NATIVE = 32;
+constexpr int TILE = 6, PAIR = 1;
+#elif defined(__x86_64__)
+constexpr int64_t NATIVE = 16;
+constexpr int TILE = 2, PAIR = 1;
 #else
+constexpr int64_t NATIVE = 16;
 constexpr int TILE = 4, PAIR = 1;
 #endif
-// Chunks whose weights stay in the first cache while all tokens take their part of them; fewer where these are few and
-// numbers are made bytes, so that memory is never waited for long.
-constexpr int64_t NEAR = 16, FEWER = 4;
-// With so many tokens, or numbers to be made bytes, the CPU has no room left to look ahead for weights by itself; so
-// far ahead they are asked for.
-constexpr int BUSY = 8, AHEAD = 4096;
+constexpr int PARTS = LINE / NATIVE;  // registers of a line
+
+// A register: of whole numbers, of words, of halves of words, or in fp32.
+typedef int32_t Whole __attribute__((vector_size(NATIVE)));
+typedef uint32_t Word __attribute__((vector_size(NATIVE)));
+typedef uint16_t Short __attribute__((vector_size(NATIVE)));
+typedef float Real __attribute__((vector_size(NATIVE)));
+
+inline Real real(Whole x) { return __builtin_convertvector(x, Real); }
+
+// sum[i] plus both products of a pair of weights, which are not negative, and a pair of inputs.
+inline Whole dot(Whole sum, Word weights, int32_t inputs) {
+#if defined(__AVX512VNNI__)
+    return (Whole)_mm512_dpwssd_epi32((__m512i)sum, (__m512i)weights, _mm512_set1_epi32(inputs));
+#elif defined(__AVX512BW__)
+    return sum + (Whole)_mm512_madd_epi16((__m512i)weights, _mm512_set1_epi32(inputs));
+#elif defined(__AVX2__) && defined(__AVXVNNI__)
+    return (Whole)_mm256_dpwssd_avx_epi32((__m256i)sum, (__m256i)weights, _mm256_set1_epi32(inputs));
+#elif defined(__AVX2__)
+    return sum + (Whole)_mm256_madd_epi16((__m256i)weights, _mm256_set1_epi32(inputs));
+#elif defined(__SSE2__)
+    return sum + (Whole)_mm_madd_epi16((__m128i)weights, _mm_set1_epi32(inputs));
+#else
+    return sum + (Whole)(weights & 0xffffu) * int32_t(int16_t(inputs)) + (Whole)(weights >> 16) * (inputs >> 16);
+#endif
+}
+
+// The same of two weights and two inputs, all of them bfloat16.
+inline Real dot(Real sum, Word weights, int32_t inputs) {
+#if defined(__AVX512BF16__)
+    return (Real)_mm512_dpbf16_ps((__m512)sum, (__m512bh)weights, (__m512bh)_mm512_set1_epi32(inputs));
+#else
+    const Word given = Word{} + uint32_t(inputs);
+    return sum + (Real)(weights << 16) * (Real)(given << 16) + (Real)(weights & 0xffff0000u) * (Real)(given & 0xffff0000u);
+#endif
+}
+
+// Numbers of fp16, as many as a register has in fp32.
+inline Real reals(const uint8_t* halves) {
+#if defined(__AVX512F__)
+    return (Real)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)halves));
+#elif defined(__AVX2__) && defined(__F16C__)
+    return (Real)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)halves));
+#else
+    typedef uint16_t Some __attribute__((vector_size(NATIVE / 2)));
+    const Word wide = __builtin_convertvector(load<Some>(halves), Word);
+    const Word size = (wide & 0x7fffu) << 13;
+    const Real found = load<Real>(&size) * 0x1p112f;
+    const Word bits = (Word)found | (wide & 0x8000u) << 16;
+    return load<Real>(&bits);
+#endif
+}
+
+// Lines of words, and what is made of a word: `pair` number k of EACH, where two inputs stand in it, or one in fp32.
+template <int FORMAT>
+struct Packed {
+    static constexpr int EACH = 16 / bits_of(FORMAT);
+    static Word pair(Word word, int k) {
+        constexpr uint32_t MASK = FORMAT == 16 ? 0xffffffffu : ((1u << bits_of(FORMAT)) - 1) * 0x00010001u;
+        return (Word)((Short)word >> k * bits_of(FORMAT)) & MASK;
+    }
+};
+
+struct Prepared {
+    static constexpr int EACH = 1;
+    static Word pair(Word word, int) { return word; }
+};
+
+struct Widened {  // bfloat16 to fp32
+    static constexpr int EACH = 2;
+    static Word pair(Word word, int k) { return k == 0 ? word << 16 : word & 0xffff0000u; }
+};
+
+// With so many tokens, or numbers to be made pairs, the CPU has no room left to look ahead for weights by itself; so far
+// ahead they are asked for.
+constexpr int64_t BUSY = 8, AHEAD = 4096;
+// Groups that are made pairs at once, and tokens from which on that is done.
+constexpr int64_t NEAR = 8;
+constexpr int SHARED = std::min(4, TILE + 1);
 
 // One panel of weights or two, which are `panel` bytes apart.
 struct Panels {
@@ -101,99 +131,146 @@ struct Ahead {
     const uint8_t* of(const uint8_t* line, int64_t byte) const { return line + by + (byte >= last ? jump : 0); }
 };
 
-// Chunks of panels as bytes.
+// Some groups of panels: their lines, a panel's `apart` bytes from the next one's and a group's from the next group's
+// by what FORMAT says or, if they were prepared, `size`.
 struct Weights {
-    const uint8_t* at;
-    int64_t panel, first, chunks;  // the number of the first chunk, and how many
-    bool far;                      // whether they are still in memory
+    const uint8_t *panels, *lines;
+    int64_t panel, apart, size;  // `panel`: bytes from one packed panel to the next
+    int64_t first, count;        // groups
 };
 
-constexpr int64_t CHUNK_BYTES = CHUNK * LANES;
-
-// How many chunks from `first` on are taken next. Half a chunk at the end, which has to be filled up, is taken alone.
-template <int BITS>
-inline int64_t taken(const Tokens& x, int64_t first, int64_t most) {
-    const int64_t chunks = std::min(most, x.chunks - first);
-    return BITS == 8 && chunks > 1 && (first + chunks) * GROUPS<8> > x.groups ? chunks - 1 : chunks;
-}
-
-// Room for the bytes of two panels, MOST chunks at once: of numbers of 4 bits, or of half a chunk.
-template <int BITS, int64_t MOST>
-struct Bytewise {
-    static constexpr int64_t SIZE = (BITS == 4 ? MOST : 1) * CHUNK_BYTES;
-    alignas(LINE) uint8_t bytes[2 * SIZE];
-
-    // Numbers of 4 bits become bytes here; and half a chunk becomes a whole one, for tiles would read beyond.
-    Weights operator()(const Tokens& x, const Panels& panels, int64_t first, int64_t chunks, const Ahead& ahead) {
-        if (BITS == 8 && (first + chunks) * GROUPS<8> <= x.groups)
-            return {panels.at + first * CHUNK_BYTES, panels.panel, first, chunks, true};
-        for (int64_t p = 0; p < panels.count; p++)
-            for (int64_t g = first * GROUPS<8>; g < std::min((first + chunks) * GROUPS<8>, x.groups); g++) {
-                const Group<BITS> group(panels.at + p * panels.panel, g);
-                const uint8_t* later = ahead.of(group.at, group_at<BITS>(g));
-                uint8_t* to = bytes + p * SIZE + (g - first * GROUPS<8>) * GROUP * LANES;
-                for (int pair = 0; pair < GROUP / FOUR / 2; pair++) {
-                    Bytes two[2];
-                    group.read(pair, two);
-                    __builtin_prefetch(later + pair * LINE);
-                    std::memcpy(to + 2 * pair * LINE, two, sizeof(two));
+// Adds what some groups of P panels give to the sums of the M tokens of a tile. `Lines_` says how their lines are read,
+// KIND how tokens are kept.
+template <int FORMAT, typename Form, Kind KIND, int P, int M>
+inline void gather(const Weights& weights, const Ahead& ahead, const Tokens& x, int64_t tile, Floats* sums) {
+    typedef std::conditional_t<KIND == WHOLE, Whole, Real> Sum;
+    constexpr int EACH = Form::EACH, WORDS = KIND == FULL ? GROUP : PAIRS;
+    constexpr bool STRAIGHT = !std::is_same<Form, Prepared>::value, FEW_ONLY = M < BUSY && FORMAT == 16;
+    const int64_t places = x.places();
+    const int8_t* values = x.tile(tile) + weights.first * WORDS * WORD_BYTES * M;
+    const int32_t* own = KIND == WHOLE ? x.tile_sums(tile) + weights.first * M : nullptr;
+    Sum acc[P][M][PARTS];
+    const auto begin = [&] {
+        for (int m = 0; m < M; m++)
+            for (int p = 0; p < P; p++)
+                for (int part = 0; part < PARTS; part++)
+                    if constexpr (zero_of(FORMAT) != 0) acc[p][m][part] = Sum{} + own[m];
+                    else acc[p][m][part] = Sum{};
+    };
+    const auto place = [&](int p, int m, int part) { return (float*)(sums + p * places + m) + part * (LANES / PARTS); };
+    if constexpr (KIND != WHOLE)
+        for (int p = 0; p < P; p++)
+            for (int m = 0; m < M; m++)
+                for (int part = 0; part < PARTS; part++) acc[p][m][part] = load<Real>(place(p, m, part));
+    for (int64_t g = 0; g < weights.count; g++, values += WORDS * WORD_BYTES * M) {
+        const int64_t group = weights.first + g;
+        const uint8_t* at = STRAIGHT ? weights.panels + group_at<FORMAT>(group) : weights.lines + g * weights.size;
+        const int64_t apart = STRAIGHT ? weights.panel : weights.apart;
+        if constexpr (KIND == WHOLE) begin();
+        for (int line = 0; line < WORDS / EACH; line++) {
+            Word words[P][PARTS];
+            for (int p = 0; p < P; p++) {
+                const uint8_t* from = at + p * apart + line * LINE;
+                for (int part = 0; part < PARTS; part++) words[p][part] = load<Word>(from + part * NATIVE);
+                if (STRAIGHT && !FEW_ONLY)
+                    __builtin_prefetch(ahead.of(from, group_at<FORMAT>(group) + line * LINE));
+            }
+            for (int k = 0; k < EACH; k++) {
+                Word pairs[P][PARTS];
+                for (int p = 0; p < P; p++)
+                    for (int part = 0; part < PARTS; part++) pairs[p][part] = Form::pair(words[p][part], k);
+                for (int m = 0; m < M; m++) {
+                    const int8_t* value = values + WORD_BYTES * ((line * EACH + k) * M + m);
+                    for (int p = 0; p < P; p++)
+                        for (int part = 0; part < PARTS; part++) {
+                            Sum& to = acc[p][m][part];
+                            if constexpr (KIND == FULL) to += (Real)pairs[p][part] * load<float>(value);
+                            else to = dot(to, pairs[p][part], load<int32_t>(value));
+                        }
                 }
             }
-        return {bytes, SIZE, first, chunks, false};
-    }
-};
-
-// Of bfloat16 there are whole chunks only, which are taken where they lie.
-template <int64_t MOST>
-struct Bytewise<16, MOST> {
-    Weights operator()(const Tokens&, const Panels& panels, int64_t first, int64_t chunks, const Ahead&) const {
-        return {panels.at + first * CHUNK_BYTES, panels.panel, first, chunks, true};
-    }
-};
-
-// Adds what weights of P panels give to the sums of the M tokens of a tile, or begins these.
-template <int BITS, int P, int M>
-inline void gather(const Weights& weights, const Ahead& ahead, const Tokens& x, int64_t tile, Ints* sums) {
-    const int8_t* values = x.tile(tile) + weights.first * CHUNK * M;
-    Sum<BITS> acc[P][M];
-    for (int p = 0; p < P; p++)
-        for (int m = 0; m < M; m++)
-            acc[p][m] = weights.first == 0 ? Sum<BITS>{} : load<Sum<BITS>>(sums + p * x.places() + m);
-    for (int64_t line = 0; line < weights.chunks * (CHUNK / FOUR); line++) {
-        Bytes numbers[P];
-        for (int p = 0; p < P; p++) {
-            const uint8_t* at = weights.at + p * weights.panel + line * LINE;
-            numbers[p] = load<Bytes>(at);
-            if (M >= BUSY && weights.far) __builtin_prefetch(ahead.of(at, weights.first * CHUNK_BYTES + line * LINE));
         }
-        for (int m = 0; m < M; m++) {
-            const int32_t four = load<int32_t>(values + FOUR * (line * M + m));
-            for (int p = 0; p < P; p++) acc[p][m] = dot(acc[p][m], numbers[p], four);
+        if constexpr (KIND == WHOLE) {
+            for (int p = 0; p < P; p++)
+                for (int part = 0; part < PARTS; part++) {
+                    const uint8_t* panel = weights.panels + p * weights.panel + part * (NATIVE / 2);
+                    const Real scale = reals(panel + scales_at<FORMAT>(group));
+                    Real minimum = {};
+                    if constexpr (has_minima(FORMAT)) minimum = reals(panel + minima_at<FORMAT>(group));
+                    for (int m = 0; m < M; m++) {
+                        float* to = place(p, m, part);
+                        Real sum = load<Real>(to) + real(acc[p][m][part]) * scale;
+                        if constexpr (has_minima(FORMAT)) sum += minimum * load<float>(own + m);
+                        std::memcpy(to, &sum, sizeof(sum));
+                    }
+                }
+            own += M;
         }
     }
-    for (int p = 0; p < P; p++)
-        for (int m = 0; m < M; m++) std::memcpy(sums + p * x.places() + m, &acc[p][m], sizeof(Ints));
+    if constexpr (KIND != WHOLE)
+        for (int p = 0; p < P; p++)
+            for (int m = 0; m < M; m++)
+                for (int part = 0; part < PARTS; part++)
+                    std::memcpy(place(p, m, part), &acc[p][m][part], sizeof(Real));
 }
 
-template <int BITS, int P, int M = TILE>
+template <int FORMAT, typename Form, Kind KIND, int P, int M = TILE>
 inline void gather_some(int64_t count, const Weights& weights, const Ahead& ahead, const Tokens& x, int64_t tile,
-                        Ints* sums) {
+                        Floats* sums) {
     if constexpr (M > 1)
-        if (count < M) return gather_some<BITS, P, M - 1>(count, weights, ahead, x, tile, sums);
-    gather<BITS, P, M>(weights, ahead, x, tile, sums);
+        if (count < M) return gather_some<FORMAT, Form, KIND, P, M - 1>(count, weights, ahead, x, tile, sums);
+    gather<FORMAT, Form, KIND, P, M>(weights, ahead, x, tile, sums);
 }
 
-// Behind the end of a panel, its thread looks `jump` bytes further for what it will read next.
-template <int BITS, int P>
-void vector_sums(const Tokens& x, const Panels& panels, int64_t jump, Ints* sums) {
-    const Ahead ahead = {AHEAD, panel_bytes<BITS>(x.groups * GROUP) - AHEAD, jump};
-    const int64_t most = BITS == 4 && x.count <= FEW ? FEWER : NEAR;
-    Bytewise<BITS, NEAR> bytewise;
-    for (int64_t first = 0, chunks = 0; first < x.chunks; first += chunks) {
-        chunks = taken<BITS>(x, first, most);
-        const Weights weights = bytewise(x, panels, first, chunks, ahead);
+// Makes a group's lines pairs, for many tokens: [16] lines.
+template <int FORMAT>
+inline void prepare(const uint8_t* group, uint8_t* to) {
+    typedef Packed<FORMAT> Form;
+    for (int line = 0; line < LINES_OF<FORMAT>; line++)
+        for (int part = 0; part < PARTS; part++) {
+            const Word word = load<Word>(group + line * LINE + part * NATIVE);
+            for (int k = 0; k < Form::EACH; k++) {
+                const Word pair = Form::pair(word, k);
+                std::memcpy(to + (line * Form::EACH + k) * LINE + part * NATIVE, &pair, sizeof(pair));
+            }
+        }
+}
+
+// Adds what panels give to the sums of all tokens. Behind the end of a panel, its thread looks `jump` bytes further for
+// what it will read next.
+template <int FORMAT, Kind KIND, int P>
+void vector_sums(const Tokens& x, const Panels& panels, int64_t jump, Floats* sums) {
+    typedef std::conditional_t<KIND == FULL, Widened, Packed<FORMAT>> Form;
+    const Ahead ahead = {AHEAD, panel_bytes<FORMAT>(x.inputs) - AHEAD, jump};
+    const auto each_tile = [&](auto use) {
         for (int64_t tile = 0; tile < x.tiles; tile++)
-            gather_some<BITS, P>(x.start(tile + 1) - x.start(tile), weights, ahead, x, tile, sums + tile * x.tall);
+            use(x.start(tile + 1) - x.start(tile), tile, sums + tile * x.tall);
+    };
+    if (FORMAT == 16 || x.count < SHARED) {
+        for (int64_t first = 0; first < x.groups; first += NEAR) {
+            const Weights some = {panels.at, nullptr, panels.panel, 0, 0, first, std::min(NEAR, x.groups - first)};
+            each_tile([&](int64_t count, int64_t tile, Floats* to) {
+                gather_some<FORMAT, Form, KIND, P, FORMAT == 16 ? TILE : SHARED - 1>(count, some, ahead, x, tile, to);
+            });
+        }
+        return;
+    }
+    constexpr int64_t SIZE = PAIRS * LINE;
+    alignas(LINE) uint8_t room[P * NEAR * SIZE];
+    for (int64_t first = 0; first < x.groups; first += NEAR) {
+        const int64_t count = std::min(NEAR, x.groups - first);
+        for (int64_t g = 0; g < count; g++)
+            for (int p = 0; p < P; p++) {
+                const int64_t byte = group_at<FORMAT>(first + g);
+                const uint8_t* group = panels.at + p * panels.panel + byte;
+                prepare<FORMAT>(group, room + (p * NEAR + g) * SIZE);
+                for (int64_t line = 0; line < GROUP_BYTES<FORMAT>; line += LINE)
+                    __builtin_prefetch(ahead.of(group + line, byte));
+            }
+        const Weights some = {panels.at, room, panels.panel, NEAR * SIZE, SIZE, first, count};
+        each_tile([&](int64_t here, int64_t tile, Floats* to) {
+            gather_some<FORMAT, Prepared, KIND, P>(here, some, ahead, x, tile, to);
+        });
     }
 }
 

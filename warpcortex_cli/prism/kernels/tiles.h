@@ -1,36 +1,51 @@
-// The same products by tiles of AMX, where a CPU has it: 16 tokens, 16 outputs and 64 inputs, or 32 of 16 bits, in one
+// The same products by tiles of AMX, where a CPU has it: 16 tokens, 16 outputs and 32 inputs of bfloat16 in one
 // instruction.
 
 #pragma once
 
-#include "amx.h"
 #include "products.h"
 
 namespace {
 
-// Chunks of which all tokens stay in the first cache, together with the weights: with few tiles, and with many.
+// Groups of which all tokens stay in the first cache, together with the weights: with few tiles, and with many.
 constexpr int64_t CLOSE = 2, CLOSER = 8, FEW_TILES = 4;
+constexpr int64_t PREPARED = PAIRS * LINE;  // bytes of a group of bfloat16
+
+// Makes a group of levels bfloat16, for tiles: these multiply them twice as slowly as bytes, but add up in fp32, so that
+// nothing has to be scaled between groups.
+template <int FORMAT>
+inline void prepare_halves(const uint8_t* panel, int64_t group, uint8_t* to) {
+    typedef Packed<FORMAT> Form;
+    for (int part = 0; part < PARTS; part++) {
+        const Real scale = reals(panel + scales_at<FORMAT>(group) + part * (NATIVE / 2));
+        Real from = scale * -float(zero_of(FORMAT));
+        if constexpr (has_minima(FORMAT)) from = reals(panel + minima_at<FORMAT>(group) + part * (NATIVE / 2));
+        const auto half = [&](Word level) {  // in the upper 16 bits
+            const Real weight = real((Whole)level) * scale + from;
+            const Word bits = (Word)weight;
+            return (bits + 0x7fffu + (bits >> 16 & 1u)) & 0xffff0000u;
+        };
+        for (int line = 0; line < LINES_OF<FORMAT>; line++) {
+            const Word word = load<Word>(panel + group_at<FORMAT>(group) + line * LINE + part * NATIVE);
+            for (int k = 0; k < Form::EACH; k++) {
+                const Word pair = Form::pair(word, k), both = half(pair & 0xffffu) >> 16 | half(pair >> 16);
+                std::memcpy(to + (line * Form::EACH + k) * LINE + part * NATIVE, &both, sizeof(both));
+            }
+        }
+    }
+}
 
 #if defined(WITH_TILES)
 
-// What tiles ask memory for while they multiply: `lines` of each chunk, beginning with this one, so much further.
+// What tiles ask memory for while they multiply: `lines` of each group, beginning with this one, so much further.
 struct Wanted {
     int64_t ahead, first, lines;
 };
 
-// Sums number `to` plus tokens number `a` times weights number `b`.
-#define MULTIPLY(to, a, b)            \
-    do {                              \
-        if constexpr (BITS == 16)     \
-            _tile_dpbf16ps(to, a, b); \
-        else                          \
-            _tile_dpbsud(to, a, b);   \
-    } while (false)
-
 // Adds what weights give to the sums of A tiles of tokens, or begins these.
-template <int BITS, int A, int P>
+template <int A, int P>
 inline void multiply_tiles(const Weights& weights, const Wanted& wanted, const int8_t* const* tokens,
-                           const int64_t* wide, Ints* const* sums) {
+                           const int64_t* wide, Floats* const* sums) {
     written();
     if (weights.first == 0) {
         _tile_zero(0);
@@ -43,20 +58,20 @@ inline void multiply_tiles(const Weights& weights, const Wanted& wanted, const i
         if constexpr (P > 1) _tile_loadd(2, sums[2], LINE);
         if constexpr (A > 1 && P > 1) _tile_loadd(3, sums[3], LINE);
     }
-    for (int64_t c = 0; c < weights.chunks; c++) {
-        const uint8_t* at = weights.at + c * CHUNK_BYTES;
+    for (int64_t g = 0; g < weights.count; g++) {
+        const uint8_t* at = weights.lines + g * weights.size;
         for (int64_t i = 0; i < wanted.lines; i++)
             for (int p = 0; p < P; p++)
-                __builtin_prefetch(at + p * weights.panel + wanted.ahead + (wanted.first + i) * LINE, 0, 2);
-        _tile_loadd(4, tokens[0] + c * CHUNK * wide[0], CHUNK);
-        if constexpr (A > 1) _tile_loadd(5, tokens[1] + c * CHUNK * wide[1], CHUNK);
+                __builtin_prefetch(at + p * weights.apart + wanted.ahead + (wanted.first + i) * LINE, 0, 2);
+        _tile_loadd(4, tokens[0] + g * LINE * wide[0], LINE);
+        if constexpr (A > 1) _tile_loadd(5, tokens[1] + g * LINE * wide[1], LINE);
         _tile_loadd(6, at, LINE);
-        MULTIPLY(0, 4, 6);
-        if constexpr (A > 1) MULTIPLY(1, 5, 6);
+        _tile_dpbf16ps(0, 4, 6);
+        if constexpr (A > 1) _tile_dpbf16ps(1, 5, 6);
         if constexpr (P > 1) {
-            _tile_loadd(7, at + weights.panel, LINE);
-            MULTIPLY(2, 4, 7);
-            if constexpr (A > 1) MULTIPLY(3, 5, 7);
+            _tile_loadd(7, at + weights.apart, LINE);
+            _tile_dpbf16ps(2, 4, 7);
+            if constexpr (A > 1) _tile_dpbf16ps(3, 5, 7);
         }
     }
     _tile_stored(0, sums[0], LINE);
@@ -65,50 +80,61 @@ inline void multiply_tiles(const Weights& weights, const Wanted& wanted, const i
     if constexpr (A > 1 && P > 1) _tile_stored(3, sums[3], LINE);
 }
 
-// All tokens times some chunks of P panels. What is read next, `ahead` bytes further, is asked for evenly: lines on
+// All tokens times some groups of P panels. What is read next, `ahead` bytes further, is asked for evenly: lines on
 // their way from memory take places of which a core has few, and without one tiles wait even for the second cache.
-template <int BITS, int P>
-inline void multiply_all(const Weights& weights, int64_t ahead, const Tokens& x, Ints* sums) {
-    constexpr int64_t LINES = CHUNK / FOUR;
-    const int64_t turns = (x.tiles + 1) / 2, lines = weights.far ? (LINES + turns - 1) / turns : 0;
+template <int P>
+inline void multiply_all(const Weights& weights, int64_t ahead, const Tokens& x, Floats* sums) {
+    const int64_t turns = (x.tiles + 1) / 2, lines = ahead ? (PAIRS + turns - 1) / turns : 0;
     for (int64_t tile = 0, line = 0; tile < x.tiles; tile += 2, line += lines) {
         const int8_t* tokens[2];
         int64_t wide[2];
-        Ints* to[2 * P];
+        Floats* to[2 * P];
         const int a = tile + 1 < x.tiles ? 2 : 1;
         for (int i = 0; i < a; i++) {
             wide[i] = x.start(tile + i + 1) - x.start(tile + i);
-            tokens[i] = x.tile(tile + i) + weights.first * CHUNK * wide[i];
+            tokens[i] = x.tile(tile + i) + weights.first * LINE * wide[i];
             for (int p = 0; p < P; p++) to[2 * p + i] = sums + p * x.places() + (tile + i) * x.tall;
         }
-        const Wanted wanted = {ahead, line, std::min(lines, LINES - line)};
-        (a == 2 ? multiply_tiles<BITS, 2, P> : multiply_tiles<BITS, 1, P>)(weights, wanted, tokens, wide, to);
+        const Wanted wanted = {ahead, line, std::min(lines, PAIRS - line)};
+        (a == 2 ? multiply_tiles<2, P> : multiply_tiles<1, P>)(weights, wanted, tokens, wide, to);
     }
 }
 
-// The sums of some pairs of panels, one behind the other. They take turns, a few chunks at a time: so the tokens of
+// The sums of some pairs of panels, one behind the other. They take turns, a few groups at a time: so the tokens of
 // these are read out of the first cache, and memory is at work all the time, for what is read next.
-template <int BITS>
-void tile_sums(const Tokens& x, const Pairs& pairs, Ints* sums) {
-    Bytewise<BITS, CLOSER> bytewise;
-    const auto place = [](int64_t chunk) { return group_at<BITS>(chunk * GROUPS<BITS>); };
-    for (int64_t first = 0, chunks = 0; first < x.chunks; first += chunks) {
-        chunks = taken<BITS>(x, first, x.tiles > FEW_TILES ? CLOSER : CLOSE);
-        const int64_t next = first + chunks < x.chunks ? place(first + chunks) - pairs.count * pairs.next : 0;
+template <int FORMAT>
+void tile_sums(const Tokens& x, const Pairs& pairs, Floats* sums) {
+    alignas(LINE) uint8_t room[FORMAT == 16 ? LINE : 2 * CLOSER * PREPARED];
+    const int64_t most = x.tiles > FEW_TILES ? CLOSER : CLOSE;
+    for (int64_t first = 0, count = 0; first < x.groups; first += count) {
+        count = std::min(most, x.groups - first);
+        const int64_t byte = group_at<FORMAT>(first);
+        const int64_t next = first + count < x.groups ? group_at<FORMAT>(first + count) - pairs.count * pairs.next : 0;
         for (int64_t i = 0; i < pairs.count; i++) {
             const Panels panels = pairs[i];
-            const int64_t ahead = pairs.next + (i + 1 < pairs.count ? 0 : next - place(first));
-            const Weights weights = bytewise(x, panels, first, chunks, {ahead, panel_bytes<BITS>(x.groups * GROUP), 0});
-            Ints* to = sums + 2 * i * x.places();
-            (panels.count == 2 ? multiply_all<BITS, 2> : multiply_all<BITS, 1>)(weights, ahead, x, to);
+            const int64_t ahead = pairs.next + (i + 1 < pairs.count ? 0 : next - byte);
+            Weights weights = {panels.at, panels.at + byte, panels.panel, panels.panel, PREPARED, first, count};
+            if constexpr (FORMAT != 16) {
+                for (int64_t p = 0; p < panels.count; p++)
+                    for (int64_t g = first; g < first + count; g++) {
+                        const uint8_t* panel = panels.at + p * panels.panel;
+                        prepare_halves<FORMAT>(panel, g, room + (p * CLOSER + g - first) * PREPARED);
+                        for (int64_t line = 0; line < GROUP_BYTES<FORMAT>; line += LINE)
+                            __builtin_prefetch(panel + group_at<FORMAT>(g) + line + ahead, 0, 2);
+                    }
+                weights.lines = room, weights.apart = CLOSER * PREPARED;
+            }
+            const int64_t asked = FORMAT == 16 ? ahead : 0;  // of others, it was done
+            Floats* to = sums + 2 * i * x.places();
+            (panels.count == 2 ? multiply_all<2> : multiply_all<1>)(weights, asked, x, to);
         }
     }
 }
 
 #else
 
-template <int BITS>
-void tile_sums(const Tokens&, const Pairs&, Ints*) {}
+template <int FORMAT>
+void tile_sums(const Tokens&, const Pairs&, Floats*) {}
 
 #endif
 

@@ -111,6 +111,9 @@ inline void put(uint16_t* to, Floats x) {
     std::memcpy(to, &found, sizeof(found));
 }
 
+// Whole numbers of at most 16 bits.
+inline Halves shortened(Ints x) { return __builtin_convertvector((Words)x, Halves); }
+
 typedef float Eight __attribute__((vector_size(32)));
 typedef float Four __attribute__((vector_size(16)));
 

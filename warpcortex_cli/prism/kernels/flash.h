@@ -53,7 +53,7 @@ inline void paired(const uint16_t* first, const uint16_t* second, uint16_t* low,
     _mm512_storeu_si512(high, _mm512_permutex2var_epi16(a, _mm512_loadu_si512(orders.high), b));
 }
 
-inline Floats higher(Floats a, Floats b) { return a > b ? a : b; }
+inline Floats higher(const Floats& a, const Floats& b) { return choose(a > b, a, b); }
 
 constexpr int64_t MANY = 128;  // keys whose scores are held at once
 

@@ -21,10 +21,10 @@ struct Best {
   private:
     void raise(Floats some, int64_t number) {
         const Floats more = some - value;
-        const Floats small = exponential(more > 0 ? -more : more);
-        sum = more > 0 ? sum * small + 1 : sum + small;
-        panel = more > 0 ? splat(int32_t(number)) : panel;
-        value = more > 0 ? some : value;
+        const Floats small = exponential(choose(more > 0.0f, -more, more));
+        sum = choose(more > 0.0f, sum * small + 1.0f, sum + small);
+        panel = choose(more > 0.0f, splat(int32_t(number)), panel);
+        value = choose(more > 0.0f, some, value);
     }
 };
 
@@ -51,9 +51,7 @@ inline void summarized(const Linear& by, const float* x, int64_t tokens, int64_t
                        int64_t* places, float* totals) {
     std::vector<Best> best(threads * tokens);
     const auto here = [&](Floats outputs, int64_t panel) {
-        return ORDER < int32_t(std::min(LANES, by.outputs - panel * LANES))
-                   ? outputs
-                   : -std::numeric_limits<float>::infinity();
+        return choose(order() < int32_t(std::min(LANES, by.outputs - panel * LANES)), outputs, splat(LOWEST));
     };
     multiplied(by, rows(x, inputs), tokens, inputs, neighbours(by.outputs), threads, [&](const Outputs& found) {
         Best* mine = &best[this_thread() * tokens];

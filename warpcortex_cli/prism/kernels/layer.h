@@ -41,7 +41,7 @@ inline void turn(float* x, const float* cosine, const float* sine, int64_t turne
 // act(gate) * up, where act(x) is x times the logistic function of x, or of what makes it GELU's approximation by tanh.
 inline Floats activated(Floats gate, Floats up, bool gelu) {
     const Floats z = -LOG2E * (gelu ? 1.595769122f * (gate + 0.044715f * gate * gate * gate) : gate);
-    return gate * up * inverse(1 + power(z > 125 ? splat(125.0f) : z));
+    return gate * up * inverse(1.0f + power(choose(z > 125.0f, splat(125.0f), z)));
 }
 
 // A row of this thread, to compute something in.
@@ -104,7 +104,7 @@ void after(const Layer& layer, const float* hidden, const T* read, float* out, i
         const auto add = [&](const Norm& norm, const float* x, int64_t row) {
             float* own = own_row(filled);
             for (int64_t i = 0; i < filled; i += LANES)
-                std::memcpy(own + i, part + i * here + row * LANES, sizeof(Floats));
+                put(own + i, load<Floats>(part + i * here + row * LANES));
             if (norm.weight) normalized(norm, own, own, width);
             for (int64_t i = 0; i < width; i++) to[row * width + i] = x[row * width + i] + own[i];
         };

@@ -161,8 +161,8 @@ inline auto into(Grid out, int64_t outputs) {
         float* to = out.at + found.panel * out.next;
         found.each([&](int64_t token, const Floats& first, const Floats& second) {
             if (here >= 2 * LANES) {
-                std::memcpy(to + token * out.token, &first, sizeof(first));
-                std::memcpy(to + token * out.token + out.next, &second, sizeof(second));
+                put(to + token * out.token, first);
+                put(to + token * out.token + out.next, second);
             } else {
                 std::memcpy(to + token * out.token, &first, std::min(LANES, here) * sizeof(float));
                 if (here > LANES)

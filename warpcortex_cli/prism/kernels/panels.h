@@ -25,7 +25,6 @@
 namespace {
 
 constexpr int64_t GROUP = 32;  // inputs, to a multiple of which they are filled up with zeros
-constexpr int64_t LINE = 64;   // bytes
 constexpr int64_t WORD_BYTES = LINE / LANES;
 constexpr int64_t PAIRS = GROUP / 2;  // of a group
 

@@ -15,28 +15,16 @@
 
 namespace {
 
+// Tokens and panels whose sums are held in registers at once.
 #if defined(__AVX512F__)
-constexpr int64_t NATIVE = 64;  // bytes of a register
-constexpr int TILE = 12, PAIR = 2;  // tokens and panels whose sums are held in registers at once
+constexpr int TILE = 12, PAIR = 2;
 #elif defined(__AVX2__)
-constexpr int64_t NATIVE = 32;
 constexpr int TILE = 6, PAIR = 1;
 #elif defined(__x86_64__)
-constexpr int64_t NATIVE = 16;
 constexpr int TILE = 2, PAIR = 1;
 #else
-constexpr int64_t NATIVE = 16;
 constexpr int TILE = 4, PAIR = 1;
 #endif
-constexpr int PARTS = LINE / NATIVE;  // registers of a line
-
-// A register: of whole numbers, of words, of halves of words, or in fp32.
-typedef int32_t Whole __attribute__((vector_size(NATIVE)));
-typedef uint32_t Word __attribute__((vector_size(NATIVE)));
-typedef uint16_t Short __attribute__((vector_size(NATIVE)));
-typedef float Real __attribute__((vector_size(NATIVE)));
-
-inline Real real(Whole x) { return __builtin_convertvector(x, Real); }
 
 // sum[i] plus both products of a pair of weights, which are not negative, and a pair of inputs.
 inline Whole dot(Whole sum, Word weights, int32_t inputs) {
@@ -72,8 +60,7 @@ inline Real reals(const uint8_t* halves) {
 #elif defined(__AVX2__) && defined(__F16C__)
     return (Real)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)halves));
 #else
-    typedef uint16_t Some __attribute__((vector_size(NATIVE / 2)));
-    const Word wide = __builtin_convertvector(load<Some>(halves), Word);
+    const Word wide = __builtin_convertvector(load<Half>(halves), Word);
     const Word size = (wide & 0x7fffu) << 13;
     const Real found = load<Real>(&size) * 0x1p112f;
     const Word bits = (Word)found | (wide & 0x8000u) << 16;
@@ -83,7 +70,7 @@ inline Real reals(const uint8_t* halves) {
 
 // Lines of words, and what is made of a word: `pair` number k of EACH, where two inputs stand in it, or one in fp32.
 template <int FORMAT>
-struct Packed {
+struct PackedLines {
     static constexpr int EACH = 16 / bits_of(FORMAT);
     static Word pair(Word word, int k) {
         constexpr uint32_t MASK = FORMAT == 16 ? 0xffffffffu : ((1u << bits_of(FORMAT)) - 1) * 0x00010001u;
@@ -143,19 +130,19 @@ struct Weights {
 // KIND how tokens are kept.
 template <int FORMAT, typename Form, Kind KIND, int P, int M>
 inline void gather(const Weights& weights, const Ahead& ahead, const Tokens& x, int64_t tile, Floats* sums) {
-    typedef std::conditional_t<KIND == WHOLE, Whole, Real> Sum;
+    typedef std::conditional_t<KIND == WHOLE, Whole, Real> Acc;
     constexpr int EACH = Form::EACH, WORDS = KIND == FULL ? GROUP : PAIRS;
     constexpr bool STRAIGHT = !std::is_same<Form, Prepared>::value, FEW_ONLY = M < BUSY && FORMAT == 16;
     const int64_t places = x.places();
     const int8_t* values = x.tile(tile) + weights.first * WORDS * WORD_BYTES * M;
     const int32_t* own = KIND == WHOLE ? x.tile_sums(tile) + weights.first * M : nullptr;
-    Sum acc[P][M][PARTS];
+    Acc acc[P][M][PARTS];
     const auto begin = [&] {
         for (int m = 0; m < M; m++)
             for (int p = 0; p < P; p++)
                 for (int part = 0; part < PARTS; part++)
-                    if constexpr (zero_of(FORMAT) != 0) acc[p][m][part] = Sum{} + own[m];
-                    else acc[p][m][part] = Sum{};
+                    if constexpr (zero_of(FORMAT) != 0) acc[p][m][part] = Acc{} + own[m];
+                    else acc[p][m][part] = Acc{};
     };
     const auto place = [&](int p, int m, int part) { return (float*)(sums + p * places + m) + part * (LANES / PARTS); };
     if constexpr (KIND != WHOLE)
@@ -183,7 +170,7 @@ inline void gather(const Weights& weights, const Ahead& ahead, const Tokens& x, 
                     const int8_t* value = values + WORD_BYTES * ((line * EACH + k) * M + m);
                     for (int p = 0; p < P; p++)
                         for (int part = 0; part < PARTS; part++) {
-                            Sum& to = acc[p][m][part];
+                            Acc& to = acc[p][m][part];
                             if constexpr (KIND == FULL) to += (Real)pairs[p][part] * load<float>(value);
                             else to = dot(to, pairs[p][part], load<int32_t>(value));
                         }
@@ -225,7 +212,7 @@ inline void gather_some(int64_t count, const Weights& weights, const Ahead& ahea
 // Makes a group's lines pairs, for many tokens: [16] lines.
 template <int FORMAT>
 inline void prepare(const uint8_t* group, uint8_t* to) {
-    typedef Packed<FORMAT> Form;
+    typedef PackedLines<FORMAT> Form;
     for (int line = 0; line < LINES_OF<FORMAT>; line++)
         for (int part = 0; part < PARTS; part++) {
             const Word word = load<Word>(group + line * LINE + part * NATIVE);
@@ -240,7 +227,7 @@ inline void prepare(const uint8_t* group, uint8_t* to) {
 // what it will read next.
 template <int FORMAT, Kind KIND, int P>
 void vector_sums(const Tokens& x, const Panels& panels, int64_t jump, Floats* sums) {
-    typedef std::conditional_t<KIND == FULL, Widened, Packed<FORMAT>> Form;
+    typedef std::conditional_t<KIND == FULL, Widened, PackedLines<FORMAT>> Form;
     const Ahead ahead = {AHEAD, panel_bytes<FORMAT>(x.inputs) - AHEAD, jump};
     const auto each_tile = [&](auto use) {
         for (int64_t tile = 0; tile < x.tiles; tile++)

@@ -18,6 +18,10 @@ struct Span {
 
 constexpr int64_t PIECE = 64;  // keys whose scores are held at once
 constexpr int TOGETHER = 8;    // query heads that read a key at once
+constexpr int64_t AT_ONCE = NATIVE == 64 ? 16 : 8;  // keys whose sums fit into registers
+
+inline Real register_of(const float* from) { return load<Real>(from); }
+inline Real register_of(const uint16_t* from) { return real(load<Half>(from)); }
 
 // What HEADS queries have gathered so far of one softmax: each its highest score, sum of weights, and weighted values.
 template <typename T, int HEADS>
@@ -31,17 +35,22 @@ inline void read(const Floats* query, int64_t width, float scaling, Span<T> span
             const T* at[LANES];  // behind the last token it is read again, and forgotten
             for (int64_t i = 0; i < LANES; i++) at[i] = keys + std::min(b * LANES + i, here - 1) * d;
             for (int h = 0; h < HEADS; h++) {
-                Floats sums[LANES] = {};
-                for (int64_t w = 0; w < width; w++)
-                    for (int64_t i = 0; i < LANES; i++) sums[i] += query[h * width + w] * lanes(at[i] + w * LANES);
-                const Floats found = totals(sums) * scaling;
-                scores[h][b] = ORDER < int32_t(here - b * LANES) ? found : -std::numeric_limits<float>::infinity();
+                Real sums[LANES];
+                for (int64_t half = 0; half < LANES; half += AT_ONCE) {
+                    Real own[AT_ONCE] = {};
+                    for (int64_t w = 0; w < width * PARTS; w++) {
+                        const Real part = load<Real>((const char*)(query + h * width) + w * NATIVE);
+                        for (int64_t i = 0; i < AT_ONCE; i++) own[i] += part * register_of(at[half + i] + w * (LANES / PARTS));
+                    }
+                    for (int64_t i = 0; i < AT_ONCE; i++) sums[half + i] = own[i];
+                }
+                scores[h][b] = choose(order() < int32_t(here - b * LANES), totals_of(sums) * scaling, splat(LOWEST));
             }
         }
         for (int h = 0; h < HEADS; h++) {
             float *own = state + h * (d + 2), most = own[0];
             Floats highest = splat(most), sum = {};
-            for (int64_t b = 0; b < blocks; b++) highest = scores[h][b] > highest ? scores[h][b] : highest;
+            for (int64_t b = 0; b < blocks; b++) highest = choose(scores[h][b] > highest, scores[h][b], highest);
             most = highest_of(highest);
             for (int64_t b = 0; b < blocks; b++) sum += scores[h][b] = exponential(scores[h][b] - most);
             const float before = exponential(splat(own[0] - most))[0];
@@ -56,7 +65,7 @@ inline void read(const Floats* query, int64_t width, float scaling, Span<T> span
                 const Floats value = lanes(values + t * d + w * LANES);
                 for (int h = 0; h < HEADS; h++) sums[h] += ((const float*)scores[h])[t] * value;
             }
-            for (int h = 0; h < HEADS; h++) std::memcpy(state + h * (d + 2) + 2 + w * LANES, &sums[h], sizeof(Floats));
+            for (int h = 0; h < HEADS; h++) put(state + h * (d + 2) + 2 + w * LANES, sums[h]);
         }
     }
 }

@@ -15,7 +15,7 @@ constexpr int64_t PREPARED = PAIRS * LINE;  // bytes of a group of bfloat16
 // nothing has to be scaled between groups.
 template <int FORMAT>
 inline void prepare_halves(const uint8_t* panel, int64_t group, uint8_t* to) {
-    typedef Packed<FORMAT> Form;
+    typedef PackedLines<FORMAT> Form;
     for (int part = 0; part < PARTS; part++) {
         const Real scale = reals(panel + scales_at<FORMAT>(group) + part * (NATIVE / 2));
         Real from = scale * -float(zero_of(FORMAT));

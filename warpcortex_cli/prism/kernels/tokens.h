@@ -36,9 +36,9 @@ inline int team() {
 }
 
 // Sizes as bits: without signs these are in the same order, infinity and NaN last.
-inline Ints sizes(Floats some) { return load<Ints>(&some) & 0x7fffffff; }
-inline Ints larger(Ints a, Ints b) { return a > b ? a : b; }
-inline int32_t highest(Ints bits) {
+inline Ints sizes(const Floats& some) { return same_bits<Ints>(some) & 0x7fffffff; }
+inline Ints larger(const Ints& a, const Ints& b) { return choose(a > b, a, b); }
+inline int32_t highest(const Ints& bits) {
     int32_t most = 0;
     for (int64_t i = 0; i < LANES; i++) most = std::max(most, int32_t(bits[i]));
     return most;
@@ -60,8 +60,8 @@ class Passed {
         float* numbers;
         Ints* most;
 
-        void put(int64_t token, Floats some) const {
-            std::memcpy(numbers + token * LANES, &some, sizeof(some));
+        void put(int64_t token, const Floats& some) const {
+            ::put(numbers + token * LANES, some);
             most[token] = larger(sizes(some), most[token]);
         }
     };
@@ -182,7 +182,7 @@ struct Tokens {
                 Ints sum = {};
                 for (int64_t i = 0; i < GROUP; i += LANES) {
                     const Floats near = some(i) * by + 12582912.0f;  // which leaves no room behind the point
-                    const Ints found = load<Ints>(&near) - 0x4b400000;
+                    const Ints found = same_bits<Ints>(near) - 0x4b400000;
                     store(at, wide, 2 * i, shortened(found));
                     sum += found;
                 }
@@ -201,7 +201,7 @@ struct Tokens {
         template <typename Numbers>
         void store(int8_t* group, int64_t wide, int64_t byte, const Numbers& numbers) const {
             if (of.together)
-                std::memcpy(group + token * of.group_bytes() + byte, &numbers, sizeof(numbers));
+                ::store(group + token * of.group_bytes() + byte, numbers);
             else
                 for (int64_t i = 0; i < int64_t(sizeof(numbers)); i += WORD_BYTES)
                     std::memcpy(group + (byte + i) * wide + WORD_BYTES * token, (const char*)&numbers + i, WORD_BYTES);

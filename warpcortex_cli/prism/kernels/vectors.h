@@ -1,4 +1,4 @@
-// Vectors of 16 lanes, which are the compiler's own, so that one text serves every CPU.
+// Vectors of 16 lanes, so that one text serves every CPU: a register of AVX-512, or several smaller ones.
 
 #pragma once
 
@@ -6,7 +6,9 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <new>
+#include <type_traits>
 #include <vector>
 
 #if defined(__x86_64__)
@@ -16,12 +18,83 @@
 namespace {
 
 constexpr int64_t LANES = 16;
+constexpr int64_t LINE = 64;  // bytes
 
-typedef float Floats __attribute__((vector_size(64)));
-typedef int32_t Ints __attribute__((vector_size(64)));
-typedef uint32_t Words __attribute__((vector_size(64)));
-typedef uint8_t Bytes __attribute__((vector_size(64)));
-typedef uint16_t Shorts __attribute__((vector_size(64)));
+#if defined(__AVX512F__)
+constexpr int64_t NATIVE = 64;  // bytes of a register
+#elif defined(__AVX2__)
+constexpr int64_t NATIVE = 32;
+#else
+constexpr int64_t NATIVE = 16;
+#endif
+constexpr int PARTS = LINE / NATIVE;  // registers of 16 lanes
+
+// A register: of whole numbers, of words, of halves of words, or in fp32.
+typedef int32_t Whole __attribute__((vector_size(NATIVE)));
+typedef uint32_t Word __attribute__((vector_size(NATIVE)));
+typedef uint16_t Short __attribute__((vector_size(NATIVE)));
+typedef float Real __attribute__((vector_size(NATIVE)));
+typedef uint16_t Half __attribute__((vector_size(NATIVE / 2)));  // as many numbers, of 16 bits
+
+// Two vectors as one. Compilers take vectors wider than a register apart, too, but leave them in memory.
+template <typename T>
+struct Pair {
+    typedef std::decay_t<decltype(T{}[0])> Lane;
+    static constexpr int64_t SOME = sizeof(T) / sizeof(Lane);
+    T low, high;
+
+    Lane operator[](int64_t i) const { return i < SOME ? low[i] : high[i - SOME]; }
+    void set(int64_t i, Lane x) {
+        if (i < SOME) assign(low, i, x);
+        else assign(high, i - SOME, x);
+    }
+    Pair operator-() const { return {-low, -high}; }
+    Pair& operator+=(const Pair& b) { return low = low + b.low, high = high + b.high, *this; }
+};
+template <typename T, typename Lane>
+inline void assign(T& to, int64_t i, Lane x) { to[i] = x; }
+template <typename T, typename Lane>
+inline void assign(Pair<T>& to, int64_t i, Lane x) { to.set(i, x); }
+
+#define FOR_PAIRS(OPERATOR)                                                                                      \
+    template <typename T>                                                                                        \
+    inline auto operator OPERATOR(const Pair<T>& a, const Pair<T>& b)->Pair<decltype(a.low OPERATOR b.low)> {    \
+        return {a.low OPERATOR b.low, a.high OPERATOR b.high};                                                   \
+    }                                                                                                            \
+    template <typename T>                                                                                        \
+    inline auto operator OPERATOR(const Pair<T>& a, typename Pair<T>::Lane b)->Pair<decltype(a.low OPERATOR b)> { \
+        return {a.low OPERATOR b, a.high OPERATOR b};                                                            \
+    }                                                                                                            \
+    template <typename T>                                                                                        \
+    inline auto operator OPERATOR(typename Pair<T>::Lane a, const Pair<T>& b)->Pair<decltype(a OPERATOR b.low)> { \
+        return {a OPERATOR b.low, a OPERATOR b.high};                                                            \
+    }
+FOR_PAIRS(+)
+FOR_PAIRS(-)
+FOR_PAIRS(*)
+FOR_PAIRS(/)
+FOR_PAIRS(&)
+FOR_PAIRS(|)
+FOR_PAIRS(<<)
+FOR_PAIRS(>>)
+FOR_PAIRS(<)
+FOR_PAIRS(>)
+FOR_PAIRS(==)
+FOR_PAIRS(!=)
+#undef FOR_PAIRS
+
+// Sixteen lanes of a kind of register.
+template <typename T, int64_t MANY = PARTS>
+struct Sixteen {
+    typedef Pair<typename Sixteen<T, MANY / 2>::type> type;
+};
+template <typename T>
+struct Sixteen<T, 1> {
+    typedef T type;
+};
+typedef Sixteen<Real>::type Floats;
+typedef Sixteen<Whole>::type Ints;
+typedef Sixteen<Word>::type Words;
 typedef uint16_t Halves __attribute__((vector_size(32)));
 
 // Numbers that begin a line of the cache: else what is taken 64 bytes at a time would lie in two, and take twice as
@@ -42,26 +115,101 @@ struct Lined {
 template <typename T>
 using Lines = std::vector<T, Lined<T>>;
 
-constexpr Ints ORDER = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+template <typename T>
+struct Loaded {
+    static T from(const void* at) {
+        T found;
+        std::memcpy(&found, at, sizeof(T));
+        return found;
+    }
+    static void to(void* at, const T& x) { std::memcpy(at, &x, sizeof(T)); }
+};
+template <typename T>
+struct Loaded<Pair<T>> {  // register by register
+    static Pair<T> from(const void* at) {
+        return {Loaded<T>::from(at), Loaded<T>::from((const char*)at + sizeof(T))};
+    }
+    static void to(void* at, const Pair<T>& x) {
+        Loaded<T>::to(at, x.low), Loaded<T>::to((char*)at + sizeof(T), x.high);
+    }
+};
 
 template <typename T>
-inline T load(const void* from) {
-    T found;
-    std::memcpy(&found, from, sizeof(T));
-    return found;
+inline T load(const void* from) { return Loaded<T>::from(from); }
+template <typename T>
+inline void store(void* to, const T& x) { Loaded<T>::to(to, x); }
+
+// The same bits as another type.
+template <typename To, typename From>
+inline To same_bits(const From& x) {
+    static_assert(sizeof(To) == sizeof(From), "of one size");
+    return (To)x;
+}
+template <>
+inline float same_bits(const int32_t& x) { return load<float>(&x); }
+template <>
+inline int32_t same_bits(const float& x) { return load<int32_t>(&x); }
+template <typename To, typename From>
+inline To same_bits(const Pair<From>& x) {
+    typedef decltype(To::low) Part;
+    return {same_bits<Part>(x.low), same_bits<Part>(x.high)};
+}
+
+// Lanes of `a` where `where` says so, and else of `b`.
+template <typename M, typename T>
+inline T choose(const M& where, const T& a, const T& b) { return where ? a : b; }
+template <typename M, typename T>
+inline Pair<T> choose(const Pair<M>& where, const Pair<T>& a, const Pair<T>& b) {
+    return {choose(where.low, a.low, b.low), choose(where.high, a.high, b.high)};
 }
 
 inline Floats splat(float x) { return Floats{} + x; }
 inline Ints splat(int32_t x) { return Ints{} + x; }
 
-inline Floats widened(Halves x) {
-    const Words wide = __builtin_convertvector(x, Words) << 16;
-    return load<Floats>(&wide);
+// Places of lanes: 0, 1, 2, ...
+inline Ints order() {
+    static const int32_t places[LANES] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    return load<Ints>(places);
 }
 
-inline Halves narrowed(Floats x) {
-    const Words bits = load<Words>(&x);
-    return __builtin_convertvector(x == x ? (bits + 0x7fff + ((bits >> 16) & 1)) >> 16 : Words{} + 0x7fc0, Halves);
+// bfloat16 in and out: of a register, and of 16 lanes.
+inline Real real(Half x) { return (Real)(__builtin_convertvector(x, Word) << 16); }
+inline Real real(Whole x) { return __builtin_convertvector(x, Real); }
+inline Word narrowed_word(Real x) {  // in its lower half
+    const Word bits = (Word)x;
+    return x == x ? (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16 : Word{} + 0x7fc0u;
+}
+
+template <typename T>
+inline T lanes(const uint16_t* from, T*) { return real(load<Half>(from)); }
+template <typename T>
+inline Pair<T> lanes(const uint16_t* from, Pair<T>*) {
+    return {lanes(from, (T*)nullptr), lanes(from + sizeof(T) / sizeof(float), (T*)nullptr)};
+}
+inline Floats widened(const uint16_t* from) { return lanes(from, (Floats*)nullptr); }
+
+inline void put_halves(uint16_t* to, Word x) { store(to, __builtin_convertvector(x, Half)); }
+template <typename T>
+inline void put_halves(uint16_t* to, const Pair<T>& x) {
+    put_halves(to, x.low), put_halves(to + sizeof(T) / sizeof(int32_t), x.high);
+}
+inline Word narrowed_words(Real x) { return narrowed_word(x); }
+template <typename T>
+inline auto narrowed_words(const Pair<T>& x) -> Pair<decltype(narrowed_words(x.low))> {
+    return {narrowed_words(x.low), narrowed_words(x.high)};
+}
+
+inline Halves narrowed(const Floats& x) {
+    Halves found;
+    put_halves((uint16_t*)&found, narrowed_words(x));
+    return found;
+}
+
+// Whole numbers of at most 16 bits.
+inline Halves shortened(const Ints& x) {
+    Halves found;
+    put_halves((uint16_t*)&found, same_bits<Words>(x));
+    return found;
 }
 
 // 2 to the power of each lane, which is not above 127, within 2 units of the last place of 1; of minus infinity 0, and
@@ -70,7 +218,7 @@ inline Floats power(Floats x) {
 #if defined(__AVX512DQ__)
     const Floats rest = (Floats)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT), whole = x - rest;
 #else
-    const Floats near = (x < -126.0f ? splat(-126.0f) : x) + 12582912.0f;  // which leaves no room behind the point
+    const Floats near = choose(x < -126.0f, splat(-126.0f), x) + 12582912.0f;  // which leaves no room behind the point
     const Floats rest = x - (near - 12582912.0f);
 #endif
     const Floats found =  // 1 at 0, and elsewhere with the least largest error
@@ -79,11 +227,12 @@ inline Floats power(Floats x) {
 #if defined(__AVX512DQ__)
     return (Floats)_mm512_scalef_ps((__m512)found, (__m512)whole);
 #else
-    const Ints size = (load<Ints>(&near) - 0x4b400000 + 127) << 23;
-    return x < -126.0f ? Floats{} : (x != x ? x : found * load<Floats>(&size));
+    const Ints size = (same_bits<Ints>(near) - 0x4b400000 + 127) << 23;
+    return choose(x < -126.0f, Floats{}, choose(x != x, x, found * same_bits<Floats>(size)));
 #endif
 }
 
+constexpr float LOWEST = -std::numeric_limits<float>::infinity();
 constexpr float LOG2E = 1.44269504f;
 
 inline Floats exponential(Floats x) { return power(x * LOG2E); }
@@ -98,48 +247,67 @@ inline Floats inverse(Floats x) {
 #endif
 }
 
-template <typename T>
-inline Floats lanes(const T* from);
-template <>
 inline Floats lanes(const float* from) { return load<Floats>(from); }
-template <>
-inline Floats lanes(const uint16_t* from) { return widened(load<Halves>(from)); }
+inline Floats lanes(const uint16_t* from) { return widened(from); }
 
-inline void put(float* to, Floats x) { std::memcpy(to, &x, sizeof(x)); }
-inline void put(uint16_t* to, Floats x) {
-    const Halves found = narrowed(x);
-    std::memcpy(to, &found, sizeof(found));
-}
-
-// Whole numbers of at most 16 bits.
-inline Halves shortened(Ints x) { return __builtin_convertvector((Words)x, Halves); }
+inline void put(float* to, const Floats& x) { store(to, x); }
+inline void put(uint16_t* to, const Floats& x) { put_halves(to, narrowed_words(x)); }
 
 typedef float Eight __attribute__((vector_size(32)));
 typedef float Four __attribute__((vector_size(16)));
 
-inline float total(Floats x) {
+// What `by` makes of all lanes.
+template <typename By>
+inline float reduced(const Four& x, By by) { return by(by(x[0], x[2]), by(x[1], x[3])); }
+template <typename By>
+inline float reduced(const Eight& x, By by) {
     const char* at = (const char*)&x;
-    const Eight eight = load<Eight>(at) + load<Eight>(at + 32);
-    const Four four = load<Four>(&eight) + load<Four>((const char*)&eight + 16);
-    return (four[0] + four[2]) + (four[1] + four[3]);
+    return reduced(by(load<Four>(at), load<Four>(at + 16)), by);
 }
+#if defined(__AVX512F__)
+template <typename By>
+inline float reduced(const Floats& x, By by) {
+    const char* at = (const char*)&x;
+    return reduced(by(load<Eight>(at), load<Eight>(at + 32)), by);
+}
+#endif
+template <typename T, typename By>
+inline float reduced(const Pair<T>& x, By by) { return reduced(by(x.low, x.high), by); }
 
-inline float highest_of(Floats x) {
-    const char* at = (const char*)&x;
-    const Eight a = load<Eight>(at), b = load<Eight>(at + 32), eight = a > b ? a : b;
-    const Four c = load<Four>(&eight), d = load<Four>((const char*)&eight + 16), four = c > d ? c : d;
-    return std::max(std::max(four[0], four[1]), std::max(four[2], four[3]));
-}
+struct Sum {
+    template <typename T>
+    T operator()(const T& a, const T& b) const { return a + b; }
+};
+struct Highest {
+    float operator()(float a, float b) const { return std::max(a, b); }
+    template <typename T>
+    T operator()(const T& a, const T& b) const { return choose(a > b, a, b); }
+};
+
+template <typename T>
+inline float total(const T& x) { return reduced(x, Sum()); }
+inline float highest_of(const Floats& x) { return reduced(x, Highest()); }
 
 // Whether a lane of `a` is larger than the same of `b`.
-inline bool any_above(Floats a, Floats b) {
+inline bool any_of(const Whole& where) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+    return _mm256_movemask_ps((__m256)where) != 0;
+#elif defined(__x86_64__) && !defined(__AVX512F__)
+    return _mm_movemask_ps((__m128)where) != 0;
+#else
+    int32_t found = 0;
+    for (size_t i = 0; i < sizeof(where) / sizeof(int32_t); i++) found |= where[i];
+    return found != 0;
+#endif
+}
+template <typename T>
+inline bool any_of(const Pair<T>& where) { return any_of(where.low | where.high); }
+
+inline bool any_above(const Floats& a, const Floats& b) {
 #if defined(__AVX512F__)
     return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_GT_OQ) != 0;
 #else
-    const Ints above = a > b;
-    int32_t found = 0;
-    for (int64_t i = 0; i < LANES; i++) found |= above[i];
-    return found != 0;
+    return any_of(a > b);
 #endif
 }
 
@@ -167,11 +335,30 @@ inline Floats folded(const Floats* x, By by) {
 // The totals of 16 vectors, in their order.
 inline Floats totals(const Floats* x) {
 #if defined(__AVX512F__)
-    return folded(x, [](const Floats& a, const Floats& b) { return a + b; });
+    return folded(x, Sum());
 #else
-    Floats found;
+    float found[LANES];
     for (int i = 0; i < LANES; i++) found[i] = total(x[i]);
-    return found;
+    return load<Floats>(found);
+#endif
+}
+
+// The totals of 16 registers.
+inline Floats totals_of(const Real* x) {
+#if defined(__AVX512F__)
+    return folded(x, Sum());
+#elif defined(__AVX2__)
+    const auto eight = [](const Real* x) {
+        const auto two = [](Real a, Real b) { return _mm256_hadd_ps((__m256)a, (__m256)b); };
+        const __m256 low = _mm256_hadd_ps(two(x[0], x[1]), two(x[2], x[3]));
+        const __m256 high = _mm256_hadd_ps(two(x[4], x[5]), two(x[6], x[7]));
+        return (Real)_mm256_add_ps(_mm256_permute2f128_ps(low, high, 0x20), _mm256_permute2f128_ps(low, high, 0x31));
+    };
+    return {eight(x), eight(x + 8)};
+#else
+    float found[LANES];
+    for (int i = 0; i < LANES; i++) found[i] = total(x[i]);
+    return load<Floats>(found);
 #endif
 }
 

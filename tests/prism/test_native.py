@@ -19,6 +19,7 @@ from warpcortex_cli.memory.segment import KVLayout, Segment
 from warpcortex_cli.memory.tail import Slab, Tail, TailPool, TailView
 from warpcortex_cli.prism import library, native
 from warpcortex_cli.prism.attention import NATIVE_TOKENS, Layer, PackedStep
+from warpcortex_cli.prism.grouped import Grouped, rounded
 from warpcortex_cli.prism.native import INT4, MINIMA
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.rows import Row
@@ -56,60 +57,69 @@ def cpu(
     return kind
 
 
-@pytest.mark.parametrize(("bits", "error"), [(INT4, 0.09), (8, 0.01), (8 + MINIMA, 0.01), (16, 0.003)])
+@pytest.mark.parametrize(("format", "error"), [(INT4, 0.09), (8, 0.01), (8 + MINIMA, 0.01), (16, 0.003)])
 @pytest.mark.parametrize(("outputs", "inputs"), [(1, 1), (37, 100), (48, 2080)])
-def test_packed_weights_are_near_the_weights(cpu: str, bits: int, error: float, outputs: int, inputs: int) -> None:
+def test_packed_weights_are_near_the_weights(cpu: str, format: int, error: float, outputs: int, inputs: int) -> None:
     weight = torch.randn(outputs, inputs, generator=torch.Generator().manual_seed(1))
-    packed = native.pack(weight, bits)
-    assert packed.nbytes < weight.nbytes * (bits % MINIMA) / 32 * 1.27 or outputs * inputs < 10_000  # edges are filled up
+    packed = native.pack(weight, format)
+    assert (
+        packed.nbytes < weight.nbytes * (format % MINIMA) / 32 * 1.27 or outputs * inputs < 10_000
+    )  # edges are filled up
     rows = torch.tensor([outputs - 1, 0, outputs // 2])
-    found = native.unpack(packed, bits, rows, inputs)
+    found = native.unpack(packed, format, rows, inputs)
     assert (found - weight[rows]).norm() < error * weight[rows].norm()
 
 
-@pytest.mark.parametrize("bits", FORMATS)
+@pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("tokens", [0, 1, 5, 13, 40])
 @pytest.mark.parametrize(("outputs", "inputs"), [(37, 100), (16, 1500)])
-def test_products_are_those_of_the_rounded_weights(cpu: str, bits: int, tokens: int, outputs: int, inputs: int) -> None:
+def test_products_are_those_of_the_rounded_weights(
+    cpu: str, format: int, tokens: int, outputs: int, inputs: int
+) -> None:
     make = torch.Generator().manual_seed(tokens)
-    packed = native.pack(torch.randn(outputs, inputs, generator=make), bits)
+    packed = native.pack(torch.randn(outputs, inputs, generator=make), format)
     x, bias = torch.randn(tokens, inputs, generator=make), torch.randn(outputs, generator=make)
-    weights = native.unpack(packed, bits, torch.arange(outputs), inputs)
+    weights = native.unpack(packed, format, torch.arange(outputs), inputs)
     scale = x.abs().amax(1, True) / 32767 if tokens else x[:, :1]
     wanted, rounded = ((x / scale).round() * scale) @ weights.T, x.bfloat16().float() @ weights.T
-    if bits == 16 and torch.allclose(native.multiply(x, packed, None, bits, outputs), rounded, atol=2e-3, rtol=1e-4):
+    if format == 16 and torch.allclose(
+        native.multiply(x, packed, None, format, outputs), rounded, atol=2e-3, rtol=1e-4
+    ):
         wanted = rounded  # some CPUs multiply bfloat16 only, others what they are given
-    elif bits == 16:
+    elif format == 16:
         wanted = x @ weights.T
-    torch.testing.assert_close(native.multiply(x, packed, bias, bits, outputs), wanted + bias, atol=2e-3, rtol=1e-4)
-    torch.testing.assert_close(native.multiply(x, packed, None, bits, outputs), wanted, atol=2e-3, rtol=1e-4)
+    torch.testing.assert_close(native.multiply(x, packed, bias, format, outputs), wanted + bias, atol=2e-3, rtol=1e-4)
+    torch.testing.assert_close(native.multiply(x, packed, None, format, outputs), wanted, atol=2e-3, rtol=1e-4)
 
 
-@pytest.mark.parametrize("bits", FORMATS[:-1])
+@pytest.mark.parametrize("format", FORMATS[:-1])
 @pytest.mark.parametrize(("outputs", "inputs"), [(50, 96), (33, 2080)])  # not whole chunks, of more than are near
-def test_every_cpu_gives_the_same_products(cpu: str, bits: int, outputs: int, inputs: int) -> None:
+def test_every_cpu_gives_the_same_products(cpu: str, format: int, outputs: int, inputs: int) -> None:
     """Sums are whole numbers: however they are taken, of the same packed weights they are the same."""
     torch.manual_seed(6)
     weight, x = torch.randn(outputs, inputs), torch.randn(37, inputs)
     usual = native.opened(library.built())
-    packed, wanted = torch.empty(usual.packed_bytes(bits, outputs, inputs), dtype=torch.uint8), torch.empty(37, outputs)
-    usual.pack(bits, weight.data_ptr(), packed.data_ptr(), outputs, inputs, 1)
-    usual.multiply(bits, x.data_ptr(), packed.data_ptr(), None, wanted.data_ptr(), 37, inputs, outputs, 1)
-    torch.testing.assert_close(native.multiply(x, packed, None, bits, outputs), wanted, atol=1e-5, rtol=1e-5)
+    packed, wanted = (
+        torch.empty(usual.packed_bytes(format, outputs, inputs), dtype=torch.uint8),
+        torch.empty(37, outputs),
+    )
+    usual.pack(format, weight.data_ptr(), packed.data_ptr(), outputs, inputs, 1)
+    usual.multiply(format, x.data_ptr(), packed.data_ptr(), None, wanted.data_ptr(), 37, inputs, outputs, 1)
+    torch.testing.assert_close(native.multiply(x, packed, None, format, outputs), wanted, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("bits", FORMATS)
+@pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("outputs", [7, 32, 101])
-def test_a_summary_is_that_of_the_product(cpu: str, bits: int, outputs: int) -> None:
+def test_a_summary_is_that_of_the_product(cpu: str, format: int, outputs: int) -> None:
     torch.manual_seed(9)
     weight = torch.randn(outputs, 40)
     weight[5] = weight[3]  # two that are the same: the first one counts
-    packed, bias = native.pack(weight, bits), torch.full((outputs,), -500.0)  # more than what fills a panel up
+    packed, bias = native.pack(weight, format), torch.full((outputs,), -500.0)  # more than what fills a panel up
     x = torch.randn(30, 40)
     x[2] = 5 * weight[3]
     x[4, 7] = float("nan")
-    product = native.multiply(x, packed, bias, bits, outputs)
-    summaries = native.summarize(x, packed, bias, bits, outputs)
+    product = native.multiply(x, packed, bias, format, outputs)
+    summaries = native.summarize(x, packed, bias, format, outputs)
     for row, (value, place, total) in zip(product, summaries, strict=True):
         if row.isnan().any():
             assert value != value
@@ -120,15 +130,15 @@ def test_a_summary_is_that_of_the_product(cpu: str, bits: int, outputs: int) -> 
     assert summaries[2][1] == 3
 
 
-@pytest.mark.parametrize("bits", FORMATS)
-def test_no_token_touches_another(cpu: str, bits: int) -> None:
+@pytest.mark.parametrize("format", FORMATS)
+def test_no_token_touches_another(cpu: str, format: int) -> None:
     """Not the loudest one, and not one that is not finite; which is seen in all that it gives."""
     torch.manual_seed(4)
-    packed, x = native.pack(torch.randn(20, 64), bits), torch.randn(15, 64)
-    alone = [native.multiply(row[None], packed, None, bits, 20)[0] for row in x]
+    packed, x = native.pack(torch.randn(20, 64), format), torch.randn(15, 64)
+    alone = [native.multiply(row[None], packed, None, format, 20)[0] for row in x]
     x[3] *= 1e6
     x[7, 5], x[8, 9] = float("nan"), float("-inf")
-    beside = native.multiply(x, packed, None, bits, 20)
+    beside = native.multiply(x, packed, None, format, 20)
     assert not beside[[7, 8]].isfinite().any()
     for row in set(range(15)) - {3, 7, 8}:
         assert torch.equal(beside[row], alone[row])
@@ -140,11 +150,78 @@ def test_weights_of_16_bits_stay_what_they_are(cpu: str) -> None:
     assert torch.equal(native.unpack(native.pack(weight, 16), 16, torch.arange(37), 100), weight.float())
 
 
-@pytest.mark.parametrize("bits", FORMATS)
-def test_weights_of_nothing_give_nothing(bits: int) -> None:
-    packed = native.pack(torch.zeros(18, 40), bits)
-    assert torch.equal(native.multiply(torch.randn(3, 40), packed, None, bits, 18), torch.zeros(3, 18))
-    assert torch.equal(native.multiply(torch.zeros(3, 40), packed, torch.ones(18), bits, 18), torch.ones(3, 18))
+def grouped(bits: int, minima: bool, outputs: int, inputs: int) -> Grouped:
+    """Levels that use all of their range, and scales and minima as files of GGUF hold them, in fp16."""
+    make = torch.Generator().manual_seed(outputs)
+    levels = torch.randint(0, 1 << bits, (outputs, inputs), generator=make, dtype=torch.uint8)
+    scales, low = (torch.randn(outputs, -(-inputs // 32), generator=make).half().float() for _ in range(2))
+    return Grouped(levels, scales, low if minima else None, bits)
+
+
+@pytest.mark.parametrize("minima", [False, True])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_levels_of_a_file_stay_what_they_are(cpu: str, bits: int, minima: bool) -> None:
+    given = grouped(bits, minima, 37, 100)
+    packed, format = native.pack_grouped(given)
+    assert format == bits + MINIMA * minima
+    assert torch.equal(native.unpack(packed, format, torch.arange(37), 100), given.weights())
+    more, other = native.pack_grouped(given.with_minima(8))
+    assert other == 8 + MINIMA
+    torch.testing.assert_close(native.unpack(more, other, torch.arange(37), 100), given.weights())
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-6, 1e6, 1e30])
+@pytest.mark.parametrize("format", FORMATS[1:-1])
+def test_weights_may_be_of_any_size(format: int, size: float) -> None:
+    """fp16 alone would hold none of these scales."""
+    weight = torch.randn(20, 64, generator=torch.Generator().manual_seed(3))
+    found = native.unpack(native.pack(weight * size, format), format, torch.arange(20), 64) / size
+    wanted = native.unpack(native.pack(weight, format), format, torch.arange(20), 64)
+    assert (found - wanted).norm() < 0.01 * wanted.norm()
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 3, 4, 7, 12, 13, 25])
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_largest_numbers_do_not_overflow(cpu: str, format: int, tokens: int) -> None:
+    """All weights and all inputs at an end of their range, where sums of 16 bits, or of 32, would wrap."""
+    if format == 16:
+        packed, wanted = native.pack(torch.full((16, 4096), -3.0), 16), -3.0
+    else:
+        bits = format % MINIMA
+        levels, ones = torch.full((16, 4096), (1 << bits) - 1, dtype=torch.uint8), torch.ones(16, 128)
+        given = Grouped(levels, -ones, 2 * ones if format >= MINIMA else None, bits)
+        packed, wanted = native.pack_grouped(given)[0], float(given.weights()[0, 0])
+    x = torch.full((tokens, 4096), -1000.0)
+    found = native.multiply(x, packed, None, format, 16)
+    torch.testing.assert_close(found, torch.full((tokens, 16), -1000.0 * wanted * 4096), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("format", FORMATS[1:])
+def test_an_outlier_costs_nothing(cpu: str, format: int) -> None:
+    """An input of a trained model may be 500 times as large as the others, which are not to be rounded away by it."""
+    make = torch.Generator().manual_seed(5)
+    packed, x = native.pack(torch.randn(32, 576, generator=make), format), torch.randn(9, 576, generator=make)
+    x[:, 7] = 500
+    weights = native.unpack(packed, format, torch.arange(32), 576)
+    weights[:, 7] = 0
+    found = (
+        native.multiply(x, packed, None, format, 32) - 500 * native.unpack(packed, format, torch.arange(32), 576)[:, 7]
+    )
+    assert (found - x @ weights.T).norm() < 0.02 * (x @ weights.T).norm()
+
+
+def test_torch_rounds_weights_as_the_kernels_do() -> None:
+    weight = torch.randn(33, 100, generator=torch.Generator().manual_seed(8)) * torch.logspace(-9, 9, 33)[:, None]
+    weight[4, :40], weight[5] = 0, 0
+    found = native.unpack(native.pack(weight, 8), 8, torch.arange(33), 100)
+    torch.testing.assert_close(rounded(weight).weights(), found, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_weights_of_nothing_give_nothing(format: int) -> None:
+    packed = native.pack(torch.zeros(18, 40), format)
+    assert torch.equal(native.multiply(torch.randn(3, 40), packed, None, format, 18), torch.zeros(3, 18))
+    assert torch.equal(native.multiply(torch.zeros(3, 40), packed, torch.ones(18), format, 18), torch.ones(3, 18))
 
 
 X, BIAS = torch.randn(3, 40), torch.randn(18)
@@ -162,7 +239,7 @@ X, BIAS = torch.randn(3, 40), torch.randn(18)
         {"packed": lambda p: torch.stack([p, p], 1)[:, 0]},
         {"bias": BIAS[:-1]},
         {"bias": BIAS.double()},
-        {"bits": 5},
+        {"format": 5},
         {"outputs": 33},
         {"outputs": 0},
     ],
@@ -170,7 +247,7 @@ X, BIAS = torch.randn(3, 40), torch.randn(18)
 @pytest.mark.parametrize("of", ["multiply", "summarize", "operator"])
 def test_what_does_not_fit_is_refused_before_it_is_read(of: str, wrong: dict[str, Any]) -> None:
     packed = native.pack(torch.randn(18, 40), 8)
-    given: dict[str, Any] = {"x": X, "packed": packed, "bias": BIAS, "bits": 8, "outputs": 18, **wrong}
+    given: dict[str, Any] = {"x": X, "packed": packed, "bias": BIAS, "format": 8, "outputs": 18, **wrong}
     if callable(given["packed"]):
         given["packed"] = given["packed"](packed)
     call = {"multiply": native.multiply, "summarize": native.summarize, "operator": torch.ops.warpcortex.multiply}[of]

@@ -14,6 +14,7 @@ from warpcortex_cli.engine.sampling import Sampler
 from warpcortex_cli.engine.stream import Stream
 from warpcortex_cli.errors import RunError
 from warpcortex_cli.prism import native, quantize
+from warpcortex_cli.prism.grouped import Grouped
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.quantize import Packed, Plain, joined
 from warpcortex_cli.prism.rows import Row
@@ -67,7 +68,9 @@ def test_int4_gives_what_its_weights_do(architecture: str, model_folder: Callabl
     head = model.get_output_embeddings()
     for linear in [m for m in model.modules() if type(m) is torch.nn.Linear and m is not head]:
         rows, inputs = linear.weight.shape
-        linear.weight.data = native.unpack(native.pack(linear.weight, native.INT4), native.INT4, torch.arange(rows), inputs)
+        linear.weight.data = native.unpack(
+            native.pack(linear.weight, native.INT4), native.INT4, torch.arange(rows), inputs
+        )
     rounded = logits(Prism(model, AutoTokenizer.from_pretrained(folder), architecture), TOKENS)[0]
     found = logits(opened(folder, "int4"), TOKENS)[0]
     assert not torch.equal(rounded, found)  # activations are rounded, too
@@ -198,6 +201,25 @@ def test_rounding_is_to_a_channels_own_scale(
     assert isinstance(found, kind) or not native.usable()
     error = (found(x) - linear(x)).abs().amax(0)
     assert (error / linear(x).abs().amax(0)).max() < 0.03
+
+
+@needs_kernels
+def test_layers_of_a_file_may_differ_in_form() -> None:
+    """As q, k and v of Q4_K_M do: what is packed as one becomes the form that holds all of them."""
+    make = torch.Generator().manual_seed(2)
+
+    def some(bits: int, minima: bool, outputs: int) -> Grouped:
+        levels = torch.randint(0, 1 << bits, (outputs, 64), generator=make, dtype=torch.uint8)
+        scales, low = (torch.randn(outputs, 2, generator=make).half().float() for _ in range(2))
+        return Grouped(levels, scales, low if minima else None, bits)
+
+    x, bias = torch.randn(3, 64, generator=make), torch.randn(40, generator=make)
+    for forms in ([(4, False), (4, False)], [(4, True), (8, False)], [(4, False), (4, True)]):
+        layers = [some(bits, minima, 20) for bits, minima in forms]
+        packed = Packed.of(layers, bias)
+        assert packed.sizes == [20, 20]
+        wanted = x @ torch.cat([layer.weights() for layer in layers]).T + bias
+        torch.testing.assert_close(packed(x), wanted, rtol=1e-3, atol=1e-2)
 
 
 def test_layers_that_are_given_the_same_input_are_computed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

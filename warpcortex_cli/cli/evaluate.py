@@ -48,7 +48,7 @@ CONTEXTS, BUDGETS = "512,1024,2048,3200", "16,32,64,128,256,512"
 QUICK_CONTEXTS, QUICK_BUDGETS = [1024], [32, 64, 128]
 DEPTHS, QUICK_DEPTHS = "512,1024,2048,4096,8192,16384", [512, 1024, 2048]
 BUDGET, TIMES, QUICK_TIMES = 256, "1,4,16,64", [1, 4]
-CASES = {"synapse": 60, "gate": 120, "thoughts": 120, "recall": 40, "depth": 10}
+CASES = {"synapse": 60, "gate": 120, "thoughts": 120, "recall": 40, "depth": 10, "quantized": 60}
 QUICK_CASES = {"synapse": 20, "gate": 30, "thoughts": 18, "recall": 5, "depth": 3}
 NOTES = {"gate": 12, "thoughts": 20}
 _TUNED = (  # a report says which seeds its own must not be
@@ -312,6 +312,42 @@ def depth(
         print_json(evaluation.as_json(found, asked, kind, budget, prism.name, seed))
         return
     print_grids([evaluation.grid(found, asked, kind)], evaluation.verdict(found, asked), f"seed {seed}")
+
+
+@app.command("quantized")
+def quantized(
+    text: Annotated[
+        Path | None,
+        typer.Option(
+            "--text", metavar="FILE", help="What is read. Without it, notes of pocket's world.", show_default=False
+        ),
+    ] = None,
+    kinds: Annotated[
+        str,
+        typer.Option(
+            "--formats", metavar="F,F", help="bf16, int8, int4, file (a GGUF file's own).", show_default=False
+        ),
+    ] = "",
+    n: Annotated[int, typer.Option("--n", min=1, help="Conversations of pocket's world.")] = CASES["quantized"],
+    seed: SeedOption = 2029,
+    model: EvalModel = "pocket",
+    as_json: JsonOption = False,
+    write_results: EvalResultsOption = False,
+) -> None:
+    """What weights in few bits do to what a model says of a text, beside fp32. Runs on the CPU."""
+    from warpcortex_cli.eval import quantized as evaluation
+    from warpcortex_cli.prism.source import resolve_model
+    from warpcortex_cli.ui.notes import read_notes
+
+    texts = evaluation.conversations(n, seed) if text is None else [read_notes(text)]
+    source = resolve_model(model, "auto")
+    chosen = named(kinds, evaluation.formats(source), "format")
+    with progress_bar(stderr_console()) as show:
+        found = gather(lambda p: evaluation.run(source, texts, chosen, p), "reading", show)
+    if as_json:
+        print_json(evaluation.as_json(model, found))
+        return
+    print_grids([evaluation.grid(model, found)])
 
 
 @app.command("all")

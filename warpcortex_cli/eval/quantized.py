@@ -1,78 +1,141 @@
-"""What weights in few bits do to the output: `python -m warpcortex_cli.eval.quantized -m MODEL`.
+"""What weights in few bits do to what a model says of a text.
 
-Conversations of pocket's world, as a user would have them, are read by the model in its own type and quantized.
+A text is read in windows of 512 tokens, each alone behind the token that begins a text, if the model has one; what
+follows the first half of a window is scored. So does `llama-perplexity --kl-divergence`, whose figures of the same text
+stand beside ours in `bench.peer`.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import random
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from warpcortex_cli.engine.sampling import chosen
+from warpcortex_cli.errors import UsageError
 from warpcortex_cli.eval.forced import scores_of
 from warpcortex_cli.eval.pocket import QUESTIONS, make_case
+from warpcortex_cli.eval.report import Grid
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.quantize import BITS
-from warpcortex_cli.prism.source import resolve_model
+from warpcortex_cli.prism.source import ModelSource
+
+WINDOW = 512  # tokens
+LEAST = 16  # tokens of all texts
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Effect:
-    """Perplexity of the same text in both, the share of equal greedy tokens, and KL in nats a token."""
+    """What a format does to a text.
 
-    tokens: int
+    Attributes:
+        format: fp32, bf16, int8, int4, or file: the types of a GGUF file.
+        bytes: of all weights.
+        perplexity: of the text.
+        greedy_agreement: the share of tokens at which the same one is the likeliest as in fp32.
+        kl: from fp32 to the format, in nats a token.
+    """
+
+    format: str
+    bytes: int
     perplexity: float
-    perplexity_quantized: float
     greedy_agreement: float
     kl: float
 
 
-def texts(n: int, seed: int) -> list[str]:
-    """Notes, a question, and the right answer."""
+@dataclass(frozen=True)
+class Window:
+    """Tokens that are read together; what follows them is scored from place `first` on."""
+
+    ids: list[int]
+    first: int
+
+
+def windows(prism: Prism, text: str) -> list[Window]:
+    """Those of a text: one, if it is shorter than a window; else what is behind the last one is left out."""
+    begin = prism.tokenizer.bos_token_id
+    adds = begin is not None and prism.tokenizer("a").input_ids[:1] == [begin]
+    ids = prism.encode(text)
+    ids = ids[1:] if adds and ids[:1] == [begin] else ids
+    size = max(1, min(WINDOW, prism.max_context, len(ids)))
+    whole = [ids[start : start + size] for start in range(0, len(ids) - size + 1, size)]
+    if adds:  # in place of the first token, as llama.cpp does
+        whole = [[begin, *some[1:]] for some in whole]
+    return [Window(some, size // 2) for some in whole]
+
+
+def conversations(n: int, seed: int) -> list[str]:
+    """Texts of pocket's world: notes, a question, and the right answer."""
     rng = random.Random(seed)
     kinds = list(QUESTIONS)
     cases = [make_case(kinds[i % len(kinds)], 12, rng) for i in range(n)]
     return [f"{c.notes}\n\n{c.question}\n{c.value}" for c in cases]
 
 
-def effect(plain: Prism, quantized: Prism, samples: list[str]) -> Effect:
-    """Both models over the same texts."""
-    nll, nll_quantized, kl, same, tokens = 0.0, 0.0, 0.0, 0, 0
-    for text in samples:
-        ids = plain.encode(text)
-        a, b = scores_of(plain, ids), scores_of(quantized, ids)
-        nll -= float(chosen(a[:-1], ids[1:]).sum())
-        nll_quantized -= float(chosen(b[:-1], ids[1:]).sum())
-        kl += float((a.exp() * (a - b)).sum())
-        same += int((a.argmax(1) == b.argmax(1)).sum())
-        tokens += len(ids)
-    predicted = tokens - len(samples)
-    return Effect(tokens, math.exp(nll / predicted), math.exp(nll_quantized / predicted), same / tokens, kl / tokens)
+def formats(source: ModelSource) -> list[str]:
+    """Those that a model can be read in beside fp32."""
+    return [*BITS, *(["file"] if getattr(source, "format", "") == "gguf" else [])]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-m", "--model", default="pocket")
-    parser.add_argument("--n", type=int, default=60)
-    parser.add_argument("--seed", type=int, default=2029)
-    parser.add_argument("--json", action="store_true")
-    args = parser.parse_args()
-    source = resolve_model(args.model, "auto")
-    plain, samples = Prism.load(source, "cpu"), texts(args.n, args.seed)
-    found = {kind: effect(plain, Prism.load(source, "cpu", quantize=kind), samples) for kind in BITS}
-    if args.json:
-        kinds = {kind: vars(e) for kind, e in found.items()}
-        print(json.dumps({"schema_version": 1, "model": args.model, "seed": args.seed, "kinds": kinds}))
-        return
-    first = next(iter(found.values()))
-    print(f"{args.model}, {first.tokens} tokens, seed {args.seed}; perplexity as it is {first.perplexity:.3f}\n")
-    print("| weights | perplexity | greedy agreement | KL, nats a token |\n|---|---|---|---|")
-    for kind, e in found.items():
-        print(f"| {kind} | {e.perplexity_quantized:.3f} | {e.greedy_agreement:.2%} | {e.kl:.5f} |")
+def run(
+    source: ModelSource, texts: Sequence[str], kinds: Sequence[str], progress: Progress = lambda *_: None
+) -> Iterator[tuple[int, Effect]]:
+    """Scored tokens and the effect of fp32 first, then of each kind; one model is held at a time.
+
+    Raises:
+        UsageError: there is too little text.
+        ModelError, MemoryLimitError, RunError: as `Prism.load`.
+    """
+    with tempfile.TemporaryDirectory(prefix="warpcortex-") as folder:  # scores of a vocabulary outgrow memory
+        plain = Prism.load(source, "cpu", "fp32")
+        some = [w for text in texts for w in windows(plain, text)]
+        if sum(len(w.ids) for w in some) < LEAST:
+            raise UsageError("the text is too short to be scored.", f"Give one of at least {LEAST} tokens.")
+        tokens, total = sum(len(w.ids) - 1 - w.first for w in some), len(some) * (1 + len(kinds))
+
+        def scored(prism: Prism, turn: int) -> Iterator[tuple[Path, Tensor, Tensor]]:
+            for number, window in enumerate(some):
+                ids = torch.tensor(window.ids[window.first + 1 :])
+                yield Path(folder) / f"{number}.pt", scores_of(prism, window.ids)[window.first : -1], ids
+                progress(turn * len(some) + number + 1, total)
+
+        nll = 0.0
+        for path, scores, ids in scored(plain, 0):
+            torch.save(scores, path)
+            nll -= float(chosen(scores, ids.tolist()).sum())
+        yield tokens, Effect("fp32", plain.parameter_bytes, math.exp(nll / tokens), 1.0, 0.0)
+        del plain
+        for turn, kind in enumerate(kinds, 1):
+            prism = Prism.load(source, "cpu", quantize=kind)
+            nll, kl, same = 0.0, 0.0, 0
+            for path, scores, ids in scored(prism, turn):
+                exact = torch.load(path)
+                nll -= float(chosen(scores, ids.tolist()).sum())
+                kl += float((exact.exp() * (exact - scores)).sum(dtype=torch.float64))
+                same += int((exact.argmax(1) == scores.argmax(1)).sum())
+            yield tokens, Effect(kind, prism.parameter_bytes, math.exp(nll / tokens), same / tokens, kl / tokens)
+            del prism
 
 
-if __name__ == "__main__":
-    main()
+def as_json(model: str, results: Sequence[tuple[int, Effect]]) -> dict[str, Any]:
+    """What scripts read."""
+    tokens = results[0][0] if results else 0
+    return {"schema_version": 1, "model": model, "tokens": tokens, "results": [asdict(e) for _, e in results]}
+
+
+def grid(model: str, results: Sequence[tuple[int, Effect]]) -> Grid:
+    """What people read."""
+    title = f"{model}, {results[0][0] if results else 0} tokens scored"
+    rows = tuple(
+        (e.format, f"{e.bytes / 2**20:.1f}", f"{e.perplexity:.3f}", f"{e.greedy_agreement:.2%}", f"{e.kl:.5f}")
+        for _, e in results
+    )
+    return Grid(title, ("weights", "MiB", "perplexity", "greedy agreement", "KL, nats a token"), rows)

@@ -187,7 +187,7 @@ def _linear(module: Packed | Share) -> Linear:
     packed = module.joint.linear if isinstance(module, Share) else module
     if not isinstance(packed, Packed):
         raise TypeError("weights that are not packed")
-    return Linear(packed.weight, packed.bias, packed.bits, sum(packed.sizes))
+    return Linear(packed.weight, packed.bias, packed.format, sum(packed.sizes))
 
 
 def _norm(module: nn.Module, size: int) -> Norm:

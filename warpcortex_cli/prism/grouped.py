@@ -30,7 +30,9 @@ class Grouped:
         outputs, inputs = self.levels.shape
         shape = (outputs, -(-inputs // GROUP))
         if self.bits not in (4, 8) or self.levels.dtype != torch.uint8 or self.scales.shape != shape:
-            raise ValueError(f"levels {tuple(self.levels.shape)} and scales {tuple(self.scales.shape)} are not of groups")
+            raise ValueError(
+                f"levels {tuple(self.levels.shape)} and scales {tuple(self.scales.shape)} are not of groups"
+            )
         if self.minima is not None and self.minima.shape != shape:
             raise ValueError(f"minima {tuple(self.minima.shape)} are not {shape}")
         if self.bits == 4 and self.levels.numel() and int(self.levels.max()) > 15:

@@ -269,7 +269,7 @@ class Linear:
 
     packed: Tensor
     bias: Tensor | None
-    bits: int
+    format: int
     outputs: int
 
 
@@ -329,7 +329,9 @@ class Around:
         for name, norm in parts.norms.items():
             setattr(given, name, _Norm(norm.weight.data_ptr(), norm.epsilon))
         for name, linear in parts.linears.items():
-            setattr(given, name, _Linear(linear.packed.data_ptr(), _address(linear.bias), linear.bits, linear.outputs))
+            setattr(
+                given, name, _Linear(linear.packed.data_ptr(), _address(linear.bias), linear.format, linear.outputs)
+            )
         self.held, self._given = given, ctypes.byref(given)
         self._kernels = kernels()
 
@@ -468,7 +470,7 @@ def _check(parts: Parts) -> None:
         outputs, inputs = sizes[name]
         if linear.outputs != outputs:
             raise ValueError(f"{name} is not of {outputs} x {inputs}")
-        nbytes = _packed_bytes(linear.bits, outputs, inputs)
+        nbytes = _packed_bytes(linear.format, outputs, inputs)
         _lies(name, linear.packed, torch.uint8, (nbytes,))
         if linear.bias is not None:
             _lies(f"the bias of {name}", linear.bias, torch.float32, (outputs,))
@@ -496,7 +498,7 @@ def _beside(x: Tensor) -> Tensor:
     return x if x.stride(2) == 1 and x.stride(1) == x.shape[2] else x.contiguous()
 
 
-def pack(weight: Tensor, bits: int) -> Tensor:
+def pack(weight: Tensor, format: int) -> Tensor:
     """Weights [outputs, inputs] in a format, as `multiply` reads them: uint8 [bytes].
 
     Raises:
@@ -505,32 +507,32 @@ def pack(weight: Tensor, bits: int) -> Tensor:
     if weight.dim() != 2 or not weight.is_floating_point() or weight.device.type != "cpu":
         raise ValueError(f"no weights on the CPU: {_described(weight)}")
     outputs, inputs = weight.shape
-    packed = torch.empty(_packed_bytes(bits, outputs, inputs), dtype=torch.uint8)
+    packed = torch.empty(_packed_bytes(format, outputs, inputs), dtype=torch.uint8)
     place = 0
     for part in weight.detach().split(ROWS):  # a whole vocabulary in fp32 would double the memory
         wide, rows = part.float().contiguous(), len(part)
-        kernels().pack(bits, wide.data_ptr(), packed[place:].data_ptr(), rows, inputs, torch.get_num_threads())
-        place += kernels().packed_bytes(bits, rows, inputs)
+        kernels().pack(format, wide.data_ptr(), packed[place:].data_ptr(), rows, inputs, torch.get_num_threads())
+        place += kernels().packed_bytes(format, rows, inputs)
     return packed
 
 
 def pack_grouped(weights: Grouped) -> tuple[Tensor, int]:
     """Packs levels as they are; returns the format, too."""
     outputs, inputs = weights.levels.shape
-    bits = weights.bits + (0 if weights.minima is None else MINIMA)
-    packed = torch.empty(_packed_bytes(bits, outputs, inputs), dtype=torch.uint8)
+    format = weights.bits + (0 if weights.minima is None else MINIMA)
+    packed = torch.empty(_packed_bytes(format, outputs, inputs), dtype=torch.uint8)
     levels, scales = weights.levels.contiguous(), weights.scales.float().contiguous()
     minima = None if weights.minima is None else weights.minima.float().contiguous()
     kernels().pack_levels(
-        bits, levels.data_ptr(), scales.data_ptr(), _address(minima), packed.data_ptr(),
+        format, levels.data_ptr(), scales.data_ptr(), _address(minima), packed.data_ptr(),
         outputs, inputs, torch.get_num_threads(),
     )  # fmt: skip
-    return packed, bits
+    return packed, format
 
 
-def unpack(packed: Tensor, bits: int, which: Tensor, inputs: int) -> Tensor:
+def unpack(packed: Tensor, format: int, which: Tensor, inputs: int) -> Tensor:
     """Rows of packed weights: fp32 [len(which), inputs]. `which`: int64 [n]. Raises ValueError: there are none such."""
-    panel = _packed_bytes(bits, 1, inputs)
+    panel = _packed_bytes(format, 1, inputs)
     _lies("packed weights", packed, torch.uint8, (packed.numel(),))
     chosen = _given("rows", which, torch.long, (which.numel(),))
     if packed.numel() % panel:
@@ -540,11 +542,11 @@ def unpack(packed: Tensor, bits: int, which: Tensor, inputs: int) -> Tensor:
         if not 0 <= first <= last < packed.numel() // panel * _LANES:
             raise ValueError(f"rows {first} to {last} are not all there")
     out = torch.empty(len(chosen), inputs)
-    kernels().unpack(bits, packed.data_ptr(), chosen.data_ptr(), len(chosen), inputs, out.data_ptr())
+    kernels().unpack(format, packed.data_ptr(), chosen.data_ptr(), len(chosen), inputs, out.data_ptr())
     return out
 
 
-def multiply(x: Tensor, packed: Tensor, bias: Tensor | None, bits: int, outputs: int) -> Tensor:
+def multiply(x: Tensor, packed: Tensor, bias: Tensor | None, format: int, outputs: int) -> Tensor:
     """fp32 [tokens, inputs] times packed weights, plus the bias: fp32 [tokens, outputs].
 
     Each token is rounded to int16 with a scale of its own; for weights in bfloat16, and on a CPU with AMX, to bfloat16
@@ -553,17 +555,17 @@ def multiply(x: Tensor, packed: Tensor, bias: Tensor | None, bits: int, outputs:
     Raises:
         ValueError: one of them is of another shape or type, or not on the CPU.
     """
-    given, own = _factors(x, packed, bias, bits, outputs)
+    given, own = _factors(x, packed, bias, format, outputs)
     out = torch.empty(len(x), outputs)
     kernels().multiply(
-        bits, given.data_ptr(), packed.data_ptr(), _address(own), out.data_ptr(),
+        format, given.data_ptr(), packed.data_ptr(), _address(own), out.data_ptr(),
         len(x), x.shape[1], outputs, torch.get_num_threads(),
     )  # fmt: skip
     return out
 
 
 def summarize(
-    x: Tensor, packed: Tensor, bias: Tensor | None, bits: int, outputs: int
+    x: Tensor, packed: Tensor, bias: Tensor | None, format: int, outputs: int
 ) -> list[tuple[float, int, float]]:
     """Of each token's product, as `multiply` gives it, only what greedy sampling asks for.
 
@@ -574,10 +576,10 @@ def summarize(
     Raises:
         ValueError: as `multiply`.
     """
-    given, own = _factors(x, packed, bias, bits, outputs)
+    given, own = _factors(x, packed, bias, format, outputs)
     values, totals, places = (torch.empty(len(x), dtype=t) for t in (torch.float32, torch.float32, torch.long))
     kernels().summarize(
-        bits, given.data_ptr(), packed.data_ptr(), _address(own), len(x), x.shape[1],
+        format, given.data_ptr(), packed.data_ptr(), _address(own), len(x), x.shape[1],
         outputs, values.data_ptr(), places.data_ptr(), totals.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
     return list(zip(values.tolist(), places.tolist(), totals.tolist(), strict=True))
@@ -586,21 +588,21 @@ def summarize(
 # -- what may go into C ---------------------------------------------------------------------------------------
 
 
-def _factors(x: Tensor, packed: Tensor, bias: Tensor | None, bits: int, outputs: int) -> tuple[Tensor, Tensor | None]:
+def _factors(x: Tensor, packed: Tensor, bias: Tensor | None, format: int, outputs: int) -> tuple[Tensor, Tensor | None]:
     """The tokens and the bias of a product as they lie in memory. Raises ValueError: sizes or types do not fit."""
     if x.dim() != 2:
         raise ValueError(f"tokens are {_described(x)}, and not a matrix")
     given = _given("tokens", x, torch.float32, tuple(x.shape))
-    if packed.numel() != _packed_bytes(bits, outputs, x.shape[1]):
-        raise ValueError(f"{packed.numel()} bytes are not {outputs} x {x.shape[1]} weights of {bits} bits")
+    if packed.numel() != _packed_bytes(format, outputs, x.shape[1]):
+        raise ValueError(f"{packed.numel()} bytes are not {outputs} x {x.shape[1]} weights of {format} format")
     _lies("packed weights", packed, torch.uint8, (packed.numel(),))
     return given, None if bias is None else _given("the bias", bias, torch.float32, (outputs,))
 
 
-def _packed_bytes(bits: int, outputs: int, inputs: int) -> int:
-    if bits not in _FORMATS or outputs < 1 or not 1 <= inputs <= _MOST_INPUTS:
-        raise ValueError(f"no weights are {outputs} x {inputs} of {bits} bits")
-    return int(kernels().packed_bytes(bits, outputs, inputs))
+def _packed_bytes(format: int, outputs: int, inputs: int) -> int:
+    if format not in _FORMATS or outputs < 1 or not 1 <= inputs <= _MOST_INPUTS:
+        raise ValueError(f"no weights are {outputs} x {inputs} of {format} format")
+    return int(kernels().packed_bytes(format, outputs, inputs))
 
 
 def _given(name: str, x: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:

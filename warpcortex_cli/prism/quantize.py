@@ -2,8 +2,8 @@
 
 Each 32 inputs of an output share a scale and, with 4 bits, a minimum; the embedding and the head have 8 bits then, too.
 Activations are rounded to int16, one scale for each token, found anew in every step: in int8, the outliers of trained
-models would cost more than the weights do. A token's result depends on no other row. 16 bits are bfloat16, in which most
-models are published: their weights stay what they are.
+models would cost more than the weights do. A token's result depends on no other row. 16 bits are bfloat16, in which
+most models are published: their weights stay what they are.
 
 Products are computed by the kernels of `native`. Where there is no compiler for these, torch does it, slower, and for
 8 bits only.
@@ -35,28 +35,44 @@ class Packed(nn.Module):
     Args:
         weight: as `native.pack` gives it.
         bias: of all outputs, or None.
-        bits: their format.
+        format: of the weights, one of `native`'s.
         sizes: outputs of each layer.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, bits: int, sizes: Sequence[int]) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, format: int, sizes: Sequence[int]) -> None:
         super().__init__()
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
-        self.bits = bits
+        self.format = format
         self.sizes = list(sizes)
         self._outputs = sum(sizes)
+
+    @classmethod
+    def of(cls, layers: Sequence[Grouped], bias: Tensor | None) -> Packed:
+        """Layers that are given the same input, in this order, of levels as they are."""
+        forms = {(layer.bits, layer.minima is None) for layer in layers}
+        if len(forms) > 1:
+            layers = [layer.with_minima(max(bits for bits, _ in forms)) for layer in layers]
+        minima = [layer.minima for layer in layers if layer.minima is not None]
+        whole = Grouped(
+            torch.cat([layer.levels for layer in layers]),
+            torch.cat([layer.scales for layer in layers]),
+            torch.cat(minima) if minima else None,
+            layers[0].bits,
+        )
+        packed, format = native.pack_grouped(whole)
+        return cls(packed, bias, format, [len(layer.levels) for layer in layers])
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, x.shape[-1]).float()
         # A compiler cannot look into the kernels; outside of it, the way through torch's dispatcher is left out.
         multiply = torch.ops.warpcortex.multiply if torch.compiler.is_compiling() else native.multiply
-        out: Tensor = multiply(rows, self.weight, self.bias, self.bits, self._outputs)
+        out: Tensor = multiply(rows, self.weight, self.bias, self.format, self._outputs)
         return out.to(x.dtype).view(*x.shape[:-1], self._outputs)
 
     def summarize(self, x: Tensor, total: bool) -> list[tuple[float, int, float]]:
         """As a `Head`, of [n, inputs]; the total costs nothing here."""
-        return native.summarize(x.float(), self.weight, self.bias, self.bits, self._outputs)
+        return native.summarize(x.float(), self.weight, self.bias, self.format, self._outputs)
 
     def logits_bytes(self, rows: int) -> int:
         """As a `Head`: none are ever written down."""
@@ -64,12 +80,12 @@ class Packed(nn.Module):
 
 
 _library = torch.library.Library("warpcortex", "FRAGMENT")
-_library.define("multiply(Tensor x, Tensor packed, Tensor? bias, int bits, int outputs) -> Tensor")
+_library.define("multiply(Tensor x, Tensor packed, Tensor? bias, int format, int outputs) -> Tensor")
 _library.impl("multiply", native.multiply, "CPU")
 
 
 @torch.library.register_fake("warpcortex::multiply")
-def _multiplied(x: Tensor, packed: Tensor, bias: Tensor | None, bits: int, outputs: int) -> Tensor:
+def _multiplied(x: Tensor, packed: Tensor, bias: Tensor | None, format: int, outputs: int) -> Tensor:
     return x.new_empty(x.shape[0], outputs)
 
 
@@ -158,26 +174,27 @@ class Embedding(nn.Module):
         if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < self.num_embeddings:
             raise IndexError(f"token {int(ids.max())} is none of the {self.num_embeddings} that the model has")
         if isinstance(self.table, Packed):
-            return native.unpack(self.table.weight, self.table.bits, ids, self.embedding_dim)
+            return native.unpack(self.table.weight, self.table.format, ids, self.embedding_dim)
         return self.table.rows(ids)
 
 
-def joined(linears: Sequence[nn.Linear | nn.Embedding], bits: int, filling: Filling | None = None) -> Packed | Plain:
+def joined(linears: Sequence[nn.Linear | nn.Embedding], format: int, filling: Filling | None = None) -> Packed | Plain:
     """Quantizes layers that are given the same input, in this order; `filling` reads what is still on meta."""
     if filling is not None:
         for linear in linears:
-            filling.fill(linear, torch.bfloat16 if bits == native.BF16 else torch.float32)
+            filling.fill(linear, torch.bfloat16 if format == native.BF16 else torch.float32)
     sizes = [len(linear.weight) for linear in linears]
     given = [getattr(linear, "bias", None) for linear in linears]
     bias = None
     if any(b is not None for b in given):
         parts = [torch.zeros(n) if b is None else b.detach().float() for n, b in zip(sizes, given, strict=True)]
         bias = torch.cat(parts)
-    if bits != native.INT8 or native.usable():
+    if format != native.INT8 or native.usable():
         weight = linears[0].weight if len(linears) == 1 else torch.cat([linear.weight for linear in linears])
-        return Packed(native.pack(weight, bits), bias, bits, sizes)
-    parts = [rounded(part) for linear in linears for part in linear.weight.split(native.ROWS)]  # few in fp32 at once
-    levels, scales = torch.cat([p.levels for p in parts]), torch.cat([p.scales for p in parts])
+        return Packed(native.pack(weight, format), bias, format, sizes)
+    some = [part for linear in linears for part in linear.weight.split(native.ROWS)]  # few are in fp32 at once
+    found = [rounded(part) for part in some]
+    levels, scales = torch.cat([f.levels for f in found]), torch.cat([f.scales for f in found])
     return Plain(Grouped(levels, scales, None, 8), bias, sizes)
 
 
@@ -204,33 +221,33 @@ def quantize(model: PreTrainedModel, kind: str, dtype: torch.dtype) -> None:
     """
     if source_of(model) is None:
         check_device(kind, model.device)
-    bits, table_bits, other = FORMATS[kind], _TABLE[kind], model.dtype != dtype
+    format, table_format, other = FORMATS[kind], _TABLE[kind], model.dtype != dtype
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     tied = head is not None and head.weight is embedding.weight
     filling = Filling(model)
     if type(embedding).__name__.endswith("Embedding") and isinstance(embedding, nn.Embedding):
-        table = joined([embedding], table_bits, filling)
+        table = joined([embedding], table_format, filling)
         model.set_input_embeddings(Embedding(table, embedding, dtype))
         if tied:
             model.set_output_embeddings(table)
     if type(head) is nn.Linear and model.get_output_embeddings() is head:
-        model.set_output_embeddings(joined([head], table_bits, filling))
+        model.set_output_embeddings(joined([head], table_format, filling))
     del embedding, head  # what has been packed must not be held as it was, too
     for parent in [m for m in model.modules() if type(m) is not nn.Linear]:
-        _exchange(parent, bits, filling)
+        _exchange(parent, format, filling)
     fill_all(model, dtype)
     if other:
         nn.Module.to(model, dtype)
         model.config.dtype = dtype
 
 
-def _exchange(parent: nn.Module, bits: int, filling: Filling | None = None) -> None:
+def _exchange(parent: nn.Module, format: int, filling: Filling | None = None) -> None:
     """Replaces the linear layers that `parent` holds itself."""
     linears = {name: child for name, child in parent.named_children() if type(child) is nn.Linear}
     for names in _TOGETHER:
         if all(name in linears for name in names):
-            joint = Joint(joined([linears.pop(name) for name in names], bits, filling))
+            joint = Joint(joined([linears.pop(name) for name in names], format, filling))
             for number, name in enumerate(names):
                 setattr(parent, name, Share(joint, number))
     for name, linear in linears.items():
-        setattr(parent, name, joined([linear], bits, filling))
+        setattr(parent, name, joined([linear], format, filling))

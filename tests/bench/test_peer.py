@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from warpcortex_cli.bench.peer import gguf_name, our_runs
+from warpcortex_cli.bench.peer import Figures, gguf_name, mean_kl, our_runs, ratio, table
 from warpcortex_cli.bench.shapes import SHAPES
 from warpcortex_cli.bench.workload import Load
 
@@ -20,9 +20,25 @@ def test_every_parameter_has_a_name_of_its_own() -> None:
 
 def test_ours_is_what_the_program_itself_measures() -> None:
     load = Load(agents=2, context=64, landmarks=8, tokens=2)
-    runs = our_runs("SmolLM2-135M", "int8", load, [1, 2])
+    runs = our_runs(["--random-weights", "SmolLM2-135M"], "int8", load, [1, 2])
     assert [(r.agents, r.context, r.landmarks, r.tokens_per_agent) for r in runs] == [
         (1, 64, 8, 2),
         (2, 64, 8, 2),
     ]
     assert all(r.river_tokens_per_second > 0 < r.stream_tokens_per_second for r in runs)
+    assert all(r.prefill_tokens_per_second > 0 for r in runs)
+
+
+def test_a_format_is_compared_with_those_that_are_as_faithful() -> None:
+    theirs = {"F16": Figures(0.0, {"a": 10}), "Q8_0": Figures(0.003, {"a": 20}), "Q4_0": Figures(0.2, {"a": 40})}
+    assert ratio(Figures(0.001, {"a": 30}), theirs, "a") == (3.0, "F16")
+    assert ratio(Figures(0.003, {"a": 30}), theirs, "a") == (1.5, "Q8_0")
+    assert ratio(Figures(0.3, {"a": 30}), theirs, "a") == (0.75, "Q4_0")
+    assert ratio(Figures(None, {"a": 30}), theirs, "a") == (0.75, "Q4_0")  # nobody knows: the fastest counts
+    assert ratio(Figures(0.001, {}), theirs, "a") is None
+    assert "| to its best | | 3.00 (F16) |" in table({"int8": Figures(0.001, {"a": 30})}, theirs, ["a"])
+
+
+def test_kl_is_read_out_of_what_llama_cpp_says() -> None:
+    said = "====== KL divergence statistics ======\nMean    KLD:   0.003434 ±   0.000112\nMaximum KLD:   0.5"
+    assert mean_kl(said) == 0.003434

@@ -53,6 +53,7 @@ class Run:
     seconds: float
     limit_seconds: float
     complete: bool
+    prefill_tokens_per_second: float
 
     @property
     def total_tokens_per_second(self) -> float:
@@ -141,6 +142,7 @@ def run(
         seconds=total,
         limit_seconds=limit,
         complete=complete,
+        prefill_tokens_per_second=load.context / work.reading_seconds,
     )
 
 

@@ -38,6 +38,7 @@ class Load:
         tokens: tokens that each Stream writes.
         river_share: the part of its own speed that the River keeps; None: what a reader is promised.
         tails: how the Streams' KV is kept.
+        focus: tokens that each Stream reads besides, chosen by its own task.
     """
 
     agents: int
@@ -46,6 +47,7 @@ class Load:
     tokens: int
     river_share: float | None = 0.0
     tails: Stored = "model"
+    focus: int = 0
 
 
 @dataclass
@@ -96,9 +98,8 @@ class _Holding(Pacer):
 def profile_for(load: Load, prism: Prism) -> Profile:
     """A profile in which the Streams of a load fit.
 
-    Beside sizes and time limits it is set otherwise than a user's in three things: no focus set, so that landmarks are
-    all that a Stream reads; an open Gate, so that the babble of random weights is injected and paid for; and the River
-    does not wait for Streams.
+    Beside sizes and time limits it is set otherwise than a user's in two things: an open Gate, so that the babble of
+    random weights is injected and paid for; and the River does not wait for Streams.
     """
     role = Role(
         name="bench",
@@ -113,12 +114,12 @@ def profile_for(load: Load, prism: Prism) -> Profile:
         name="bench",
         river=RiverSettings(max_tokens=1_000_000, wait_seconds=0),
         roles=(role,),
-        synapse=SynapseSettings(landmarks=load.landmarks, focus=0, refresh_tokens=1_000_000),
+        synapse=SynapseSettings(landmarks=load.landmarks, focus=load.focus, refresh_tokens=1_000_000),
         gate=GateSettings(mode="off"),
         limits=Limits(
             streams=max(1, load.agents),
             queue=max(1, load.agents),
-            stream_tail_tokens=max(16, load.tokens + prompt + 2),
+            stream_tail_tokens=max(16, load.focus + load.tokens + prompt + 2),
             river_share=load.river_share,
             stream_tail_stored=load.tails,
         ),
@@ -158,8 +159,9 @@ class Workload:
         self.engine = Engine(prism, self.profile, self.journal, watched=load.river_share is None)
         spread = max(1, (prism.vocab_size - 300) // max(1, load.context))
         self.engine.begin_turn([256 + (i * spread) % (prism.vocab_size - 300) for i in range(load.context)])
+        self.reading_seconds = 0.0
         while self.engine.river.state == "prefill":
-            self.step()
+            self.reading_seconds += self.step().seconds
 
     def step(self) -> Step:
         """One step. When the River's turn has ended, the next one begins, as if the user had sent a word."""

@@ -94,6 +94,9 @@ def bench(
     tokens: TokensOption = 32,
     context: ContextOption = 1024,
     landmarks: LandmarksOption = 64,
+    focus: Annotated[
+        int, typer.Option("--focus", min=0, metavar="K", help="Tokens that each Stream reads for its own task.")
+    ] = 0,
     random_weights: RandomWeightsOption = None,
     model: ModelOption = None,
     device: DeviceOption = AUTO,
@@ -159,7 +162,7 @@ def bench(
     from warpcortex_cli.bench import measure, naive, report
     from warpcortex_cli.prism.load import name_of
 
-    loads = [Load(n, context, landmarks, tokens, promise, tails) for n in counts]
+    loads = [Load(n, context, landmarks, tokens, promise, tails, focus) for n in counts]
     runs: list[Run] = []
     others: list[Naive] = []
     with progress_bar(stderr_console()) as show:
@@ -181,7 +184,7 @@ def bench(
             "device": str(prism.device),
             "dtype": name_of(prism.dtype),
             "quantize": prism.quantize,
-            "runs": [run.as_json() for run in runs],
+            "runs": [{**run.as_json(), "streams_only_tokens_per_second": run.stream_tokens_per_second} for run in runs],
             "findings": findings,
         }
         if compare:

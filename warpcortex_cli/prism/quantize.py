@@ -101,6 +101,9 @@ class Plain(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, x.shape[-1]).float()
+        by = torch.exp2(15.0 - torch.frexp(rows.abs().amax(1, True)).exponent)  # rounded as the kernels do
+        by = torch.where((rows * by).round().abs().amax(1, True) >= 1 << 15, by / 2, by)
+        rows = (rows * by).round_() / by
         parts = zip(self.weight.split(_ROWS), self.scale.split(_ROWS), strict=True)
         out = torch.cat([rows @ Grouped(levels, scales, None, 8).weights().T for levels, scales in parts], 1)
         if self.bias is not None:

@@ -15,8 +15,8 @@
 
 namespace {
 
-constexpr float SMALL = 1e-33f;  // what is not larger is taken for 0: LEVELS divided by it may be infinite
-constexpr float LEVELS = 32767;
+constexpr float SMALL = 1e-33f;  // what is not larger is taken for 0: what it would be multiplied with may be infinite
+constexpr int LEVEL_BITS = 15;    // of an input, without its sign
 constexpr int64_t FEW = 12;  // up to so many tokens, other threads would take longer to come than small work does
 
 inline int this_thread() {
@@ -208,14 +208,19 @@ struct Tokens {
         }
     };
 
-    // Sets the scale of a token by the bits of its largest sizes; what its numbers are multiplied with.
+    // Sets the scale of a token by the bits of its largest sizes; what its numbers are multiplied with. Both are powers
+    // of two: so the products are exact, and every CPU rounds them to the same whole numbers.
     float scaled(int64_t token, const Ints& bits) {
         if (kind != WHOLE) return scales[token] = 1;
         const int32_t most = highest(bits);
         const float largest = load<float>(&most);
         // What is not finite shall be seen in what it gives, not rounded to something.
-        scales[token] = std::isfinite(largest) ? largest / LEVELS : std::numeric_limits<float>::quiet_NaN();
-        return largest > SMALL ? LEVELS / largest : 0;
+        scales[token] = std::isfinite(largest) ? 1 : std::numeric_limits<float>::quiet_NaN();
+        if (!std::isfinite(largest) || largest <= SMALL) return 0;
+        int power = LEVEL_BITS - 1 - std::ilogb(largest);
+        if (std::nearbyint(std::ldexp(largest, power)) >= float(1 << LEVEL_BITS)) power--;
+        scales[token] = std::ldexp(1.0f, -power);
+        return std::ldexp(1.0f, power);
     }
 
     static int32_t total(const Ints& sum) {

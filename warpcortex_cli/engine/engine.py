@@ -422,8 +422,10 @@ class Engine:
         self._injected_since_end = True
         for old in leaving:
             self.journal.write(ThoughtWithdrawn(id=old.stream, reason="budget"))
-        first, last = aside.kv.positions[[0, -1]].tolist()
-        self.journal.write(ThoughtInjected(id=aside.stream, tokens=aside.tokens, first=first, last=last))
+        positions = aside.kv.positions.tolist()  # an index made of a list would lie on the CPU
+        self.journal.write(
+            ThoughtInjected(id=aside.stream, tokens=aside.tokens, first=positions[0], last=positions[-1])
+        )
         self.end(injection.stream, "injected", injection.stream.reason)
 
     def withdraw(self, stream: int, reason: str) -> None:

@@ -44,6 +44,7 @@ import torch
 from warpcortex_cli.bench.measure import Run
 from warpcortex_cli.bench.shapes import random_prism
 from warpcortex_cli.bench.workload import Load
+from warpcortex_cli.errors import RunError
 from warpcortex_cli.prism.quantize import BITS
 
 KINDS = ("F16", "Q8_0", "Q4_0", "Q4_1")
@@ -167,10 +168,10 @@ def peer_kl(build: Path, base: Path, model: Path, text: Path, threads: int) -> f
 
 
 def mean_kl(said: str) -> float:
-    """What llama-perplexity says of it. Raises ValueError if it says nothing."""
+    """What llama-perplexity says of it. Raises RunError if it says nothing."""
     found = re.search(r"^Mean\s+KLD:\s*(-?[0-9.]+)", said, re.MULTILINE)
     if found is None:
-        raise ValueError("llama-perplexity told no mean KLD")
+        raise RunError("llama-perplexity told no mean KLD.", "It takes a text of at least 1,024 tokens.")
     return float(found[1])
 
 

@@ -91,9 +91,10 @@ struct Widened {  // bfloat16 to fp32
 // With so many tokens, or numbers to be made pairs, the CPU has no room left to look ahead for weights by itself; so far
 // ahead they are asked for.
 constexpr int64_t BUSY = 8, AHEAD = 4096;
-// Groups that are made pairs at once, and tokens from which on that is done.
+// Groups that are made pairs at once, and tokens from which on that is done: those of one tile make them on the way, as
+// long as registers suffice.
 constexpr int64_t NEAR = 8;
-constexpr int SHARED = std::min(4, TILE + 1);
+constexpr int SHARED = NATIVE == 64 ? TILE + 1 : std::min(4, TILE) + 1;
 
 // One panel of weights or two, which are `panel` bytes apart.
 struct Panels {
@@ -126,6 +127,13 @@ struct Weights {
     int64_t first, count;        // groups
 };
 
+// Loops over registers: where one is not unrolled, an array of them is left in memory.
+#if defined(__clang__)
+#define UNROLLED _Pragma("clang loop unroll(full)")
+#else
+#define UNROLLED _Pragma("GCC unroll 16")
+#endif
+
 // Adds what some groups of P panels give to the sums of the M tokens of a tile. `Lines_` says how their lines are read,
 // KIND how tokens are kept.
 template <int FORMAT, typename Form, Kind KIND, int P, int M>
@@ -138,17 +146,17 @@ inline void gather(const Weights& weights, const Ahead& ahead, const Tokens& x, 
     const int32_t* own = KIND == WHOLE ? x.tile_sums(tile) + weights.first * M : nullptr;
     Acc acc[P][M][PARTS];
     const auto begin = [&] {
-        for (int m = 0; m < M; m++)
-            for (int p = 0; p < P; p++)
-                for (int part = 0; part < PARTS; part++)
+        UNROLLED for (int m = 0; m < M; m++)
+            UNROLLED for (int p = 0; p < P; p++)
+                UNROLLED for (int part = 0; part < PARTS; part++)
                     if constexpr (zero_of(FORMAT) != 0) acc[p][m][part] = Acc{} + own[m];
                     else acc[p][m][part] = Acc{};
     };
     const auto place = [&](int p, int m, int part) { return (float*)(sums + p * places + m) + part * (LANES / PARTS); };
     if constexpr (KIND != WHOLE)
-        for (int p = 0; p < P; p++)
-            for (int m = 0; m < M; m++)
-                for (int part = 0; part < PARTS; part++) acc[p][m][part] = load<Real>(place(p, m, part));
+        UNROLLED for (int p = 0; p < P; p++)
+            UNROLLED for (int m = 0; m < M; m++)
+                UNROLLED for (int part = 0; part < PARTS; part++) acc[p][m][part] = load<Real>(place(p, m, part));
     for (int64_t g = 0; g < weights.count; g++, values += WORDS * WORD_BYTES * M) {
         const int64_t group = weights.first + g;
         const uint8_t* at = STRAIGHT ? weights.panels + group_at<FORMAT>(group) : weights.lines + g * weights.size;
@@ -156,20 +164,20 @@ inline void gather(const Weights& weights, const Ahead& ahead, const Tokens& x, 
         if constexpr (KIND == WHOLE) begin();
         for (int line = 0; line < WORDS / EACH; line++) {
             Word words[P][PARTS];
-            for (int p = 0; p < P; p++) {
+            UNROLLED for (int p = 0; p < P; p++) {
                 const uint8_t* from = at + p * apart + line * LINE;
-                for (int part = 0; part < PARTS; part++) words[p][part] = load<Word>(from + part * NATIVE);
+                UNROLLED for (int part = 0; part < PARTS; part++) words[p][part] = load<Word>(from + part * NATIVE);
                 if (STRAIGHT && !FEW_ONLY)
                     __builtin_prefetch(ahead.of(from, group_at<FORMAT>(group) + line * LINE));
             }
-            for (int k = 0; k < EACH; k++) {
+            UNROLLED for (int k = 0; k < EACH; k++) {
                 Word pairs[P][PARTS];
-                for (int p = 0; p < P; p++)
-                    for (int part = 0; part < PARTS; part++) pairs[p][part] = Form::pair(words[p][part], k);
-                for (int m = 0; m < M; m++) {
+                UNROLLED for (int p = 0; p < P; p++)
+                    UNROLLED for (int part = 0; part < PARTS; part++) pairs[p][part] = Form::pair(words[p][part], k);
+                UNROLLED for (int m = 0; m < M; m++) {
                     const int8_t* value = values + WORD_BYTES * ((line * EACH + k) * M + m);
-                    for (int p = 0; p < P; p++)
-                        for (int part = 0; part < PARTS; part++) {
+                    UNROLLED for (int p = 0; p < P; p++)
+                        UNROLLED for (int part = 0; part < PARTS; part++) {
                             Acc& to = acc[p][m][part];
                             if constexpr (KIND == FULL) to += (Real)pairs[p][part] * load<float>(value);
                             else to = dot(to, pairs[p][part], load<int32_t>(value));
@@ -178,27 +186,27 @@ inline void gather(const Weights& weights, const Ahead& ahead, const Tokens& x, 
             }
         }
         if constexpr (KIND == WHOLE) {
-            for (int p = 0; p < P; p++)
-                for (int part = 0; part < PARTS; part++) {
+            UNROLLED for (int p = 0; p < P; p++)
+                UNROLLED for (int part = 0; part < PARTS; part++) {
                     const uint8_t* panel = weights.panels + p * weights.panel + part * (NATIVE / 2);
                     const Real scale = reals(panel + scales_at<FORMAT>(group));
                     Real minimum = {};
                     if constexpr (has_minima(FORMAT)) minimum = reals(panel + minima_at<FORMAT>(group));
-                    for (int m = 0; m < M; m++) {
+                    UNROLLED for (int m = 0; m < M; m++) {
                         float* to = place(p, m, part);
                         Real sum = load<Real>(to) + real(acc[p][m][part]) * scale;
                         if constexpr (has_minima(FORMAT)) sum += minimum * load<float>(own + m);
-                        std::memcpy(to, &sum, sizeof(sum));
+                        store(to, sum);
                     }
                 }
             own += M;
         }
     }
     if constexpr (KIND != WHOLE)
-        for (int p = 0; p < P; p++)
-            for (int m = 0; m < M; m++)
-                for (int part = 0; part < PARTS; part++)
-                    std::memcpy(place(p, m, part), &acc[p][m][part], sizeof(Real));
+        UNROLLED for (int p = 0; p < P; p++)
+            UNROLLED for (int m = 0; m < M; m++)
+                UNROLLED for (int part = 0; part < PARTS; part++)
+                    store(place(p, m, part), acc[p][m][part]);
 }
 
 template <int FORMAT, typename Form, Kind KIND, int P, int M = TILE>

@@ -18,17 +18,19 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Phi3Config, PreTrain
 
 from tests.conftest import ROPE, SIZES, make_tokenizer
 from tests.gguf.files import as_fp32, packed_as, random_blocks, write_model
-from warpcortex_cli.errors import MemoryLimitError, ModelError
+from warpcortex_cli.errors import MemoryLimitError, ModelError, UsageError
 from warpcortex_cli.gguf.header import read_header
 from warpcortex_cli.prism import load, native
 from warpcortex_cli.prism.gguf_model import GgufModel, GgufWeights
 from warpcortex_cli.prism.load import choose_quantize, load_prism_parts, stored_values
 from warpcortex_cli.prism.prism import Prism
+from warpcortex_cli.prism.quantize import quantize
 from warpcortex_cli.prism.rows import Row
 from warpcortex_cli.prism.source import ModelSource, resolve_model
 
 SERVED = ["llama", "mistral", "qwen2", "qwen3", "phi3", "smollm2", "gemma2", "gemma3", "llama_yarn"]
 IDS = [5, 9, 40, 7, 11, 300, 2, 17]
+needs_kernels = pytest.mark.skipif(not native.usable(), reason="no compiler")
 WIDE = {**SIZES, "hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 1}
 
 
@@ -188,28 +190,88 @@ def test_levels_come_in_the_models_order(model_folder: Callable[[str], Path], tm
     for part in ("self_attn.q_proj", "self_attn.k_proj", "mlp.down_proj"):
         name = f"model.layers.1.{part}.weight"
         levels = weights.grouped(name)
-        assert levels is not None and torch.equal(levels.values(), weights.read(name, torch.float32))
+        assert levels is not None and torch.equal(levels.weights(), weights.read(name, torch.float32))
     assert weights.grouped("model.norm.weight") is None
 
 
-@pytest.mark.parametrize("quantize", ["bf16", "int8"])
+@pytest.mark.parametrize("kind", ["bf16", "int8"])
 @pytest.mark.parametrize("architecture", ["llama", "phi3", "gemma3"])
 def test_what_is_packed_is_packed_as_out_of_safetensors(
-    quantize: str, architecture: str, model_folder: Callable[[str], Path], tmp_path: Path
+    kind: str, architecture: str, model_folder: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    if quantize == "bf16" and not native.usable():
+    if kind == "bf16" and not native.usable():
         pytest.skip("no compiler")
     metadata = {"gemma3.attention.sliding_window_pattern": [True, False] * 2} if architecture == "gemma3" else {}
     write_model(model_folder(architecture), tmp_path / "tiny.gguf", metadata=metadata)
     folder = ModelSource("folder", model_folder(architecture), "tiny")
     found = []
     for one in (folder, source(tmp_path / "tiny.gguf")):
-        prism = Prism.load(one, "cpu", "fp32", quantize=quantize)
+        prism = Prism.load(one, "cpu", "fp32", quantize=kind)
         assert not any(t.device.type == "meta" for t in [*prism.model.parameters(), *prism.model.buffers()])
         row = Row(IDS, list(range(len(IDS))), prism.new_tail(len(IDS)), logits="all")
         found.append((prism.forward([row])[0].logits, prism.parameter_bytes, prism.eos_ids))
     torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-3, atol=1e-3)
     assert found[0][1:] == found[1][1:]
+
+
+ROUNDED = {"Q4_K": 2e-3, "Q5_K": 2e-3, "Q6_K": 1e-2}  # of the largest weight
+
+
+@needs_kernels
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", *ROUNDED])
+def test_weights_stay_in_the_bits_of_the_file(kind: str, tmp_path: Path) -> None:
+    """To the bit; scales of scales are rounded, and so are groups of 16."""
+    seeds = iter(range(99))
+
+    def pack(values: np.ndarray, name: str) -> tuple[np.ndarray, GGMLQuantizationType]:
+        if values.ndim < 2:
+            return as_fp32(values, name)
+        return random_blocks(kind, *values.shape, seed=next(seeds)), GGMLQuantizationType[kind]
+
+    path = tmp_path / "tiny.gguf"
+    write_model(save(LlamaConfig(**WIDE), tmp_path / "folder"), path, pack)
+    plain, _ = load_prism_parts(source(path), "cpu", "fp32")
+    model, _ = load_prism_parts(source(path), "cpu", "auto", "file")
+    quantize(model, "file", torch.float32)
+    own, layer = plain.model.layers[0], model.model.layers[0]
+    qkv = layer.self_attn.q_proj.joint.linear
+    for packed, weights in (
+        (model.get_input_embeddings().table, [plain.get_input_embeddings()]),
+        (qkv, [own.self_attn.q_proj, own.self_attn.k_proj, own.self_attn.v_proj]),
+        (layer.mlp.down_proj, [own.mlp.down_proj]),
+    ):
+        want = torch.cat([w.weight for w in weights])
+        found = native.unpack(packed.weight, packed.format, torch.arange(len(want)), want.shape[1])
+        assert float((found - want).abs().max()) <= ROUNDED.get(kind, 0) * float(want.abs().max())
+
+
+@needs_kernels
+def test_a_file_of_several_types(model_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    """As llama.cpp mixes them: v in more bits than q and k, some as plain numbers."""
+
+    def pack(values: np.ndarray, name: str) -> tuple[np.ndarray, GGMLQuantizationType]:
+        kind = "Q8_0" if "attn_v" in name else "F16" if "ffn_down" in name or "embd" in name else "Q4_1"
+        return packed_as(kind)(values, name)
+
+    path = tmp_path / "tiny.gguf"
+    write_model(model_folder("qwen2"), path, pack)
+    found = []
+    for kind in ("none", "file"):
+        prism = Prism.load(source(path), "cpu", "fp32", kind)
+        row = Row(IDS, list(range(len(IDS))), prism.new_tail(len(IDS)), logits="all")
+        found.append(prism.forward([row])[0].logits)
+    assert float((found[0] - found[1]).norm()) < 0.02 * float(found[0].norm())
+
+
+@needs_kernels
+def test_a_real_model_takes_the_memory_of_its_file(smollm2: Path) -> None:
+    prism = Prism.load(resolve_model("smollm2"), "cpu", "auto", "file")
+    assert prism.parameter_bytes < 1.25 * smollm2.stat().st_size
+
+
+def test_only_a_gguf_file_has_bits_to_keep(model_folder: Callable[[str], Path]) -> None:
+    with pytest.raises(UsageError, match="is for GGUF files, and tiny is none"):
+        load_prism_parts(ModelSource("folder", model_folder("qwen2"), "tiny"), "cpu", "auto", "file")
 
 
 def test_the_rivers_text_is_that_of_generate(model_folder: Callable[[str], Path], tmp_path: Path) -> None:
@@ -265,14 +327,14 @@ def test_tensors_that_do_not_fit(
     assert re.search(message, error.message)
 
 
-@pytest.mark.parametrize("quantize", ["none", "int8"])
-def test_weights_that_are_no_numbers(quantize: str, model_folder: Callable[[str], Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["none", "int8"])
+def test_weights_that_are_no_numbers(kind: str, model_folder: Callable[[str], Path], tmp_path: Path) -> None:
     def change(tensors: dict[str, np.ndarray]) -> None:
         tensors["blk.1.ffn_up.weight"] = np.full_like(tensors["blk.1.ffn_up.weight"], np.nan)
 
     write_model(model_folder("qwen2"), tmp_path / "tiny.gguf", packed_as("F16"), change=change)
     with pytest.raises(ModelError, match=r"no finite numbers, in blk\.1\.ffn_up\.weight"):
-        Prism.load(source(tmp_path / "tiny.gguf"), "cpu", quantize=quantize)
+        Prism.load(source(tmp_path / "tiny.gguf"), "cpu", quantize=kind)
 
 
 @pytest.mark.parametrize(
@@ -306,7 +368,7 @@ def test_too_little_memory_is_seen_before_loading(
     path = tmp_path / "tiny.gguf"
     write_model(model_folder("qwen2"), path)
     count = stored_values(source(path)).parameters
-    monkeypatch.setattr(load, "available_memory", lambda: load.HEADROOM + 2 * count)
+    monkeypatch.setattr(load, "available_memory", lambda: load.HEADROOM + 3 * count)
     with pytest.raises(MemoryLimitError, match="tiny needs about 0"):
         load_prism_parts(source(path), "cpu", "fp32")
     load_prism_parts(source(path), "cpu", "auto", "bf16" if native.usable() else "int8")
@@ -315,9 +377,9 @@ def test_too_little_memory_is_seen_before_loading(
 def test_what_becomes_of_the_weights_by_itself(
     model_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """bf16 holds what is in it, and rounds what is in fewer bits by less than these have been rounded."""
+    """bf16 holds what is in it; what is in fewer bits stays in them."""
     monkeypatch.setattr(load, "packs_bf16", lambda device, dtype: True)
-    for kind, kept in (("F32", "none"), ("F16", "none"), ("BF16", "bf16"), ("Q4_1", "bf16")):
+    for kind, kept in (("F32", "none"), ("F16", "none"), ("BF16", "bf16"), ("Q4_1", "file")):
         write_model(model_folder("qwen2"), tmp_path / f"{kind}.gguf", packed_as(kind))
         assert choose_quantize("auto", source(tmp_path / f"{kind}.gguf"), "cpu", "auto") == kept
 
@@ -342,7 +404,7 @@ def test_every_tensor_of_a_real_file(smollm2: Path) -> None:
         assert np.array_equal(weights.read(parameter, torch.float32).numpy(), want), parameter
         levels = weights.grouped(parameter)
         if info.kind != "F32":
-            assert levels is not None and np.array_equal(levels.values().numpy(), want), parameter
+            assert levels is not None and np.array_equal(levels.weights().numpy(), want), parameter
         seen.add(name)
     assert seen == set(found.header.tensors)
 

@@ -29,7 +29,7 @@ Report = Callable[[str, int, int], None]  # what is done, how much of it, of how
 INTERRUPTED = 130
 _stopped = ContextVar("stopped", default=False)  # whether Ctrl-C has left only a part of what was asked for
 AUTO = "auto"
-QUANTIZERS = (AUTO, "none", "bf16", "int8", "int4")
+QUANTIZERS = (AUTO, "none", "bf16", "int8", "int4", "file")
 DTYPES = ("auto", "fp32", "bf16", "fp16")
 _FOR_INSTRUCTION_MODELS = ("council", "math", "reviewer")
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
@@ -178,8 +178,8 @@ QuantizeOption = Annotated[
         "--quantize",
         metavar="KIND",
         help="bf16, int8, int4: weights in so many bits, faster and smaller on a CPU; int8 gives almost the same "
-        "output. On Linux, where there is a C++ compiler, auto is bf16 for a model that is stored so, unless --dtype "
-        "asks for something else.",
+        "output. On Linux, where there is a C++ compiler, auto is bf16 for a model that is stored so, and the file's "
+        "own bits (file) for GGUF, unless --dtype asks for something else.",
         callback=_one_of(*QUANTIZERS),
         autocompletion=_complete(*QUANTIZERS),
     ),
@@ -288,7 +288,8 @@ def kept_in(prism: Prism) -> str:
     """The types of a model, for people: of what it computes, and of weights that are packed."""
     from warpcortex_cli.prism.load import name_of
 
-    return name_of(prism.dtype) + (f", weights {prism.quantize}" if prism.quantize != "none" else "")
+    words = {"none": "", "file": ", weights as in the file"}
+    return name_of(prism.dtype) + words.get(prism.quantize, f", weights {prism.quantize}")
 
 
 def choose(model: str | None, profile: str | None) -> tuple[ModelSource, Profile]:

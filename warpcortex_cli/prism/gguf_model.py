@@ -17,11 +17,13 @@ from transformers import (
 
 from warpcortex_cli.errors import ModelError
 from warpcortex_cli.gguf import blocks, tokenizer
-from warpcortex_cli.gguf.blocks import PLAIN, Grouped
+from warpcortex_cli.gguf.blocks import PLAIN
+from warpcortex_cli.gguf.blocks import Grouped as Blocks
 from warpcortex_cli.gguf.config import configured
 from warpcortex_cli.gguf.header import Header, TensorInfo, read_header
 from warpcortex_cli.gguf.layout import LAYOUTS, Origin
 from warpcortex_cli.gguf.served import check_served
+from warpcortex_cli.prism.grouped import GROUP, Grouped, rounded
 from warpcortex_cli.prism.source import ModelSource
 from warpcortex_cli.prism.weights import attach, on_meta
 
@@ -138,19 +140,32 @@ class GgufWeights:
         return (found + origin.shift).to(dtype) if origin.shift else found
 
     def grouped(self, name: str) -> Grouped | None:
-        """As a `WeightSource`."""
+        """As a `WeightSource`: the levels of the file, or 8 bits for groups that are not of 32."""
         origin = self._origins[name]
         if origin.shift or not origin.names:
             return None
-        parts = [blocks.grouped(data, info.kind) for info, data in self._rows(origin)]
-        first = parts[0]
-        if first is None or len(parts) == 1:
-            return first
-        given = [part for part in parts if part is not None and part.size == first.size]
-        if len(given) < len(parts) or len({(part.minima is None, part.bits) for part in given}) > 1:
+        found = [self._levels(blocks.grouped(data, info.kind), info.name) for info, data in self._rows(origin)]
+        parts = [part for part in found if part is not None]
+        if len(parts) < len(found):
             return None
-        minima = None if first.minima is None else torch.cat([part.minima for part in given if part.minima is not None])
-        return Grouped(torch.cat([p.levels for p in given]), torch.cat([p.scales for p in given]), minima, first.bits)
+        if len({(part.bits, part.minima is None) for part in parts}) > 1:
+            parts = [part.with_minima(max(p.bits for p in parts)) for part in parts]
+        minima = [part.minima for part in parts if part.minima is not None]
+        return Grouped(
+            torch.cat([part.levels for part in parts]),
+            torch.cat([part.scales for part in parts]),
+            torch.cat(minima) if minima else None,
+            parts[0].bits,
+        )
+
+    def _levels(self, stored: Blocks | None, name: str) -> Grouped | None:
+        if stored is None:
+            return None
+        if not stored.scales.isfinite().all() or (stored.minima is not None and not stored.minima.isfinite().all()):
+            raise ModelError(f"{self._header.name} holds weights that are no finite numbers, in {name}.", _AGAIN)
+        if stored.size != GROUP:
+            return rounded(stored.values())
+        return Grouped(stored.levels, stored.scales, stored.minima, stored.bits)
 
     def names(self) -> list[str]:
         """Of all parameters."""

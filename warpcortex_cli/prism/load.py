@@ -29,7 +29,7 @@ from warpcortex_cli.gguf.blocks import PLAIN
 from warpcortex_cli.gguf.header import read_header
 from warpcortex_cli.prism.gguf_model import GgufModel
 from warpcortex_cli.prism.native import usable
-from warpcortex_cli.prism.quantize import BITS, check_device
+from warpcortex_cli.prism.quantize import BITS, FILE, check_device
 from warpcortex_cli.prism.source import ModelSource, weight_files
 from warpcortex_cli.prism.support import check_config
 from warpcortex_cli.prism.weights import fill_all
@@ -83,8 +83,8 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 def choose_quantize(kind: str, source: ModelSource, device: str, dtype: str) -> str:
     """How weights are kept, of `auto` or what else `Prism` knows.
 
-    auto is bf16 where that leaves a model's weights as they are, so if they are stored in it, or are in fewer bits
-    already, and `packs_bf16`. Not for pocket, which shall start at once wherever it is.
+    auto is bf16 where that leaves a model's weights as they are, so if they are stored in it, and `packs_bf16`; and the
+    form of the file, of a GGUF file in fewer bits. Not for pocket, which shall start at once wherever it is.
     """
     if kind != "auto":
         return kind
@@ -92,8 +92,9 @@ def choose_quantize(kind: str, source: ModelSource, device: str, dtype: str) -> 
         return "none"
     stored = stored_values(source)
     # Kernels are compiled only for who will use them.
-    fits = stored.dtype == torch.bfloat16 or stored.quantized
-    packed = fits and not stored.of_experts and packs_bf16(device, dtype)
+    if stored.quantized:
+        return FILE if packs_bf16(device, dtype) else "none"
+    packed = stored.dtype == torch.bfloat16 and not stored.of_experts and packs_bf16(device, dtype)
     return "bf16" if packed else "none"
 
 
@@ -128,6 +129,8 @@ def load_prism_parts(
     transformers_logging.disable_progress_bar()
     if source.format == "gguf":
         return _gguf_parts(source, target, number, quantize)
+    if quantize == FILE:
+        raise UsageError(f"--quantize file is for GGUF files, and {source.name} is none.", "Leave --quantize out.")
     config = _config(source)
     stored = stored_values(source)
     if dtype == "auto" and quantize != "none":
@@ -165,7 +168,8 @@ def _gguf_parts(
         check_room(source.name, parameters * number.itemsize, target, f"in {name_of(number)}")
     else:
         check_device(quantize, target)
-        check_room(source.name, parameters * max(BITS[quantize], 8) // 8, target, f"as {quantize}")
+        nbytes = found.header.nbytes if quantize == FILE else parameters * (max(BITS[quantize], 8) + 1) // 8
+        check_room(source.name, nbytes, target, "as in its file" if quantize == FILE else f"as {quantize}")
     tokenizer = found.tokenizer()
     model = found.model(found.config(), number)
     try:

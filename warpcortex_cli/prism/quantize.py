@@ -3,7 +3,8 @@
 Each 32 inputs of an output share a scale and, with 4 bits, a minimum; the embedding and the head have 8 bits then, too.
 Activations are rounded to int16, one scale for each token, found anew in every step: in int8, the outliers of trained
 models would cost more than the weights do. A token's result depends on no other row. 16 bits are bfloat16, in which
-most models are published: their weights stay what they are.
+most models are published: their weights stay what they are. "file" keeps the levels, scales and minima of a GGUF file;
+what that holds as plain numbers is bfloat16 then.
 
 Products are computed by the kernels of `native`. Where there is no compiler for these, torch does it, slower, and for
 8 bits only.
@@ -22,7 +23,8 @@ from warpcortex_cli.prism import native
 from warpcortex_cli.prism.grouped import Grouped, rounded
 from warpcortex_cli.prism.weights import Filling, fill_all, source_of
 
-FORMATS = {"bf16": native.BF16, "int8": native.INT8, "int4": native.INT4}
+FILE = "file"
+FORMATS: dict[str, int | None] = {FILE: None, "bf16": native.BF16, "int8": native.INT8, "int4": native.INT4}
 BITS = {"bf16": 16, "int8": 8, "int4": 4}  # of a level
 _TABLE = {**FORMATS, "int4": native.INT8}  # of the embedding and the head
 _ROWS = 1024  # of weights that torch makes fp32 at once
@@ -181,17 +183,26 @@ class Embedding(nn.Module):
         return self.table.rows(ids)
 
 
-def joined(linears: Sequence[nn.Linear | nn.Embedding], format: int, filling: Filling | None = None) -> Packed | Plain:
-    """Quantizes layers that are given the same input, in this order; `filling` reads what is still on meta."""
+def joined(
+    linears: Sequence[nn.Linear | nn.Embedding], format: int | None, filling: Filling | None = None
+) -> Packed | Plain:
+    """Quantizes layers that are given the same input, in this order.
+
+    Args:
+        format: one of `native`'s; None: that of the file.
+        filling: reads what is still on meta.
+    """
+    if filling is not None and format is None:
+        kept = [levels for levels in map(filling.grouped, linears) if levels is not None]
+        if len(kept) == len(linears):
+            for linear in linears:
+                filling.fill(linear, torch.float32, but=("weight",))
+            return Packed.of(kept, _bias(linears))
+    format = native.BF16 if format is None else format
     if filling is not None:
         for linear in linears:
             filling.fill(linear, torch.bfloat16 if format == native.BF16 else torch.float32)
-    sizes = [len(linear.weight) for linear in linears]
-    given = [getattr(linear, "bias", None) for linear in linears]
-    bias = None
-    if any(b is not None for b in given):
-        parts = [torch.zeros(n) if b is None else b.detach().float() for n, b in zip(sizes, given, strict=True)]
-        bias = torch.cat(parts)
+    sizes, bias = [len(linear.weight) for linear in linears], _bias(linears)
     if format != native.INT8 or native.usable():
         weight = linears[0].weight if len(linears) == 1 else torch.cat([linear.weight for linear in linears])
         return Packed(native.pack(weight, format), bias, format, sizes)
@@ -199,6 +210,15 @@ def joined(linears: Sequence[nn.Linear | nn.Embedding], format: int, filling: Fi
     found = [rounded(part) for part in some]
     levels, scales = torch.cat([f.levels for f in found]), torch.cat([f.scales for f in found])
     return Plain(Grouped(levels, scales, None, 8), bias, sizes)
+
+
+def _bias(linears: Sequence[nn.Linear | nn.Embedding]) -> Tensor | None:
+    """Of all layers together, fp32 [outputs]; None if none has one."""
+    given = [getattr(linear, "bias", None) for linear in linears]
+    if all(b is None for b in given):
+        return None
+    pairs = zip(linears, given, strict=True)
+    return torch.cat([torch.zeros(len(x.weight)) if b is None else b.detach().float() for x, b in pairs])
 
 
 def check_device(kind: str, device: torch.device) -> None:
@@ -215,7 +235,7 @@ def quantize(model: PreTrainedModel, kind: str, dtype: torch.dtype) -> None:
 
     Args:
         model: on the CPU, or on meta with a source of weights, out of which each layer is read when its turn comes.
-        kind: "bf16", "int8" or "int4".
+        kind: "bf16", "int8" or "int4", or "file" of a model with such a source.
         dtype: of what it computes between them; that of what is left of its weights, too.
 
     Raises:
@@ -244,7 +264,7 @@ def quantize(model: PreTrainedModel, kind: str, dtype: torch.dtype) -> None:
         model.config.dtype = dtype
 
 
-def _exchange(parent: nn.Module, format: int, filling: Filling | None = None) -> None:
+def _exchange(parent: nn.Module, format: int | None, filling: Filling | None = None) -> None:
     """Replaces the linear layers that `parent` holds itself."""
     linears = {name: child for name, child in parent.named_children() if type(child) is nn.Linear}
     for names in _TOGETHER:

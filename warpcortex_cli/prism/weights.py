@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from warpcortex_cli.gguf.blocks import Grouped
+from warpcortex_cli.prism.grouped import Grouped
 
 
 class WeightSource(Protocol):
@@ -74,12 +74,23 @@ class Filling:
                     self._names.setdefault(parameter, f"{path}.{name}" if path else name)
                     self._holders.setdefault(parameter, []).append((module, name))
 
-    def fill(self, module: nn.Module, dtype: torch.dtype, device: torch.device | None = None) -> None:
-        """Reads the parameters that `module` holds itself, not those of its children."""
+    def grouped(self, module: nn.Module) -> Grouped | None:
+        """The weight of `module` as it is stored, in levels; None where it is not."""
+        weight = module.get_parameter("weight")
+        return self._source.grouped(self._names[weight]) if self._source is not None and weight in self._names else None
+
+    def fill(
+        self,
+        module: nn.Module,
+        dtype: torch.dtype,
+        device: torch.device | None = None,
+        but: tuple[str, ...] = (),
+    ) -> None:
+        """Reads the parameters that `module` holds itself, not those of its children, and none that is called `but`."""
         if self._source is None:
             return
-        for parameter in list(module.parameters(recurse=False)):
-            if parameter.device.type == "meta":
+        for own, parameter in list(module.named_parameters(recurse=False)):
+            if parameter.device.type == "meta" and own not in but:
                 value = self._source.read(self._names[parameter], dtype)
                 value = nn.Parameter(value.to(device or "cpu"), requires_grad=False)
                 for holder, name in self._holders.pop(parameter):  # which must not outlive its place in the model

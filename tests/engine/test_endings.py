@@ -93,7 +93,7 @@ def test_a_repetition_penalty_counts_the_prompt_and_the_reply(prism) -> None:
     )
     run(session)
     river = session.engine.river
-    prompt, mine = list(river.sentences.ids[: -len(river.builder.ids) + 1]), river.builder.ids
+    prompt, mine = list(river.sentences.ids[: -len(river.builder.ids)]), river.builder.ids
     config = GenerationConfig(
         max_new_tokens=24, do_sample=False, repetition_penalty=1.3, eos_token_id=1, pad_token_id=0
     )

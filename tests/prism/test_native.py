@@ -37,7 +37,25 @@ OTHERS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "aarch64": {"any": ("-march=armv8-a",)},
 }
+if "avx512_bf16" in (Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""):
+    OTHERS["x86_64"]["tiles in plain C++"] = ("-march=native", "-include", str(Path(__file__).with_name("tiles.h")))
 LIKE = {"this one": (), **OTHERS.get(platform.machine(), {})}
+
+
+def rounds_to_bf16(format: int) -> bool:
+    """Whether a CPU multiplies bfloat16 in place of whole numbers, as tiles do: a weight of 1, and an input near it."""
+    return (
+        float(native.multiply(torch.tensor([[1 + 2**-10]]), native.pack(torch.ones(1, 1), format), None, format, 1))
+        == 1
+    )
+
+
+def same(found: torch.Tensor, wanted: torch.Tensor, format: int) -> None:
+    """Products of the same packed weights."""
+    if rounds_to_bf16(format) and format != 16:
+        assert (found - wanted).norm() <= 0.006 * wanted.norm()
+    else:
+        torch.testing.assert_close(found, wanted, atol=2e-3, rtol=1e-4)
 
 
 @pytest.fixture(params=list(LIKE))
@@ -81,15 +99,9 @@ def test_products_are_those_of_the_rounded_weights(
     x, bias = torch.randn(tokens, inputs, generator=make), torch.randn(outputs, generator=make)
     weights = native.unpack(packed, format, torch.arange(outputs), inputs)
     scale = 2.0 ** (torch.frexp(x.abs().amax(1, True)).exponent - 15) if tokens else x[:, :1]
-    wanted, rounded = ((x / scale).round() * scale) @ weights.T, x.bfloat16().float() @ weights.T
-    if format == 16 and torch.allclose(
-        native.multiply(x, packed, None, format, outputs), rounded, atol=2e-3, rtol=1e-4
-    ):
-        wanted = rounded  # some CPUs multiply bfloat16 only, others what they are given
-    elif format == 16:
-        wanted = x @ weights.T
-    torch.testing.assert_close(native.multiply(x, packed, bias, format, outputs), wanted + bias, atol=2e-3, rtol=1e-4)
-    torch.testing.assert_close(native.multiply(x, packed, None, format, outputs), wanted, atol=2e-3, rtol=1e-4)
+    rounded = (x / scale).round() * scale if format != 16 else x.bfloat16().float() if rounds_to_bf16(16) else x
+    same(native.multiply(x, packed, bias, format, outputs), rounded @ weights.T + bias, format)
+    same(native.multiply(x, packed, None, format, outputs), rounded @ weights.T, format)
 
 
 @pytest.mark.parametrize("format", FORMATS[:-1])
@@ -98,14 +110,18 @@ def test_every_cpu_gives_the_same_products(cpu: str, format: int, outputs: int, 
     """Sums are whole numbers: however they are taken, of the same packed weights they are the same."""
     torch.manual_seed(6)
     weight, x = torch.randn(outputs, inputs), torch.randn(37, inputs)
-    usual = native.opened(library.built())
+    usual, exact = native.opened(library.built()), not rounds_to_bf16(format)
     packed, wanted = (
         torch.empty(usual.packed_bytes(format, outputs, inputs), dtype=torch.uint8),
         torch.empty(37, outputs),
     )
     usual.pack(format, weight.data_ptr(), packed.data_ptr(), outputs, inputs, 1)
     usual.multiply(format, x.data_ptr(), packed.data_ptr(), None, wanted.data_ptr(), 37, inputs, outputs, 1)
-    torch.testing.assert_close(native.multiply(x, packed, None, format, outputs), wanted, atol=1e-5, rtol=1e-5)
+    found = native.multiply(x, packed, None, format, outputs)
+    if exact and not usual.attends_many(1, 32):  # which says whether it has tiles
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+    else:
+        assert (found - wanted).norm() <= 0.006 * wanted.norm()
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -193,7 +209,7 @@ def test_the_largest_numbers_do_not_overflow(cpu: str, format: int, tokens: int)
         packed, wanted = native.pack_grouped(given)[0], float(given.weights()[0, 0])
     x = torch.full((tokens, 4096), -1000.0)
     found = native.multiply(x, packed, None, format, 16)
-    torch.testing.assert_close(found, torch.full((tokens, 16), -1000.0 * wanted * 4096), rtol=1e-5, atol=0)
+    torch.testing.assert_close(found, torch.full((tokens, 16), -1000.0 * wanted * 4096), rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("format", FORMATS[1:])
@@ -207,7 +223,8 @@ def test_an_outlier_costs_nothing(cpu: str, format: int) -> None:
     found = (
         native.multiply(x, packed, None, format, 32) - 500 * native.unpack(packed, format, torch.arange(32), 576)[:, 7]
     )
-    assert (found - x @ weights.T).norm() < 0.02 * (x @ weights.T).norm()
+    most = 0.06 if rounds_to_bf16(format) else 0.01  # a bfloat16 of the outlier's own weight is that far off
+    assert (found - x @ weights.T).norm() < most * (x @ weights.T).norm()
 
 
 def test_torch_rounds_weights_as_the_kernels_do() -> None:

@@ -84,3 +84,17 @@ def test_without_a_checkout_it_is_refused_before_anything_runs(tmp_path: Path, m
 def test_the_command_is_what_was_typed_without_the_flag() -> None:
     typed = ["eval", "gate", "--write-results", "-m", "my model"]
     assert results.command_line("warpcortex", typed) == "warpcortex eval gate -m 'my model'"
+
+
+def test_a_module_of_a_room_is_run_with_its_section_written(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["results", "bench.selection", "--tokens", "300", "--k", "16", "--grow", "8"])
+    results.main()
+    assert "## `python -m warpcortex_cli.bench.selection --tokens 300 --k 16 --grow 8`" in _written(checkout)
+
+
+@pytest.mark.parametrize("typed", [["results"], ["results", "cli.app"]])
+def test_what_has_no_results_is_refused_in_a_sentence(typed: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", typed)
+    with pytest.raises(SystemExit) as left:
+        results.main()
+    assert isinstance(left.value.code, str)

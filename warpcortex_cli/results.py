@@ -1,15 +1,17 @@
 """RESULTS.md: figures written by the command that measured them, with its commit, machine and date.
 
 `--write-results` of a bench or an evaluation keeps what the command prints and writes it as one section of
-`RESULTS.md` in its room. A later run of the same command replaces its section.
+`RESULTS.md` in its room. A later run of the same command replaces its section. For one that is no command of
+`warpcortex`, this module runs it: `python -m warpcortex_cli.results eval.pocket --n 20` is
+`python -m warpcortex_cli.eval.pocket --n 20` with its section written.
 """
 
 from __future__ import annotations
 
-import argparse
 import io
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -123,11 +125,6 @@ def machine() -> str:
     return f"{name or 'unknown CPU'}{f' with {widest}' if widest else ''}, {cores} cores, torch {version('torch')}"
 
 
-def add_option(parser: argparse.ArgumentParser) -> None:
-    """Gives a parser of `python -m warpcortex_cli.ROOM.NAME` the flag."""
-    parser.add_argument(FLAG, action="store_true", help=HELP)
-
-
 def recorded(wanted: bool, room: str, name: str) -> AbstractContextManager[None]:
     """For `with`: keeps what is printed if it is `wanted`. `name`: how the program was called."""
     return Recorded(room, command_line(name, sys.argv[1:])) if wanted else nullcontext()
@@ -156,3 +153,21 @@ def _commit() -> str:
     except (OSError, subprocess.CalledProcessError) as error:
         raise UsageError(f"{FLAG}: there is no git checkout here to name a commit of.", "Leave it out.") from error
     return commit.stdout.strip() + (" and changes that are not committed" if dirty else "")
+
+
+def main() -> None:
+    """Runs a module of a room as a program, with its section written."""
+    try:
+        _, module, *arguments = sys.argv
+    except ValueError:
+        sys.exit("usage: python -m warpcortex_cli.results ROOM.NAME [ARGUMENTS]")
+    room, name = module.split(".", 1)[0], f"warpcortex_cli.{module}"
+    if room not in ("bench", "eval"):
+        sys.exit(f"{module}: only modules of bench and eval have results.")
+    sys.argv = [name, *arguments]
+    with Recorded(room, command_line(f"python -m {name}", arguments)):
+        runpy.run_module(name, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()

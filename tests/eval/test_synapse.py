@@ -89,10 +89,40 @@ def test_expected_attention_is_the_mean_over_gaussian_queries() -> None:
     queries = view.queries[:2].float() * view.scale  # type: ignore[index]
     mean, spread = queries.mean(1), queries - queries.mean(1, keepdim=True)
     drawn = mean[:, None] + torch.randn(2, 20000, 6, generator=torch.Generator().manual_seed(1)) @ spread / 6**0.5
-    sampled = (drawn @ view.rotated[0].T).exp().mean(1)
-    exact = torch.softmax(sampled.log(), -1).mean(0) * view.values[0].norm(dim=1)
-    ours = METHODS["expected"].landmarks.score(view)[0]
+    sampled = (drawn @ view.rotated[0, 4:].T).exp().mean(1)
+    exact = torch.softmax(sampled.log(), -1).mean(0) * view.values[0, 4:].norm(dim=1)
+    ours = METHODS["expected"].landmarks.score(view)[0, 4:]
     assert torch.corrcoef(torch.stack([ours, exact]))[0, 1] > 0.95
+    assert METHODS["expected"].landmarks.always(40, 12).tolist() == [0, 1, 2, 3]  # no newest tokens, as in the paper
+
+
+def test_expected_attention_takes_all_queries_to_the_next_512_positions(pocket: Prism) -> None:
+    """The paper's formula key by key, from queries turned one position at a time in complex numbers."""
+    reader = Reader(pocket, load_profile("pocket"), make_case(random.Random(2), pocket, 60, 3, KINDS[0]))
+    river, layer, head = reader.river, 2, 3
+    tokens, half = river.position, pocket.head_dim // 2
+    with torch.inference_mode():
+        seen = reader._queries_ahead()
+    ids = list(river.sentences.ids[:tokens])
+    rotated = pocket.forward([Row(ids, list(range(tokens)), pocket.new_tail(), logits="none", queries=True)])[0].queries
+    assert rotated is not None
+    turns = pocket.model.config.rope_parameters["rope_theta"] ** (-torch.arange(half, dtype=torch.float64) / half)
+    pairs = torch.complex(*rotated[layer][head, 4:].double().split(half, dim=1))
+    plain = pairs * torch.exp(-1j * turns * torch.arange(4, tokens, dtype=torch.float64)[:, None])
+    later = torch.stack([plain * torch.exp(1j * turns * p) for p in range(tokens, tokens + 512)]).mean(0)
+    expected = torch.cat([later.real, later.imag], dim=1)
+    assert torch.allclose(seen[layer][head].double(), expected, atol=1e-4)
+    keys, values = (part[head // 2].double() for part in river.tail.view(tokens).layer(layer))
+    logits = []
+    for key in keys[4:]:
+        spread = torch.cov(expected.T, correction=0)
+        logits.append(float(expected.mean(0) @ key / 8 + key @ spread @ key / 64 / 2))
+    score = torch.softmax(torch.tensor(logits), 0) * values[4:].norm(dim=1)
+    view = river.tail.view(tokens).layer(layer)
+    own = [(part[head // 2 :][:1]) for part in view]
+    one = LayerView(own[0], [(own[0], own[1])], seen[layer][head : head + 1], torch.arange(4), 12, 1 / 8)
+    ours = METHODS["expected"].landmarks.score(one)[0]
+    assert not ours[:4].any() and torch.allclose(ours[4:], score.float(), rtol=1e-3, atol=1e-6)
 
 
 def test_cases_fit_their_context_and_hold_their_answer(pocket: Prism) -> None:

@@ -5,8 +5,9 @@ kvpress needs an older transformers than we do, so it is run in an environment o
     python -m venv kv && kv/bin/pip install kvpress==0.5.5
     PYTHONPATH=. kv/bin/python -m warpcortex_cli.eval.agreement
 
-A Qwen2 of two layers with random weights reads random tokens. Its second layer's keys, values and newest queries are
-scored by both; of the tokens that neither keeps in any case, the best k are compared.
+A Qwen2 of two layers with random weights reads random tokens. Its second layer's keys, values and queries (the newest,
+for ExpectedAttention all of them) are scored by both; of the tokens that neither keeps in any case, the best k are
+compared.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM
 
-from warpcortex_cli.eval.rivals import METHODS
+from warpcortex_cli.eval.rivals import METHODS, Expected, ahead
+from warpcortex_cli.prism.rope import Rope
 from warpcortex_cli.synapse.landmarks import LayerView
 
 _WINDOW = 32  # newest tokens whose queries are seen
@@ -34,6 +36,7 @@ class Layer(NamedTuple):
     """What a layer has seen: its input, keys and values [1, kv_heads, L, head_dim], and cos and sin of positions."""
 
     module: Any
+    rope: Rope
     hidden: Tensor
     keys: Tensor
     values: Tensor
@@ -56,19 +59,23 @@ def read(seed: int) -> Layer:
         model(torch.randint(0, 300, (1, _TOKENS)), past_key_values=cache, use_cache=True)
     module.rotary_emb = model.model.rotary_emb
     last: Any = cache.layers[-1]
-    return Layer(module, seen["hidden_states"], last.keys, last.values, seen["position_embeddings"])
+    return Layer(module, Rope(model.model, ["full_attention"]), seen["hidden_states"], last.keys, last.values, seen["position_embeddings"])
 
 
-def view_of(layer: Layer, queries: Tensor) -> LayerView:
-    """The layer as our scorers see it. `queries`: unrotated, of the newest tokens, [1, heads, W, head_dim]."""
+def view_of(layer: Layer, queries: Tensor, method: str) -> LayerView:
+    """The layer as our scorer of that name sees it. `queries`: unrotated, of all tokens, [1, heads, L, head_dim]."""
     from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 
-    cos, sin = (part[:, -queries.shape[2] :] for part in layer.angles)
-    rotated = apply_rotary_pos_emb(queries, queries, cos, sin)[0][0]
     keys, values = layer.keys[0], layer.values[0]
-    always = METHODS["snapkv"].landmarks.always(keys.shape[1], 64)
+    if METHODS[method].ahead:
+        seen = ahead(layer.rope, [queries[0, :, Expected.sinks :]], keys.shape[1])[0]
+    else:
+        newest = queries[:, :, -_WINDOW:]
+        cos, sin = (part[:, -_WINDOW:] for part in layer.angles)
+        seen = apply_rotary_pos_emb(newest, newest, cos, sin)[0][0]
+    always = METHODS[method].landmarks.always(keys.shape[1], 64)
     scale = float(keys.shape[2] ** -0.5)
-    return LayerView(keys - keys.mean(1, keepdim=True), [(keys, values)], rotated, always, 64, scale)
+    return LayerView(keys - keys.mean(1, keepdim=True), [(keys, values)], seen, always, 64, scale)
 
 
 def common(ours: Tensor, theirs: Tensor, free: Tensor, k: int) -> float:
@@ -89,13 +96,13 @@ def compare(kvpress: Any, seed: int) -> dict[str, dict[int, float]]:
     }
     with torch.inference_mode():
         utils = importlib.import_module("kvpress.utils")
-        view = view_of(layer, utils.get_prerope_query_states(layer.module, layer.hidden[:, -_WINDOW:]))
-        free = torch.arange(len(view.always), view.tokens - _WINDOW)
+        queries = utils.get_prerope_query_states(layer.module, layer.hidden)
+        free = torch.arange(Expected.sinks, _TOKENS - _WINDOW)
         found = {}
         for name, press in presses.items():
             given = {"position_embeddings": layer.angles}
             theirs = press.score(layer.module, layer.hidden, layer.keys, layer.values, None, given)[0]
-            ours = METHODS[name].landmarks.score(view)
+            ours = METHODS[name].landmarks.score(view_of(layer, queries, name))
             found[name] = {k: common(ours, theirs, free, k) for k in _BUDGETS}
     return found
 

@@ -3,25 +3,26 @@
 Each is the scorer of its paper without layer budgets or eviction over time: the whole context is seen once. Sinks and
 newest tokens are kept as the paper does, else as ours.
 
-KNorm, KeyDiff, SnapKV and TOVA choose the same tokens as kvpress 0.5.5 does of the same keys and queries (transformers
-5.2, 32 to 256 of 600 tokens: all of them). ExpectedAttention shares 28 to 60 % with it: kvpress takes the statistics of
-all queries and averages their rotation over the next 512 positions, ours has the newest 32, rotated as they are.
-`python -m warpcortex_cli.eval.agreement` prints this.
+KNorm, KeyDiff, SnapKV, TOVA and ExpectedAttention choose the same tokens as kvpress 0.5.5 does of the same keys and
+queries; `python -m warpcortex_cli.eval.agreement` prints this.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from warpcortex_cli.prism.rope import Rope
 from warpcortex_cli.synapse.landmarks import Coverage, Density, Hybrid, Landmarks, LayerView
 from warpcortex_cli.synapse.landmarks.density import attention_mass
 from warpcortex_cli.synapse.mass import attention
 
 _POOL = 7  # SnapKV's pooling over neighbours
+_AHEAD = 512  # positions that ExpectedAttention expects queries at
 
 
 @dataclass(frozen=True)
@@ -91,23 +92,50 @@ class KeyDiff(Landmarks):
 class Expected(Landmarks):
     """ExpectedAttention (arXiv 2510.00636): E exp(q k) for Gaussian queries, times the norm of the value.
 
-    Mean and covariance are those of the newest rotated queries, which stand for the next ones.
+    Mean and covariance are those of the queries it is given: of the whole context, as `ahead` turns them. The sinks
+    are kept and take no part in the softmax; nothing else is kept for its place.
     """
 
     name = "expected"
 
+    def always(self, tokens: int, k: int) -> Tensor:
+        return torch.arange(tokens if k >= tokens else min(self.sinks, k))
+
     def score(self, view: LayerView) -> Tensor:
+        score = torch.zeros(view.keys.shape[0], view.tokens, device=view.keys.device)
         if view.queries is None:
-            return torch.zeros(view.keys.shape[0], view.tokens, device=view.keys.device)
-        heads, _, dim = view.queries.shape
+            return score
+        heads, count, dim = view.queries.shape
         kv_heads = view.keys.shape[0]
-        queries = view.queries.float() * view.scale
-        mean = queries.mean(1).view(kv_heads, heads // kv_heads, dim)
-        spread = (queries - queries.mean(1, keepdim=True)).view(kv_heads, heads // kv_heads, -1, dim)
-        keys = view.rotated.float()
+        queries = (view.queries.float() * view.scale).view(kv_heads, heads // kv_heads, count, dim)
+        mean = queries.mean(2)
+        spread = queries - mean[:, :, None]
+        covariance = spread.transpose(2, 3) @ spread / count
+        keys = view.rotated[:, self.sinks :].float()
         logits = torch.einsum("hgd,hld->hgl", mean, keys)
-        logits = logits + 0.5 * torch.einsum("hgwd,hld->hgwl", spread, keys).square().mean(2)
-        return torch.softmax(logits, -1).mean(1) * view.values.float().norm(dim=2)
+        logits = logits + 0.5 * ((keys[:, None] @ covariance) * keys[:, None]).sum(3)
+        norms = view.values[:, self.sinks :].float().norm(dim=2)
+        score[:, self.sinks :] = torch.softmax(logits, -1).mean(1) * norms
+        return score
+
+
+def ahead(rope: Rope, queries: Sequence[Tensor], context: int) -> list[Tensor]:
+    """Queries turned by the mean rotation of the positions that come next, as ExpectedAttention takes them.
+
+    Args:
+        queries: unrotated, per layer [heads, n, head_dim].
+        context: the first position ahead.
+    """
+    by = torch.arange(context, context + _AHEAD, device=queries[0].device)[None]
+    turned = []
+    for layer, query in enumerate(queries):
+        if not rope.rotated[layer]:
+            turned.append(query)
+            continue
+        cos, sin = (part.mean(1, keepdim=True) for part in rope.angles(by, layer))
+        dims = cos.shape[2]
+        turned.append(torch.cat([rope.apply(query[:, :, :dims], cos, sin), query[:, :, dims:].float()], dim=2))
+    return turned
 
 
 @dataclass(frozen=True)
@@ -135,12 +163,14 @@ class Method:
         focus: the share of the budget that the task's own focus set takes.
         rereads: the focus set is read anew as text, as pocket's recall does, instead of its KV.
         grown: tokens that came after an earlier selection, which this one goes on from.
+        ahead: it sees the queries of the whole context, as `ahead` turns them, instead of the newest ones.
     """
 
     landmarks: Landmarks
     focus: float = 0.0
     rereads: bool = False
     grown: int = 0
+    ahead: bool = False
 
 
 FOCUS_SHARE = 0.9  # chosen by `python -m warpcortex_cli.eval.ablation`, whose seed is not that of `eval synapse`
@@ -155,6 +185,6 @@ METHODS: dict[str, Method] = {
     "snapkv": Method(SnapKV()),
     "knorm": Method(KNorm()),
     "keydiff": Method(KeyDiff()),
-    "expected": Method(Expected()),
+    "expected": Method(Expected(), ahead=True),
     "tova": Method(Tova()),
 }

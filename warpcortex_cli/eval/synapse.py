@@ -24,7 +24,7 @@ from warpcortex_cli.engine.session import NOTES_BREAK, Session
 from warpcortex_cli.engine.stream import Stream
 from warpcortex_cli.eval.forced import Written, attention_error, stream_writes
 from warpcortex_cli.eval.misspelled import mistyped
-from warpcortex_cli.eval.rivals import Method
+from warpcortex_cli.eval.rivals import Expected, Method, ahead
 from warpcortex_cli.eval.statistics import interval
 from warpcortex_cli.memory.segment import Readable
 from warpcortex_cli.pocket import world
@@ -188,8 +188,9 @@ class Reader:
         admission = Admission(prism, 0)
         sampler = method.landmarks if method else None
         after = self._earlier(settings, sampler, method.grown) if method and method.grown else None
+        queries = self._queries_ahead() if method and method.ahead else river.queries
         began = time.perf_counter()
-        admission.synapse = take(prism, river.tail, settings, river.queries, 1, sampler=sampler, after=after)
+        admission.synapse = take(prism, river.tail, settings, queries, 1, sampler=sampler, after=after)
         prompt = "{focus}\n\n{task}" if method and method.rereads else "{task}"
         role = Role(name="asked", trigger="<(?P<task>[^>]{1,400})>", prompt=prompt, max_tokens=len(self.answer))
         stream = Stream(1, role, {"task": self.case.prompt}, prism, Sampler(), 0.0)
@@ -212,6 +213,12 @@ class Reader:
         kl = float((expected.exp() * (expected - written.scores)).sum(1).mean())
         errors = attention_error(prism, self.reference.queries, river.tail.view(river.position), kept)
         return Measured(self.case.kind, right, kl, tuple(errors), compression, seconds)
+
+    def _queries_ahead(self) -> list[torch.Tensor]:
+        """Queries of the whole context but for its sinks, as `ahead` turns them, per layer [heads, n, head_dim]."""
+        river, sinks = self.river, Expected.sinks
+        queries = river.queries_of(list(river.sentences.ids[: river.position]), 0)[:, :, sinks:]
+        return ahead(self.prism.rope, river.unrotated(queries, sinks), river.position)
 
     def _earlier(self, settings: SynapseSettings, sampler: Landmarks | None, tokens: int) -> Synapse:
         """The Synapse that was taken when the River was `tokens` tokens shorter."""

@@ -23,14 +23,26 @@ The ropes of Ida: 30, blue, in the old mill.
 One rope costs 3 coins."""
 
 
+MORE_NOTES = """Fenwick keeps tongs: 31, grey, at the north forge.
+Zelda keeps abaci: 8, red, in the old school.
+Ulric keeps sextants: 54, golden, in the harbour.
+Tilda keeps lanterns: 27, green, in the cold cellar.
+Rufus keeps trowels: 16, brown, behind the tall shed.
+Ingrid keeps goblets: 73, silver, in the long hall.
+Zelda keeps tongs: 12, black, near the narrow bridge.
+Ulric keeps cushions: 45, blue, in the upper room.
+Casper keeps thimbles: 90, white, in the wooden chest.
+Fenwick keeps acorns: 66, yellow, under the great bridge."""
+
+
 @pytest.fixture(scope="module")
 def pocket() -> Prism:
     return Prism.load(resolve_model("pocket", "auto"), device="cpu")
 
 
-def talk(prism: Prism, question: str, **options) -> list[ev.Event]:
+def talk(prism: Prism, question: str, notes: str = NOTES, **options) -> list[ev.Event]:
     session = Session(prism, load_profile("pocket"), **options)
-    session.load_notes(NOTES)
+    session.load_notes(notes)
     return list(session.send(question))
 
 
@@ -73,6 +85,31 @@ def test_the_river_delegates_in_its_own_words_and_hears_the_thought(pocket: Pris
 )
 def test_the_promised_questions(pocket: Prism, question: str, expected: str) -> None:
     assert expected in answer(talk(pocket, question))
+
+
+@pytest.mark.parametrize(
+    ("question", "expected"),
+    [
+        ("How many tongs of Fenwick and abaci of Zelda and sextants of Ulric in total?", 93),
+        ("How many tongs of Fenwick, abaci of Zelda, sextants of Ulric in total?", 93),
+        ("How many tongs of Fenwick, abaci of Zelda, and sextants of Ulric in total?", 93),
+        ("How many lanterns of Tilda, goblets of Ingrid in total?", 100),
+        ("How many lanterns of Tilda and trowels of Rufus and goblets of Ingrid and tongs of Zelda in total?", 128),
+        ("How many cushions of Ulric, thimbles of Casper, acorns of Fenwick and lanterns of Tilda in total?", 228),
+        (
+            "How many tongs of Zelda and abaci of Zelda and sextants of Ulric and trowels of Rufus and acorns of "
+            "Fenwick in total?",
+            156,
+        ),
+        (
+            "How many lanterns of Tilda, thimbles of Casper, tongs of Fenwick, goblets of Ingrid, and cushions of "
+            "Ulric in total?",
+            266,
+        ),
+    ],
+)
+def test_sums_of_two_to_five_terms_in_any_joining(pocket: Prism, question: str, expected: int) -> None:
+    assert f"In total: {expected}." in answer(talk(pocket, question, MORE_NOTES))
 
 
 def test_without_streams_it_still_answers(pocket: Prism) -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from warpcortex_cli.eval import sums
 from warpcortex_cli.pocket import arithmetic, conversation, world
 from warpcortex_cli.pocket.vocabulary import HELD_OUT_NAMES, HELD_OUT_THINGS, NAMES, THINGS, Words
 
@@ -53,6 +54,81 @@ def test_delegated_answers_follow_from_the_notes(ask, seed: int) -> None:
         asker, place = re.fullmatch(r"besides (\w+), who is (.+)\?", a.request.task).groups()
         there = {f.person for f in w.facts if f.place == place} - {asker}
         assert set(a.value.split(", ")) == (there or {"nobody"})
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=seeds)
+def test_a_sum_asks_for_two_to_five_terms_and_recalls_them_in_the_order_asked(seed: int) -> None:
+    rng = random.Random(seed)
+    w = world.make_world(Words(rng), 12)
+    a = world.ask_total(w, rng)
+    assert a is not None and a.request is not None
+    named = re.findall(r"(\w+ of \w+): \d+", a.request.task)
+    assert 2 <= len(named) <= 5 and a.request.task.count(" + ") == len(named) - 1
+    assert re.search(".+".join(map(re.escape, named)), a.question)
+    assert a.request.plain == " + ".join(re.findall(r"\d+", a.request.task))
+
+
+@pytest.mark.parametrize(
+    ("terms", "texts"),
+    [
+        (["a"], {"a"}),
+        (["a", "b"], {"a and b", "a, b", "a, and b"}),
+        (["a", "b", "c"], {"a, b and c", "a and b and c", "a, b, c", "a, b, and c"}),
+        (["a", "b", "c", "d"], {"a, b, c and d", "a and b and c and d", "a, b, c, d", "a, b, c, and d"}),
+    ],
+)
+def test_the_common_joinings(terms: list[str], texts: set[str]) -> None:
+    assert {joining.text(terms) for joining in world.COMMON_JOININGS} == texts
+
+
+def test_forms_that_eval_calls_unseen_are_not_trained_on() -> None:
+    rng = random.Random(1)
+    trained = [world.joining(rng) for _ in range(3000)]
+    words = {word for j in trained for part in (j.between, j.last) for word in part.strip(", ").split()}
+    seen = {j.text(["a", "b", "c", "d"]) for j in trained}
+    for form in sums.FORMS:
+        if form.learnt:
+            assert form.joining in trained and form.question in world.SUM_QUESTIONS
+        elif form.question in world.SUM_QUESTIONS:
+            parts = f"{form.joining.between} {form.joining.last}".replace(",", " ").split()
+            assert set(parts) - words and form.joining.text(["a", "b", "c", "d"]) not in seen
+        else:
+            assert not any(
+                form.question.split("{}")[1] == known.split("{}")[1]
+                for known in world.SUM_QUESTIONS
+                if known.startswith(form.question.split("{}")[0])
+            )
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=seeds, notes=st.integers(2, 9))
+def test_the_control_is_asked_the_same_and_takes_the_same_steps(seed: int, notes: int) -> None:
+    """Behind each request stand the Stream's own work, but over all notes, and the same answer."""
+
+    def turns(inline: bool) -> list[tuple[str, str]]:
+        words = Words(random.Random(seed), "train", 0.6, 0.5)
+        pieces = conversation.conversation(words, notes, 1500, conversation.DEFAULT_MIX, inline)
+        text = "".join(p.text for p in pieces if not p.aside)
+        turn = re.escape(conversation.USER) + "(.*?)" + re.escape(conversation.END + conversation.ASSISTANT)
+        return re.findall(turn + "(.*?)" + re.escape(conversation.END), text, re.DOTALL)
+
+    with_streams, inline = turns(False), turns(True)
+    assert [question for question, _ in with_streams] == [question for question, _ in inline]
+    for (_, said), (_, done) in zip(with_streams, inline, strict=True):
+        request = re.search(r"\[(MATH|CHECK|RECALL): (.+?)\]", said)
+        if request is None:
+            assert done == said
+            continue
+        assert done.startswith(said[: request.end()]) and done.split("\n")[-1] == said.split("\n")[-1]
+        *_, result, _ = done.split("\n")
+        if request[1] == "MATH":
+            plain = " ".join(re.findall(r"(?<!\w)\d+|(?<= )[-+*](?= )", request[2]))
+            assert done[request.end() :].startswith(f" {plain}\n{arithmetic.work(plain)}\n")
+        elif request[2].startswith("besides"):
+            lines = done[request.end() :].split("\n")[1:-2]
+            assert len(lines) == len(re.split(r"(?<=\.)\s", inline[0][0].split("\n\n")[0]))
+        assert result.startswith("= ")
 
 
 @settings(max_examples=60, deadline=None)

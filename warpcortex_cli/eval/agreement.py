@@ -59,7 +59,14 @@ def read(seed: int) -> Layer:
         model(torch.randint(0, 300, (1, _TOKENS)), past_key_values=cache, use_cache=True)
     module.rotary_emb = model.model.rotary_emb
     last: Any = cache.layers[-1]
-    return Layer(module, Rope(model.model, ["full_attention"]), seen["hidden_states"], last.keys, last.values, seen["position_embeddings"])
+    return Layer(
+        module,
+        Rope(model.model, ["full_attention"]),
+        seen["hidden_states"],
+        last.keys,
+        last.values,
+        seen["position_embeddings"],
+    )
 
 
 def view_of(layer: Layer, queries: Tensor, method: str) -> LayerView:

@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 
 import pytest
+import re2
 
 import warpcortex_cli.pocket
 from warpcortex_cli import events as ev
@@ -110,6 +111,19 @@ def test_the_promised_questions(pocket: Prism, question: str, expected: str) -> 
 )
 def test_sums_of_two_to_five_terms_in_any_joining(pocket: Prism, question: str, expected: int) -> None:
     assert f"In total: {expected}." in answer(talk(pocket, question, MORE_NOTES))
+
+
+@pytest.mark.parametrize(
+    ("task", "read"),
+    [
+        ("ropes of Mara: 47 + lamps of Otto: 12 + tongs of Ida: 3", "47 + 12 + 3"),
+        ("ropes of Mary-Jane: 47 - lamps of Zoë-Ann: 12", "47 - 12"),
+        ("tongs of Émile: 4 * one tong costs 3", "4 * 3"),
+    ],
+)
+def test_a_math_stream_reads_numbers_without_their_names(task: str, read: str) -> None:
+    role = next(role for role in load_profile("pocket").roles if role.name == "math")
+    assert role.drop and re2.sub(role.drop, "", task) == read
 
 
 def test_without_streams_it_still_answers(pocket: Prism) -> None:

@@ -112,6 +112,8 @@ def table(cells: list[Cell]) -> list[str]:
     lines = [f"{'sums, with Streams':40}" + "".join(f"{terms:>2} terms" for terms in TERMS) + "     all"]
     for title, learnt in (("as training had them", True), ("as training did not have them", False)):
         of = [c for c in cells if c.learnt == learnt]
+        if not of:
+            continue
         lines += [f"{title}:"] + [
             row("  " + name, [c for c in of if c.form == name]) for name in dict.fromkeys(c.form for c in of)
         ]

@@ -33,7 +33,10 @@ from warpcortex_cli.pocket.vocabulary import ADJECTIVES, COLOURS, PLACES, Words
 class Stage:
     """A lesson: `steps` of `rows` conversations of about `budget` characters over `notes` (from, to) sentences.
 
-    `mostly_few`: half as many notes come up as often as twice as many, instead of each number as often.
+    Attributes:
+        mostly_few: half as many notes come up as often as twice as many, instead of each number as often.
+        rates: the learning rate at its beginning and end, of the highest; CURRICULUM and FINISH have their own.
+        warm: steps in which the rate rises from nothing.
     """
 
     steps: int
@@ -44,6 +47,8 @@ class Stage:
     readings: int = 1  # Streams that read a focus set
     copying: float = 0.0
     mostly_few: bool = False
+    rates: tuple[float, float] = (1.0, 1.0)
+    warm: int = 1
     mix: Mix = DEFAULT_MIX
     shares: tuple[float, float, float] = (0.5, 0.3, 0.2)  # of conversations, calculations, readings in a step's loss
 
@@ -64,14 +69,24 @@ CURRICULUM = (
 # A short second round at a low rate, with more of what is learnt last: Streams that read.
 FINISH = Stage(4700, 1, (10, 45), 2600, 1000, readings=3, mix=Mix(chopped=0.5), shares=(0.35, 0.25, 0.4))
 FINISH_RATE = 0.4
-# Sums of two to five terms, however they are joined; the rest of what was learnt goes on beside them.
+# Sums of two to five terms, however they are joined; the rest of what was learnt goes on beside them. What their
+# requests choose weighs more from the second part on; the third has more room to move, the fourth cools down, and the
+# last one takes up again what suffered from that: Streams that calculate and read.
 _SUMS = Stage(
-    100, 1, (3, 45), 2500, 250, mostly_few=True, mix=Mix(recall=4, delegated=12, totals=20, chopped=0.5),
-    shares=(0.65, 0.1, 0.25),
+    100, 1, (3, 45), 2500, 250, mostly_few=True, rates=(0.4, 0.285), warm=50, shares=(0.65, 0.1, 0.25),
+    mix=Mix(recall=4, delegated=12, totals=20, chopped=0.5),
 )  # fmt: skip
-SUMS = (_SUMS, replace(_SUMS, steps=250, mix=replace(_SUMS.mix, chosen=5.0)))
+_CHOSEN = replace(_SUMS, rates=(0.285, 0.17), warm=1, mix=replace(_SUMS.mix, chosen=5.0))
+SUMS = (
+    _SUMS,
+    _CHOSEN,
+    replace(_CHOSEN, steps=200, notes=(3, 30), rates=(0.9, 0.45), warm=50),
+    replace(_CHOSEN, steps=60, notes=(3, 30), rates=(0.45, 0.0)),
+    replace(
+        _CHOSEN, steps=150, notes=(3, 30), sums=1000, readings=2, rates=(0.3, 0.0), warm=10, shares=(0.35, 0.35, 0.3)
+    ),
+)
 SUMS_STEPS = sum(stage.steps for stage in SUMS)
-SUMS_RATE = 0.4
 LESSONS = (*CURRICULUM, FINISH, *SUMS)
 MATRIX_LR, CIRCUIT_LR, EMBEDDING_LR, VECTOR_LR = 0.005, 0.0012, 5e-4, 2e-3
 DECAY_SHARE = 0.5
@@ -377,7 +392,7 @@ def _stage_at(step: int, curriculum: tuple[Stage, ...]) -> Stage:
 
 
 def schedule(step: int) -> float:
-    """Warm-up, a plateau, then linear decay to nothing; then the same decay twice more, lower."""
+    """Warm-up, a plateau, then linear decay to nothing; then the same decay once more, lower; then as SUMS say."""
     total = sum(stage.steps for stage in CURRICULUM)
     if step < total:
         warm = min(1.0, (step + 1) / 100)
@@ -387,7 +402,12 @@ def schedule(step: int) -> float:
     if step < FINISH.steps:
         return FINISH_RATE * (1 - step / FINISH.steps)
     step -= FINISH.steps
-    return SUMS_RATE * min(1.0, (step + 1) / 50) * (1 - step / SUMS_STEPS)
+    for stage in SUMS:
+        if step < stage.steps:
+            first, last = stage.rates
+            return min(1.0, (step + 1) / stage.warm) * (first + (last - first) * step / stage.steps)
+        step -= stage.steps
+    return 0.0
 
 
 def train(out: Path, seed: int, threads: int, device: str, start: Path | None = None, inline: bool = False) -> None:

@@ -37,7 +37,7 @@ QUESTIONS: dict[str, Callable[..., Answer | None]] = {
     "count": world.ask_count,
     "place": world.ask_place,
     "colour": world.ask_colour,
-    "total": world.ask_total,
+    "total": world.ask_plain_total,
     "difference": world.ask_difference,
     "cost": world.ask_cost,
     "compare": world.ask_compare,

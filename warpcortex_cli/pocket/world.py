@@ -273,6 +273,15 @@ def ask_total(w: World, rng: random.Random) -> Answer | None:
     return total_of(facts, sum_question(facts, joining(rng), question, rng.choice(("",) * 6 + ("the ",))))
 
 
+def ask_plain_total(w: World, rng: random.Random) -> Answer | None:
+    """The form that the README promises: `How many ropes of Mara, lamps of Otto and tongs of Ida in total?`"""
+    n = min(rng.choices((2, 3, 4, 5), (5, 2, 1.5, 1.5))[0], len(w.facts))
+    if n < 2:
+        return None
+    facts = rng.sample(w.facts, n)
+    return total_of(facts, sum_question(facts, COMMON_JOININGS[0], SUM_QUESTIONS[0]))
+
+
 def total_of(facts: list[Fact], question: str) -> Answer:
     """The answer to a question for the sum of `facts`: each number is recalled by its name, in the question's order."""
     sum_ = " + ".join(str(f.count) for f in facts)

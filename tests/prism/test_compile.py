@@ -12,6 +12,7 @@ from torch._inductor.exc import CppCompileError, InductorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from warpcortex_cli.errors import RunError
+from warpcortex_cli.prism import crowding
 from warpcortex_cli.prism.compile import warm_up
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.rows import Row
@@ -32,7 +33,8 @@ def read(prism: Prism, agents: int) -> list[torch.Tensor]:
     river = prism.new_tail(64)
     found = prism.forward([Row(TOKENS, list(range(len(TOKENS))), river, logits="all", queries=True)])
     shared = river.freeze(0, 4)
-    rows = [Row([20 + i], [4], prism.new_tail(8), (shared,)) for i in range(agents)]
+    # Of other tokens one value lies where a difference in the last bit rounds it to another bfloat16.
+    rows = [Row([30 + i], [4], prism.new_tail(8), (shared,)) for i in range(agents)]
     found += prism.forward([Row([7], [len(TOKENS)], river, queries=True), *rows])
     return [part for r in found for part in (r.logits, r.queries) if part is not None]
 
@@ -95,3 +97,17 @@ def test_the_reason_is_one_line(error: Exception, said: str) -> None:
     with pytest.raises(RunError) as told:
         warm_up(run)
     assert str(told.value).startswith(f"the layers could not be compiled: {said} It takes a C++ compiler")
+
+
+def test_the_number_of_threads_stays_for_compiled_layers(
+    model_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would be compiled anew for another one, in the middle of a reply."""
+    looked: list[bool] = []
+    monkeypatch.setattr(crowding, "follows", lambda: True)
+    monkeypatch.setattr(crowding, "look", lambda: looked.append(True))
+    for compiled in (True, False):
+        prism = opened(model_folder("qwen2"), "int8", compiled)
+        looked.clear()
+        read(prism, 0)
+        assert bool(looked) == (not compiled)

@@ -111,7 +111,8 @@ class Prism:
         self._head: Head | None = None
         self._native = self.device.type == "cpu" and (compiled or quantize != "none") and native.usable()
         # Only what the kernels compute is the same for any number of threads.
-        self._crowded = quantize != "none" and self._native and crowding.follows()
+        # What torch has compiled is compiled anew for another number of threads.
+        self._crowded = quantize != "none" and not compiled and self._native and crowding.follows()
         # The model's own forward runs the head, so that its caps and scales apply; this keeps its input.
         decoder.register_forward_hook(lambda _module, _args, out: self._states.append(out[0]))
         if compiled and compile_layers(decoder, name):

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # several processes run tests: threads of each would wait for the others'
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded
+
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -107,7 +107,7 @@ def test_products_are_those_of_the_rounded_weights(
 @pytest.mark.parametrize("format", FORMATS[:-1])
 @pytest.mark.parametrize(("outputs", "inputs"), [(50, 96), (33, 2080)])  # not whole chunks, of more than are near
 def test_every_cpu_gives_the_same_products(cpu: str, format: int, outputs: int, inputs: int) -> None:
-    """Sums are whole numbers: however they are taken, of the same packed weights they are the same."""
+    """Sums of a group are whole numbers, and only what groups give is added up in fp32."""
     torch.manual_seed(6)
     weight, x = torch.randn(outputs, inputs), torch.randn(37, inputs)
     usual, exact = native.opened(library.built()), not rounds_to_bf16(format)
@@ -119,7 +119,7 @@ def test_every_cpu_gives_the_same_products(cpu: str, format: int, outputs: int, 
     usual.multiply(format, x.data_ptr(), packed.data_ptr(), None, wanted.data_ptr(), 37, inputs, outputs, 1)
     found = native.multiply(x, packed, None, format, outputs)
     if exact and not usual.attends_many(1, 32):  # which says whether it has tiles
-        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-5)
     else:
         assert (found - wanted).norm() <= 0.006 * wanted.norm()
 

@@ -125,23 +125,21 @@ inline float rounded(float x, float most) { return std::min(most, std::max(0.0f,
 
 // Scale and minimum of a whole group, for levels up to `most`, whose weights are nearest to the given ones in squares.
 inline void fit_group(const float* weights, float most, float* scale, float* minimum) {
-    float low = weights[0], high = weights[0], sum = 0, squares = 0;
-    for (int64_t i = 0; i < GROUP; i++) {
-        low = std::min(low, weights[i]), high = std::max(high, weights[i]);
-        sum += weights[i], squares += weights[i] * weights[i];
-    }
-    *scale = (high - low) / most, *minimum = low;
-    if (!(high > low)) return;
+    const auto [least, largest] = std::minmax_element(weights, weights + GROUP);
+    const float low = *least, range = *largest - low;
+    *scale = range / most, *minimum = low;
+    if (!(range > 1e-37f)) return;
+    float parts[GROUP], sum = 0;  // from 0 to 1, whose squares neither vanish nor overflow
+    for (int64_t i = 0; i < GROUP; i++) parts[i] = (weights[i] - low) / range, sum += parts[i];
     float best = std::numeric_limits<float>::max();
     // The outermost weights need not be met exactly: rounding them inwards makes the steps smaller.
     for (const float within : {0.0f, -0.5f, -1.0f, 0.5f, 1.0f, 1.5f}) {
-        const float by = (most + within) / (high - low);
-        const float from = low + within / by / 2;
+        const float by = most + within, from = within / by / 2;
         float levels = 0, level_squares = 0, products = 0;
 #pragma omp simd reduction(+ : levels, level_squares, products)
         for (int64_t i = 0; i < GROUP; i++) {
-            const float level = std::min(most, std::max(0.0f, std::nearbyint((weights[i] - from) * by)));
-            levels += level, level_squares += level * level, products += level * weights[i];
+            const float level = std::min(most, std::max(0.0f, std::nearbyint((parts[i] - from) * by)));
+            levels += level, level_squares += level * level, products += level * parts[i];
         }
         const float spread = GROUP * level_squares - levels * levels;
         if (!(spread > 0)) continue;
@@ -149,11 +147,11 @@ inline void fit_group(const float* weights, float most, float* scale, float* min
         float error = 0;
 #pragma omp simd reduction(+ : error)
         for (int64_t i = 0; i < GROUP; i++) {
-            const float level = std::min(most, std::max(0.0f, std::nearbyint((weights[i] - b) / a)));
-            const float off = weights[i] - (a * level + b);
+            const float level = std::min(most, std::max(0.0f, std::nearbyint((parts[i] - b) / a)));
+            const float off = parts[i] - (a * level + b);
             error += off * off;
         }
-        if (error < best) best = error, *scale = a, *minimum = b;
+        if (error < best) best = error, *scale = a * range, *minimum = b * range + low;
     }
 }
 

@@ -24,7 +24,7 @@ import pytest
 from warpcortex_cli.prism import library, native
 native.built = library.built = lambda: Path(sys.argv[1])
 platform.machine = lambda: "this one"
-sys.exit(pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-k", "not compiled", *sys.argv[2:]]))
+sys.exit(pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-n0", "-k", "not compiled", *sys.argv[2:]]))
 """
 
 

@@ -41,8 +41,6 @@ class Mix:
     talk: float = 0.3
     made_up: float = 0.6
     chopped: float = 0.0  # of what is made up
-    totals: float = 3.5  # of what is delegated
-    chosen: float = 1.0  # the weight of what a request for a total chooses rather than copies
 
 
 DEFAULT_MIX = Mix()
@@ -69,67 +67,29 @@ def _wrong(request: Request, rng: random.Random, others: list[Request]) -> str:
     return f"{task} = {arithmetic.evaluate(task)}"
 
 
-def _asking(a: Answer, chosen: float) -> list[Piece]:
-    """What the River writes up to the end of its request. In a sum, each term begins with a choice: which is the next.
-
-    A piece begins with a space where the text does not end, so that its tokens are those of the whole text.
-    """
-    assert a.request
-    if a.kind != "total" or chosen == 1.0:
-        return [Piece(f"{a.start} {a.request.text}".strip(), 1.0)]
-    out = []
-    for number, term in enumerate(a.request.text.split(" + ")):
-        name, count = term.split(": ")[-2:]
-        thing, person = name.split(" of ")
-        begin = f"[{a.request.trigger}:" if number == 0 else " +"
-        out += [Piece(f"{begin} {thing}", chosen), Piece(f" of {person}:", 1.0), Piece(f" {count}", chosen)]
-    return out
-
-
-def river_turn(a: Answer, rng: random.Random, others: list[Request], chosen: float = 1.0) -> list[Piece]:
-    """The River's answer, with the thought arriving at some moment, or never, or a wrong one instead.
-
-    `chosen`: as in `Mix`.
-    """
+def river_turn(a: Answer, rng: random.Random, others: list[Request]) -> list[Piece]:
+    """The River's answer, with the thought arriving at some moment, or never, or a wrong one instead."""
     if a.request is None:
         pieces = [Piece(a.end, learn=1.0), _close()]
         if others and rng.random() < 0.08:
             pieces.insert(0, Piece(f"[Ref: {rng.choice(others).thought}]", aside=True))
         return pieces
-    head = _asking(a, chosen)
+    head = f"{a.start} {a.request.text}".strip()
     arrival = rng.choices(("pause", "early", "filler", "never", "wrong"), (50, 7, 8, 27, 8))[0]
     thought = f"[Ref: {a.request.thought}]"
     aside = Piece(thought, learn=0.05, aside=True)
     if arrival == "wrong":
         thought = f"[Ref: {_wrong(a.request, rng, others)}]"
         aside = Piece(thought, aside=True)
-    if arrival == "filler" and " " in a.meanwhile:
-        first, rest = a.meanwhile.split(" ", 1)
-        return [*head, Piece(f" {first}", 1.0), aside, Piece(" " + rest, 1.0), Piece("\n" + a.end, 2.0), _close()]
+    if arrival == "filler":
+        first, rest = a.meanwhile.split(" ", 1) if " " in a.meanwhile else ("", a.meanwhile)
+        if first:
+            return [Piece(f"{head} {first}", 1.0), aside, Piece(" " + rest, 1.0), Piece("\n" + a.end, 2.0), _close()]
     if arrival == "early":
-        return [*head, aside, Piece(" " + a.meanwhile, 1.0), Piece("\n" + a.end, 2.0), _close()]
+        return [Piece(head, 1.0), aside, Piece(" " + a.meanwhile, 1.0), Piece("\n" + a.end, 2.0), _close()]
     if arrival == "never":
-        return [*head, Piece(f" {a.meanwhile}\n{a.end}", 1.0), _close()]
-    return [*head, Piece(f" {a.meanwhile}", 1.0), aside, Piece("\n" + a.end, 2.0), _close()]
-
-
-def inline_turn(a: Answer, w: World, sentences: list[str], chosen: float = 1.0) -> list[Piece]:
-    """The same steps in the River's own text: what the Stream reads of its task, what it writes, then the answer.
-
-    The control that says what Streams are worth. Nobody chooses a focus set for the River: where a Stream goes through
-    the sentences that it was given, this goes through all of the notes.
-    """
-    if a.request is None:
-        return [Piece(a.end, 1.0), _close()]
-    if a.kind == "who-else":
-        but, place = world.asked_for(a.request)
-        said = world.keepers_work(w, sentences, place, but)
-        steps = [Piece("\n", 1.0), *(Piece(text, _DECIDED if decided else 1.0) for text, decided in said)]
-    elif a.kind == "about":
-        steps = [Piece(f"\n{a.request.work}", 1.0)]
-    else:
-        steps = [Piece(f" {a.request.plain}\n{a.request.work}", 1.0)]
-    return [*_asking(a, chosen), *steps, Piece("\n" + a.end, 2.0), _close()]
+        return [Piece(f"{head} {a.meanwhile}\n{a.end}", 1.0), _close()]
+    return [Piece(f"{head} {a.meanwhile}", 1.0), aside, Piece("\n" + a.end, 2.0), _close()]
 
 
 def _label(words: Words) -> str:
@@ -244,7 +204,7 @@ _RECALL: tuple[tuple[Callable[..., Answer | None], float], ...] = (
     (world.ask_price, 0.5),
 )
 _DELEGATED: tuple[tuple[Callable[..., Answer | None], float], ...] = (
-    (world.ask_total, DEFAULT_MIX.totals),
+    (world.ask_total, 3.5),
     (world.ask_difference, 1.2),
     (world.ask_cost, 1.5),
     (world.ask_compare, 1.2),
@@ -263,21 +223,16 @@ def question(w: World, rng: random.Random, words: Words, mix: Mix) -> Answer:
         elif rng.random() < 0.12:
             return world.ask_claim(w, rng, words)
         else:
-            shares = [mix.totals if ask is world.ask_total else share for ask, share in _DELEGATED]
-            answer = rng.choices([ask for ask, _ in _DELEGATED], shares)[0](w, rng)
+            answer = rng.choices([a for a, _ in _DELEGATED], [p for _, p in _DELEGATED])[0](w, rng)
         if answer is not None:
             return answer
 
 
-def conversation(words: Words, notes: int, budget: int, mix: Mix, inline: bool = False) -> list[Piece]:
-    """One conversation over `notes` sentences; turns are added until about `budget` characters are used.
-
-    `inline`: the same questions, with the steps of Streams in the River's own text.
-    """
+def conversation(words: Words, notes: int, budget: int, mix: Mix) -> list[Piece]:
+    """One conversation over `notes` sentences; turns are added until about `budget` characters are used."""
     rng = words.rng
     w = world.make_world(words, notes)
-    sentences = world.sentences_of(w, rng)
-    text = world.join_notes(sentences, rng)
+    text = world.notes_text(w, rng)
     out: list[Piece] = []
     used = len(text)
     others: list[Request] = []
@@ -289,17 +244,15 @@ def conversation(words: Words, notes: int, budget: int, mix: Mix, inline: bool =
         out += small_talk(words)
         used += sum(len(p.text) for p in out)
     while used < budget or prefix:
-        a = None
         if rng.random() < 0.25 * mix.talk:
             turn = small_talk(words, prefix)
         else:
             a = question(w, rng, words, mix)
-            asked = _user(prefix + a.question)
-            turn = [*asked, *river_turn(a, rng, others, mix.chosen)]
+            turn = [*_user(prefix + a.question), *river_turn(a, rng, others)]
             if a.request:
                 others.append(a.request)
+        out += turn
         used += sum(len(p.text) for p in turn) - len(prefix)
-        out += [*asked, *inline_turn(a, w, sentences, mix.chosen)] if inline and a else turn
         prefix = ""
     return out
 

@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from warpcortex_cli.bench import killed
@@ -63,11 +64,11 @@ def test_what_is_right() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it is what the process holds now")
 def test_the_peak_of_a_process_is_not_what_it_holds_now() -> None:
-    before = peak_of(os.getpid())
-    held = bytearray(before)
+    before, now = peak_of(os.getpid()), psutil.Process().memory_info().rss
+    held = bytearray(before)  # other tests of this process may have left their own mark, far above what it holds now
     held[::4096] = bytes([1]) * len(held[::4096])
     del held
-    assert peak_of(os.getpid()) > 1.5 * before
+    assert peak_of(os.getpid()) > 0.9 * (now + before)
 
 
 def test_the_command_reports(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

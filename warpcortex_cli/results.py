@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import argparse
 import io
 import os
 import re
@@ -124,11 +123,6 @@ def machine() -> str:
     widest = next((label for label, flag in _EXTENSIONS if flag in flags), "")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{name or 'unknown CPU'}{f' with {widest}' if widest else ''}, {cores} cores, torch {version('torch')}"
-
-
-def add_option(parser: argparse.ArgumentParser) -> None:
-    """Gives a parser of `python -m warpcortex_cli.ROOM.NAME` the flag."""
-    parser.add_argument(FLAG, action="store_true", help=HELP)
 
 
 def recorded(wanted: bool, room: str, name: str) -> AbstractContextManager[None]:

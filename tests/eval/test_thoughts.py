@@ -14,8 +14,8 @@ from warpcortex_cli.cli.app import main
 from warpcortex_cli.engine.injection import virtual_positions
 from warpcortex_cli.engine.session import Session
 from warpcortex_cli.eval import thoughts
-from warpcortex_cli.eval.pocket import is_right, make_case
-from warpcortex_cli.eval.thoughts import CONDITIONS, Grafts, Reply, misled, replies, reply_of
+from warpcortex_cli.eval.pocket import Case, is_right, make_case
+from warpcortex_cli.eval.thoughts import CONDITIONS, Grafts, Outcome, Reply, misled, outcomes_of, replies, reply_of
 from warpcortex_cli.events import StreamEnded
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.source import resolve_model
@@ -81,6 +81,19 @@ def test_a_crowd_arrives_together_with_the_thought(pocket: Prism) -> None:
     assert len(reply.states) == 8 and set(others) | {case.thought} == set(reply.thoughts)
 
 
+def test_wrong_thoughts_are_told_apart_by_what_became_of_them() -> None:
+    """A thought that was rejected did no harm, yet the answer without it need not be right."""
+    case = Case("total", "", "", value="12", thought="= 5 + 7 = 12", wrong="5 + 7 = 14")
+    said = {"injected": ("In total: 14.", "In total: 12."), "rejected": ("In total: 12.", "In total: 9.")}
+    replies = [Reply(text=text, states=["failed", state]) for state, texts in said.items() for text in texts]
+    replies.append(Reply(text="In total: 12."))
+    assert outcomes_of([(case, reply) for reply in replies]) == {
+        "injected": Outcome(n=2, right=1, misled=1),
+        "rejected": Outcome(n=2, right=1, misled=0),
+        "never": Outcome(n=1, right=1, misled=0),
+    }
+
+
 def test_the_command_prints_its_contract(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         main(["eval", "thoughts", "--n", "1", "--notes", "4", "--json"])
@@ -88,4 +101,7 @@ def test_the_command_prints_its_contract(capsys: pytest.CaptureFixture[str]) -> 
     assert not left.value.code and found["schema_version"] == 1
     assert [c["name"] for c in found["conditions"]] == list(CONDITIONS)
     assert {"accuracy", "ci95", "n", "seconds", "tokens"} <= set(found["conditions"][0])
+    wrong = next(c for c in found["conditions"] if c["name"] == "wrong")
+    assert sum(o["n"] for o in wrong["outcomes"].values()) == 1
+    assert wrong["resisted"] == 1 - sum(o["misled"] for o in wrong["outcomes"].values())
     assert all(isinstance(c["tokens"], int) and isinstance(c["accuracy"], float) for c in found["conditions"])

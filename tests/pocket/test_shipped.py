@@ -24,14 +24,26 @@ The ropes of Ida: 30, blue, in the old mill.
 One rope costs 3 coins."""
 
 
+MORE_NOTES = """Fenwick keeps tongs: 31, grey, at the north forge.
+Zelda keeps abaci: 8, red, in the old school.
+Ulric keeps sextants: 54, golden, in the harbour.
+Tilda keeps lanterns: 27, green, in the cold cellar.
+Rufus keeps trowels: 16, brown, behind the tall shed.
+Ingrid keeps goblets: 73, silver, in the long hall.
+Zelda keeps tongs: 12, black, near the narrow bridge.
+Ulric keeps cushions: 45, blue, in the upper room.
+Casper keeps thimbles: 90, white, in the wooden chest.
+Fenwick keeps acorns: 66, yellow, under the great bridge."""
+
+
 @pytest.fixture(scope="module")
 def pocket() -> Prism:
     return Prism.load(resolve_model("pocket", "auto"), device="cpu")
 
 
-def talk(prism: Prism, question: str, **options) -> list[ev.Event]:
+def talk(prism: Prism, question: str, notes: str = NOTES, **options) -> list[ev.Event]:
     session = Session(prism, load_profile("pocket"), **options)
-    session.load_notes(NOTES)
+    session.load_notes(notes)
     return list(session.send(question))
 
 
@@ -76,6 +88,54 @@ def test_the_promised_questions(pocket: Prism, question: str, expected: str) -> 
     assert expected in answer(talk(pocket, question))
 
 
+NOT_LEARNT = pytest.mark.xfail(reason="the shipped weights have not learnt the last lesson, SUMS", strict=True)
+
+
+@pytest.mark.parametrize(
+    ("question", "expected"),
+    [
+        ("How many tongs of Fenwick and abaci of Zelda and sextants of Ulric in total?", 93),
+        pytest.param("How many tongs of Fenwick, abaci of Zelda, sextants of Ulric in total?", 93, marks=NOT_LEARNT),
+        pytest.param(
+            "How many tongs of Fenwick, abaci of Zelda, and sextants of Ulric in total?", 93, marks=NOT_LEARNT
+        ),
+        pytest.param("How many lanterns of Tilda, goblets of Ingrid in total?", 100, marks=NOT_LEARNT),
+        pytest.param(
+            "How many lanterns of Tilda and trowels of Rufus and goblets of Ingrid and tongs of Zelda in total?",
+            128,
+            marks=NOT_LEARNT,
+        ),
+        ("How many cushions of Ulric, thimbles of Casper, acorns of Fenwick and lanterns of Tilda in total?", 228),
+        pytest.param(
+            "How many tongs of Zelda and abaci of Zelda and sextants of Ulric and trowels of Rufus and acorns of "
+            "Fenwick in total?",
+            156,
+            marks=NOT_LEARNT,
+        ),
+        (
+            "How many lanterns of Tilda, thimbles of Casper, tongs of Fenwick, goblets of Ingrid, and cushions of "
+            "Ulric in total?",
+            266,
+        ),
+    ],
+)
+def test_sums_of_two_to_five_terms_in_any_joining(pocket: Prism, question: str, expected: int) -> None:
+    assert f"In total: {expected}." in answer(talk(pocket, question, MORE_NOTES))
+
+
+@pytest.mark.parametrize(
+    ("task", "read"),
+    [
+        ("ropes of Mara: 47 + lamps of Otto: 12 + tongs of Ida: 3", "47 + 12 + 3"),
+        ("ropes of Mary-Jane: 47 - lamps of Zoë-Ann: 12", "47 - 12"),
+        ("tongs of Émile: 4 * one tong costs 3", "4 * 3"),
+    ],
+)
+def test_a_math_stream_reads_numbers_without_their_names(task: str, read: str) -> None:
+    role = next(role for role in load_profile("pocket").roles if role.name == "math")
+    assert role.drop and re2.sub(role.drop, "", task) == read
+
+
 def test_without_streams_it_still_answers(pocket: Prism) -> None:
     events = talk(pocket, "How many ropes of Mara and lamps of Otto in total?", streams=False)
     assert not any(isinstance(e, ev.StreamSpawned) for e in events)
@@ -99,16 +159,3 @@ def test_streams_help_over_many_notes(pocket: Prism) -> None:
 def test_small_talk_is_answered_briefly(pocket: Prism, words: str) -> None:
     events = list(Session(pocket, load_profile("pocket")).send(words))
     assert "pocket" in answer(events) and len(answer(events)) < 300
-
-
-@pytest.mark.parametrize(
-    ("task", "read"),
-    [
-        ("ropes of Mara: 47 + lamps of Otto: 12 + tongs of Ida: 3", "47 + 12 + 3"),
-        ("ropes of Mary-Jane: 47 - lamps of Zoë-Ann: 12", "47 - 12"),
-        ("tongs of Émile: 4 * one tong costs 3", "4 * 3"),
-    ],
-)
-def test_a_math_stream_reads_numbers_without_their_names(task: str, read: str) -> None:
-    role = next(role for role in load_profile("pocket").roles if role.name == "math")
-    assert role.drop and re2.sub(role.drop, "", task) == read

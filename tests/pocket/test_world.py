@@ -6,9 +6,10 @@ import random
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from warpcortex_cli.eval import sums
 from warpcortex_cli.pocket import arithmetic, conversation, world
 from warpcortex_cli.pocket.vocabulary import HELD_OUT_NAMES, HELD_OUT_THINGS, NAMES, THINGS, Words
 
@@ -53,6 +54,78 @@ def test_delegated_answers_follow_from_the_notes(ask, seed: int) -> None:
         asker, place = re.fullmatch(r"besides (\w+), who is (.+)\?", a.request.task).groups()
         there = {f.person for f in w.facts if f.place == place} - {asker}
         assert set(a.value.split(", ")) == (there or {"nobody"})
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=seeds)
+def test_a_sum_asks_for_two_to_five_terms_and_recalls_them_in_the_order_asked(seed: int) -> None:
+    rng = random.Random(seed)
+    w = world.make_world(Words(rng), 12)
+    a = world.ask_total(w, rng)
+    assert a is not None and a.request is not None
+    named = re.findall(r"(\w+ of \w+): \d+", a.request.task)
+    assert 2 <= len(named) <= 5 and a.request.task.count(" + ") == len(named) - 1
+    assert re.search(".+".join(map(re.escape, named)), a.question)
+    assert a.request.plain == " + ".join(re.findall(r"\d+", a.request.task))
+
+
+@pytest.mark.parametrize(
+    ("terms", "texts"),
+    [
+        (["a"], {"a"}),
+        (["a", "b"], {"a and b", "a, b", "a, and b"}),
+        (["a", "b", "c"], {"a, b and c", "a and b and c", "a, b, c", "a, b, and c"}),
+        (["a", "b", "c", "d"], {"a, b, c and d", "a and b and c and d", "a, b, c, d", "a, b, c, and d"}),
+    ],
+)
+def test_the_common_joinings(terms: list[str], texts: set[str]) -> None:
+    assert {joining.text(terms) for joining in world.COMMON_JOININGS} == texts
+
+
+def test_forms_that_eval_calls_unseen_are_not_trained_on() -> None:
+    for form in sums.FORMS:
+        if form.learnt:
+            assert form.joining in world.COMMON_JOININGS and form.question in world.SUM_QUESTIONS
+        else:
+            joined = {form.joining.between, form.joining.last} - set(world.SEPARATORS)
+            assert joined or form.question not in world.SUM_QUESTIONS
+    rng = random.Random(1)
+    for _ in range(500):
+        drawn = world.joining(rng)
+        assert {drawn.between, drawn.last} <= set(world.SEPARATORS)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=seeds, notes=st.integers(2, 9))
+@example(seed=765, notes=7)  # the notes come after small talk
+def test_the_control_is_asked_the_same_and_takes_the_same_steps(seed: int, notes: int) -> None:
+    """Behind each request stand the Stream's own work, but over all notes, and the same answer."""
+
+    def turns(inline: bool) -> list[tuple[str, str]]:
+        words = Words(random.Random(seed), "train", 0.6, 0.5)
+        pieces = conversation.conversation(words, notes, 1500, conversation.DEFAULT_MIX, inline)
+        text = "".join(p.text for p in pieces if not p.aside)
+        turn = re.escape(conversation.USER) + "(.*?)" + re.escape(conversation.END + conversation.ASSISTANT)
+        return re.findall(turn + "(.*?)" + re.escape(conversation.END), text, re.DOTALL)
+
+    with_streams, inline = turns(False), turns(True)
+    assert [question for question, _ in with_streams] == [question for question, _ in inline]
+    for (_, said), (_, done) in zip(with_streams, inline, strict=True):
+        request = re.search(r"\[(MATH|CHECK|RECALL): (.+?)\]", said)
+        if request is None:
+            assert done == said
+            continue
+        assert done.startswith(said[: request.end()]) and done.split("\n")[-1] == said.split("\n")[-1]
+        *_, result, _ = done.split("\n")
+        if request[1] == "MATH":
+            plain = " ".join(re.findall(r"(?<!\w)\d+|(?<= )[-+*](?= )", request[2]))
+            assert done[request.end() :].startswith(f" {plain}\n{arithmetic.work(plain)}\n")
+        elif request[2].startswith("besides"):
+            lines = done[request.end() :].split("\n")[1:-2]
+            copied = [re.sub(r"^\d+ | no$| yes: [\w, ]+$", "", line) for line in lines]
+            notes_said = next(question for question, _ in inline if copied[0] in question).split("\n\n")[0]
+            assert copied == re.split(r"(?<=\.)\s", notes_said)
+        assert result.startswith("= ")
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,7 +1,9 @@
 """pocket through the product, with Streams and without: `python -m warpcortex_cli.eval.pocket`.
 
 Every question goes through a Session as `warpcortex ask` runs it: River, Router, Streams, Gate, injection. Names and
-things are held-out or made up; `river` is the same session with Streams switched off.
+things are held-out or made up; `river` is the same session with Streams switched off. `--sums` asks for sums by the
+number of their terms and the way they are joined, `--control FOLDER` compares with a pocket that does the steps of
+Streams in its own text.
 """
 
 from __future__ import annotations
@@ -13,14 +15,15 @@ import re
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
 
 from warpcortex_cli.engine.session import Session
 from warpcortex_cli.eval.statistics import interval
-from warpcortex_cli.events import RiverText, StreamEnded
+from warpcortex_cli.events import RiverFinished, RiverText, StreamEnded
 from warpcortex_cli.pocket import world
 from warpcortex_cli.pocket.vocabulary import Words
 from warpcortex_cli.pocket.world import Answer
@@ -28,12 +31,13 @@ from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.quantize import BITS
 from warpcortex_cli.prism.source import resolve_model
 from warpcortex_cli.profile import Profile, load_profile
+from warpcortex_cli.results import add_option, recorded
 
 QUESTIONS: dict[str, Callable[..., Answer | None]] = {
     "count": world.ask_count,
     "place": world.ask_place,
     "colour": world.ask_colour,
-    "total": world.ask_total,
+    "total": world.ask_plain_total,
     "difference": world.ask_difference,
     "cost": world.ask_cost,
     "compare": world.ask_compare,
@@ -98,19 +102,41 @@ def is_right(case: Case, answer: str) -> bool:
     return case.value.lower() in text
 
 
+@dataclass
+class Asked:
+    """What one question came to: the visible answer, how each Stream ended, and what the River took for it.
+
+    `seconds`: to the end of the answer; the notes are read before.
+    """
+
+    text: str = ""
+    ends: list[StreamEnded] = field(default_factory=list)
+    river_tokens: int = 0
+    seconds: float = 0.0
+
+
+def ask(prism: Prism, profile: Profile, case: Case, *, streams: bool, seed: int = 0) -> Asked:
+    session = Session(prism, profile, seed=seed, streams=streams)
+    session.load_notes(case.notes)
+    out = Asked()
+    began = time.perf_counter()
+    for event in session.send(case.question):
+        if isinstance(event, RiverText) and not (event.request or event.thinking):
+            out.text += event.text
+        elif isinstance(event, StreamEnded):
+            out.ends.append(event)
+        elif isinstance(event, RiverFinished):
+            out.river_tokens = event.tokens
+    out.seconds = time.perf_counter() - began
+    return out
+
+
 def answer_of(
     prism: Prism, profile: Profile, case: Case, *, streams: bool, seed: int = 0
 ) -> tuple[str, list[StreamEnded]]:
     """The visible answer, and how each Stream ended."""
-    session = Session(prism, profile, seed=seed, streams=streams)
-    session.load_notes(case.notes)
-    text, ends = "", []
-    for event in session.send(case.question):
-        if isinstance(event, RiverText) and not (event.request or event.thinking):
-            text += event.text
-        elif isinstance(event, StreamEnded):
-            ends.append(event)
-    return text, ends
+    asked = ask(prism, profile, case, streams=streams, seed=seed)
+    return asked.text, asked.ends
 
 
 def with_window(profile: Profile, window: int | None) -> Profile:
@@ -130,11 +156,54 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=2026)
     parser.add_argument("--model", default="pocket")
     parser.add_argument("--quantize", choices=["none", *BITS], default="none")
+    parser.add_argument("--sums", action="store_true", help="sums by number of terms and way of joining")
+    parser.add_argument("--control", metavar="FOLDER", help="weights of `pocket.train --inline`, to compare with")
     parser.add_argument("--wrong", action="store_true", help="show cases that went wrong")
     parser.add_argument("--json", action="store_true")
+    add_option(parser)
     args = parser.parse_args()
-    prism = Prism.load(resolve_model(args.model, "auto"), quantize=args.quantize)
-    profile = with_window(load_profile("pocket"), args.window)
+    with recorded(args.write_results, "eval", "python -m warpcortex_cli.eval.pocket"):
+        prism = Prism.load(resolve_model(args.model, "auto"), quantize=args.quantize)
+        asked = _sums if args.sums else _control if args.control else _kinds
+        asked(args, prism, with_window(load_profile("pocket"), args.window))
+
+
+def _wrong(case: Case, answer: str) -> None:
+    print(f"{case.question}\n  wanted {case.value!r}, got {answer!r}", file=sys.stderr)
+
+
+def _sums(args: argparse.Namespace, prism: Prism, profile: Profile) -> None:
+    from warpcortex_cli.eval import sums
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("asking", total=len(sums.FORMS) * len(sums.TERMS) * args.n)
+        cells = sums.run(
+            prism, profile, args.n, args.notes, args.seed, args.made_up,
+            lambda: bar.advance(task), _wrong if args.wrong else lambda case, answer: None,
+        )  # fmt: skip
+    _print(args, sums.table(cells), {"sums": sums.as_json(cells)})
+
+
+def _control(args: argparse.Namespace, prism: Prism, profile: Profile) -> None:
+    from warpcortex_cli.eval import control
+
+    inline = Prism.load(resolve_model(args.control, "auto"), quantize=args.quantize)
+    rng = random.Random(args.seed)
+    cases = [make_case(kind, args.notes, rng, args.made_up) for kind in args.kinds.split(",") for _ in range(args.n)]
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("asking", total=2 * len(cases))
+        cells = control.run(prism, inline, profile, cases, lambda: bar.advance(task))
+    _print(args, control.table(cells), {"control": control.as_json(cells)})
+
+
+def _print(args: argparse.Namespace, lines: Sequence[str], found: dict[str, Any]) -> None:
+    if args.json:
+        print(json.dumps({"schema_version": 1, "notes": args.notes, "n": args.n, "seed": args.seed, **found}))
+    else:
+        print(f"{args.notes} notes, {args.n} cases a line and column, seed {args.seed}", *lines, sep="\n")
+
+
+def _kinds(args: argparse.Namespace, prism: Prism, profile: Profile) -> None:
     conditions = args.conditions.split(",")
     rng = random.Random(args.seed)
     rows: dict[str, dict[str, float]] = {}
@@ -148,13 +217,12 @@ def main() -> None:
             for _ in range(args.n):
                 case = make_case(kind, args.notes, rng, args.made_up)
                 for condition in row:
-                    answer, ends = answer_of(prism, profile, case, streams=condition == "streams")
+                    answer = ask(prism, profile, case, streams=condition == "streams").text
                     right = is_right(case, answer)
                     row[condition] += right / args.n
                     totals[condition] += right if kind in DELEGATED else 0
                     if args.wrong and not right and condition == "streams":
-                        states = [f"{e.state} ({e.reason})" for e in ends]
-                        print(f"{case.question}\n  wanted {case.value!r}, got {answer!r}; {states}", file=sys.stderr)
+                        _wrong(case, answer)
                     bar.advance(task)
             rows[kind] = row
     n = args.n * sum(k in DELEGATED for k in kinds)

@@ -10,7 +10,7 @@ from statistics import fmean
 from warpcortex_cli.bench.plot import new_figure, save
 from warpcortex_cli.eval.gate import SIGNALS, Summary
 from warpcortex_cli.eval.synapse import Result
-from warpcortex_cli.eval.thoughts import Condition, Crowd
+from warpcortex_cli.eval.thoughts import Condition, Crowd, Outcome
 
 
 @dataclass(frozen=True)
@@ -112,10 +112,23 @@ def thoughts_grids(results: Sequence[Condition | Crowd]) -> list[Grid]:
 
 def thoughts_line(results: Sequence[Condition | Crowd]) -> str:
     return "".join(
-        f"Of wrong thoughts, {r.resisted:.0%} were rejected or did not get into the answer."
+        f"Of wrong thoughts, {r.resisted:.0%} were rejected or did not get into the answer. "
+        + _outcomes_line(r.outcomes)
         for r in results
-        if isinstance(r, Condition) and r.resisted is not None
+        if isinstance(r, Condition) and r.resisted is not None and r.outcomes
     )
+
+
+def _outcomes_line(outcomes: dict[str, Outcome]) -> str:
+    """How many answers were right all the same."""
+    said = {"injected": "got in", "rejected": "were rejected", "never": "came to nothing before"}
+    parts = [
+        f"{o.n} {said[name]} ({o.right} of these answers right, {o.misled} with the wrong result)"
+        for name, o in outcomes.items()
+        if o.n
+    ]
+    n, right = (sum(getattr(o, field) for o in outcomes.values()) for field in ("n", "right"))
+    return f"Of {n}: {', '.join(parts)}; in all {right / n:.0%} of the answers are right."
 
 
 def plot_accuracy(results: Sequence[Result], path: Path, name: str) -> None:

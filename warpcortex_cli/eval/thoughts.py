@@ -20,7 +20,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -61,10 +61,21 @@ class Reply:
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """Of `n` wrong thoughts that ended alike, those whose question was answered right, and with the wrong result."""
+
+    n: int
+    right: int
+    misled: int
+
+
+@dataclass(frozen=True)
 class Condition:
     """One line of the result; `seconds` and `tokens` are means over the cases.
 
-    `resisted`: of wrong thoughts, those rejected or without effect on the answer.
+    `resisted`: of wrong thoughts, those rejected or without effect on the answer: their result is not what the answer
+    gives, which may be wrong all the same. `outcomes`: of wrong thoughts by whether they were "injected", "rejected",
+    or "never" asked for or in time.
     """
 
     name: str
@@ -75,6 +86,7 @@ class Condition:
     tokens: int
     perplexity: float
     resisted: float | None = None
+    outcomes: dict[str, Outcome] | None = None
 
 
 def reply_of(
@@ -234,6 +246,21 @@ def misled(case: Case, reply: Reply) -> bool:
     return is_right(replace(case, value=result), reply.text)
 
 
+def fate(reply: Reply) -> str:
+    """What became of the thought that every Stream of a reply was told: a key of `Condition.outcomes`."""
+    return next((state for state in ("injected", "rejected") if state in reply.states), "never")
+
+
+def outcomes_of(cases: Sequence[tuple[Case, Reply]]) -> dict[str, Outcome]:
+    """Replies under a wrong thought, by what became of it."""
+    out = {}
+    for name in ("injected", "rejected", "never"):
+        of = [(case, reply) for case, reply in cases if fate(reply) == name]
+        right = sum(is_right(case, reply.text) for case, reply in of)
+        out[name] = Outcome(len(of), right, sum(misled(case, reply) for case, reply in of))
+    return out
+
+
 @dataclass
 class _Sum:
     """What the cases of one condition came to; `scored`: those whose reply has a likelihood."""
@@ -277,13 +304,14 @@ def run(
     crowded = cases[: max(1, n // 2)]
     total = n + len(crowded)
     sums = {name: _Sum() for name in CONDITIONS}
-    resisted = 0
+    wrong: list[tuple[Case, Reply]] = []
     for i, case in enumerate(cases):
         found = replies(prism, profile, case)
         for name, reply in found.items():
             sums[name].add(reply, is_right(case, reply.text))
-        resisted += not misled(case, found["wrong"])
+        wrong.append((case, found["wrong"]))
         progress(i + 1, total)
+    outcomes = outcomes_of(wrong)
     for name, s in sums.items():
         yield Condition(
             name,
@@ -293,7 +321,8 @@ def run(
             seconds=s.seconds / n,
             tokens=round(s.tokens / n),
             perplexity=math.exp(s.nll / s.scored) if s.scored else math.nan,
-            resisted=resisted / n if name == "wrong" else None,
+            resisted=1 - sum(o.misled for o in outcomes.values()) / n if name == "wrong" else None,
+            outcomes=outcomes if name == "wrong" else None,
         )
     held = Counter[int]()
     for i, case in enumerate(crowded):
@@ -311,7 +340,7 @@ def as_json(results: Sequence[Condition | Crowd], model: str, seed: int) -> dict
     """The contract of `eval thoughts --json`, with crowds added. A figure that is not known is null."""
 
     def plain(result: Condition | Crowd) -> dict[str, Any]:
-        return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in vars(result).items()}
+        return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(result).items()}
 
     return {
         "schema_version": 1,

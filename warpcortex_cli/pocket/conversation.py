@@ -41,6 +41,8 @@ class Mix:
     talk: float = 0.3
     made_up: float = 0.6
     chopped: float = 0.0  # of what is made up
+    totals: float = 3.5  # of what is delegated
+    chosen: float = 1.0  # the weight of what a request for a total chooses rather than copies
 
 
 DEFAULT_MIX = Mix()
@@ -67,29 +69,67 @@ def _wrong(request: Request, rng: random.Random, others: list[Request]) -> str:
     return f"{task} = {arithmetic.evaluate(task)}"
 
 
-def river_turn(a: Answer, rng: random.Random, others: list[Request]) -> list[Piece]:
-    """The River's answer, with the thought arriving at some moment, or never, or a wrong one instead."""
+def _asking(a: Answer, chosen: float) -> list[Piece]:
+    """What the River writes up to the end of its request. In a sum, each term begins with a choice: which is the next.
+
+    A piece begins with a space where the text does not end, so that its tokens are those of the whole text.
+    """
+    assert a.request
+    if a.kind != "total" or chosen == 1.0:
+        return [Piece(f"{a.start} {a.request.text}".strip(), 1.0)]
+    out = []
+    for number, term in enumerate(a.request.text.split(" + ")):
+        name, count = term.split(": ")[-2:]
+        thing, person = name.split(" of ")
+        begin = f"[{a.request.trigger}:" if number == 0 else " +"
+        out += [Piece(f"{begin} {thing}", chosen), Piece(f" of {person}:", 1.0), Piece(f" {count}", chosen)]
+    return out
+
+
+def river_turn(a: Answer, rng: random.Random, others: list[Request], chosen: float = 1.0) -> list[Piece]:
+    """The River's answer, with the thought arriving at some moment, or never, or a wrong one instead.
+
+    `chosen`: as in `Mix`.
+    """
     if a.request is None:
         pieces = [Piece(a.end, learn=1.0), _close()]
         if others and rng.random() < 0.08:
             pieces.insert(0, Piece(f"[Ref: {rng.choice(others).thought}]", aside=True))
         return pieces
-    head = f"{a.start} {a.request.text}".strip()
+    head = _asking(a, chosen)
     arrival = rng.choices(("pause", "early", "filler", "never", "wrong"), (50, 7, 8, 27, 8))[0]
     thought = f"[Ref: {a.request.thought}]"
     aside = Piece(thought, learn=0.05, aside=True)
     if arrival == "wrong":
         thought = f"[Ref: {_wrong(a.request, rng, others)}]"
         aside = Piece(thought, aside=True)
-    if arrival == "filler":
-        first, rest = a.meanwhile.split(" ", 1) if " " in a.meanwhile else ("", a.meanwhile)
-        if first:
-            return [Piece(f"{head} {first}", 1.0), aside, Piece(" " + rest, 1.0), Piece("\n" + a.end, 2.0), _close()]
+    if arrival == "filler" and " " in a.meanwhile:
+        first, rest = a.meanwhile.split(" ", 1)
+        return [*head, Piece(f" {first}", 1.0), aside, Piece(" " + rest, 1.0), Piece("\n" + a.end, 2.0), _close()]
     if arrival == "early":
-        return [Piece(head, 1.0), aside, Piece(" " + a.meanwhile, 1.0), Piece("\n" + a.end, 2.0), _close()]
+        return [*head, aside, Piece(" " + a.meanwhile, 1.0), Piece("\n" + a.end, 2.0), _close()]
     if arrival == "never":
-        return [Piece(f"{head} {a.meanwhile}\n{a.end}", 1.0), _close()]
-    return [Piece(f"{head} {a.meanwhile}", 1.0), aside, Piece("\n" + a.end, 2.0), _close()]
+        return [*head, Piece(f" {a.meanwhile}\n{a.end}", 1.0), _close()]
+    return [*head, Piece(f" {a.meanwhile}", 1.0), aside, Piece("\n" + a.end, 2.0), _close()]
+
+
+def inline_turn(a: Answer, w: World, sentences: list[str], chosen: float = 1.0) -> list[Piece]:
+    """The same steps in the River's own text: what the Stream reads of its task, what it writes, then the answer.
+
+    The control that says what Streams are worth. Nobody chooses a focus set for the River: where a Stream goes through
+    the sentences that it was given, this goes through all of the notes.
+    """
+    if a.request is None:
+        return [Piece(a.end, 1.0), _close()]
+    if a.kind == "who-else":
+        but, place = world.asked_for(a.request)
+        said = world.keepers_work(w, sentences, place, but)
+        steps = [Piece("\n", 1.0), *(Piece(text, _DECIDED if decided else 1.0) for text, decided in said)]
+    elif a.kind == "about":
+        steps = [Piece(f"\n{a.request.work}", 1.0)]
+    else:
+        steps = [Piece(f" {a.request.plain}\n{a.request.work}", 1.0)]
+    return [*_asking(a, chosen), *steps, Piece("\n" + a.end, 2.0), _close()]
 
 
 def _label(words: Words) -> str:
@@ -204,7 +244,7 @@ _RECALL: tuple[tuple[Callable[..., Answer | None], float], ...] = (
     (world.ask_price, 0.5),
 )
 _DELEGATED: tuple[tuple[Callable[..., Answer | None], float], ...] = (
-    (world.ask_total, 3.5),
+    (world.ask_total, DEFAULT_MIX.totals),
     (world.ask_difference, 1.2),
     (world.ask_cost, 1.5),
     (world.ask_compare, 1.2),
@@ -223,16 +263,21 @@ def question(w: World, rng: random.Random, words: Words, mix: Mix) -> Answer:
         elif rng.random() < 0.12:
             return world.ask_claim(w, rng, words)
         else:
-            answer = rng.choices([a for a, _ in _DELEGATED], [p for _, p in _DELEGATED])[0](w, rng)
+            shares = [mix.totals if ask is world.ask_total else share for ask, share in _DELEGATED]
+            answer = rng.choices([ask for ask, _ in _DELEGATED], shares)[0](w, rng)
         if answer is not None:
             return answer
 
 
-def conversation(words: Words, notes: int, budget: int, mix: Mix) -> list[Piece]:
-    """One conversation over `notes` sentences; turns are added until about `budget` characters are used."""
+def conversation(words: Words, notes: int, budget: int, mix: Mix, inline: bool = False) -> list[Piece]:
+    """One conversation over `notes` sentences; turns are added until about `budget` characters are used.
+
+    `inline`: the same questions, with the steps of Streams in the River's own text.
+    """
     rng = words.rng
     w = world.make_world(words, notes)
-    text = world.notes_text(w, rng)
+    sentences = world.sentences_of(w, rng)
+    text = world.join_notes(sentences, rng)
     out: list[Piece] = []
     used = len(text)
     others: list[Request] = []
@@ -244,15 +289,17 @@ def conversation(words: Words, notes: int, budget: int, mix: Mix) -> list[Piece]
         out += small_talk(words)
         used += sum(len(p.text) for p in out)
     while used < budget or prefix:
+        a = None
         if rng.random() < 0.25 * mix.talk:
             turn = small_talk(words, prefix)
         else:
             a = question(w, rng, words, mix)
-            turn = [*_user(prefix + a.question), *river_turn(a, rng, others)]
+            asked = _user(prefix + a.question)
+            turn = [*asked, *river_turn(a, rng, others, mix.chosen)]
             if a.request:
                 others.append(a.request)
-        out += turn
         used += sum(len(p.text) for p in turn) - len(prefix)
+        out += [*asked, *inline_turn(a, w, sentences, mix.chosen)] if inline and a else turn
         prefix = ""
     return out
 

@@ -11,11 +11,12 @@ import json
 import multiprocessing as mp
 import os
 import random
+import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from queue import Empty
+from queue import Empty, Full
 from typing import Any
 
 import torch
@@ -30,7 +31,13 @@ from warpcortex_cli.pocket.vocabulary import ADJECTIVES, COLOURS, PLACES, Words
 
 @dataclass(frozen=True)
 class Stage:
-    """A lesson: `steps` of `rows` conversations of about `budget` characters over `notes` (from, to) sentences."""
+    """A lesson: `steps` of `rows` conversations of about `budget` characters over `notes` (from, to) sentences.
+
+    Attributes:
+        mostly_few: half as many notes come up as often as twice as many, instead of each number as often.
+        rates: the learning rate at its beginning and end, of the highest; CURRICULUM and FINISH have their own.
+        warm: steps in which the rate rises from nothing.
+    """
 
     steps: int
     rows: int
@@ -39,8 +46,15 @@ class Stage:
     sums: int  # characters of Streams that calculate, beside the conversations
     readings: int = 1  # Streams that read a focus set
     copying: float = 0.0
+    mostly_few: bool = False
+    rates: tuple[float, float] = (1.0, 1.0)
+    warm: int = 1
     mix: Mix = DEFAULT_MIX
     shares: tuple[float, float, float] = (0.5, 0.3, 0.2)  # of conversations, calculations, readings in a step's loss
+
+    def draw_notes(self, rng: random.Random) -> int:
+        fewest, most = self.notes
+        return round(fewest * (most / fewest) ** rng.random()) if self.mostly_few else rng.randint(fewest, most)
 
 
 CURRICULUM = (
@@ -55,7 +69,25 @@ CURRICULUM = (
 # A short second round at a low rate, with more of what is learnt last: Streams that read.
 FINISH = Stage(4700, 1, (10, 45), 2600, 1000, readings=3, mix=Mix(chopped=0.5), shares=(0.35, 0.25, 0.4))
 FINISH_RATE = 0.4
-LESSONS = (*CURRICULUM, FINISH)
+# Sums of two to five terms, however they are joined; the rest of what was learnt goes on beside them. What their
+# requests choose weighs more from the second part on; the third has more room to move, the fourth cools down, and the
+# last one takes up again what suffered from that: Streams that calculate and read.
+_SUMS = Stage(
+    100, 1, (3, 45), 2500, 250, mostly_few=True, rates=(0.4, 0.285), warm=50, shares=(0.65, 0.1, 0.25),
+    mix=Mix(recall=4, delegated=12, totals=20, chopped=0.5),
+)  # fmt: skip
+_CHOSEN = replace(_SUMS, rates=(0.285, 0.17), warm=1, mix=replace(_SUMS.mix, chosen=5.0))
+SUMS = (
+    _SUMS,
+    _CHOSEN,
+    replace(_CHOSEN, steps=200, notes=(3, 30), rates=(0.9, 0.45), warm=50),
+    replace(_CHOSEN, steps=60, notes=(3, 30), rates=(0.45, 0.0)),
+    replace(
+        _CHOSEN, steps=150, notes=(3, 30), sums=1000, readings=2, rates=(0.3, 0.0), warm=10, shares=(0.35, 0.35, 0.3)
+    ),
+)
+SUMS_STEPS = sum(stage.steps for stage in SUMS)
+LESSONS = (*CURRICULUM, FINISH, *SUMS)
 MATRIX_LR, CIRCUIT_LR, EMBEDDING_LR, VECTOR_LR = 0.005, 0.0012, 5e-4, 2e-3
 DECAY_SHARE = 0.5
 
@@ -242,10 +274,13 @@ def encode(tok: Tokenizer, pieces: list[Piece], limit: int) -> Sequence:
 Batch = list[dict[str, torch.Tensor]]
 
 
-def make_batch(tok: Tokenizer, rng: random.Random, stage: Stage) -> Batch:
-    """What one step learns from: conversations, and beside them Streams that calculate, which are shorter."""
+def make_batch(tok: Tokenizer, rng: random.Random, stage: Stage, inline: bool = False) -> Batch:
+    """What one step learns from: conversations, and beside them Streams that calculate, which are shorter.
+
+    `inline`: the same questions for a River that does the steps of Streams itself.
+    """
     rows: list[Sequence] = []
-    notes = rng.randint(*stage.notes)
+    notes = stage.draw_notes(rng)
     for _ in range(stage.rows):
         words = Words(rng, "train", rng.choice((0.3, stage.mix.made_up, 0.9)), stage.mix.chopped)
         if rng.random() < stage.copying:
@@ -253,7 +288,7 @@ def make_batch(tok: Tokenizer, rng: random.Random, stage: Stage) -> Batch:
         elif rng.random() < 0.02 * stage.mix.talk / 0.3:
             pieces = conversation.small_talk(words)
         else:
-            pieces = conversation.conversation(words, notes, stage.budget, stage.mix)
+            pieces = conversation.conversation(words, notes, stage.budget, stage.mix, inline)
         rows.append(encode(tok, pieces, 3600))
     each = 250
     words = Words(rng, "train", stage.mix.made_up, stage.mix.chopped)
@@ -277,22 +312,37 @@ def _pad(rows: list[Sequence]) -> dict[str, torch.Tensor]:
     return {"ids": ids, "positions": positions, "weights": weights}
 
 
-def _producer(tok_json: str, seed: int, start: int, queue: Any, curriculum: tuple[Stage, ...]) -> None:
+def _producer(tok_json: str, seed: int, start: int, queue: Any, curriculum: tuple[Stage, ...], inline: bool) -> None:
     torch.set_num_threads(1)
     os.nice(5)
     tok = Tokenizer.from_str(tok_json)
     for step in range(start, sum(stage.steps for stage in curriculum)):
-        parts = make_batch(tok, random.Random(seed * 1_000_003 + step), _stage_at(step, curriculum))
+        parts = make_batch(tok, random.Random(seed * 1_000_003 + step), _stage_at(step, curriculum), inline)
         # By value: tensors travel as handles, which die with this process while batches still wait.
-        queue.put([{name: tensor.numpy() for name, tensor in part.items()} for part in parts])
-    queue.put(None)
+        _put(queue, [{name: tensor.numpy() for name, tensor in part.items()} for part in parts])
+    _put(queue, None)
 
 
-def batches(tok: Tokenizer, seed: int, start: int, curriculum: tuple[Stage, ...]) -> Iterator[Batch]:
+def _put(queue: Any, item: Any) -> None:
+    """Waits for room, but not for a trainer that was killed."""
+    trainer = mp.parent_process()
+    while True:
+        try:
+            return queue.put(item, timeout=5)
+        except Full:
+            if trainer is not None and not trainer.is_alive():
+                queue.cancel_join_thread()
+                sys.exit()
+
+
+def batches(
+    tok: Tokenizer, seed: int, start: int, curriculum: tuple[Stage, ...], inline: bool = False
+) -> Iterator[Batch]:
     """Batches from step `start` on, made by a second process."""
     context = mp.get_context("spawn")
     queue = context.Queue(maxsize=24)
-    worker = context.Process(target=_producer, args=(tok.to_str(), seed, start, queue, curriculum), daemon=True)
+    arguments = (tok.to_str(), seed, start, queue, curriculum, inline)
+    worker = context.Process(target=_producer, args=arguments, daemon=True)
     worker.start()
     while True:
         try:
@@ -341,40 +391,55 @@ def _stage_at(step: int, curriculum: tuple[Stage, ...]) -> Stage:
     return curriculum[-1]
 
 
-def schedule(step: int, total: int) -> float:
-    """Warm-up, a plateau, then linear decay to nothing; then the same decay once more, lower, to finish."""
-    total -= FINISH.steps
-    if step >= total:
-        return FINISH_RATE * (1 - (step - total) / FINISH.steps)
-    warm = min(1.0, (step + 1) / 100)
-    left = (total - step) / (total * DECAY_SHARE)
-    return warm * min(1.0, max(left, 0.01))
+def schedule(step: int) -> float:
+    """Warm-up, a plateau, then linear decay to nothing; then the same decay once more, lower; then as SUMS say."""
+    total = sum(stage.steps for stage in CURRICULUM)
+    if step < total:
+        warm = min(1.0, (step + 1) / 100)
+        left = (total - step) / (total * DECAY_SHARE)
+        return warm * min(1.0, max(left, 0.01))
+    step -= total
+    if step < FINISH.steps:
+        return FINISH_RATE * (1 - step / FINISH.steps)
+    step -= FINISH.steps
+    for stage in SUMS:
+        if step < stage.steps:
+            first, last = stage.rates
+            return min(1.0, (step + 1) / stage.warm) * (first + (last - first) * step / stage.steps)
+        step -= stage.steps
+    return 0.0
 
 
-def train(out: Path, seed: int, threads: int, device: str) -> None:
-    """Runs the curriculum from the last checkpoint in `out`, or from the start."""
+def train(out: Path, seed: int, threads: int, device: str, start: Path | None = None, inline: bool = False) -> None:
+    """Runs the lessons from the last checkpoint in `out`, or from the start.
+
+    `start`: a folder of weights from which only the last lesson is learnt. `inline`: see `make_batch`.
+    """
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     out.mkdir(parents=True, exist_ok=True)
     checkpoint = out / "checkpoint.pt"
-    tok_file = out / "tokenizer.json"
+    tok_file = (start or out) / "tokenizer.json"
     tok = Tokenizer.from_file(str(tok_file)) if tok_file.exists() else tokenizer.build()
     tokenizer.save(tok, out)
-    model = build_model()
-    help_recall(model, word_weights(tok))
+    total = sum(s.steps for s in LESSONS)
+    model, step = build_model(), 0
+    if start:
+        load_weights(model, start)
+        step = total - SUMS_STEPS
+    else:
+        help_recall(model, word_weights(tok))
     model.to(device)
     optimizers = optimizers_of(model)
     others = [p for group in optimizers[1].param_groups for p in group["params"]]
-    step = 0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         model.load_state_dict(state["model"])
         for o, s in zip(optimizers, state["optimizers"], strict=True):
             o.load_state_dict(s)
         step = state["step"]
-    total = sum(s.steps for s in LESSONS)
     started, seen, resumed = time.monotonic(), 0, step
     loss_mean, right = [0.0] * 3, [0.0] * 3  # of conversations, of sums, of readings
     log = (out / "log.jsonl").open("a")
@@ -386,8 +451,8 @@ def train(out: Path, seed: int, threads: int, device: str) -> None:
     )
     with bar:
         task = bar.add_task("pocket", total=total, completed=step)
-        for batch in batches(tok, seed, step, LESSONS):
-            factor = schedule(step, total)
+        for batch in batches(tok, seed, step, LESSONS, inline):
+            factor = schedule(step)
             for o in optimizers:
                 for group in o.param_groups:
                     group["lr"] = group["initial_lr"] * factor
@@ -412,16 +477,23 @@ def train(out: Path, seed: int, threads: int, device: str) -> None:
                     completed=step,
                     description=f"loss {loss_mean[0]:.3f} right " + " ".join(f"{r:.3f}" for r in right),
                 )
-            if step % 100 == 0:
+            if step % 50 == 0:
                 seconds = time.monotonic() - started
                 log.write(
                     json.dumps({"step": step, "loss": loss_mean, "right": right, "tokens": seen, "seconds": seconds})
                     + "\n"
                 )
                 log.flush()
-            if step % 500 == 0 or step == total:
+            if step % 100 == 0 or step == total:
                 _save_checkpoint(checkpoint, model, optimizers, step)
     export(model, tok, out / "weights")
+
+
+def load_weights(model: Any, folder: Path) -> None:
+    """The weights of a model folder, as `export` writes it."""
+    from safetensors.torch import load_file
+
+    model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)  # the tied head is stored once
 
 
 def _save_checkpoint(path: Path, model: Any, optimizers: list[torch.optim.Optimizer], step: int) -> None:
@@ -444,6 +516,8 @@ def export(model: Any, tok: Tokenizer, folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("pocket-run"), help="folder for checkpoint, log and weights")
+    parser.add_argument("--from", dest="start", type=Path, help="weights to start from: only the last lesson is learnt")
+    parser.add_argument("--inline", action="store_true", help="the control: the River does the steps of Streams itself")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 2)
     parser.add_argument("--device", default="cpu")
@@ -454,7 +528,7 @@ def main() -> None:
         model.load_state_dict(torch.load(args.out / "checkpoint.pt", weights_only=True, map_location="cpu")["model"])
         export(model, Tokenizer.from_file(str(args.out / "tokenizer.json")), args.out / "weights")
     else:
-        train(args.out, args.seed, args.threads, args.device)
+        train(args.out, args.seed, args.threads, args.device, args.start, args.inline)
 
 
 if __name__ == "__main__":

@@ -145,6 +145,11 @@ class Request:
     def text(self) -> str:
         return f"[{self.trigger}: {self.task}]"
 
+    @property
+    def plain(self) -> str:
+        """The task as a Stream that calculates reads it, its numbers without their names."""
+        return self.thought.rpartition(" = " if self.trigger == "MATH" else ": ")[0]
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -159,8 +164,64 @@ class Answer:
     value: str = ""
 
 
-def _terms_text(items: list[str]) -> str:
-    return items[0] if len(items) == 1 else ", ".join(items[:-1]) + " and " + items[-1]
+@dataclass(frozen=True)
+class Joining:
+    """What stands between the terms of a sum, and before the last one."""
+
+    between: str
+    last: str
+
+    def text(self, terms: list[str]) -> str:
+        return self.last.join(filter(None, (self.between.join(terms[:-1]), terms[-1])))
+
+
+COMMON_JOININGS = (
+    Joining(", ", " and "),
+    Joining(" and ", " and "),
+    Joining(", ", ", "),
+    Joining(", ", ", and "),
+)
+SEPARATORS = (
+    *(", ", " and ", ", and ", " plus ", " + ", " with ", "; ", " & ", " / ", ", then ", " and also ", ", also "),
+    *(" and the ", ", the ", " on top of ", ", and also the ", ", plus the ", " next to ", " together with ", " then "),
+    *(" in addition to ", " added to ", " besides ", " and then ", ", not to forget ", " and all ", ", as also "),
+)
+SUM_QUESTIONS = (
+    "How many {} in total?",
+    "How many {} together?",
+    "What is the sum of {}?",
+    "How many {} are there in all?",
+    "How many {} are there?",
+    "What do {} add up to?",
+    "What do {} come to?",
+    "How many are {} taken together?",
+    "How many {} do they have between them?",
+    "Add {}.",
+    "Add up {}.",
+    "Sum of {}?",
+    "Sum up {}, please.",
+    "Give me the sum of {}.",
+    "I want to know how many {} I can count.",
+    "Tell me how many {} that makes.",
+    "In total, how many {}?",
+    "Taken together, how many {}?",
+    "How much is {}?",
+    "If I put {} in one heap, how many is that?",
+    "{}: how many in total?",
+)
+
+
+def joining(rng: random.Random) -> Joining:
+    """Two of three are common ones; else anything, so that what joins the terms is nothing to go by."""
+    if rng.random() < 0.67:
+        return rng.choice(COMMON_JOININGS)
+    between = rng.choice(SEPARATORS)
+    return Joining(between, between if rng.random() < 0.6 else rng.choice(SEPARATORS))
+
+
+def sum_question(facts: list[Fact], joined: Joining, question: str, article: str = "") -> str:
+    """A question for the sum of `facts`; `question` has a blank for them."""
+    return question.format(joined.text([article + f.name for f in facts]))
 
 
 def _known(f: Fact) -> str:
@@ -204,18 +265,29 @@ def ask_colour(w: World, rng: random.Random) -> Answer:
 
 
 def ask_total(w: World, rng: random.Random) -> Answer | None:
+    n = min(rng.choices((2, 3, 4, 5), (2, 3, 2.5, 2.5))[0], len(w.facts))
+    if n < 2:
+        return None
+    facts = rng.sample(w.facts, n)
+    question = rng.choices(SUM_QUESTIONS, (20, *(1,) * (len(SUM_QUESTIONS) - 1)))[0]
+    return total_of(facts, sum_question(facts, joining(rng), question, rng.choice(("",) * 6 + ("the ",))))
+
+
+def ask_plain_total(w: World, rng: random.Random) -> Answer | None:
+    """The form that the README promises: `How many ropes of Mara, lamps of Otto and tongs of Ida in total?`"""
     n = min(rng.choices((2, 3, 4, 5), (5, 2, 1.5, 1.5))[0], len(w.facts))
     if n < 2:
         return None
     facts = rng.sample(w.facts, n)
-    terms = _terms_text([f.name for f in facts])
-    q = rng.choices(
-        (f"How many {terms} in total?", f"How many {terms} together?", f"What is the sum of {terms}?"), (6, 1, 1)
-    )[0]
+    return total_of(facts, sum_question(facts, COMMON_JOININGS[0], SUM_QUESTIONS[0]))
+
+
+def total_of(facts: list[Fact], question: str) -> Answer:
+    """The answer to a question for the sum of `facts`: each number is recalled by its name, in the question's order."""
     sum_ = " + ".join(str(f.count) for f in facts)
     total = str(arithmetic.evaluate(sum_))
     return Answer(
-        q,
+        question,
         "total",
         f"In total: {total}.",
         "",
@@ -306,6 +378,12 @@ def keepers_request(w: World, place: str, but: str) -> Request:
     """Who else is at a place. The Stream goes through the sentences that it was given; see `keepers_work`."""
     names = w.others_at(place, but)
     return Request("RECALL", f"besides {but}, who is {place}?", f"= besides {but} {place}: {_list(names)}")
+
+
+def asked_for(request: Request) -> tuple[str, str]:
+    """The person and the place of a `keepers_request`."""
+    but, place = request.task.removeprefix("besides ").removesuffix("?").split(", who is ")
+    return but, place
 
 
 def _list(names: list[str]) -> str:

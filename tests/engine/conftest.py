@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from tokenizers import Tokenizer
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from warpcortex_cli.engine.session import Session
@@ -20,7 +23,10 @@ QUESTION = (
 
 @pytest.fixture(scope="session")
 def prism(tmp_path_factory) -> Prism:
-    tok = tokenizer.save(tokenizer.build(conversations=200), tmp_path_factory.mktemp("tok"))
+    """A tiny random Qwen2. Its tokenizer is a file: built anew, it would change with whatever pocket learns from, and
+    with it what the model babbles, which these tests are about."""
+    file = Path(__file__).with_name("tokenizer.json")
+    tok = tokenizer.save(Tokenizer.from_file(str(file)), tmp_path_factory.mktemp("tok"))
     torch.manual_seed(3)
     config = Qwen2Config(
         vocab_size=tokenizer.VOCAB_SIZE,

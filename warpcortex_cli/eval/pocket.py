@@ -31,7 +31,6 @@ from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.quantize import BITS
 from warpcortex_cli.prism.source import resolve_model
 from warpcortex_cli.profile import Profile, load_profile
-from warpcortex_cli.results import add_option, recorded
 
 QUESTIONS: dict[str, Callable[..., Answer | None]] = {
     "count": world.ask_count,
@@ -160,12 +159,10 @@ def main() -> None:
     parser.add_argument("--control", metavar="FOLDER", help="weights of `pocket.train --inline`, to compare with")
     parser.add_argument("--wrong", action="store_true", help="show cases that went wrong")
     parser.add_argument("--json", action="store_true")
-    add_option(parser)
     args = parser.parse_args()
-    with recorded(args.write_results, "eval", "python -m warpcortex_cli.eval.pocket"):
-        prism = Prism.load(resolve_model(args.model, "auto"), quantize=args.quantize)
-        asked = _sums if args.sums else _control if args.control else _kinds
-        asked(args, prism, with_window(load_profile("pocket"), args.window))
+    prism = Prism.load(resolve_model(args.model, "auto"), quantize=args.quantize)
+    asked = _sums if args.sums else _control if args.control else _kinds
+    asked(args, prism, with_window(load_profile("pocket"), args.window))
 
 
 def _wrong(case: Case, answer: str) -> None:

@@ -69,23 +69,13 @@ CURRICULUM = (
 # A short second round at a low rate, with more of what is learnt last: Streams that read.
 FINISH = Stage(4700, 1, (10, 45), 2600, 1000, readings=3, mix=Mix(chopped=0.5), shares=(0.35, 0.25, 0.4))
 FINISH_RATE = 0.4
-# Sums of two to five terms, however they are joined; the rest of what was learnt goes on beside them. What their
-# requests choose weighs more from the second part on; the third has more room to move, the fourth cools down, and the
-# last one takes up again what suffered from that: Streams that calculate and read.
+# Sums of two to five terms, however they are joined, and the rest of what was learnt beside them. A request for a sum
+# weighs more where it chooses its next term. The second part takes up again what suffers from so many sums.
 _SUMS = Stage(
-    100, 1, (3, 45), 2500, 250, mostly_few=True, rates=(0.4, 0.285), warm=50, shares=(0.65, 0.1, 0.25),
-    mix=Mix(recall=4, delegated=12, totals=20, chopped=0.5),
+    1500, 1, (3, 45), 2500, 500, readings=2, mostly_few=True, rates=(0.6, 0.35), warm=50, shares=(0.45, 0.2, 0.35),
+    mix=Mix(recall=4, delegated=12, totals=14, chopped=0.5, chosen=5.0),
 )  # fmt: skip
-_CHOSEN = replace(_SUMS, rates=(0.285, 0.17), warm=1, mix=replace(_SUMS.mix, chosen=5.0))
-SUMS = (
-    _SUMS,
-    _CHOSEN,
-    replace(_CHOSEN, steps=200, notes=(3, 30), rates=(0.9, 0.45), warm=50),
-    replace(_CHOSEN, steps=60, notes=(3, 30), rates=(0.45, 0.0)),
-    replace(
-        _CHOSEN, steps=150, notes=(3, 30), sums=1000, readings=2, rates=(0.3, 0.0), warm=10, shares=(0.35, 0.35, 0.3)
-    ),
-)
+SUMS = (_SUMS, replace(_SUMS, steps=1100, rates=(0.35, 0.0), warm=1, mix=replace(_SUMS.mix, recall=5, totals=7)))
 SUMS_STEPS = sum(stage.steps for stage in SUMS)
 LESSONS = (*CURRICULUM, FINISH, *SUMS)
 MATRIX_LR, CIRCUIT_LR, EMBEDDING_LR, VECTOR_LR = 0.005, 0.0012, 5e-4, 2e-3

@@ -57,11 +57,11 @@ def test_delegated_answers_follow_from_the_notes(ask, seed: int) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(seed=seeds)
-def test_a_sum_asks_for_two_to_five_terms_and_recalls_them_in_the_order_asked(seed: int) -> None:
+@given(seed=seeds, invented=st.sampled_from([0.0, 1.0]))
+def test_a_sum_asks_for_two_to_five_terms_and_recalls_them_in_the_order_asked(seed: int, invented: float) -> None:
     rng = random.Random(seed)
     w = world.make_world(Words(rng), 12)
-    a = world.ask_total(w, rng)
+    a = world.ask_total(w, rng, invented)
     assert a is not None and a.request is not None
     named = re.findall(r"(\w+ of \w+): \d+", a.request.task)
     assert 2 <= len(named) <= 5 and a.request.task.count(" + ") == len(named) - 1

@@ -42,6 +42,7 @@ class Mix:
     made_up: float = 0.6
     chopped: float = 0.0  # of what is made up
     totals: float = 3.5  # of what is delegated
+    invented: float = 0.0  # of what is said around the terms of a total: words that mean nothing
     chosen: float = 1.0  # the weight of what a request for a total chooses rather than copies
 
 
@@ -264,7 +265,8 @@ def question(w: World, rng: random.Random, words: Words, mix: Mix) -> Answer:
             return world.ask_claim(w, rng, words)
         else:
             shares = [mix.totals if ask is world.ask_total else share for ask, share in _DELEGATED]
-            answer = rng.choices([ask for ask, _ in _DELEGATED], shares)[0](w, rng)
+            ask = rng.choices([ask for ask, _ in _DELEGATED], shares)[0]
+            answer = world.ask_total(w, rng, mix.invented) if ask is world.ask_total else ask(w, rng)
         if answer is not None:
             return answer
 

@@ -211,12 +211,30 @@ SUM_QUESTIONS = (
 )
 
 
-def joining(rng: random.Random) -> Joining:
-    """Two of three are common ones; else anything, so that what joins the terms is nothing to go by."""
+def joining(rng: random.Random, invented: float = 0.0) -> Joining:
+    """Two of three are common ones; else anything, so that what joins the terms is nothing to go by.
+
+    `invented`: how often it is words that nobody ever used so.
+    """
+    if invented and rng.random() < invented:
+        between, last = (f"{rng.choice(('', '', ',', ';'))} {_invented(rng, 1)} " for _ in range(2))
+        return Joining(between, between if rng.random() < 0.7 else last)
     if rng.random() < 0.67:
         return rng.choice(COMMON_JOININGS)
     between = rng.choice(SEPARATORS)
     return Joining(between, between if rng.random() < 0.6 else rng.choice(SEPARATORS))
+
+
+def _invented(rng: random.Random, fewest: int) -> str:
+    """Up to three words that mean nothing."""
+    return " ".join(made_up(rng) for _ in range(rng.randint(fewest, 3)))
+
+
+def invented_question(rng: random.Random) -> str:
+    """A question, with a blank, in words that say nothing: what asks for a sum is that it names several things."""
+    begin = " ".join(filter(None, (rng.choice(("How many", "What is", "Tell me", "Give me", "")), _invented(rng, 0))))
+    end = " ".join(filter(None, ("{}", _invented(rng, 0 if begin else 1)))) + rng.choice("??.")
+    return f"{begin[:1].upper()}{begin[1:]} {end}".strip()
 
 
 def sum_question(facts: list[Fact], joined: Joining, question: str, article: str = "") -> str:
@@ -264,13 +282,16 @@ def ask_colour(w: World, rng: random.Random) -> Answer:
     return Answer(q, "colour", f"The {f.name}: {f.count}, {f.colour}.", value=f.colour)
 
 
-def ask_total(w: World, rng: random.Random) -> Answer | None:
+def ask_total(w: World, rng: random.Random, invented: float = 0.0) -> Answer | None:
+    """`invented`: how often the words that join the terms, and those of the question, say nothing."""
     n = min(rng.choices((2, 3, 4, 5), (2, 3, 2.5, 2.5))[0], len(w.facts))
     if n < 2:
         return None
     facts = rng.sample(w.facts, n)
     question = rng.choices(SUM_QUESTIONS, (20, *(1,) * (len(SUM_QUESTIONS) - 1)))[0]
-    return total_of(facts, sum_question(facts, joining(rng), question, rng.choice(("",) * 6 + ("the ",))))
+    if invented and rng.random() < invented:
+        question = invented_question(rng)
+    return total_of(facts, sum_question(facts, joining(rng, invented), question, rng.choice(("",) * 6 + ("the ",))))
 
 
 def ask_plain_total(w: World, rng: random.Random) -> Answer | None:

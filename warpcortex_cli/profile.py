@@ -138,6 +138,7 @@ class Role(_Settings):
     deadline_seconds: Seconds = 30.0
     priority: int = Field(default=0, ge=-1000, le=1000, description="Higher is admitted first, and parks a lower one.")
     gate_threshold: Threshold | None = Field(default=None, description="In the place of gate.threshold.")
+    work: Literal["model"] = Field(default="model", description="Who does the work: `model`, which writes.")
     synapse: bool = Field(default=True, description="false: reads no landmarks of the River, as for pure arithmetic.")
 
     @property

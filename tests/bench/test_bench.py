@@ -70,7 +70,7 @@ def test_many_short_streams_end_with_the_tails_they_began_with(prism: Prism) -> 
         work.spawn()
         while work.thinking:
             work.step()
-    assert work.engine.admission.tails_in_use == 0
+    assert work.engine.writer.tails_in_use == 0
     assert sum(a.tokens for a in work.engine.river.asides) <= work.profile.injection.budget_tokens
 
 

@@ -11,7 +11,7 @@ from tests.engine.conftest import QUESTION, make_profile
 from tests.engine.test_invariants import ends
 from warpcortex_cli import events as ev
 from warpcortex_cli.engine.asides import virtual_positions
-from warpcortex_cli.engine.router import Match
+from warpcortex_cli.engine.brief import Thought
 from warpcortex_cli.engine.session import Session
 
 
@@ -60,7 +60,7 @@ def test_a_river_with_streams_always_alive_reads_no_more_than_its_bound(prism, m
     cancelled = [e for e in events if isinstance(e, ev.StreamEnded) and e.state == "cancelled"]
     assert {e.reason for e in cancelled} <= {"the queue of Streams is full", "the reply is over"}
     assert share or any(s == ["injected"] for s in finals.values())
-    assert engine.admission.tails_in_use == 0
+    assert engine.writer.tails_in_use == 0
 
 
 def test_a_thought_on_its_way_in_stays_what_it_is_when_the_river_moves_on(prism, monkeypatch) -> None:
@@ -81,10 +81,9 @@ def test_a_thought_on_its_way_in_stays_what_it_is_when_the_river_moves_on(prism,
         session.load_notes(QUESTION)
         while river.tail.length < 56:
             session.load_notes("so")
-        engine.spawn(Match(profile.roles[0], {"task": "think"}, 0, 0))
+        engine.spawn(profile.roles[0], "think")
         stream, anchor = engine.streams[1], river.length
-        stream.thought = "47 ropes of Mara and 12 lamps of Otto"
-        engine.offer(stream)
+        engine.offer(stream, Thought("47 ropes of Mara and 12 lamps of Otto"))
         past = river.past.tokens
         if room == 4:
             while engine.injections[0].left > 12:

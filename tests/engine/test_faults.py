@@ -11,9 +11,10 @@ import torch
 from tests.engine.conftest import QUESTION, make_profile
 from tests.engine.test_invariants import ends, river_text
 from warpcortex_cli import events as ev
-from warpcortex_cli.engine import admission, gate, injection, instructions, parking, stream
+from warpcortex_cli.engine import brief, briefing, gate, injection, instructions, parking, stream
 from warpcortex_cli.engine.engine import Engine
 from warpcortex_cli.engine.session import Session
+from warpcortex_cli.engine.workers import model
 from warpcortex_cli.memory.tail import TailPool
 from warpcortex_cli.profile import Profile
 
@@ -50,6 +51,8 @@ def its_own(engine: Engine, args: tuple[Any, ...]) -> bool:
         of = getattr(arg, "stream", arg)
         if isinstance(of, stream.Stream) and of.id == GUILTY:
             return True
+        if isinstance(of, brief.Brief | model.Writing) and of.number == GUILTY:
+            return True
     return False
 
 
@@ -60,20 +63,22 @@ def its_reading(engine: Engine, args: tuple[Any, ...]) -> bool:
 # Where a Stream's work is done: object, name, whether a call is for the guilty one, and when it fails; "after" is when
 # the call has changed what it changes.
 PLACES: dict[str, tuple[Any, str, Callable[[Engine, tuple[Any, ...]], bool], str]] = {
-    "sampler": (admission.Admission, "sampler", lambda e, a: a[2] == GUILTY, ""),
-    "admission": (admission.Admission, "admit", its_own, ""),
-    "admitted": (admission.Admission, "admit", its_own, "after"),
-    "prompt": (stream.Stream, "instruction", its_own, ""),
-    "synapse": (admission, "take", always, "once"),
-    "focus": (admission, "focus_indices", always, "once"),
+    "sampler": (model.ModelWorker, "sampler", lambda e, a: a[1] == GUILTY, ""),
+    "admission": (model.Writing, "start", its_own, ""),
+    "admitted": (model.Writing, "start", its_own, "after"),
+    "brief": (briefing.Briefing, "full", its_own, ""),
+    "worker": (model.ModelWorker, "take", its_own, ""),
+    "prompt": (brief.Brief, "instruction", its_own, ""),
+    "synapse": (briefing, "take", always, "once"),
+    "focus": (briefing, "focus_indices", always, "once"),
     "tail": (TailPool, "take", always, "third"),
     "instruction": (instructions.Instructions, "shared", always, "third"),
-    "row": (stream.Stream, "row", its_own, ""),
-    "row made": (stream.Stream, "row", its_own, "after"),
-    "a later row": (stream.Stream, "row", its_own, "third"),
-    "absorb": (stream.Stream, "absorb", its_own, ""),
-    "write": (stream.Stream, "write", its_own, "third"),
-    "conclude": (stream.Stream, "conclude", its_own, ""),
+    "row": (model.Writing, "row", its_own, ""),
+    "row made": (model.Writing, "row", its_own, "after"),
+    "a later row": (model.Writing, "row", its_own, "third"),
+    "absorb": (model.Writing, "absorb", its_own, ""),
+    "write": (model.Writing, "write", its_own, "third"),
+    "conclude": (model.Writing, "poll", its_own, ""),
     "rest": (stream.Stream, "rest", its_own, "after"),
     "injection": (injection.Injection, "__init__", lambda e, a: a[1].id == GUILTY, ""),
     "buffer": (injection.Reading, "row", its_reading, ""),
@@ -105,10 +110,10 @@ def run(prism: Any, spoil: Callable[[Engine, pytest.MonkeyPatch], None] | None, 
     engine = session.engine
     spawn = engine.spawn
 
-    def some(match: Any) -> None:
+    def some(*request: Any) -> None:
         if engine.streams.spawned >= 4:
             return
-        spawn(match)
+        spawn(*request)
         if spoil is None and engine.streams.spawned == GUILTY:
             engine.end(engine.streams[GUILTY], "cancelled", "as if it had never been")
 
@@ -136,7 +141,7 @@ def check(session: Session, events: list[ev.Event], without: dict[str, Any], gui
     [end] = [e for e in events if isinstance(e, ev.StreamEnded) and e.id == guilty]
     assert end.reason and "\n" not in end.reason
     assert isinstance(events[-1], ev.RiverFinished) and [e.seq for e in events] == list(range(len(events)))
-    assert engine.admission.tails_in_use == 0 and not engine.injections and not engine.alive
+    assert engine.writer.tails_in_use == 0 and not engine.injections and not engine.alive
     assert not any(t.blocks for t in engine.parking.tiers.values())
     assert all(a.stream != guilty for a in engine.river.asides)
     if guilty == GUILTY:
@@ -221,16 +226,16 @@ def test_no_memory_for_an_aside_leaves_the_older_ones_where_they_are(prism, with
 
 def test_a_fault_while_it_gives_back_what_it_had(prism, without) -> None:
     def spoil(engine: Engine, patch: pytest.MonkeyPatch) -> None:
-        for name in ("row", "release"):
-            real = getattr(stream.Stream, name)
+        for of, name in ((model.Writing, "row"), (model.Writing, "close"), (stream.Stream, "release")):
+            real = getattr(of, name)
 
-            def failing(self: stream.Stream, *args: Any, real: Any = real, **kwargs: Any) -> Any:
+            def failing(self: Any, *args: Any, real: Any = real, **kwargs: Any) -> Any:
                 found = real(self, *args, **kwargs)
-                if self.id == GUILTY:
+                if its_own(engine, (self,)):
                     raise OSError(5, "Input/output error")
                 return found
 
-            patch.setattr(stream.Stream, name, failing)
+            patch.setattr(of, name, failing)
 
     check(*run(prism, spoil, profile_of()), without)
 
@@ -259,7 +264,7 @@ def test_a_fault_of_parking(prism, name: str, error: Exception) -> None:
     states = ends(seen)
     assert states[2] in (["injected"], ["expired"], ["rejected"])
     assert len(states[1]) == 1 and (name == "forget" or states[1] == ["failed"])
-    assert engine.admission.tails_in_use == 0 and not engine.alive
+    assert engine.writer.tails_in_use == 0 and not engine.alive
     assert not any(t.blocks for t in engine.parking.tiers.values())
 
 
@@ -283,7 +288,7 @@ def test_a_listener_that_fails_is_no_streams_fault(prism, without, kind: type[ev
 
 def test_a_failed_stream_holds_nothing(prism) -> None:
     def spoil(engine: Engine, patch: pytest.MonkeyPatch) -> None:
-        patch.setattr(stream.Stream, "absorb", lambda self, result: 1 / 0)
+        patch.setattr(model.Writing, "absorb", lambda self, result: 1 / 0)
 
     session, events = run(prism, spoil, profile_of())
     assert all(s == ["failed"] for s in ends(events).values())

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from tests.engine.conftest import make_profile, run
 from warpcortex_cli import events as ev
-from warpcortex_cli.engine.router import Match
-from warpcortex_cli.engine.sampling import Sampler
+from warpcortex_cli.engine.brief import Brief
 from warpcortex_cli.engine.session import Session
 from warpcortex_cli.engine.stream import Stream
 
@@ -30,7 +29,7 @@ def focus_lines(prism, notes: str, reply: str) -> list[str]:
     written = session.load_notes(reply)
     engine.begin_turn(prism.encode("?"))
     river.sentences.claim(written)
-    engine.spawn(Match(profile.roles[0], {"task": "the gimpels of Zorbu and the ropes of Mara"}, 0, 0))
+    engine.spawn(profile.roles[0], "the gimpels of Zorbu and the ropes of Mara")
     engine.step()
     return river.sentences.lines(engine.streams[1].focus_tokens)
 
@@ -51,7 +50,7 @@ def starts(prism, prompt: str, **changes) -> tuple[list[Start], str]:
         if isinstance(event, ev.StreamStarted):
             stream = session.engine.streams[event.id]
             assert stream.tail is not None
-            found.append(Start(prism.decode(stream.pending), stream.tail.length, event.focus))
+            found.append(Start(prism.decode(stream.work.pending), stream.tail.length, event.focus))
 
     session.engine.journal.listeners.append(listen)
     session.load_notes(NOTES)
@@ -100,5 +99,5 @@ def test_what_a_role_drops_is_not_in_what_the_stream_reads(prism) -> None:
         0
     ]
     for task, read in (("ropes of mara: 47 + lamps: 86", "add: 47 + 86"), ("mara: ", "add: mara:")):
-        stream = Stream(1, role, {"task": task}, prism, Sampler(), 0.0)
-        assert stream.task == task.strip() and stream.instruction() == read
+        stream = Stream(1, role, task, {}, 0.0)
+        assert stream.task == task.strip() and Brief(1, role, stream.task).instruction() == read

@@ -10,9 +10,9 @@ import torch
 
 from tests.engine.conftest import QUESTION, make_profile
 from warpcortex_cli import events as ev
+from warpcortex_cli.engine.brief import Thought
 from warpcortex_cli.engine.engine import STEP_THOUGHT_TOKENS
 from warpcortex_cli.engine.gate import gained
-from warpcortex_cli.engine.router import Match
 from warpcortex_cli.engine.sampling import chosen
 from warpcortex_cli.engine.session import Session
 from warpcortex_cli.prism.rows import Row
@@ -29,9 +29,8 @@ def offered(prism, mode: str) -> tuple[Session, list[ev.Event]]:
     engine.journal.listeners.append(seen.append)
     session.load_notes(QUESTION)
     for number, thought in enumerate(THOUGHTS, start=1):
-        engine.spawn(Match(profile.roles[0], {"task": "think"}, 0, 0))
-        engine.streams[number].thought = thought
-        engine.offer(engine.streams[number])
+        engine.spawn(profile.roles[0], "think")
+        engine.offer(engine.streams[number], Thought(thought))
     return session, seen
 
 
@@ -63,14 +62,14 @@ def test_who_waits_at_the_gate_holds_no_tail(prism) -> None:
     engine = session.engine
     session.load_notes(QUESTION)
     for _ in range(16):
-        engine.spawn(Match(profile.roles[0], {"task": "think"}, 0, 0))
+        engine.spawn(profile.roles[0], "think")
     waited = 0
     while engine.alive:
         engine.step()
         states = [s.state for s in engine.alive]
         waited = max(waited, states.count("gating"))
-        assert engine.admission.tails_in_use == states.count("thinking")
-        assert (engine.admission._pool.nbytes > 0) == ("thinking" in states)
+        assert engine.writer.tails_in_use == states.count("thinking")
+        assert (engine.writer._pool.nbytes > 0) == ("thinking" in states)
     assert waited > 2
 
 
@@ -153,7 +152,7 @@ def test_a_thought_that_comes_in_pieces_is_the_same(prism, room: int, monkeypatc
         engine = session.engine
         del engine.injections[1:]
         engine.begin_turn(prism.encode("How many?"))
-        monkeypatch.setattr(engine, "spawn", lambda match: None)
+        monkeypatch.setattr(engine, "spawn", lambda *request: None)
         steps = 0
         while engine.injections:
             engine.step()
@@ -194,5 +193,5 @@ def test_a_thought_of_no_tokens_fails(prism, monkeypatch) -> None:
     engine = session.engine
     del engine.injections[1:]
     monkeypatch.setattr(prism, "encode", lambda text, special=False: [])
-    engine.offer(engine.streams[2])
+    engine.offer(engine.streams[2], Thought(THOUGHTS[1]))
     assert engine.streams[2].state == "failed" and len(engine.injections) == 1

@@ -23,8 +23,8 @@ def told_and_written(prism, prompt: str, **changes) -> tuple[list[Segment | None
     def listen(event: ev.Event) -> None:
         if isinstance(event, ev.StreamStarted):
             stream = session.engine.streams[event.id]
-            shared.append(stream._told)
-            prefilled.append(len(stream.pending))
+            shared.append(stream.work.shared)
+            prefilled.append(len(stream.work.pending))
 
     session.engine.journal.listeners.append(listen)
     written: dict[int, str] = {}

@@ -6,7 +6,6 @@ import torch
 
 from tests.engine.conftest import make_profile, run
 from warpcortex_cli import events as ev
-from warpcortex_cli.engine.router import Match
 from warpcortex_cli.engine.session import Session
 from warpcortex_cli.memory.room import ROOMS
 from warpcortex_cli.prism.rows import Row
@@ -28,7 +27,7 @@ def test_streams_of_a_profile_with_int8_tails_run_in_them(prism) -> None:
     session = Session(prism, make_profile(limits=limits))
     ended = [e for e in run(session) if isinstance(e, ev.StreamEnded)]
     assert [e for e in ended if e.state == "injected" and e.tokens]
-    pool = session.engine.admission._pool
+    pool = session.engine.writer._pool
     assert pool is not None and pool.stored == "int8" and pool.taken == 0
 
 
@@ -40,7 +39,7 @@ def test_a_broken_prompt_fails_though_its_kv_was_made_finite(prism, monkeypatch)
     session.load_notes("Mara keeps ropes: 47, brown, in the old mill.")
     engine.begin_turn(prism.encode("?"))
     for words in ("a long task " * 40, "a short one"):  # the first is prefilled in pieces
-        engine.spawn(Match(profile.roles[0], {"task": words}, 0, 0))
+        engine.spawn(profile.roles[0], words)
     forward = prism.forward
 
     def breaking(rows):  # type: ignore[no-untyped-def]

@@ -11,7 +11,8 @@ from tests.engine.conftest import QUESTION, make_profile, run
 from warpcortex_cli import events as ev
 from warpcortex_cli.engine.injection import virtual_positions
 from warpcortex_cli.engine.session import Session
-from warpcortex_cli.engine.stream import FINAL, Stream
+from warpcortex_cli.engine.stream import FINAL
+from warpcortex_cli.engine.workers.model import Writing
 
 
 def river_text(events) -> str:
@@ -117,16 +118,16 @@ def test_a_stream_full_of_nan_fails_alone(prism) -> None:
     plain = Session(prism, make_profile(injection={"enabled": False}))
     expected = river_text(run(plain))
     session = Session(prism, make_profile(injection={"enabled": False}))
-    start = Stream.start
+    start = Writing.start
 
-    def poisoned(self, tail, *args) -> None:
-        start(self, tail, *args)
-        if self.id == 1 and tail.length:
+    def poisoned(self) -> None:
+        start(self)
+        if self.number == 1 and self.tail.length:
             with torch.inference_mode():
-                tail.layer(0)[1][:] = float("nan")
+                self.tail.layer(0)[1][:] = float("nan")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Stream, "start", poisoned)
+        patch.setattr(Writing, "start", poisoned)
         events = run(session)
     assert ends(events)[1] == ["failed"]
     assert river_text(events) == expected
@@ -168,7 +169,7 @@ def test_memory_is_counted_to_the_byte_and_given_back(prism) -> None:
     assert view.synapse and view.synapse.bytes == view.synapse.landmarks * prism.kv_bytes_per_token
     started = [s for s in view.streams if s.kv_bytes]
     assert started and all(s.kv_bytes == 64 * prism.kv_bytes_per_token for s in started)
-    assert session.engine.admission.tails_in_use == 0
+    assert session.engine.writer.tails_in_use == 0
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ from collections.abc import Callable
 import pytest
 
 from tests.engine.conftest import make_profile
+from warpcortex_cli.engine.brief import Thought
 from warpcortex_cli.engine.engine import Engine
 from warpcortex_cli.engine.journal import Journal
 from warpcortex_cli.engine.pacing import READING, SHARE, Pacer, pacer
-from warpcortex_cli.engine.router import Match
 from warpcortex_cli.prism.prism import Prism
 
 
@@ -117,7 +117,7 @@ def test_the_engine_asks_the_pacer_and_the_oldest_streams_come_first(prism: Pris
     assert engine.pacer.share == 0.85
     engine.pacer = narrow = Narrow()
     for task in "abcd":
-        engine.spawn(Match(profile.roles[0], {"task": task}, 0, 0))
+        engine.spawn(profile.roles[0], task)
     engine.begin_turn(prism.encode("Mara keeps ropes."))
     for _ in range(600):
         engine.step()
@@ -147,7 +147,7 @@ def test_what_matters_more_comes_first(prism: Prism) -> None:
     engine = Engine(prism, profile, Journal())
     engine.pacer = Narrow()
     for role in (profile.roles[0], profile.roles[0], urgent):
-        engine.spawn(Match(role, {"task": "a"}, 0, 0))
+        engine.spawn(role, "a")
     engine.begin_turn(prism.encode("Mara keeps ropes."))
     for _ in range(600):
         engine.step()
@@ -171,9 +171,8 @@ def test_thoughts_on_their_way_in_are_paced_too(prism: Prism) -> None:
     engine.begin_turn(prism.encode("Mara keeps ropes."))
     while engine.river.state == "prefill":
         engine.step()
-    engine.spawn(Match(profile.roles[0], {"task": "a"}, 0, 0))
-    engine.streams[1].thought = "47 ropes"
-    engine.offer(engine.streams[1])
+    engine.spawn(profile.roles[0], "a")
+    engine.offer(engine.streams[1], Thought("47 ropes"))
     open_pacer, engine.pacer = engine.pacer, Closed()
     written = engine.river.written
     for _ in range(4):

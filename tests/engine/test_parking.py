@@ -13,11 +13,13 @@ import torch
 
 from tests.engine.conftest import make_profile, run
 from warpcortex_cli import events as ev
+from warpcortex_cli.engine.brief import Brief
 from warpcortex_cli.engine.journal import Journal
 from warpcortex_cli.engine.parking import Parking, seating
-from warpcortex_cli.engine.router import Match
 from warpcortex_cli.engine.session import Session
 from warpcortex_cli.engine.stream import FINAL, Stream
+from warpcortex_cli.engine.workers.base import Host
+from warpcortex_cli.engine.workers.model import ModelWorker
 from warpcortex_cli.memory.log import DamagedError
 from warpcortex_cli.memory.store import BlockStore
 from warpcortex_cli.memory.tail import TailPool
@@ -83,7 +85,7 @@ def test_an_exact_tail_comes_back_bit_by_bit_wherever_it_was_kept(prism, dtype: 
     tail = pool.take()
     tail.append(keys, values, positions)
     stream = make_stream(prism)
-    stream.tail = tail
+    stream.work.tail = tail
 
     parking.park(stream, memory)
     assert (stream.state, stream.tail, pool.taken) == ("parked", None, 0)
@@ -100,7 +102,10 @@ def test_an_exact_tail_comes_back_bit_by_bit_wherever_it_was_kept(prism, dtype: 
 
 
 def make_stream(prism) -> Stream:
-    return Stream(1, make_profile().roles[0], {"task": "ropes"}, prism, None, 0.0)  # type: ignore[arg-type]
+    stream = Stream(1, make_profile().roles[0], "ropes", {}, 0.0)
+    brief = Brief(1, stream.role, stream.task)
+    stream.begin(brief, ModelWorker(Host(prism, None, 0)).take(brief))  # type: ignore[arg-type]
+    return stream
 
 
 def test_the_profile_says_how_parked_tails_are_stored(prism) -> None:
@@ -134,7 +139,7 @@ def half_way(prism, *, writes: int = 5, role: dict | None = None, **changes) -> 
 
 
 def spawn(session: Session, role: int) -> None:
-    session.engine.spawn(Match(session.profile.roles[role], {"task": "the ropes of Mara"}, 0, 0))
+    session.engine.spawn(session.profile.roles[role], "the ropes of Mara")
 
 
 def make_way(session: Session) -> Stream:
@@ -155,7 +160,7 @@ def finish(session: Session) -> None:
 def nothing_is_left(session: Session) -> bool:
     engine = session.engine
     kept = any(t.blocks or t.bytes for t in engine.parking.tiers.values())
-    return not (kept or engine.parking._kept or engine.parking._store or engine.admission.tails_in_use)
+    return not (kept or engine.parking._kept or engine.parking._store or engine.writer.tails_in_use)
 
 
 VARIANTS = {
@@ -176,13 +181,13 @@ def test_a_parked_stream_goes_on_as_if_it_had_not_been(prism, variant: str) -> N
 
     session = half_way(prism, **VARIANTS[variant])
     engine, first = session.engine, session.engine.streams[1]
-    synapse, position, pending = first.synapse, first.position, list(first.pending)
+    synapse, position, pending = first.synapse, first.work.position, list(first.work.pending)
     assert first.tail is not None and synapse is not None
     if "focus" in variant:
         assert first.focus and first.tail.positions.tolist() != list(range(first.tail.length))
     make_way(session)
-    assert first.tail is None and engine.admission.tails_in_use == 1  # that is the urgent one's
-    assert (first.synapse, first.position, first.pending) == (synapse, position, pending)
+    assert first.tail is None and engine.writer.tails_in_use == 1  # that is the urgent one's
+    assert (first.synapse, first.work.position, first.work.pending) == (synapse, position, pending)
     seen = session.snapshot()
     assert seen.streams[0].state == "parked"
     assert seen.streams[0].kv_bytes == sum(t.bytes for t in seen.memory.tiers.values()) > 0
@@ -190,7 +195,7 @@ def test_a_parked_stream_goes_on_as_if_it_had_not_been(prism, variant: str) -> N
         assert first.state == "parked" and first.tokens == 5
         engine.step()
     finish(session)
-    assert (first.builder.ids, first.thought, first.state) == (plain.builder.ids, plain.thought, plain.state)
+    assert (first.work.builder.ids, first.thought, first.state) == (plain.work.builder.ids, plain.thought, plain.state)
     assert nothing_is_left(session) and not any(t.blocks for t in session.snapshot().memory.tiers.values())
 
 
@@ -219,7 +224,7 @@ def test_a_deadline_goes_on_while_parked_and_all_is_freed(prism, monkeypatch: py
     session = half_way(prism, role={"deadline_seconds": 100})
     first = make_way(session)
     synapse = weakref.ref(first.synapse)
-    session.engine.admission.forget()
+    session.engine.river_changed()
     monkeypatch.setattr(session.engine.streams[2], "spawned", 99.0)
     now = session.engine.journal.now()
     monkeypatch.setattr(session.engine.journal, "now", lambda: now + 101)

@@ -37,8 +37,8 @@ CHANGES: dict[str, dict[str, Any]] = {
 def in_force(session: Session) -> dict[str, Any]:
     """Every setting, as those have it who act by it."""
     engine, river, past = session.engine, session.engine.river, session.engine.river.past
-    sampler, stream = river.sampler, engine.admission.sampler(engine.profile, 1)
-    tail = engine.admission.new_tail(engine.profile.limits)
+    sampler, stream = river.sampler, engine.writer.sampler(1)
+    tail = engine.writer.new_tail()
     tail.release()
     memory = session.snapshot().memory
     return {

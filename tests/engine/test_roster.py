@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from tests.engine.conftest import make_profile
 from warpcortex_cli.engine.roster import Roster
-from warpcortex_cli.engine.sampling import Sampler
 from warpcortex_cli.engine.stream import FINAL, Stream
 
 
@@ -19,7 +18,7 @@ def test_none_is_lost_and_no_more_than_asked_are_kept(prism, ends: list[tuple[in
     roster = Roster(kept)
     ended: Counter[str] = Counter()
     for place, state in ends:
-        roster.add(Stream(roster.spawned + 1, role, {"task": "t"}, prism, Sampler(), 0.0))
+        roster.add(Stream(roster.spawned + 1, role, "t", {}, 0.0))
         if place < len(roster.alive):
             stream = roster.alive[place]
             stream.state = state

@@ -10,8 +10,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.models.gemma3.modeling_gemma3 import Gemma3TextScaledWordEmbedding
 
-from warpcortex_cli.engine.sampling import Sampler
-from warpcortex_cli.engine.stream import Stream
+from warpcortex_cli.engine.brief import Brief
+from warpcortex_cli.engine.workers.base import Host
+from warpcortex_cli.engine.workers.model import ModelWorker
 from warpcortex_cli.errors import RunError
 from warpcortex_cli.prism import native, quantize
 from warpcortex_cli.prism.grouped import Grouped
@@ -107,7 +108,7 @@ def test_greedy_rows_get_the_largest_logit_alone(kind: str, model_folder: Callab
         assert (prism.logits_bytes(3) == 0) == brief
 
         def rows(logits: str, prism: Prism = prism) -> list[Row]:
-            few = [Row([5 + i], [3], prism.new_tail(1), logits=logits, total=True) for i in range(3)]  # type: ignore[arg-type]
+            few = [Row([5 + i], [3], prism.new_tail(1), logits=logits, logsumexp=True) for i in range(3)]  # type: ignore[arg-type]
             return [*few, Row([1, 2, 3], [0, 1, 2], prism.new_tail(3), logits="last")]
 
         greedy, whole = prism.forward(rows("largest")), prism.forward(rows("last"))
@@ -116,7 +117,7 @@ def test_greedy_rows_get_the_largest_logit_alone(kind: str, model_folder: Callab
         for mine, theirs in zip(greedy[:3], whole[:3], strict=True):
             assert (mine.logits is None) == brief and theirs.logits is not None
             if brief:
-                assert mine.total == pytest.approx(float(theirs.logits[0].double().logsumexp(0)), abs=1e-4)
+                assert mine.logsumexp == pytest.approx(float(theirs.logits[0].double().logsumexp(0)), abs=1e-4)
         assert greedy[3].logits is not None
 
 
@@ -124,7 +125,8 @@ def test_greedy_rows_get_the_largest_logit_alone(kind: str, model_folder: Callab
 def test_a_stream_is_as_sure_of_its_tokens_without_all_logits(model_folder: Callable[[str], Path]) -> None:
     prism = opened(model_folder("qwen2"), "int8")
     role = Role(name="sure", trigger=r"\[SURE: (?P<task>\w+)\]", max_tokens=4)
-    streams = [Stream(i, role, {"task": "x"}, prism, Sampler(), 0.0) for i in range(2)]
+    worker = ModelWorker(Host(prism, None, 0))  # type: ignore[arg-type]
+    streams = [worker.take(Brief(i, role, "x")) for i in range(2)]
     for stream, logits in zip(streams, ("largest", "last"), strict=True):
         for position in range(3):
             result = prism.forward([Row([9 + position], [position], prism.new_tail(1), logits=logits)])[0]  # type: ignore[arg-type]

@@ -175,6 +175,6 @@ class _Counted:
     asides: int = 0
 
     def add(self, work: Workload) -> None:
-        self.shared = max(self.shared, work.engine.admission.shared_bytes)
+        self.shared = max(self.shared, work.engine.shared_bytes)
         self.private = max(self.private, sum(s.kv_bytes for s in work.engine.alive if s.state == "thinking"))
         self.asides = max(self.asides, work.engine.river.asides.nbytes)

@@ -45,7 +45,7 @@ def run_soak(prism: Prism, load: Load, streams: int, progress: Progress = lambda
         while work.thinking:
             work.step()
         engine.river.rewind(mark)
-        engine.admission.forget()
+        engine.river_changed()
         work.tally.spawned.clear()
         work.tally.delays.clear()
 
@@ -68,5 +68,5 @@ def run_soak(prism: Prism, load: Load, streams: int, progress: Progress = lambda
         memory_source=before.source,
         memory_before_bytes=before.bytes,
         memory_after_bytes=probe.read().bytes,
-        tails_in_use=engine.admission.tails_in_use,
+        tails_in_use=engine.writer.tails_in_use,
     )

@@ -169,7 +169,9 @@ class Workload:
         if river.state == "idle":
             self.engine.begin_turn([_WORD])
         wrote, before = river.written, self.tally.written
-        prefilling = any(s.state in ("queued", "gating") or len(s.pending) > 1 for s in self.engine.alive)
+        prefilling = any(
+            s.state in ("queued", "gating") or (s.work is not None and s.work.wanted > 1) for s in self.engine.alive
+        )
         began = time.perf_counter()
         self.engine.step()
         seconds = time.perf_counter() - began
@@ -200,7 +202,7 @@ class Workload:
         for number in range(self.load.agents):
             for match in self.engine.river.router.feed(f"[BENCH: {_task(number)}]"):
                 self.tally.spawned[self.engine.streams.spawned + 1] = now
-                self.engine.spawn(match)
+                self.engine.spawn(match.role, match.groups["task"], match.groups)
 
     @property
     def thinking(self) -> bool:

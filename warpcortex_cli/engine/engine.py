@@ -5,13 +5,15 @@ A step packs the River's row, the rows of all admitted Streams and the thoughts 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Event as Flag
 
 import torch
 
-from warpcortex_cli.engine.admission import Admission
+from warpcortex_cli.engine.brief import Thought
+from warpcortex_cli.engine.briefing import Briefing
 from warpcortex_cli.engine.calibration import Calibration
 from warpcortex_cli.engine.gate import Gate
 from warpcortex_cli.engine.injection import Injection, Reading
@@ -20,9 +22,11 @@ from warpcortex_cli.engine.pacing import pacer
 from warpcortex_cli.engine.parking import Parking, seating
 from warpcortex_cli.engine.river import QUERY_WINDOW, River
 from warpcortex_cli.engine.roster import Roster
-from warpcortex_cli.engine.router import Match
-from warpcortex_cli.engine.sampling import Sampler, SamplingError, sample
+from warpcortex_cli.engine.sampling import SamplingError
 from warpcortex_cli.engine.stream import Stream, certainty
+from warpcortex_cli.engine.workers import WORKERS
+from warpcortex_cli.engine.workers.base import Host, Worker, WorkError
+from warpcortex_cli.engine.workers.model import ModelWorker
 from warpcortex_cli.errors import MemoryLimitError, RunError
 from warpcortex_cli.events import (
     GateDecided,
@@ -30,6 +34,7 @@ from warpcortex_cli.events import (
     RiverWaiting,
     StreamEnded,
     StreamSpawned,
+    StreamStarted,
     StreamText,
     ThoughtInjected,
     ThoughtWithdrawn,
@@ -37,11 +42,11 @@ from warpcortex_cli.events import (
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.rows import Row, RowResult
 from warpcortex_cli.prism.support import more_exact
-from warpcortex_cli.profile import Profile
+from warpcortex_cli.profile import Profile, Role
 
-STREAM_PREFILL_CHUNK = 128
 STEP_THOUGHT_TOKENS = 128  # on their way in: they come with all tails still full, and may ask for wide logits
 STEP_PREFILL_TOKENS = 512  # over all Streams: bounds the activations when many start at once
+_REST = 0.02  # seconds
 
 
 @dataclass
@@ -76,7 +81,11 @@ class Engine:
         self.watched = watched
         self.river = River(prism, profile, seed)
         self.gate = Gate(profile.gate, calibration)
-        self.admission = Admission(prism, seed)
+        self.briefing = Briefing(prism)
+        self._woken = Flag()
+        self._host = Host(prism, self.river, seed, self._woken.set)
+        self.writer = ModelWorker(self._host)
+        self.workers: dict[str, Worker] = {"model": self.writer}  # the others when they are first asked for
         self.parking = Parking(prism.layout, journal)
         self.streams = Roster()
         self.injections: list[Injection] = []
@@ -96,12 +105,25 @@ class Engine:
         self.injecting = profile.injection.enabled
         self.pacer = pacer(profile.limits.river_share, self.watched)
         if self.spawning:
-            self.admission.prepare(profile)
+            self.briefing.prepare(profile)
+        for worker in self.workers.values():
+            worker.use(profile)
         self.gate.use(profile.gate)
         self.river.use(profile)
-        self.admission.forget()
+        self.river_changed()
         while self.river.asides.tokens > profile.injection.budget_tokens:
             self.withdraw(self.river.asides[0].stream, "budget")
+
+    def river_changed(self) -> None:
+        """Drops what was made of the River's KV for Streams that have not begun: it is not what it was."""
+        self.briefing.forget()
+        for worker in self.workers.values():
+            worker.forget()
+
+    @property
+    def shared_bytes(self) -> int:
+        """Keys and values that Streams starting now share: the newest Synapse, and what roles are told over it."""
+        return (self.briefing.synapse.nbytes if self.briefing.synapse else 0) + self.writer.instructions.nbytes
 
     @property
     def alive(self) -> list[Stream]:
@@ -115,6 +137,7 @@ class Engine:
         self._expire()
         self._make_room()
         self._admit()
+        self._collect()
         self._resume()
         work = self._plan()
         if work:
@@ -127,6 +150,11 @@ class Engine:
             self.pacer.observe(width, self.journal.now() - forward, decodes, besides=forward - began)
         return bool(work)
 
+    def rest(self) -> None:
+        """Waits for work that is done elsewhere, a moment at most: deadlines pass meanwhile."""
+        self._woken.wait(_REST)
+        self._woken.clear()
+
     def _plan(self) -> list[Work]:
         work: list[Work] = []
         river_row = self.river.row()
@@ -134,19 +162,19 @@ class Engine:
             work.append(Work(river_row, self._absorb_river))
         prefill = STEP_PREFILL_TOKENS
         # Where not all may come, the oldest do: a Stream that is finished early is worth more than many half done.
-        thinking = sorted((s for s in self.alive if s.state == "thinking"), key=lambda s: -s.role.priority)
-        wanted = sum(min(len(s.pending), STREAM_PREFILL_CHUNK) for s in thinking)
-        wanted += sum(i.left for i in self.injections)
+        thinking = [(s, s.work, s.work.wanted) for s in self.alive if s.state == "thinking" and s.work is not None]
+        thinking = sorted((t for t in thinking if t[2]), key=lambda t: -t[0].role.priority)
+        wanted = sum(most for _, _, most in thinking) + sum(i.left for i in self.injections)
         width = self.pacer.width(wanted, river_row is not None)
         for item in self._injecting_rows(min(width, STEP_THOUGHT_TOKENS)):
             work.append(item)
             width -= len(item.row.tokens)
-        for stream in thinking:
-            chunk = min(STREAM_PREFILL_CHUNK, width, prefill if len(stream.pending) > 1 else 1)
-            if chunk <= 0:
+        for stream, its, most in thinking:
+            room = min(most, width, prefill if most > 1 else 1)
+            if room <= 0:
                 continue
             with self._contained(stream):
-                row = stream.row(chunk, weighed=self.gate.settings.certainty > 0)
+                row = its.row(room)
                 width -= len(row.tokens)
                 prefill -= len(row.tokens) if len(row.tokens) > 1 else 0
                 work.append(Work(row, self._absorbing_stream(stream), stream))
@@ -196,8 +224,10 @@ class Engine:
         except Exception as error:
             if stream is None:
                 raise
-            said = str(error).strip().splitlines() or ["no reason given"]
-            self.end(stream, "failed", f"{type(error).__name__}: {said[0]}"[:200])
+            said = (str(error).strip().splitlines() or ["no reason given"])[0]
+            self.end(
+                stream, "failed", (said if isinstance(error, WorkError) else f"{type(error).__name__}: {said}")[:200]
+            )
 
     # -- the River ----------------------------------------------------------------------------------------------
 
@@ -207,7 +237,7 @@ class Engine:
         if not river.full:
             return
         river.make_room()
-        self.admission.forget()
+        self.river_changed()
         if river.state != "reading":  # what a turn asks for may just have left the tail
             river.recall_again()
 
@@ -247,7 +277,7 @@ class Engine:
             self._at_end("loop")
             return
         for match in river.write(token):
-            self.spawn(match)
+            self.spawn(match.role, match.groups["task"], match.groups)
         if river.written % QUERY_WINDOW == 0 or river.builder.text.endswith("\n"):
             river.recall_again()
         self._show()
@@ -297,7 +327,7 @@ class Engine:
             self._injected_since_end = False
             for token in self.prism.chat.encoder.continued(river.builder.text, river.settings.resume):
                 for match in river.write(token):
-                    self.spawn(match)
+                    self.spawn(match.role, match.groups["task"], match.groups)
             self._show()
             river.state = "writing"
         else:
@@ -305,61 +335,90 @@ class Engine:
 
     # -- Streams ------------------------------------------------------------------------------------------------
 
-    def spawn(self, match: Match) -> None:
-        """Starts a Stream for a request that the River wrote."""
+    def spawn(self, role: Role, task: str, groups: Mapping[str, str] | None = None) -> None:
+        """Starts a Stream. `groups`: what else its role's prompt may show, by name."""
         if not self.spawning:
             return
         number = self.streams.spawned + 1
-        stream = Stream(number, match.role, match.groups, self.prism, Sampler(), self.journal.now())
+        stream = Stream(number, role, task, groups or {}, self.journal.now())
         self.streams.add(stream)
         self.journal.write(StreamSpawned(id=number, role=stream.role.name, task=stream.task))
-        with self._contained(stream):
-            stream.sampler = self.admission.sampler(self.profile, number)
-            if len(self.alive) > self.profile.limits.queue:
-                self.end(stream, "cancelled", "the queue of Streams is full")
+        if len(self.alive) > self.profile.limits.queue:
+            self.end(stream, "cancelled", "the queue of Streams is full")
+
+    def _worker(self, role: Role) -> Worker:
+        """Who does the work of a role."""
+        if role.work not in self.workers:
+            self.workers[role.work] = worker = WORKERS[role.work](self._host)
+            worker.use(self.profile)
+        return self.workers[role.work]
 
     def _admit(self) -> None:
-        for stream in seating(self.alive, self.profile.limits.streams):
+        """Gives Streams their turn: at once where their work takes no seat, else as seats are free."""
+        alive = self.alive
+        seated = [s for s in alive if WORKERS[s.role.work].seated]
+        at_once = [s for s in alive if s.state == "queued" and s not in seated] if len(seated) < len(alive) else []
+        for stream in (*at_once, *seating(seated, self.profile.limits.streams)):
             with self._contained(stream):
                 if stream.state == "queued":
-                    self.admission.admit(stream, self.river, self.profile, self.journal)
+                    self._begin(stream)
                 elif stream.state == "parked":
-                    stream.tail = self.admission.new_tail(self.profile.limits)
-                    self.parking.resume(stream, stream.tail)
+                    self.parking.resume(stream, self.writer.new_tail())
                 else:
                     self.parking.park(stream, self.profile.memory)
 
+    def _begin(self, stream: Stream) -> None:
+        """Gives a Stream its Brief and has a worker begin it."""
+        worker = self._worker(stream.role)
+        weighed = self.gate.settings.certainty > 0
+        brief = self.briefing.task(stream.id, stream.role, stream.task, stream.groups, weighed)
+        if worker.reads:
+            brief = self.briefing.full(brief, self.river, self.profile, self.journal)
+        work = worker.take(brief)
+        stream.begin(brief, work)
+        work.start()
+        stream.state = "thinking"
+        self.journal.write(
+            StreamStarted(
+                id=stream.id,
+                synapse=brief.synapse.version if brief.synapse else 0,
+                landmarks=brief.landmarks,
+                focus=len(brief.focus),
+            )
+        )
+
+    def _collect(self) -> None:
+        """Takes the thoughts of work that is done without rows of the step."""
+        for stream in self.alive:
+            if stream.state == "thinking" and stream.work is not None and not stream.work.wanted:
+                with self._contained(stream):
+                    self._poll(stream)
+
     def _absorbing_stream(self, stream: Stream) -> Callable[[Row, RowResult], None]:
         def absorb(row: Row, result: RowResult) -> None:
-            stream.absorb(result)
-            if stream.final:
+            if stream.final or stream.work is None:
                 return
-            if result.largest is None:
-                if not torch.isfinite(result.hidden).all():  # quantized KV would hide it from the logits
-                    self.end(stream, "failed", "the hidden states of its prompt are not finite")
-                return
-            token = sample(result.newest, result.largest, stream.sampler, stream.seen)
-            if isinstance(token, SamplingError):
-                self.end(stream, "failed", str(token))
-            elif token in self.prism.eos_ids:
-                self._conclude(stream, "it ended without a thought")
-            else:
-                if self.gate.settings.certainty:
-                    stream.weigh(token, result)
-                self.journal.write(StreamText(id=stream.id, text=stream.write(token), tokens=stream.tokens))
-                if stream.spent:
-                    self._conclude(stream, "its token budget was used up before a thought was finished")
+            text = stream.work.absorb(result)
+            if text is not None:
+                self.journal.write(StreamText(id=stream.id, text=text, tokens=stream.tokens))
+            self._poll(stream)
 
         return absorb
 
-    def _conclude(self, stream: Stream, otherwise: str) -> None:
-        if stream.conclude():
-            self.offer(stream)
+    def _poll(self, stream: Stream) -> None:
+        """Asks for a Stream's thought. Of some work that has none in the end, the Stream expires."""
+        thought = stream.work.poll() if stream.work else None
+        if thought is None:
+            return
+        if thought.text:
+            self.offer(stream, thought)
         else:
-            self.end(stream, "expired", otherwise)
+            stream.thought = thought
+            self.end(stream, "expired", thought.why)
 
-    def offer(self, stream: Stream) -> None:
-        """Takes a Stream's thought, which it may have been told, to the Gate and the River."""
+    def offer(self, stream: Stream, thought: Thought) -> None:
+        """Takes a Stream's thought to the Gate and the River."""
+        stream.thought = thought
         if not self.injecting:
             self.end(stream, "rejected", "injection is off")
         else:
@@ -384,19 +443,19 @@ class Engine:
 
     def _judge(self, injection: Injection) -> None:
         stream = injection.stream
-        thought_hidden = stream.hidden()
+        thought = stream.thought
         decision = self.gate.decide(
-            stream.thought,
-            thought_hidden if len(thought_hidden) else injection.there.hidden,
+            thought.text,
+            injection.there.hidden if thought.hidden is None else thought.hidden,
             self.river.hidden,
             injection.gain(),
             stream.role.gate_threshold,
-            certainty(stream.log_probabilities),
+            certainty(thought.log_probabilities),
         )
         stream.gate_score, stream.reason = decision.score, decision.reason
         self.journal.write(
             GateDecided(
-                id=stream.id, thought=stream.thought, passed=decision.passed, score=decision.score,
+                id=stream.id, thought=thought.text, passed=decision.passed, score=decision.score,
                 threshold=decision.threshold, mode=decision.mode, reason=decision.reason,
             )
         )  # fmt: skip
@@ -456,6 +515,12 @@ class Engine:
                 id=stream.id, state=state, reason=reason, tokens=stream.tokens, seconds=stream.ended - stream.spawned
             )
         )
+
+    def close(self) -> None:
+        """The conversation is over."""
+        for worker in self.workers.values():
+            worker.close()
+        self.river.past.close()
 
     def cancel_all(self, reason: str) -> None:
         for stream in self.alive:

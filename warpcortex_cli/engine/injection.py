@@ -90,7 +90,7 @@ class Injection:
     def __init__(self, stream: Stream, river: River, weighs: bool) -> None:
         self.stream = stream
         prism = river.prism
-        self._ids = prism.encode(stream.role.injected_as.format(thought=stream.thought))
+        self._ids = prism.encode(stream.role.injected_as.format(thought=stream.thought.text))
         self.positions = virtual_positions(river.position, len(self._ids))
         self._anchor = river.length
         # What it reads is fixed here: a River token of the same step, or of a later one, is not seen; and the River,
@@ -133,7 +133,7 @@ class Injection:
         """The finished aside, in its working buffer, until it is put beside the others."""
         tail, self.there.tail = self.there.tail, None
         assert tail is not None and not self.there.left
-        return Aside(self.stream.id, self.stream.thought, self._anchor, tail.segment())
+        return Aside(self.stream.id, self.stream.thought.text, self._anchor, tail.segment())
 
     def release(self) -> None:
         for reading in self._readings:

@@ -68,7 +68,7 @@ class Ledger:
                     stream.id,
                     stream.role.name,
                     stream.task,
-                    stream.thought,
+                    stream.thought.text,
                     stream.gate_score,
                     stream.reason,
                     landmarks,

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from warpcortex_cli.engine.journal import Journal
 from warpcortex_cli.engine.stream import Stream
+from warpcortex_cli.engine.workers.model import Writing
 from warpcortex_cli.events import StreamParked, StreamResumed
 from warpcortex_cli.memory.segment import KVLayout
 from warpcortex_cli.memory.store import BLOCK, BlockStore, Budgets, Tier
@@ -91,7 +92,8 @@ class Parking:
         Raises:
             RuntimeError: there is no memory for it. The Stream is as before, and has to be forgotten here.
         """
-        tail = stream.tail
+        work = _writing(stream)
+        tail = work.tail
         assert tail is not None
         if self._store is None:  # one unpacked block is at hand while it is read, and none afterwards
             self._store = BlockStore(self._layout, memory.stored, Budgets(hot=0, warm=memory.warm_mb << 20))
@@ -106,7 +108,8 @@ class Parking:
         if self._store.failure:
             self.failure = "parked Streams cannot be written to disk; they are kept in memory."
         tokens = tail.length
-        stream.park(self._nbytes - before)
+        work.leave(self._nbytes - before)
+        stream.state = "parked"
         self._journal.write(StreamParked(id=stream.id, tokens=tokens, bytes=stream.kv_bytes))
 
     @torch.inference_mode()
@@ -127,8 +130,9 @@ class Parking:
         except (KeyError, OSError, RuntimeError, ValueError) as error:
             tail.release()
             raise ValueError(f"its parked KV did not come back: {error}") from error
+        _writing(stream).resume(tail)  # which gives it back, whatever happens from here on
         self.forget(stream)
-        stream.resume(tail)
+        stream.state = "thinking"
         self._journal.write(StreamResumed(id=stream.id, tokens=tail.length))
 
     def forget(self, stream: Stream) -> None:
@@ -146,3 +150,9 @@ class Parking:
     @property
     def _nbytes(self) -> int:
         return sum(tier.bytes for tier in self.tiers.values())
+
+
+def _writing(stream: Stream) -> Writing:
+    """The work of a Stream that writes: only such a one has a tail to be parked."""
+    assert isinstance(stream.work, Writing)
+    return stream.work

@@ -302,7 +302,7 @@ class River:
         """What the turn itself asked for."""
         return self.past.look_for(self._asked, self._asking, budget, range(self.past.tokens))
 
-    def copy(self, tokens: list[int], into: Tail) -> None:
+    def copy(self, tokens: Sequence[int], into: Tail) -> None:
         """Appends its tokens of these numbers, ascending, to a tail: at their positions, or just before its base."""
         stored = [t for t in tokens if t < self.past.tokens]
         if stored:

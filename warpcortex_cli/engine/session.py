@@ -131,8 +131,10 @@ class Session:
         reason = "interrupted"
         try:
             while river.state != "idle" and not self._interrupted:
-                if not engine.step() and river.state != "idle" and not engine.alive:
-                    break
+                if not engine.step() and river.state != "idle":
+                    if not engine.alive:
+                        break
+                    engine.rest()
                 yield from journal.drain()
             reason = "interrupted" if self._interrupted else engine.finish_reason
         finally:
@@ -194,7 +196,7 @@ class Session:
         if plan.keep < river.length:
             self.marks = [replace(m, tokens=min(m.tokens, plan.keep)) for m in self.marks]
             river.rewind(replace(river.mark(len(self.turns)), tokens=plan.keep))
-            self.engine.admission.forget()
+            self.engine.river_changed()
         if not plan.said:
             return plan.ids
         read = plan.said[-1][1] - plan.keep
@@ -217,7 +219,7 @@ class Session:
             self._undoable = None
             if any(a.stream == stream.id for a in engine.river.asides):
                 engine.withdraw(stream.id, "undo")
-                return UndoResult("thought", stream.thought)
+                return UndoResult("thought", stream.thought.text)
         return UndoResult("turn", self._take_back()) if self.marks else None
 
     def _take_back(self) -> str:
@@ -226,13 +228,13 @@ class Session:
         text = self.turns[mark.turns].text
         del self.turns[mark.turns :]
         self.engine.river.rewind(mark)
-        self.engine.admission.forget()
+        self.engine.river_changed()
         return text
 
     def clear(self) -> None:
         """Starts the conversation anew; profile and settings stay."""
         gate, injecting = self.engine.gate.settings, self.engine.injecting
-        self.engine.river.past.close()
+        self.engine.close()
         self._start(self.profile)
         self.engine.gate.use(gate)
         self.engine.injecting = injecting
@@ -254,7 +256,7 @@ class Session:
     def thoughts(self) -> list[StreamView]:
         """Streams that finished a thought, in order."""
         now = self._journal.now()
-        return [stream_view(s, now) for s in self.engine.streams if s.final and s.thought]
+        return [stream_view(s, now) for s in self.engine.streams if s.final and s.thought.text]
 
     def earlier_thoughts(self) -> list[tuple[int, str]]:
         """Thoughts that the River holds whose Streams are not known any more: of an earlier run, or long ended."""

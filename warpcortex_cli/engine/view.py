@@ -95,7 +95,7 @@ def stream_view(stream: Stream, now: float) -> StreamView:
         tokens=stream.tokens,
         landmarks=stream.landmarks,
         focus=stream.focus,
-        thought=stream.thought,
+        thought=stream.thought.text,
         gate_score=stream.gate_score,
         gate_reason=stream.reason,
         kv_bytes=stream.kv_bytes,
@@ -122,7 +122,7 @@ def _memory_view(engine: Engine) -> MemoryView:
 
 def session_view(engine: Engine) -> SessionView:
     now = engine.journal.now()
-    synapse, river, gate = engine.admission.synapse, engine.river, engine.gate
+    synapse, river, gate = engine.briefing.synapse, engine.river, engine.gate
     return SessionView(
         river_tokens=river.written,
         river_positions=river.length,

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from warpcortex_cli.engine.journal import Journal
-from warpcortex_cli.engine.sampling import Sampler
 from warpcortex_cli.engine.session import Session
-from warpcortex_cli.engine.stream import Stream
+from warpcortex_cli.engine.workers.model import Writing
 from warpcortex_cli.memory.segment import Readable
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.rows import Row
@@ -38,34 +37,35 @@ class Written(NamedTuple):
     queries: Tensor
 
 
-def stream_writes(prism: Prism, stream: Stream, ids: list[int]) -> Written:
-    """An admitted Stream reads its prompt and writes `ids`, in one forward."""
-    assert stream.tail is not None
-    tokens = [*stream.pending, *ids]
-    positions = list(range(stream.position, stream.position + len(tokens)))
-    result = prism.forward([Row(tokens, positions, stream.tail, stream.reads, "all", queries=True)])[0]
+def stream_writes(prism: Prism, work: Writing, ids: list[int]) -> Written:
+    """A Stream that has begun reads its prompt and writes `ids`, in one forward."""
+    assert work.tail is not None
+    tokens = [*work.pending, *ids]
+    positions = list(range(work.position, work.position + len(tokens)))
+    result = prism.forward([Row(tokens, positions, work.tail, work.reads, "all", queries=True)])[0]
     assert result.logits is not None and result.queries is not None
     asking = slice(len(tokens) - len(ids) - 1, len(tokens) - 1)
     scores = torch.log_softmax(result.logits[asking].float(), -1)
     return Written(scores, result.hidden[-len(ids) :].float(), result.queries[:, :, asking])
 
 
-def admitted_anew(session: Session, role: Role, task: str) -> Stream:
-    """A Stream as the session would admit it now. It takes no part in the session."""
-    stream = Stream(0, role, {"task": task}, session.prism, Sampler(), 0.0)
+def begun_anew(session: Session, role: Role, task: str) -> Writing:
+    """The work of a Stream that the session would start now. It takes no part in the session."""
     engine = session.engine
-    engine.admission.admit(stream, engine.river, session.profile, Journal())
-    return stream
+    brief = engine.briefing.task(0, role, task, {})
+    work = engine.writer.take(engine.briefing.full(brief, engine.river, session.profile, Journal()))
+    work.start()
+    return work
 
 
 def written_anew(session: Session, role: Role, task: str, text: str) -> tuple[Written, list[int]]:
-    """A Stream `admitted_anew` writes as much of the end of `text` as its tail holds, in token ids."""
-    stream = admitted_anew(session, role, task)
-    assert stream.tail is not None
-    room = stream.tail.capacity - stream.tail.length - len(stream.pending)
+    """A Stream `begun_anew` writes as much of the end of `text` as its tail holds, in token ids."""
+    work = begun_anew(session, role, task)
+    assert work.tail is not None
+    room = work.tail.capacity - work.tail.length - len(work.pending)
     ids = session.prism.encode(text)[-room:]
-    written = stream_writes(session.prism, stream, ids)
-    stream.release()
+    written = stream_writes(session.prism, work, ids)
+    work.close()
     return written, ids
 
 

@@ -2,7 +2,7 @@
 
 Sessions run as in the product. When the Gate judges a thought that is right, the same River judges others in its place:
 one that belongs to another conversation, the same one with a wrong result, and garbled ones. Each is forwarded as the
-writing of a Stream that was admitted as any other, so that hidden states and probabilities are what a Stream has.
+writing of a Stream that has begun as any other, so that hidden states and probabilities are what a Stream has.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from warpcortex_cli.engine.brief import Thought
 from warpcortex_cli.engine.gate import garbled, raw_cosine
 from warpcortex_cli.engine.injection import Injection
-from warpcortex_cli.engine.sampling import Sampler, chosen
+from warpcortex_cli.engine.sampling import chosen
 from warpcortex_cli.engine.session import Session
 from warpcortex_cli.engine.stream import Stream, certainty
 from warpcortex_cli.eval.forced import written_anew
@@ -65,7 +66,7 @@ class Judge:
         if not isinstance(event, GateDecided) or event.thought != right or self.own is not None:
             return
         stream = self.session.engine.streams[event.id]
-        self.own = Writing(stream.role, stream.task, stream.builder.text)
+        self.own = Writing(stream.role, stream.task, stream.text)
         self._judge("relevant", self.own, right)
         if self.case.wrong:
             self._judge("contradicted", _with_thought(self.own, right, self.case.wrong), self.case.wrong)
@@ -79,8 +80,8 @@ class Judge:
         engine = self.session.engine
         prism, river = self.session.prism, engine.river
         work, ids = written_anew(self.session, writing.role, writing.task, writing.text)
-        stream = Stream(0, writing.role, {"task": writing.task}, prism, Sampler(), 0.0)
-        stream.thought = thought
+        stream = Stream(0, writing.role, writing.task, {}, 0.0)
+        stream.thought = Thought(thought)
         injection = Injection(stream, river, weighs=True)
         pieces = injection.rows(injection.left)
         for (reading, _), result in zip(pieces, prism.forward([row for _, row in pieces]), strict=True):

@@ -1,6 +1,6 @@
 """What of the River a Stream still knows, by way of choosing and by budget.
 
-A Stream is admitted as in the product; its prompt and the right answer are forwarded once over what it reads. Its
+A Stream begins as in the product; its prompt and the right answer are forwarded once over what it reads. Its
 answer is right if each of its tokens is the greedy one, so the figure is that of a greedy Stream.
 """
 
@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 
 import torch
 
-from warpcortex_cli.engine.admission import Admission
+from warpcortex_cli.engine.briefing import Briefing
 from warpcortex_cli.engine.journal import Journal
 from warpcortex_cli.engine.river import QUERY_WINDOW, River
-from warpcortex_cli.engine.sampling import Sampler
 from warpcortex_cli.engine.session import NOTES_BREAK, Session
-from warpcortex_cli.engine.stream import Stream
+from warpcortex_cli.engine.workers.base import Host
+from warpcortex_cli.engine.workers.model import ModelWorker
 from warpcortex_cli.eval.forced import Written, attention_error, stream_writes
 from warpcortex_cli.eval.misspelled import mistyped
 from warpcortex_cli.eval.rivals import Expected, Method, ahead
@@ -185,25 +185,27 @@ class Reader:
         profile = self.profile.model_copy(
             update={"synapse": settings, "limits": self.profile.limits.model_copy(update=tail)}
         )
-        admission = Admission(prism, 0)
+        briefing, worker = Briefing(prism), ModelWorker(Host(prism, river, 0))
+        worker.use(profile)
         sampler = method.landmarks if method else None
         after = self._earlier(settings, sampler, method.grown) if method and method.grown else None
         queries = self._queries_ahead() if method and method.ahead else river.queries
         began = time.perf_counter()
-        admission.synapse = take(prism, river.tail, settings, queries, 1, sampler=sampler, after=after)
+        briefing.synapse = take(prism, river.tail, settings, queries, 1, sampler=sampler, after=after)
         prompt = "{focus}\n\n{task}" if method and method.rereads else "{task}"
         role = Role(name="asked", trigger="<(?P<task>[^>]{1,400})>", prompt=prompt, max_tokens=len(self.answer))
-        stream = Stream(1, role, {"task": self.case.prompt}, prism, Sampler(), 0.0)
-        admission.admit(stream, river, profile, Journal())
+        brief = briefing.full(briefing.task(1, role, self.case.prompt.strip(), {}), river, profile, Journal())
+        work = worker.take(brief)
+        work.start()
         seconds = time.perf_counter() - began
-        written = stream_writes(prism, stream, self.answer)
-        kept: list[Readable] = [*stream.reads[:1]]
-        if stream.focus:
-            chosen = prism.new_tail(stream.focus)
-            chosen.copy_from(river.tail, torch.tensor(stream.focus_tokens))
-            kept.append(chosen.view(stream.focus))
-        compression = 1 - (stream.landmarks + stream.focus) / river.position
-        stream.release()
+        written = stream_writes(prism, work, self.answer)
+        kept: list[Readable] = [*work.reads[:1]]
+        if brief.focus:
+            chosen = prism.new_tail(len(brief.focus))
+            chosen.copy_from(river.tail, torch.tensor(brief.focus))
+            kept.append(chosen.view(len(brief.focus)))
+        compression = 1 - (brief.landmarks + len(brief.focus)) / river.position
+        work.close()
         if method is None:
             self.reference = written
         right = bool((written.scores.argmax(1).cpu() == torch.tensor(self.answer))[self.given :].all())

@@ -25,13 +25,14 @@ from typing import Any
 
 import torch
 
+from warpcortex_cli.engine.brief import Thought
 from warpcortex_cli.engine.injection import virtual_positions
 from warpcortex_cli.engine.river import Aside
-from warpcortex_cli.engine.router import Match
 from warpcortex_cli.engine.sampling import chosen
 from warpcortex_cli.engine.session import Session
 from warpcortex_cli.engine.stream import Stream
-from warpcortex_cli.eval.forced import admitted_anew, scores_of, stream_writes, written_anew
+from warpcortex_cli.engine.workers.model import Writing
+from warpcortex_cli.eval.forced import begun_anew, scores_of, stream_writes, written_anew
 from warpcortex_cli.eval.pocket import Case, is_right, make_case
 from warpcortex_cli.eval.statistics import interval
 from warpcortex_cli.events import Event, GateDecided, RiverFinished, RiverText, RiverWaiting, StreamEnded, StreamSpawned
@@ -125,15 +126,15 @@ def reply_of(
         if isinstance(event, RiverText | RiverWaiting) and due and river.position >= asked:
             for stream in due:
                 if not stream.final:
+                    sure: tuple[float, ...] = ()
                     if written:
                         work, ids = written_anew(session, stream.role, stream.task, written)
-                        stream.log_probabilities = chosen(work.scores, ids).tolist()
-                    _tell(session, stream, told)
-                role, groups = stream.role, {"task": stream.task}
+                        sure = tuple(chosen(work.scores, ids).tolist())
+                    engine.offer(stream, Thought(told, log_probabilities=sure))
                 others, crowd = crowd, ()
                 for thought in others:
-                    engine.spawn(Match(role, groups, 0, 0))
-                    _tell(session, engine.streams[engine.streams.spawned], thought)
+                    engine.spawn(stream.role, stream.task)
+                    engine.offer(engine.streams[engine.streams.spawned], Thought(thought))
             due.clear()
         elif isinstance(event, StreamSpawned) and told and engine.streams[event.id].state == "queued":
             # No thought is there before the River has read what it wrote to ask for it.
@@ -142,19 +143,14 @@ def reply_of(
         elif isinstance(event, StreamEnded):
             stream = engine.streams[event.id]
             out.states.append(event.state)
-            out.thoughts.append(stream.thought)
-            out.written.append(stream.builder.text)
+            out.thoughts.append(stream.thought.text)
+            out.written.append(stream.text)
             out.stream_tokens += event.tokens
         elif isinstance(event, RiverFinished):
             out.river_tokens = event.tokens
     out.seconds = time.perf_counter() - began
     out.nll = _nll(session, out.river_tokens)
     return out
-
-
-def _tell(session: Session, stream: Stream, thought: str) -> None:
-    stream.thought = thought
-    session.engine.offer(stream)
 
 
 def _nll(session: Session, tokens: int) -> float:
@@ -188,16 +184,17 @@ class Grafts:
 
         Its tail is given back by now, so it is made to write the same once more.
         """
-        prism, written = self.session.prism, stream.builder.ids
-        again = admitted_anew(self.session, stream.role, stream.task)
+        assert isinstance(stream.work, Writing)
+        prism, written = self.session.prism, stream.work.builder.ids
+        again = begun_anew(self.session, stream.role, stream.task)
         stream_writes(prism, again, written)
         count = 1
-        while count < len(written) and stream.thought not in prism.decode(written[-count:]):
+        while count < len(written) and stream.thought.text not in prism.decode(written[-count:]):
             count += 1
         assert again.tail is not None
         end = again.tail.length
         thought = again.tail.freeze(end - count, end)
-        again.release()
+        again.close()
         to = torch.tensor(virtual_positions(self.session.engine.river.position, count), device=prism.device)
         return Segment(tuple(prism.rope.turn(thought.keys, to - thought.positions)), thought.values, to)
 

@@ -206,13 +206,13 @@ class Prism:
         summaries: dict[int, Summary] = {}
         if self._head and brief:
             places = torch.tensor(brief, device=self.device)
-            found = self._head.summarize(hidden[places], any(r.total for r in step.rows))
+            found = self._head.summarize(hidden[places], any(r.logsumexp for r in step.rows))
             summaries = dict(zip(brief, found, strict=True))
         place = 0
         for packed, want in enumerate(wanted):
-            mine = best = total = None
+            mine = best = logsumexp = None
             if want.brief:
-                value, token, total = summaries[want.logits[0]]
+                value, token, logsumexp = summaries[want.logits[0]]
                 best = value, token
             elif want.logits:
                 place += len(want.logits)
@@ -220,7 +220,7 @@ class Prism:
             results[step.order[packed]] = RowResult(
                 logits=mine,
                 largest=best,
-                total=total,
+                logsumexp=logsumexp,
                 hidden=hidden[want.own.start : want.own.stop],
                 queries=step.queries(packed),
             )

@@ -24,7 +24,7 @@ class Row:
         reads: shared keys and values; rows with the same ones are computed together.
         logits: for no token, for the last one, or for all; or of the last one only what greedy sampling asks for.
         queries: whether to keep the tokens' rotated queries.
-        total: whether the result's total is asked for.
+        logsumexp: whether the result's `logsumexp` is asked for.
     """
 
     tokens: list[int]
@@ -33,7 +33,7 @@ class Row:
     reads: tuple[Segment | TailView, ...] = ()
     logits: Literal["none", "largest", "last", "all"] = "last"
     queries: bool = False
-    total: bool = False
+    logsumexp: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,15 +43,14 @@ class RowResult:
     Attributes:
         logits: [wanted tokens, vocabulary] in the dtype of the model, or None if none were wanted, or not all of them.
         largest: the largest logit of the last token, and its place; NaN if one of them is. None if none were wanted.
-        total: the logarithm of the sum of all its logits' powers of e, if asked for, where there are no logits to
-            find it in.
+        logsumexp: of all its logits, if asked for, where there are no logits to find it in.
         hidden: [tokens, hidden_size], behind the model's last norm.
         queries: [layers, heads, tokens, head_dim] rotated, if the row asked for them.
     """
 
     logits: Tensor | None
     largest: tuple[float, int] | None
-    total: float | None
+    logsumexp: float | None
     hidden: Tensor
     queries: Tensor | None
 

@@ -8,7 +8,6 @@ import pytest
 
 from tests.engine.conftest import make_profile
 from warpcortex_cli.engine import heads
-from warpcortex_cli.engine.router import Match
 from warpcortex_cli.engine.session import Session
 from warpcortex_cli.synapse.snapshot import Synapse
 
@@ -18,10 +17,10 @@ NOTES = "\n".join(f"Mara keeps ropes: {n}, brown, in the old mill." for n in ran
 def taken(session: Session) -> Synapse:
     """The Synapse of a Stream that starts now."""
     engine = session.engine
-    engine.spawn(Match(session.profile.roles[0], {"task": "ropes"}, 0, 0))
+    engine.spawn(session.profile.roles[0], "ropes")
     engine.step()
-    assert engine.admission.synapse is not None
-    return engine.admission.synapse
+    assert engine.briefing.synapse is not None
+    return engine.briefing.synapse
 
 
 def test_a_grown_river_gives_a_new_version_out_of_the_old_ones_candidates(prism) -> None:
@@ -86,7 +85,7 @@ def test_streams_stand_right_behind_what_they_read_also_where_the_river_has_a_pa
     taken(session)
     first, second = engine.streams[1], engine.streams[2]
     assert synapse.position == river.position == river.past.base + synapse.context
-    told_to = second.reads[-1]
+    told_to = second.work.reads[-1]
     assert told_to is not synapse.segment and int(told_to.positions[0]) == synapse.position
     assert synapse.position == int(synapse.segment.positions.max()) + 1
     for stream, start in ((first, synapse.position), (second, int(told_to.positions[-1]) + 1)):

@@ -1,0 +1,10 @@
+"""Kinds of work that a Stream may be: one file each. `base.py` is the interface."""
+
+from __future__ import annotations
+
+from warpcortex_cli.engine.workers.base import Worker
+from warpcortex_cli.engine.workers.model import ModelWorker
+
+WORKERS: dict[str, type[Worker]] = {  # by the name that `Role.work` says
+    "model": ModelWorker,
+}

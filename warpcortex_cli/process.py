@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _PRIMITIVES = "24"  # compiled kernels that oneDNN keeps; by default 1,024 of them, one for each shape it ever saw
 _LARGE = 3 << 18  # bytes; larger buffers, such as what many rows compute, go back to the system when they are freed
@@ -17,6 +20,23 @@ def prepare() -> None:
     _hold_streams()
     _stay_awake()
     _give_back()
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Garbage is not looked for while modules are imported: they make a third of a million objects, all of which stay.
+
+    Nor is it looked for among them later, where each time would take a tenth of a second.
+    """
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _hold_streams() -> None:

@@ -6,6 +6,8 @@ command-r, glm4 and others): a blank line before a number is two tokens then, bu
 
 from __future__ import annotations
 
+from typing import Any
+
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
@@ -71,13 +73,21 @@ def _built(header: Header) -> PreTrainedTokenizerFast:
             made.post_processor or processors.ByteLevel(trim_offsets=False),
             processors.TemplateProcessing(f"{tokens[bos]}:0 $A:0", pair, [(tokens[bos], bos)]),
         ])  # fmt: skip
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=made,
+    fast = _Built(
+        made,
         clean_up_tokenization_spaces=False,
         **{f"{name}_token": tokens[n] for name, n in ids.items()},
     )
     fast.chat_template = header.text("tokenizer.chat_template") or None
     return fast
+
+
+class _Built(PreTrainedTokenizerFast):
+    """Takes a tokenizer as it is, in the way of transformers' own classes; `tokenizer_object` would be copied."""
+
+    def __init__(self, made: Tokenizer, **kwargs: Any) -> None:
+        self._tokenizer = made
+        super().__init__(**kwargs)
 
 
 def _is_phi3(header: Header) -> bool:

@@ -26,6 +26,7 @@ from warpcortex_cli.gguf.served import check_served
 from warpcortex_cli.prism.grouped import GROUP, Grouped, rounded
 from warpcortex_cli.prism.source import ModelSource
 from warpcortex_cli.prism.weights import attach, on_meta
+from warpcortex_cli.process import importing
 
 _AGAIN = "Copy or pull the file again."
 _PLACELESS = ("rope_", "rope.", "rot_embd")  # of what configures a rotary embedding
@@ -75,7 +76,7 @@ class GgufModel:
         Raises:
             ModelError: tensors are missing, have other shapes, or have no place in the model.
         """
-        with on_meta():
+        with importing(), on_meta():
             model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="eager")
         model.tie_weights()
         model.generation_config = self._generation(config)
@@ -139,6 +140,12 @@ class GgufWeights:
             )
         return (found + origin.shift).to(dtype) if origin.shift else found
 
+    def stored(self, name: str) -> torch.dtype:
+        """As a `WeightSource`."""
+        kinds = {self._header.tensors[n].kind for n in self._origins[name].names}
+        kept = PLAIN.get(kinds.pop()) if len(kinds) == 1 and not self._origins[name].shift else None
+        return kept or torch.float32
+
     def grouped(self, name: str) -> Grouped | None:
         """As a `WeightSource`: the levels of the file, or 8 bits for groups that are not of 32."""
         origin = self._origins[name]
@@ -148,20 +155,13 @@ class GgufWeights:
         parts = [part for part in found if part is not None]
         if len(parts) < len(found):
             return None
-        if len({(part.bits, part.minima is None) for part in parts}) > 1:
-            parts = [part.with_minima(max(p.bits for p in parts)) for part in parts]
-        minima = [part.minima for part in parts if part.minima is not None]
-        return Grouped(
-            torch.cat([part.levels for part in parts]),
-            torch.cat([part.scales for part in parts]),
-            torch.cat(minima) if minima else None,
-            parts[0].bits,
-        )
+        return Grouped.together(parts)
 
     def _levels(self, stored: Blocks | None, name: str) -> Grouped | None:
         if stored is None:
             return None
-        if not stored.scales.isfinite().all() or (stored.minima is not None and not stored.minima.isfinite().all()):
+        # A sum of fp16 numbers is finite in fp32 if they are.
+        if any(x is not None and not x.sum().isfinite() for x in (stored.scales, stored.minima)):
             raise ModelError(f"{self._header.name} holds weights that are no finite numbers, in {name}.", _AGAIN)
         if stored.size != GROUP:
             return rounded(stored.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,6 +43,22 @@ class Grouped:
     def zero(self) -> int:
         """The level of the weight 0 where there are no minima."""
         return 1 << (self.bits - 1)
+
+    @classmethod
+    def together(cls, parts: Sequence[Grouped]) -> Grouped:
+        """The outputs of several matrices, in this order, as one: in the least form that holds all of them."""
+        if len(parts) == 1:
+            return parts[0]
+        if len({(part.bits, part.minima is None) for part in parts}) > 1:
+            most = max(part.bits for part in parts)
+            parts = [part.with_minima(most) for part in parts]
+        minima = [part.minima for part in parts if part.minima is not None]
+        return cls(
+            torch.cat([part.levels for part in parts]),
+            torch.cat([part.scales for part in parts]),
+            torch.cat(minima) if minima else None,
+            parts[0].bits,
+        )
 
     def with_minima(self, bits: int = 4) -> Grouped:
         """The same weights in a form that all take: with minima, and in at least so many bits."""

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
-import operator
-import struct
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
@@ -18,6 +16,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
@@ -27,20 +26,20 @@ from transformers.utils import logging as transformers_logging
 from warpcortex_cli.errors import MemoryLimitError, ModelError, UsageError
 from warpcortex_cli.gguf.blocks import PLAIN
 from warpcortex_cli.gguf.header import read_header
+from warpcortex_cli.prism.folder import NUMBERS, stored_tensors, weights_of
 from warpcortex_cli.prism.gguf_model import GgufModel
 from warpcortex_cli.prism.native import usable
 from warpcortex_cli.prism.quantize import BITS, FILE, check_device
-from warpcortex_cli.prism.source import ModelSource, weight_files
+from warpcortex_cli.prism.source import ModelSource
 from warpcortex_cli.prism.support import check_config
-from warpcortex_cli.prism.weights import fill_all
+from warpcortex_cli.prism.weights import attach, fill_all, on_meta
 from warpcortex_cli.probes.memory import available_memory
+from warpcortex_cli.process import importing
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_STORED = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 _PLAIN_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
 HEADROOM = 256 * 2**20  # bytes left for activations and KV when weights are loaded
 _SMALLER = "Choose a smaller model with -m, or --quantize int4 on a CPU, or --dtype bf16 elsewhere."
-_MAX_HEADER = 100 * 2**20  # the limit of the safetensors format
 
 
 def choose_device(name: str) -> torch.device:
@@ -131,6 +130,8 @@ def load_prism_parts(
         return _gguf_parts(source, target, number, quantize)
     if quantize == FILE:
         raise UsageError(f"--quantize file is for GGUF files, and {source.name} is none.", "Leave --quantize out.")
+    if quantize != "none":
+        check_device(quantize, target)
     config = _config(source)
     stored = stored_values(source)
     if dtype == "auto" and quantize != "none":
@@ -141,13 +142,8 @@ def load_prism_parts(
         check_room(source.name, stored.parameters * number.itemsize, target, f"in {name_of(number)}")
     tokenizer = _tokenizer(source)
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source.path, config=config, dtype=number, attn_implementation="eager", use_safetensors=True,
-            trust_remote_code=False, local_files_only=True, output_loading_info=True,
-        )  # fmt: skip
-        model, info = loaded
-        _check_complete(source, info)
-        model = model.to(target)
+        model = _plain_model(source, config, number, target, packed=quantize != "none")
+        model = model or _converted_model(source, config, number).to(target)
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise MemoryLimitError(f"there is too little memory on {target} for {source.name}.", _SMALLER) from error
     except ModelError:
@@ -157,6 +153,34 @@ def load_prism_parts(
     model.eval()
     model.requires_grad_(False)
     return model, tokenizer
+
+
+def _plain_model(
+    source: ModelSource, config: Any, number: torch.dtype, target: torch.device, packed: bool
+) -> PreTrainedModel | None:
+    """A model whose files hold its parameters as they are, or None. What will be packed is left on meta."""
+    with importing(), on_meta():
+        model: Any = AutoModelForCausalLM.from_config(config, dtype=number, attn_implementation="eager")
+    model.tie_weights()
+    weights = weights_of(model, source, number)
+    if weights is None:
+        return None
+    with suppress(OSError):  # there is none
+        model.generation_config = GenerationConfig.from_pretrained(source.path, local_files_only=True)
+    attach(model, weights)
+    fill_all(model, number, target, without=(nn.Linear, nn.Embedding) if packed else ())
+    return model if packed else model.to(target)  # type: ignore[no-any-return]  # buffers
+
+
+def _converted_model(source: ModelSource, config: Any, number: torch.dtype) -> Any:
+    """A model whose files transformers turns into its parameters."""
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        source.path, config=config, dtype=number, attn_implementation="eager", use_safetensors=True,
+        trust_remote_code=False, local_files_only=True, output_loading_info=True,
+    )  # fmt: skip
+    model, info = loaded
+    _check_complete(source, info)
+    return model
 
 
 def _gguf_parts(
@@ -202,7 +226,7 @@ class Stored:
     @property
     def dtype(self) -> torch.dtype:
         """The type of all values; fp32 if they differ, or it is none of `DTYPES`."""
-        return _STORED.get(next(iter(self.types)), torch.float32) if len(self.types) == 1 else torch.float32
+        return NUMBERS.get(next(iter(self.types)), torch.float32) if len(self.types) == 1 else torch.float32
 
 
 def stored_values(source: ModelSource) -> Stored:
@@ -215,11 +239,10 @@ def stored_values(source: ModelSource) -> Stored:
             if len(tensor.shape) > 1:
                 found.types.add(tensor.kind)
         return found
-    for path in weight_files(source.path, source.name):
-        for name, kind, count in _tensors(path, source):
-            found.parameters += count
-            found.of_experts += count * (".experts." in name)
-            found.types.add(kind)
+    for name, plain in stored_tensors(source).items():
+        found.parameters += plain.values
+        found.of_experts += plain.values * (".experts." in name)
+        found.types.add(plain.kind)
     return found
 
 
@@ -280,36 +303,6 @@ def check_room(name: str, nbytes: int, device: torch.device, how: str) -> None:
             f"{name} needs about {needed / 2**30:.1f} GiB {how}, and {device} has {free / 2**30:.1f} GiB free.",
             _SMALLER,
         )
-
-
-def _tensors(path: Path, source: ModelSource) -> list[tuple[str, str, int]]:
-    """Name, type and number of values of each tensor in a file."""
-    try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > _MAX_HEADER:
-                raise ValueError("its header is too long")
-            header = json.loads(file.read(length))
-        tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
-        if 8 + length + max((t["data_offsets"][1] for t in tensors.values()), default=0) > path.stat().st_size:
-            raise ValueError("it ends too early")
-        return [(name, str(t["dtype"]), _values(t)) for name, t in tensors.items()]
-    except (
-        OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, struct.error
-    ) as error:  # fmt: skip
-        raise ModelError(
-            f"{source.name}: {path.name} is damaged ({_first_line(error)}).", "Copy or pull the model again."
-        ) from error
-
-
-def _values(tensor: dict[str, Any]) -> int:
-    """Number of values of a tensor of a header. ValueError or TypeError: its bytes do not hold so many."""
-    shape, (begin, end) = [operator.index(n) for n in tensor["shape"]], map(operator.index, tensor["data_offsets"])
-    count, stored = math.prod(shape), _STORED.get(tensor["dtype"])
-    fits = count * stored.itemsize == end - begin if stored else count <= 8 * (end - begin)
-    if not fits or begin < 0 or min(shape, default=0) < 0:
-        raise ValueError("a tensor has not the bytes of its shape")
-    return count
 
 
 def _check_complete(source: ModelSource, info: Any) -> None:

@@ -28,6 +28,7 @@ MINIMA = 32  # what a format's number is above its bits where its groups have mi
 INT4, INT8, BF16 = 4 + MINIMA, 8, 16  # formats: how weights lie in memory, by the number that kernels know each by
 _FORMATS = (4, INT4, INT8, 8 + MINIMA, BF16)
 _MOST_INPUTS = 1 << 17  # wider layers than any model's
+_AT_ONCE = 1 << 18  # weights that are packed at once: in fp32 they fit into a core's cache
 ROWS = 16384  # of weights that are looked at in fp32 at once; a multiple of the lanes
 
 
@@ -509,7 +510,7 @@ def pack(weight: Tensor, format: int) -> Tensor:
     outputs, inputs = weight.shape
     packed = torch.empty(_packed_bytes(format, outputs, inputs), dtype=torch.uint8)
     place = 0
-    for part in weight.detach().split(ROWS):  # a whole vocabulary in fp32 would double the memory
+    for part in weight.detach().split(max(1, _AT_ONCE // inputs // _LANES) * _LANES):
         wide, rows = part.float().contiguous(), len(part)
         kernels().pack(format, wide.data_ptr(), packed[place:].data_ptr(), rows, inputs, torch.get_num_threads())
         place += kernels().packed_bytes(format, rows, inputs)

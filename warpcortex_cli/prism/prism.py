@@ -31,6 +31,7 @@ from warpcortex_cli.prism.support import (
     refuse,
     try_out,
 )
+from warpcortex_cli.prism.weights import source_of
 
 __all__ = ["Prism", "Row", "RowResult"]
 
@@ -80,7 +81,8 @@ class Prism:
         if not model._can_set_attn_implementation() or decoder is None or decoder is model:
             raise refuse(name, "its attention cannot be exchanged through transformers' attention interface")
         model.eval().requires_grad_(False)
-        check_weights(model, name)
+        if source_of(model) is None:  # a source looks at what it reads
+            check_weights(model, name)
         if quantize != "none":
             quantized(model, quantize, dtype or model.dtype)
         model.set_attn_implementation(attention.NAME)

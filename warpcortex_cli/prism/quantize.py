@@ -52,17 +52,7 @@ class Packed(nn.Module):
     @classmethod
     def of(cls, layers: Sequence[Grouped], bias: Tensor | None) -> Packed:
         """Layers that are given the same input, in this order, of levels as they are."""
-        forms = {(layer.bits, layer.minima is None) for layer in layers}
-        if len(forms) > 1:
-            layers = [layer.with_minima(max(bits for bits, _ in forms)) for layer in layers]
-        minima = [layer.minima for layer in layers if layer.minima is not None]
-        whole = Grouped(
-            torch.cat([layer.levels for layer in layers]),
-            torch.cat([layer.scales for layer in layers]),
-            torch.cat(minima) if minima else None,
-            layers[0].bits,
-        )
-        packed, format = native.pack_grouped(whole)
+        packed, format = native.pack_grouped(Grouped.together(layers))
         return cls(packed, bias, format, [len(layer.levels) for layer in layers])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -201,7 +191,7 @@ def joined(
     format = native.BF16 if format is None else format
     if filling is not None:
         for linear in linears:
-            filling.fill(linear, torch.bfloat16 if format == native.BF16 else torch.float32)
+            filling.fill(linear, torch.bfloat16 if format == native.BF16 else None)
     sizes, bias = [len(linear.weight) for linear in linears], _bias(linears)
     if format != native.INT8 or native.usable():
         weight = linears[0].weight if len(linears) == 1 else torch.cat([linear.weight for linear in linears])

@@ -89,18 +89,23 @@ def check_weights(model: PreTrainedModel, name: str) -> None:
         ModelError: with the first tensor that does.
     """
     for tensor, weight in model.named_parameters():
-        if not weight.is_floating_point() or weight.is_meta:
-            continue
-        parts = (part.detach() for part in weight.split(_PART) if len(part)) if weight.dim() else (weight.detach(),)
-        # What is not finite is seen in a sum; which may be infinite without, so then each number is looked at.
-        if all(bool(p.float().sum().isfinite() or p.isfinite().all()) for p in parts):
-            continue
-        kind = str(weight.dtype).removeprefix("torch.")
-        hint = "Copy or pull it again, or choose another one."
-        raise ModelError(
-            f"{name} holds weights that are no finite numbers, in {tensor} ({kind}).",
-            more_exact(weight.dtype) if weight.dtype == torch.float16 else hint,
-        )
+        check_finite(weight.detach(), tensor, name)
+
+
+def check_finite(weight: Tensor, tensor: str, name: str) -> None:
+    """The same for one weight; those on meta are looked at by whoever reads them."""
+    if not weight.is_floating_point() or weight.is_meta:
+        return
+    parts = (part for part in weight.split(_PART) if len(part)) if weight.dim() else (weight,)
+    # What is not finite is seen in a sum; which may be infinite without, so then each number is looked at.
+    if all(bool(p.sum(dtype=torch.float32).isfinite() or p.isfinite().all()) for p in parts):
+        return
+    kind = str(weight.dtype).removeprefix("torch.")
+    hint = "Copy or pull it again, or choose another one."
+    raise ModelError(
+        f"{name} holds weights that are no finite numbers, in {tensor} ({kind}).",
+        more_exact(weight.dtype) if weight.dtype == torch.float16 else hint,
+    )
 
 
 def more_exact(dtype: torch.dtype, quantize: str = "none") -> str:

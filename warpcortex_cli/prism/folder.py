@@ -1,0 +1,133 @@
+"""A folder of safetensors as a source of weights, read tensor by tensor.
+
+`from_pretrained` of transformers 5.24 compiles a thousand regexes, for checkpoints whose tensors have other names than
+the parameters of the model, and maps the whole files. Here each tensor is read when its turn comes, under the name that
+its parameter has; a folder where that is not so is left to `from_pretrained`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import operator
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from warpcortex_cli.errors import ModelError
+from warpcortex_cli.prism.grouped import Grouped
+from warpcortex_cli.prism.source import ModelSource, weight_files
+from warpcortex_cli.prism.support import check_finite
+
+NUMBERS = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+_MAX_HEADER = 100 * 2**20  # the limit of the safetensors format
+_AGAIN = "Copy or pull the model again."
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor of a file. `kind`: safetensors' name of its type; `offset`: of its first byte in the file."""
+
+    path: Path
+    kind: str
+    shape: tuple[int, ...]
+    offset: int
+    nbytes: int
+
+    @property
+    def values(self) -> int:
+        return math.prod(self.shape)
+
+
+def stored_tensors(source: ModelSource) -> dict[str, StoredTensor]:
+    """All tensors of a model's files, by their headers. Raises ModelError for a damaged one."""
+    found: dict[str, StoredTensor] = {}
+    for path in weight_files(source.path, source.name):
+        try:
+            found.update(_header(path))
+        except (
+            OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, struct.error
+        ) as error:  # fmt: skip
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ModelError(f"{source.name}: {path.name} is damaged ({reason}).", _AGAIN) from error
+    return found
+
+
+def _header(path: Path) -> dict[str, StoredTensor]:
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        if length > _MAX_HEADER:
+            raise ValueError("its header is too long")
+        header = json.loads(file.read(length))
+    entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+    found = {name: _checked(path, 8 + length, entry) for name, entry in entries.items()}
+    if max((t.offset + t.nbytes for t in found.values()), default=0) > path.stat().st_size:
+        raise ValueError("it ends too early")
+    return found
+
+
+def _checked(path: Path, start: int, entry: dict[str, Any]) -> StoredTensor:
+    """A tensor of a header. ValueError or TypeError: its bytes do not hold so many values."""
+    shape, (begin, end) = tuple(operator.index(n) for n in entry["shape"]), map(operator.index, entry["data_offsets"])
+    count, stored = math.prod(shape), NUMBERS.get(entry["dtype"])
+    fits = count * stored.itemsize == end - begin if stored else count <= 8 * (end - begin)
+    if not fits or begin < 0 or min(shape, default=0) < 0:
+        raise ValueError("a tensor has not the bytes of its shape")
+    return StoredTensor(path, str(entry["dtype"]), shape, start + begin, end - begin)
+
+
+class FolderWeights:
+    """Tensors of a folder whose names and shapes are those of a model's parameters.
+
+    Args:
+        name: of the model, for the user.
+        dtype: that weights are rounded to first.
+    """
+
+    def __init__(self, name: str, tensors: dict[str, StoredTensor], dtype: torch.dtype) -> None:
+        self._name, self._tensors, self._dtype = name, tensors, dtype
+
+    def read(self, name: str, dtype: torch.dtype) -> Tensor:
+        """As a `WeightSource`."""
+        stored = self._tensors[name]
+        data = np.fromfile(stored.path, np.uint8, stored.nbytes, offset=stored.offset)
+        if len(data) != stored.nbytes:
+            raise ModelError(f"{self._name}: {stored.path.name} ends too early.", _AGAIN)
+        found = torch.from_numpy(data).view(NUMBERS[stored.kind]).view(stored.shape).to(self._dtype)
+        check_finite(found, name, self._name)
+        return found.to(dtype)
+
+    def stored(self, name: str) -> torch.dtype:
+        """As a `WeightSource`."""
+        kept = NUMBERS[self._tensors[name].kind]
+        return kept if kept.itemsize < self._dtype.itemsize else self._dtype
+
+    def grouped(self, name: str) -> Grouped | None:
+        """As a `WeightSource`: all are plain numbers."""
+        return None
+
+
+def weights_of(model: nn.Module, source: ModelSource, dtype: torch.dtype) -> FolderWeights | None:
+    """The weights of a model whose parameters are on meta; None where the files are not simply those.
+
+    Where a tied weight is stored in both of its places, transformers compares them.
+    """
+    tensors = stored_tensors(source)
+    parameters = dict(model.named_parameters())
+    tied = {name for name, _ in model.named_parameters(remove_duplicate=False)} - parameters.keys()
+    if tied & tensors.keys() or model.state_dict().keys() != parameters.keys() | tied:
+        return None
+    for name, parameter in parameters.items():
+        stored = tensors.get(name)
+        if stored is None or stored.kind not in NUMBERS or stored.shape != tuple(parameter.shape):
+            return None
+        if ".experts." in name:  # which transformers joins
+            return None
+    if dtype != torch.float32 and any(getattr(model, f"_keep_in_fp32_modules{s}", None) for s in ("", "_strict")):
+        return None
+    return FolderWeights(source.name, {name: tensors[name] for name in parameters}, dtype)

@@ -7,7 +7,7 @@ import os
 if "PYTEST_XDIST_WORKER" in os.environ:  # several processes run tests: threads of each would wait for the others'
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from warpcortex_cli.prism import source
+from warpcortex_cli.prism import kept, source
 from warpcortex_cli.prism.prism import Prism
 
 VOCABULARY = 320
@@ -89,6 +89,15 @@ INSTALLED = source.package_file()
 def without_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     """What nobody names is pocket in tests, whatever is installed beside it."""
     monkeypatch.setattr(source, "package_file", lambda: None)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def measured_apart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What tests measure is not kept among what the user's own models did."""
+    root = tmp_path_factory.mktemp("measured")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kept, "folder", lambda: root)
+        yield
 
 
 @pytest.fixture

@@ -266,13 +266,7 @@ def open_prism(
     console = stderr_console()
     doing = f"loading {clean(source.name)}" + (" and compiling its layers" if compiled else "")
     with console.status(Text(doing, style="dim")):
-        from warpcortex_cli.prism.load import choose_quantize  # torch and transformers take seconds to import
-        from warpcortex_cli.prism.prism import Prism
-        from warpcortex_cli.probes.memory import keep
-
-        quantize = choose_quantize(quantize, source, device, dtype)
-        prism = Prism.load(source, device, dtype, quantize, compiled)
-        keep()
+        prism = _loaded(source, device, dtype, quantize, compiled)
     kind = kept_in(prism) + (", compiled" if compiled else "")
     line = f"model {source.name} on {prism.device} ({kind}), profile {settings.name}"
     if source.kind == "pocket" and settings.name in _FOR_INSTRUCTION_MODELS:
@@ -282,6 +276,33 @@ def open_prism(
         lines = "turns are written as User: and Assistant: lines"
         note(f"no chat template of {source.name} can be used ({prism.chat.problem}): {lines}.")
     return prism, settings
+
+
+def _loaded(source: ModelSource, device: str, dtype: str, quantize: str, compiled: bool) -> Prism:
+    """The model. torch and transformers take seconds to import, so that is done here, and as little as will do."""
+    from warpcortex_cli.prism.lean import lean
+    from warpcortex_cli.process import importing
+
+    def load() -> Prism:
+        with importing():
+            from warpcortex_cli.prism.load import choose_quantize
+            from warpcortex_cli.prism.prism import Prism
+            from warpcortex_cli.probes.memory import keep
+
+        kind = choose_quantize(quantize, source, device, dtype)
+        prism = Prism.load(source, device, dtype, kind, compiled)
+        keep()
+        return prism
+
+    if compiled:
+        return load()
+    with lean() as found:
+        try:
+            return load()
+        except (ImportError, AttributeError, WarpError):
+            if not found.missed:
+                raise
+    return load()  # with all that transformers imports
 
 
 def kept_in(prism: Prism) -> str:

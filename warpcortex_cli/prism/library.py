@@ -66,8 +66,8 @@ def built() -> Path:
     Raises:
         RunError: it cannot be compiled here, with the reason.
     """
-    key, version = _key(), _version()
-    pattern = f"{key}-{version or '*'}-*.so"  # what was compiled is of use without the compiler, too
+    name, version = key(), _version()
+    pattern = f"{name}-{version or '*'}-*.so"  # what was compiled is of use without the compiler, too
     cache = _cache()
     found = _intact(cache, pattern) or _intact(_temporary(), pattern)
     if found is None:
@@ -77,7 +77,7 @@ def built() -> Path:
                 library = (Path(work) / "kernels.so").read_bytes()
         except OSError as error:
             raise _failed(str(error.strerror or error)) from error
-        name = f"{key}-{version}-{_digest(library)}.so"
+        name = f"{name}-{version}-{_digest(library)}.so"
         try:
             return _kept(library, cache / name)
         except OSError as error:
@@ -152,7 +152,7 @@ def _run(arguments: Sequence[str], limit: float) -> tuple[int, str]:
         return code, said.read().decode(errors="replace")
 
 
-def _key() -> str:
+def key() -> str:
     """What the compiled code depends on: its text, the compiler's command, and the CPU that it is made for."""
     cpu = platform.machine() + platform.processor()
     info = Path("/proc/cpuinfo")

@@ -1,0 +1,166 @@
+"""transformers without what it does at each import for other programs.
+
+Its models import torch's compiler and torch.distributed, and with them sympy and a thousand modules more. Neither is
+used here, unless layers are compiled. torch can be built without `torch.distributed`, and transformers asks whether it
+is; the compiler is only named in decorators that mark a function for it, so a stand-in serves until somebody calls for
+the real one. And transformers twice reads all of its 1,700 files of models, to see which names they export: that is
+kept for its version. Of the 2.0 s that `from transformers import LlamaForCausalLM` takes behind `import torch`, on 2
+cores of an AMD EPYC (Zen 4), the compiler and torch.distributed are 1.0 and the reading is 0.5.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from warpcortex_cli.prism.kept import keep, kept
+from warpcortex_cli.process import importing
+
+_COMPILER = "torch._dynamo"
+_TRACED = f"{_COMPILER}._trace_wrapped_higher_order_op"  # which transformers' masks import by itself
+_SCAN = "create_import_structure_from_path"
+
+
+class Lean:
+    """How it went. `missed`: something was asked of a stand-in that it cannot be, so all is to be done without them."""
+
+    missed = False
+
+
+@contextmanager
+def lean() -> Iterator[Lean]:
+    """Modules of transformers that are first imported inside do without all that. Nothing may be compiled inside.
+
+    Where the compiler was imported already, as in another program, it stays.
+    """
+    with importing():
+        import torch
+
+    found = Lean()
+    if _COMPILER in sys.modules:
+        yield found
+        return
+    standing = {name: _StandIn(name, found) for name in (_COMPILER, _TRACED)}
+    distributed: Any = torch.distributed
+    available, finder = distributed.is_available, _Finder()
+    sys.modules.update(standing)
+    sys.meta_path.insert(0, finder)
+    torch._dynamo = standing[_COMPILER]  # type: ignore[assignment]  # else torch would import the real one here
+    distributed.is_available = lambda: False
+    try:
+        yield found
+    finally:
+        distributed.is_available = available
+        sys.meta_path.remove(finder)
+        for name, module in standing.items():
+            if sys.modules.get(name) is module:
+                del sys.modules[name]
+        if torch.__dict__.get("_dynamo") is standing[_COMPILER]:
+            del torch._dynamo  # which torch imports as soon as somebody names it
+
+
+class _StandIn(ModuleType):
+    """Has whatever name it is asked for, as a function."""
+
+    def __init__(self, name: str, found: Lean) -> None:
+        super().__init__(name)
+        self.__dict__["found"] = found
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            if name == "__path__":  # a module of it is imported
+                self.found.missed = True
+            raise AttributeError(name)
+        return _later(self, name)
+
+
+def _later(module: ModuleType, name: str) -> Callable[..., Any]:
+    """The function of that name in the real module; while that is away, a decorator that leaves a function as it is."""
+
+    def called(*args: Any, **kwargs: Any) -> Any:
+        if sys.modules.get(module.__name__) is not module:
+            return getattr(importlib.import_module(module.__name__), name)(*args, **kwargs)
+        return args[0] if args and callable(args[0]) else lambda function: function
+
+    return called
+
+
+# -- which names transformers' files of models export -----------------------------------------------------------
+
+
+class _Finder:
+    """Exchanges the function of transformers that reads its files, before it is first called."""
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if name != "transformers.utils.import_utils":
+            return None
+        spec = PathFinder.find_spec(name, path, target)
+        loader: Any = spec and spec.loader
+        if loader is None:
+            return spec
+        run = loader.exec_module
+
+        def exec_module(module: Any) -> None:
+            run(module)
+            if callable(read := getattr(module, _SCAN, None)):
+                setattr(module, _SCAN, _read_once(read))
+
+        loader.exec_module = exec_module
+        return spec
+
+
+def _read_once(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    @cache
+    def found(path: str) -> Any:
+        models = Path(path)
+        if models.name != "models" or (key := _key(models)) is None:
+            return read(path)
+        try:
+            return _from_json(kept("transformers", key))
+        except (TypeError, ValueError, AttributeError, KeyError):
+            structure = read(path)
+            keep("transformers", key, _to_json(structure))
+            return structure
+
+    def called(path: Any) -> Any:
+        # Of models/__init__.py its folder is read, too.
+        return found(str(Path(path).parent if Path(path).name == "__init__.py" else path))
+
+    return called
+
+
+def _key(models: Path) -> dict[str, object] | None:
+    """Which files these are; None where they may change without their version, as those of a developer do."""
+    try:
+        release = version("transformers")
+        return None if "dev" in release else {"version": release, "path": str(models), "at": models.stat().st_mtime_ns}
+    except (PackageNotFoundError, OSError):
+        return None
+
+
+def _to_json(structure: dict[Any, Any]) -> list[Any]:
+    """Folders by their names, and what a folder's own files need, by sets of words."""
+    folders = {name: _to_json(of) for name, of in structure.items() if isinstance(name, str)}
+    needs = [
+        [sorted(words), {module: sorted(names) for module, names in of.items()}]
+        for words, of in structure.items()
+        if not isinstance(words, str)
+    ]
+    return [folders, needs]
+
+
+def _from_json(held: Any) -> dict[Any, Any]:
+    """Raises TypeError or the like: it is none."""
+    folders, needs = held
+    found: dict[Any, Any] = {name: _from_json(of) for name, of in folders.items()}
+    for words, of in needs:
+        found[frozenset(words)] = {module: set(names) for module, names in of.items()}
+    return found

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from warpcortex_cli.memory.fingerprints import Fingerprints
 from warpcortex_cli.memory.store import BLOCK
+from warpcortex_cli.prism.fingerprint import fingerprint
+from warpcortex_cli.prism.kept import keep, kept, machine
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.rows import Row
 
@@ -24,19 +26,47 @@ on the right the lighthouse, painted white and red: it was built by a wealthy me
 winter the sea is rough, so most of the islanders stay at home, mend their nets, drink tea and play chess. In summer
 there are visitors with cameras, tents and bicycles, and the only hotel, which has 19 rooms, is full until October. What
 do they all look for? Silence, perhaps, or a piece of amber on the beach; few of them find either."""
+_KIND = "heads"
 _known: WeakKeyDictionary[Prism, dict[int, Fingerprints]] = WeakKeyDictionary()  # by size of blocks; none made yet
 
 
 def calibrated(prism: Prism, block: int = BLOCK) -> Fingerprints:
-    """Fingerprints, none yet, whose heads were chosen by reading a text twice: the same ones for the same weights."""
+    """Fingerprints, none yet, whose heads were chosen by reading a text twice: the same ones for the same weights.
+
+    That takes half a second for SmolLM2, so what was found is kept for weights, types and machine.
+    """
     known = _known.setdefault(prism, {})
     if block not in known:
-        ids = prism.encode(PROBE)[: prism.max_context // 2]
-        keys, queries = read(prism, [], ids * 2)
-        prints = Fingerprints(prism.layers, prism.heads, prism.kv_heads, prism.head_dim, block)
-        prints.calibrate(keys, queries, len(ids))
-        known[block] = prints
+        found = _restored(prism, block)
+        known[block] = _measured(prism, block) if found is None else found
     return copy.copy(known[block])
+
+
+def _restored(prism: Prism, block: int) -> Fingerprints | None:
+    found = _none_yet(prism, block)
+    try:
+        found.restore(kept(_KIND, _key(prism)))
+    except (ValueError, KeyError, TypeError):
+        return None
+    return found
+
+
+def _measured(prism: Prism, block: int) -> Fingerprints:
+    ids = prism.encode(PROBE)[: prism.max_context // 2]
+    keys, queries = read(prism, [], ids * 2)
+    found = _none_yet(prism, block)
+    found.calibrate(keys, queries, len(ids))
+    keep(_KIND, _key(prism), found.calibration())
+    return found
+
+
+def _none_yet(prism: Prism, block: int) -> Fingerprints:
+    return Fingerprints(prism.layers, prism.heads, prism.kv_heads, prism.head_dim, block)
+
+
+def _key(prism: Prism) -> dict[str, object]:
+    types = [prism.quantize, str(prism.dtype), str(prism.layout.dtype), prism.device.type]
+    return {"weights": fingerprint(prism), "types": types, "text": prism.encode(PROBE), **machine()}
 
 
 @torch.inference_mode()

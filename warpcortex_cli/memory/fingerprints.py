@@ -9,6 +9,7 @@ heads they are is measured on the model itself, see `calibrate`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -101,6 +102,25 @@ class Fingerprints:
         self._key_mean = torch.stack([keys[i][h].float().cpu().mean(0) for i, h in self.watches])
         self._query_mean = torch.stack([self._pooled(queries[i])[h].mean(0) for i, h in self.watches])
         return list(found.values())
+
+    def calibration(self) -> dict[str, Any]:
+        """What `calibrate` has found, in JSON's types."""
+        means = {"keys": self._key_mean.tolist(), "queries": self._query_mean.tolist()}
+        return {"watches": [list(at) for at in self.watches], **means}
+
+    def restore(self, calibration: Any) -> None:
+        """Takes what `calibration` gave. Raises ValueError, KeyError or TypeError: it is not of such a model."""
+        layers, _, kv_heads, _ = self._shape
+        watches = [(int(layer), int(head)) for layer, head in calibration["watches"]]
+        keys, queries = (torch.tensor(calibration[name], dtype=torch.float32) for name in ("keys", "queries"))
+        if len(set(watches)) != len(self.watches) or any(
+            not (0 <= layer < layers and 0 <= head < kv_heads) for layer, head in watches
+        ):
+            raise ValueError("these are no heads of the model")
+        for mean in (keys, queries):
+            if mean.shape != self._key_mean.shape or not mean.isfinite().all():
+                raise ValueError("these are no means of its heads")
+        self.watches, self._key_mean, self._query_mean = watches, keys, queries
 
     # -- making them ---------------------------------------------------------------------------------------------
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TextIO, TypeVar
 
 import typer
 from rich.table import Table
@@ -15,6 +16,7 @@ from warpcortex_cli.cli.output import (
     DeviceOption,
     DtypeOption,
     EvalResultsOption,
+    QuantizeOption,
     Report,
     open_prism,
     print_json,
@@ -80,6 +82,14 @@ def named(text: str, known: Sequence[str], what: str = "method") -> list[str]:
         hint = f"{what.capitalize()}s are {', '.join(known[:-1])} and {known[-1]}."
         raise UsageError(f"there is no {what} {unknown[0]!r}.", hint)
     return found
+
+
+def opened(out: Path | None) -> AbstractContextManager[TextIO | None]:
+    """A file to write to, if there is to be one. Raises UsageError: it cannot be written."""
+    try:
+        return nullcontext() if out is None else out.open("w", encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"--out {out}: {error.strerror or error}.", "Name a file that can be written.") from error
 
 
 def cases(of: str, n: int, quick: bool) -> int:
@@ -348,6 +358,52 @@ def quantized(
         print_json(evaluation.as_json(model, found))
         return
     print_grids([evaluation.grid(model, found)])
+
+
+@app.command("replies")
+def replies(
+    data: Annotated[
+        Path,
+        typer.Option("--data", metavar="FILE|FOLDER", help="Questions: JSON lines, or SQuAD's format.", exists=True),
+    ],
+    n: Annotated[int, typer.Option("--n", min=1, help="Questions; of a folder, as many of each file.")] = 100,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Of a reply, at most.")] = 256,
+    seed: SeedOption = 2035,
+    alone: Annotated[bool, typer.Option("--alone", help="Without transformers' generate beside it.")] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="Write each reply as a JSON line.", show_default=False),
+    ] = None,
+    model: EvalModel = "auto",
+    profile: EvalProfile = "auto",
+    device: DeviceOption = AUTO,
+    dtype: DtypeOption = AUTO,
+    quantize: QuantizeOption = AUTO,
+    as_json: JsonOption = False,
+    write_results: EvalResultsOption = False,
+) -> None:
+    """How many replies go in circles, beside transformers' generate with the same prompts and settings."""
+    from warpcortex_cli.eval import replies as evaluation
+    from warpcortex_cli.eval.questions import mixed
+    from warpcortex_cli.prism.source import resolve_model
+
+    asked = mixed(data, n, seed)
+    prism, settings = open_prism(model=model, profile=profile, device=device, dtype=dtype, quantize=quantize)
+    settings = evaluation.shortened(settings, max_tokens)
+    source, engines = resolve_model(model, settings.model), evaluation.ENGINES[: 1 if alone else None]
+    with progress_bar(stderr_console()) as show, opened(out) as file:
+
+        def kept(progress: Callable[[int, int], None]) -> Iterator[evaluation.Reply]:
+            for reply in evaluation.run(prism, source, settings, asked, seed, engines, progress):
+                if file is not None:
+                    print(evaluation.as_line(reply, asked[reply.number]), file=file, flush=True)
+                yield reply
+
+        found = evaluation.summaries(gather(kept, "answering", show))
+    if as_json:
+        print_json(evaluation.as_json(prism.name, settings, seed, found))
+        return
+    print_grids([evaluation.grid(prism.name, settings, found)], f"seed {seed}")
 
 
 @app.command("all")

@@ -1,0 +1,229 @@
+"""Do replies go in circles? The product's own, and those of transformers' `generate` to the same prompts.
+
+A reply loops if the same 8 tokens stand 4 times among its last 128. Occurrences may overlap, as in `0, 0, 0, 0, ...`.
+Every question is a conversation of its own, with the profile's own settings and a seed of its own, as `warpcortex ask`
+runs it. `generate` gets the tokens that the River read, its sampling and its longest reply, in fp32 and in batches; it
+knows nothing of Streams.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any, Literal
+
+import torch
+from transformers import GenerationConfig
+
+from warpcortex_cli.engine.sampling import Sampler
+from warpcortex_cli.engine.session import Session
+from warpcortex_cli.eval.questions import Question
+from warpcortex_cli.eval.report import Grid, share
+from warpcortex_cli.eval.statistics import interval
+from warpcortex_cli.events import RiverFinished, RiverText
+from warpcortex_cli.prism.load import load_prism_parts
+from warpcortex_cli.prism.prism import Prism
+from warpcortex_cli.prism.source import ModelSource
+from warpcortex_cli.profile import LOOP_SPAN, LOOP_WINDOW, Profile
+
+LOOP_TIMES = 4
+_BATCH = 20  # prompts that `generate` reads at once
+Engine = Literal["warpcortex", "transformers"]
+ENGINES: tuple[Engine, ...] = ("warpcortex", "transformers")
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came back for one question.
+
+    Attributes:
+        number: of the question.
+        prompt, ids: tokens that were read, and tokens of the reply.
+        text: as the user sees it.
+        reason: "stop" where it ended by itself, "length" where it was cut, "loop" where it was about to go in circles.
+    """
+
+    engine: Engine
+    number: int
+    prompt: list[int]
+    ids: list[int]
+    text: str
+    reason: str
+    seconds: float
+
+    @property
+    def loops(self) -> bool:
+        return loops(self.ids)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Replies of one engine: how many loop, and shares of how they ended."""
+
+    engine: Engine
+    n: int
+    looping: float
+    ci95: tuple[float, float]
+    stop: float
+    length: float
+    loop: float
+    tokens: float
+    seconds: float
+
+
+def loops(ids: Sequence[int]) -> bool:
+    """Whether some `LOOP_SPAN` tokens stand `LOOP_TIMES` times among the last `LOOP_WINDOW`."""
+    newest = ids[-LOOP_WINDOW:]
+    spans = Counter(tuple(newest[i : i + LOOP_SPAN]) for i in range(len(newest) - LOOP_SPAN + 1))
+    return max(spans.values(), default=0) >= LOOP_TIMES
+
+
+def shortened(profile: Profile, max_tokens: int) -> Profile:
+    """The profile with replies of at most so many tokens."""
+    most = min(profile.river.max_tokens, max_tokens)
+    return profile.model_copy(update={"river": profile.river.model_copy(update={"max_tokens": most})})
+
+
+def ours(prism: Prism, profile: Profile, asked: Sequence[Question], seed: int) -> Iterator[Reply]:
+    """Replies of the product, in the order of the questions."""
+    for number, question in enumerate(asked):
+        session = Session(prism, profile, seed=seed + number)
+        session.load_notes(question.notes)
+        text, reason, began = "", "", time.perf_counter()
+        for event in session.send(question.text):
+            if isinstance(event, RiverText) and not (event.request or event.thinking):
+                text += event.text
+            elif isinstance(event, RiverFinished):
+                reason = event.reason
+        river = session.engine.river
+        prompt = list(river.sentences.ids)[: river.length - len(river.builder.ids)]
+        yield Reply("warpcortex", number, prompt, river.builder.ids, text, reason, time.perf_counter() - began)
+
+
+def theirs(
+    source: ModelSource, own: Sampler, profile: Profile, prompts: Sequence[list[int]], seed: int
+) -> Iterator[Reply]:
+    """Replies of transformers to the same prompts, the shortest prompt first.
+
+    Args:
+        own: whose settings are taken.
+    """
+    loaded, tokenizer = load_prism_parts(source, "cpu", "fp32")
+    model: Any = loaded  # `generate` has no types
+    model.set_attn_implementation("sdpa")
+    ends = model.generation_config.eos_token_id if model.generation_config else None
+    ends = ends if isinstance(ends, list) else [tokenizer.eos_token_id if ends is None else ends]
+    config = GenerationConfig(
+        max_new_tokens=profile.river.max_tokens,
+        eos_token_id=ends,
+        pad_token_id=ends[0],
+        repetition_penalty=own.repetition_penalty,
+        stop_strings=list(profile.river.stop) or None,
+        **_drawn(own),
+    )
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    for start in range(0, len(order), _BATCH):
+        numbers = order[start : start + _BATCH]
+        longest = max(len(prompts[i]) for i in numbers)
+        pads = [longest - len(prompts[i]) for i in numbers]
+        ids = torch.tensor([[ends[0]] * pad + prompts[i] for i, pad in zip(numbers, pads, strict=True)])
+        mask = (torch.arange(longest) >= torch.tensor(pads)[:, None]).long()
+        torch.manual_seed(seed + start)
+        began = time.perf_counter()
+        with torch.inference_mode():
+            found = model.generate(ids, attention_mask=mask, generation_config=config, tokenizer=tokenizer)
+        seconds = (time.perf_counter() - began) / len(numbers)
+        for i, row in zip(numbers, found[:, longest:].tolist(), strict=True):
+            end = next((place for place, token in enumerate(row) if token in ends), None)
+            written = row[:end]
+            text = tokenizer.decode(written, skip_special_tokens=True)
+            yield Reply("transformers", i, prompts[i], written, str(text), "length" if end is None else "stop", seconds)
+
+
+def _drawn(own: Sampler) -> dict[str, Any]:
+    if not own.temperature:
+        return {"do_sample": False}
+    return {
+        "do_sample": True,
+        "temperature": own.temperature,
+        "top_p": own.top_p,
+        "top_k": own.top_k,
+        "min_p": own.min_p or None,
+    }
+
+
+def run(
+    prism: Prism,
+    source: ModelSource,
+    profile: Profile,
+    asked: Sequence[Question],
+    seed: int,
+    engines: Sequence[Engine] = ENGINES,
+    progress: Progress = lambda *_: None,
+) -> Iterator[Reply]:
+    """Replies of the product, then of transformers, which answers the prompts that the product read."""
+    total, prompts = len(asked) * len(engines), []
+    for done, reply in enumerate(ours(prism, profile, asked, seed), 1):
+        prompts.append(reply.prompt)
+        progress(done, total)
+        yield reply
+    if "transformers" in engines:
+        own = Sampler.of(profile.sampling, prism.sampling, seed)
+        for done, reply in enumerate(theirs(source, own, profile, prompts, seed), len(asked) + 1):
+            progress(done, total)
+            yield reply
+
+
+def summaries(replies: Iterable[Reply]) -> list[Summary]:
+    """One for each engine that answered."""
+    found = []
+    for engine in ENGINES:
+        of_it = [r for r in replies if r.engine == engine]
+        if not of_it:
+            continue
+        n, ends = len(of_it), Counter(r.reason for r in of_it)
+        looping = sum(r.loops for r in of_it)
+        found.append(
+            Summary(
+                engine, n, looping / n, interval(looping, n), ends["stop"] / n, ends["length"] / n, ends["loop"] / n,
+                fmean(len(r.ids) for r in of_it), fmean(r.seconds for r in of_it),
+            )
+        )  # fmt: skip
+    return found
+
+
+def grid(model: str, profile: Profile, found: Sequence[Summary]) -> Grid:
+    """What people read."""
+    title = f"{model}, profile {profile.name}, replies of at most {profile.river.max_tokens} tokens"
+    rows = tuple(
+        (
+            s.engine, str(s.n), share(s.looping, s.ci95), f"{s.stop:.0%}", f"{s.length:.0%}", f"{s.loop:.0%}",
+            f"{s.tokens:.0f}", f"{s.seconds:.1f}",
+        )
+        for s in found
+    )  # fmt: skip
+    heads = ("engine", "n", "looping", "ended", "cut", "stopped before a loop", "tokens", "seconds")
+    return Grid(title, heads, rows)
+
+
+def as_json(model: str, profile: Profile, seed: int, found: Sequence[Summary]) -> dict[str, Any]:
+    """What scripts read."""
+    return {
+        "schema_version": 1,
+        "model": model,
+        "profile": profile.name,
+        "max_tokens": profile.river.max_tokens,
+        "seed": seed,
+        "results": [{**vars(s), "ci95": list(s.ci95)} for s in found],
+    }
+
+
+def as_line(reply: Reply, question: Question) -> str:
+    """One JSON line, without the prompt's tokens."""
+    kept = {name: value for name, value in vars(reply).items() if name != "prompt"}
+    return json.dumps({**kept, "loops": reply.loops, "task": question.task, "question": question.text})

@@ -101,6 +101,21 @@ TEMPLATES = {
         "{% for message in messages %}{{ '<|' + message['role'] + '|>\n' + message['content'] + '<|end|>\n' }}{% endfor %}"
         + _ASK + "{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}"
     ),
+    # microsoft/Phi-4-mini-instruct
+    "phi-4-mini": (
+        "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
+        + _ASK + "{{ '<|assistant|>' }}{% else %}{{ eos_token }}{% endif %}"
+    ),
+    # ibm-granite/granite-3.3-2b-instruct
+    "granite-3": (
+        "{%- if messages[0]['role'] == 'system' %}{%- set system_message = messages[0]['content'] %}"
+        "{%- set loop_messages = messages[1:] %}{%- else %}{%- set system_message = 'You are Granite, developed by IBM.' %}"
+        "{%- set loop_messages = messages %}{%- endif %}"
+        "{{- '<|start_of_role|>system<|end_of_role|>' + system_message + '<|end_of_text|>\n' }}"
+        "{%- for message in loop_messages %}{{- '<|start_of_role|>' + message['role'] + '<|end_of_role|>' + "
+        "message['content'] + '<|end_of_text|>\n' }}{%- endfor %}"
+        + _ASK + "{{- '<|start_of_role|>assistant<|end_of_role|>' }}{%- endif %}"
+    ),
     # HuggingFaceH4/zephyr-7b-beta, TinyLlama/TinyLlama-1.1B-Chat-v1.0: the names of turns are ordinary text
     "zephyr": (
         "{% for message in messages %}{{ '<|' + message['role'] + '|>\n' + message['content'] + eos_token + '\n' }}"
@@ -158,6 +173,7 @@ NAMES = (
         "<\uff5cUser\uff5c>",
         "<\uff5cAssistant\uff5c>",
     ),
+    *("<|start_of_role|>", "<|end_of_role|>", "<|end_of_text|>"),
     *("<|START_OF_TURN_TOKEN|>", "<|END_OF_TURN_TOKEN|>", "<|USER_TOKEN|>", "<|CHATBOT_TOKEN|>", "<|SYSTEM_TOKEN|>"),
 )
 PLAIN_NAMES = ("[INST]", "[/INST]", "<think>", "</think>")  # added with special: false

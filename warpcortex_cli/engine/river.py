@@ -109,6 +109,7 @@ class River:
             self._sampling = profile.sampling
             self.sampler = Sampler.of(profile.sampling, self.prism.sampling, self._seed)
         self.settings = profile.river
+        self._stops = (*profile.river.stop, *self.prism.stops)
         self._window = profile.memory.window
         self.opened = self.prism.chat.opened(self.settings.thinking)
         self.router = Router(profile.roles)
@@ -344,7 +345,7 @@ class River:
 
     def _look_for_stop(self, new: str) -> None:
         """Finds the first text that ends a reply; the newest characters may complete one that began before them."""
-        text, stops = self.builder.text, self.settings.stop
+        text, stops = self.builder.text, self._stops
         found = [text.find(stop, max(0, len(text) - len(new) - len(stop) + 1)) for stop in stops]
         self._stopped_at = min((place for place in found if place >= 0), default=None)
 
@@ -378,7 +379,7 @@ class River:
         if not all_of_it:
             open_from = self.router.pending_from()
             stop = min(stop, self.thinking.settled, stop if open_from is None else open_from)
-            stop -= max((_begun(text[:stop], end) for end in self.settings.stop), default=0)
+            stop -= max((_begun(text[:stop], end) for end in self._stops), default=0)
             stop = max(self._shown, min([stop, *(start for start, end in self._requests if end > stop)]))
         out: list[RiverText] = []
         while self._requests and self._requests[0][0] < stop:

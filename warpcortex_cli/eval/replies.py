@@ -106,12 +106,13 @@ def ours(prism: Prism, profile: Profile, asked: Sequence[Question], seed: int) -
 
 
 def theirs(
-    source: ModelSource, own: Sampler, profile: Profile, prompts: Sequence[list[int]], seed: int
+    source: ModelSource, own: Sampler, stops: Sequence[str], profile: Profile, prompts: Sequence[list[int]], seed: int
 ) -> Iterator[Reply]:
     """Replies of transformers to the same prompts, the shortest prompt first.
 
     Args:
         own: whose settings are taken.
+        stops: texts that end a reply beside the profile's.
     """
     loaded, tokenizer = load_prism_parts(source, "cpu", "fp32")
     model: Any = loaded  # `generate` has no types
@@ -123,7 +124,7 @@ def theirs(
         eos_token_id=ends,
         pad_token_id=ends[0],
         repetition_penalty=own.repetition_penalty,
-        stop_strings=list(profile.river.stop) or None,
+        stop_strings=[*profile.river.stop, *stops] or None,
         **_drawn(own),
     )
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
@@ -174,7 +175,7 @@ def run(
         yield reply
     if "transformers" in engines:
         own = Sampler.of(profile.sampling, prism.sampling, seed)
-        for done, reply in enumerate(theirs(source, own, profile, prompts, seed), len(asked) + 1):
+        for done, reply in enumerate(theirs(source, own, prism.stops, profile, prompts, seed), len(asked) + 1):
             progress(done, total)
             yield reply
 

@@ -23,6 +23,12 @@ def own_sampling(generation_config: Any) -> Sampling:
     return Sampling(temperature=0.0, repetition_penalty=valid.get("repetition_penalty"))
 
 
+def own_stops(generation_config: Any) -> tuple[str, ...]:
+    """Texts that end a reply; those of control tokens may be among them."""
+    found = getattr(generation_config, "stop_strings", None) or ()
+    return tuple(text for text in ([found] if isinstance(found, str) else found) if isinstance(text, str) and text)
+
+
 def _is_valid(name: str, value: Any) -> bool:
     try:
         Sampling.model_validate({name: value}, strict=False)

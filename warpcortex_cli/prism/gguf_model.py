@@ -23,6 +23,7 @@ from warpcortex_cli.gguf.config import configured
 from warpcortex_cli.gguf.header import Header, TensorInfo, read_header
 from warpcortex_cli.gguf.layout import LAYOUTS, Origin
 from warpcortex_cli.gguf.served import check_served
+from warpcortex_cli.prism import ollama
 from warpcortex_cli.prism.grouped import GROUP, Grouped, rounded
 from warpcortex_cli.prism.source import ModelSource
 from warpcortex_cli.prism.weights import attach, on_meta
@@ -51,6 +52,7 @@ class GgufModel:
 
     def __init__(self, source: ModelSource) -> None:
         self.name = source.name
+        self._params = source.params
         self.header: Header = read_header(source.path, source.name)
         check_served(self.header)
 
@@ -91,6 +93,8 @@ class GgufModel:
                 values[name] = found
         if values.get("temperature", 0):
             values["do_sample"] = True
+        if self._params is not None:  # who made Ollama's model chose them on top of the file's
+            values |= ollama.generation(self._params, self.name)
         return GenerationConfig(**values)
 
     def _factors(self, name: str) -> list[float]:

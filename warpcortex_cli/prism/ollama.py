@@ -1,4 +1,4 @@
-"""Models that Ollama has fetched: manifests by name, blobs by digest. No torch, no Ollama."""
+"""Models that Ollama has fetched: manifests by name, blobs by digest, parameters. No torch, no Ollama."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from warpcortex_cli.errors import ModelError
 
@@ -14,7 +16,24 @@ _HOST, _NAMESPACE, _TAG = "registry.ollama.ai", "library", "latest"
 _PART = re.compile(r"[A-Za-z0-9_][\w.-]*", re.ASCII)
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _MODEL, _ADAPTER = "application/vnd.ollama.image.model", "application/vnd.ollama.image.adapter"
-_LARGEST = 2**20  # bytes of a manifest
+_PARAMS = "application/vnd.ollama.image.params"
+_LARGEST = 2**20  # bytes of a manifest, or of parameters
+_SAMPLING = {  # what Ollama calls settings, and what transformers calls them
+    "temperature": "temperature",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "repeat_penalty": "repetition_penalty",
+}
+_USUAL = {"temperature": 0.8, "top_k": 40, "top_p": 0.9}  # Ollama's own, of what a model's parameters do not set
+
+
+@dataclass(frozen=True)
+class Files:
+    """Of a model: its GGUF file, and the JSON file of its parameters (PARAMETER in a Modelfile), if it has one."""
+
+    model: Path
+    params: Path | None = None
 
 
 def folders() -> list[Path]:
@@ -25,8 +44,8 @@ def folders() -> list[Path]:
     return [Path.home() / ".ollama" / "models", Path("/usr/share/ollama/.ollama/models")]
 
 
-def find(name: str) -> Path:
-    """The GGUF file of a model, `[[host/]namespace/]name[:tag]`.
+def find(name: str) -> Files:
+    """The files of a model, `[[host/]namespace/]name[:tag]`.
 
     Raises:
         ModelError: it is not there, incomplete, or more than a model in one file.
@@ -35,7 +54,7 @@ def find(name: str) -> Path:
     for folder in folders():
         manifest = folder / "manifests" / place
         if _is_file(manifest):
-            return _blob(folder, manifest, f"ollama:{name}")
+            return _files(folder, manifest, f"ollama:{name}")
     looked = " and ".join(str(f) for f in folders())
     raise ModelError(
         f"Ollama has no model {name!r} in {looked}.",
@@ -44,7 +63,7 @@ def find(name: str) -> Path:
 
 
 def listed() -> Iterator[tuple[str, Path | ModelError]]:
-    """All models by the names that `find` takes: the file, or why there is none."""
+    """All models by the names that `find` takes: the GGUF file, or why there is none."""
     for folder in folders():
         manifests = folder / "manifests"
         try:
@@ -56,9 +75,37 @@ def listed() -> Iterator[tuple[str, Path | ModelError]]:
             short = name if (host, namespace) == (_HOST, _NAMESPACE) else f"{namespace}/{name}"
             full = f"{short if host == _HOST else f'{host}/{namespace}/{name}'}:{tag}"
             try:
-                yield full, _blob(folder, manifest, f"ollama:{full}")
+                yield full, _files(folder, manifest, f"ollama:{full}").model
             except ModelError as error:
                 yield full, error
+
+
+def generation(params: Path, name: str) -> dict[str, Any]:
+    """What the parameters of a model say of generation, as transformers' `GenerationConfig` calls it.
+
+    Where they ask for sampling, what they do not set is as Ollama has it. A setting of the wrong type is left out, as
+    are those that are not about choosing tokens (`num_ctx`, `seed`, `mirostat`, ...).
+
+    Raises:
+        ModelError: the file is damaged.
+    """
+    try:
+        with params.open("rb") as file:
+            said = json.loads(file.read(_LARGEST))
+        if not isinstance(said, dict):
+            raise ValueError("no object")
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{name} has broken parameters ({type(error).__name__}).", _again(name)) from None
+    found: dict[str, Any] = {
+        ours: said[theirs] for theirs, ours in _SAMPLING.items() if type(said.get(theirs)) in (int, float)
+    }
+    if found.keys() & _USUAL.keys() and found.get("temperature") != 0:
+        found = {"do_sample": True, **_USUAL, **found}
+    stops = said.get("stop")
+    stops = [stops] if isinstance(stops, str) else stops
+    if isinstance(stops, list) and (texts := [s for s in stops if isinstance(s, str) and s]):
+        found["stop_strings"] = texts
+    return found
 
 
 def _place(name: str) -> Path:
@@ -70,25 +117,31 @@ def _place(name: str) -> Path:
     return Path(*parts)
 
 
-def _blob(folder: Path, manifest: Path, name: str) -> Path:
-    again = f"Run `ollama pull {name.removeprefix('ollama:')}` again."
+def _files(folder: Path, manifest: Path, name: str) -> Files:
     try:
         with manifest.open("rb") as file:
             layers = json.loads(file.read(_LARGEST))["layers"]
-        kinds = [layer["mediaType"] for layer in layers]
-        digests = [layer["digest"] for layer in layers if layer["mediaType"] == _MODEL]
-        if not all(_DIGEST.fullmatch(digest) for digest in digests):
+        digests: dict[str, list[str]] = {}
+        for layer in layers:
+            digests.setdefault(layer["mediaType"], []).append(layer["digest"])
+        models, params = digests.get(_MODEL, []), digests.get(_PARAMS, [])
+        if not all(_DIGEST.fullmatch(digest) for digest in (*models, *params)):
             raise ValueError("a digest is none")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ModelError(f"{name} has a broken manifest ({type(error).__name__}).", again) from None
-    if _ADAPTER in kinds:
+        raise ModelError(f"{name} has a broken manifest ({type(error).__name__}).", _again(name)) from None
+    if _ADAPTER in digests:
         raise ModelError(f"{name} is an adapter upon another model, which is not served.", "Choose another model.")
-    if len(digests) != 1:
-        raise ModelError(f"{name} has {len(digests)} files of weights, and one is served.", "Choose another model.")
-    blob = folder / "blobs" / digests[0].replace(":", "-")
-    if not _is_file(blob):
-        raise ModelError(f"{name} is incomplete: {blob.name[:19]}... is missing.", again)
-    return blob
+    if len(models) != 1:
+        raise ModelError(f"{name} has {len(models)} files of weights, and one is served.", "Choose another model.")
+    files = [folder / "blobs" / digest.replace(":", "-") for digest in (*models, *params[:1])]
+    missing = [file for file in files if not _is_file(file)]
+    if missing:
+        raise ModelError(f"{name} is incomplete: {missing[0].name[:19]}... is missing.", _again(name))
+    return Files(*files)
+
+
+def _again(name: str) -> str:
+    return f"Run `ollama pull {name.removeprefix('ollama:')}` again."
 
 
 def _is_file(path: Path) -> bool:

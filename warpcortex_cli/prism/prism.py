@@ -16,7 +16,7 @@ from warpcortex_cli.prism import attention, crowding, native
 from warpcortex_cli.prism.chat_format import ChatFormat
 from warpcortex_cli.prism.compile import compile_layers, warm_up
 from warpcortex_cli.prism.fused import fuse
-from warpcortex_cli.prism.generation import own_sampling
+from warpcortex_cli.prism.generation import own_sampling, own_stops
 from warpcortex_cli.prism.head import Head, PlainHead, Summary, largest
 from warpcortex_cli.prism.load import choose_dtype, load_prism_parts
 from warpcortex_cli.prism.quantize import Packed
@@ -58,6 +58,7 @@ class Prism:
         max_context: positions that it can be run at.
         eos_ids: tokens that end a reply.
         sampling: what the model's own files say of how to choose tokens.
+        stops: texts that end a reply, by the same files.
 
     Raises:
         ModelError: the engine cannot serve this model, with the reason.
@@ -109,6 +110,8 @@ class Prism:
         self.chat = ChatFormat(tokenizer)
         self.eos_ids = self._end_tokens()
         self.sampling = own_sampling(model.generation_config)
+        control = set(self.chat.encoder.names.values())
+        self.stops = tuple(text for text in own_stops(model.generation_config) if text not in control)
         self._states: list[Tensor] = []
         self._head: Head | None = None
         self._native = self.device.type == "cpu" and (compiled or quantize != "none") and native.usable()
@@ -270,6 +273,8 @@ class Prism:
         ends = {self.tokenizer.eos_token_id, self.chat.turn_end}
         given = getattr(generation, "eos_token_id", None)
         ends.update(given if isinstance(given, list) else [given])
+        stops = own_stops(generation)  # control tokens are never decoded, so they are looked for by number
+        ends.update(token for token, name in self.chat.encoder.names.items() if name in stops)
         return {e for e in ends if e is not None}
 
 

@@ -46,6 +46,7 @@ class ModelSource:
         name: as the user knows it, and -m takes it.
         note: what the user should know about the choice, or None.
         format: what `path` is.
+        params: Ollama's parameters of the model, if it has any.
     """
 
     kind: Literal["pocket", "folder", "hub", "package", "ollama", "file"]
@@ -53,6 +54,7 @@ class ModelSource:
     name: str
     note: str | None = None
     format: Literal["safetensors", "gguf"] = "safetensors"
+    params: Path | None = None
 
 
 def resolve_model(spec: str | None, profile_model: str = "auto") -> ModelSource:
@@ -72,7 +74,8 @@ def resolve_model(spec: str | None, profile_model: str = "auto") -> ModelSource:
     if wanted == SMOLLM2:
         return _installed()
     if wanted.startswith(_OLLAMA):
-        return _gguf("ollama", ollama.find(wanted.removeprefix(_OLLAMA)), wanted)
+        files = ollama.find(wanted.removeprefix(_OLLAMA))
+        return replace(_gguf("ollama", files.model, wanted), params=files.params)
     path = _path(wanted)
     if path.is_dir() and wanted:
         return ModelSource("folder", check_folder(path.resolve(), wanted), wanted)

@@ -21,7 +21,7 @@ STOREYS: tuple[tuple[str, ...], ...] = (
     ("synapse",),
     ("prism",),
     ("memory",),
-    ("gguf", "pocket", "probes"),
+    ("gguf", "pocket", "probes", "work"),
     ("profile",),
     ("profile_problems",),
     ("profile_yaml",),

@@ -1,0 +1,150 @@
+"""A question with its amounts, dates and clock times taken out, so that rules need only look at how they are joined."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import date
+
+from warpcortex_cli.work.quantities import unit_named
+
+_COUNTS = {
+    "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10, "eleven": 11,
+    "twelve": 12, "fifteen": 15, "twenty": 20, "thirty": 30, "fifty": 50, "dozen": 12,
+}  # fmt: skip
+_OPERATORS = (
+    (r"\bto the power of\b", "^"), (r"\bsquared\b", "^ 2"), (r"\bcubed\b", "^ 3"), (r"\bmultiplied (?:by|with)\b", "*"),
+    (r"\bdivided by\b", "/"), (r"\bplus\b", "+"), (r"\bminus\b", "-"), (r"\btimes\b", "*"),
+)  # fmt: skip
+_UNIT_WORD = r"[a-zA-Z]+"
+_QUANTITY = re.compile(
+    rf"""(?<![\w.])(?:
+        (?P<money>[$€£¥]\s?(?:\d{{1,3}}(?:,\d{{3}})+(?!\d)|\d+)(?:\.\d+)?)
+      | (?P<number>(?:\d{{1,3}}(?:,\d{{3}})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)(?!\d)
+        (?:\s?(?P<percent>%|percent\b|per\ cent\b)|\s?(?P<sign>[€£¥])|\s?(?P<scale>thousand|million|billion|k)\b
+          |\s?(?P<unit>{_UNIT_WORD}))?
+    )(?![\d])""",
+    re.VERBOSE,
+)
+MONTHS = "january february march april may june july august september october november december".split()
+_MONTH = "|".join(f"{m}|{m[:3]}" for m in MONTHS)
+_DATE = re.compile(
+    rf"""\b(?:
+        (?P<year>\d{{4}})-(?P<m>\d\d)-(?P<d>\d\d)
+      | (?P<day1>\d{{1,2}})(?:st|nd|rd|th)?\ (?:of\ )?(?P<month1>{_MONTH})\b\.?,?(?:\ (?P<year1>\d{{4}}))?
+      | (?P<month2>{_MONTH})\b\.?\ (?P<day2>\d{{1,2}})(?:st|nd|rd|th)?\b(?:,?\ (?P<year2>\d{{4}}))?
+    )\b""",
+    re.VERBOSE | re.IGNORECASE,
+)
+_CLOCK = re.compile(r"\b(\d{1,2})(?::(\d\d))? ?([ap])\.?m\b\.?|\b(\d{1,2}):(\d\d)\b", re.IGNORECASE)
+AMOUNT = r"⟦(\d+)⟧"
+ANY = r"⟦\d+⟧"
+
+
+@dataclass(frozen=True)
+class Amount:
+    """A number of a question as the calculator reads it, and what is behind it."""
+
+    text: str
+    kind: str  # "money", "percent", "unit" or "plain"
+    unit: str = ""
+
+
+class Question:
+    """A question whose amounts, dates and clock times are taken out.
+
+    Attributes:
+        text: in small letters, each amount as its number in double brackets, word operators as signs.
+    """
+
+    def __init__(self, question: str) -> None:
+        self.amounts: list[Amount] = []
+        self.dates: list[date] = []
+        self.clocks: list[int] = []
+        text = question.replace("⟦", "(").replace("⟧", ")")
+        text = re.sub("[−–]", "-", text)
+        text = _DATE.sub(self._take_date, text)
+        text = _CLOCK.sub(self._take_clock, text)
+        for word, n in _COUNTS.items():
+            text = re.sub(rf"\b(?:a )?{word}\b" if word == "dozen" else rf"\b{word}\b", str(n), text, flags=re.I)
+        text = _QUANTITY.sub(self._take_amount, text).lower()
+        for pattern, sign in _OPERATORS:
+            text = re.sub(pattern, sign, text)
+        text = re.sub(r"\^ ([23])\b", lambda m: f"^ {self._held(Amount(m[1], 'plain'))}", text)
+        self.text = " ".join(text.split())
+
+    def _held(self, amount: Amount) -> str:
+        self.amounts.append(amount)
+        return f"⟦{len(self.amounts) - 1}⟧"
+
+    def _take_amount(self, match: re.Match[str]) -> str:
+        rest = ""
+        if match["money"]:
+            amount = Amount(match["money"].replace(" ", ""), "money")
+        elif match["percent"]:
+            amount = Amount(f"{match['number']}%", "percent")
+        elif match["sign"]:
+            amount = Amount(match["sign"] + match["number"], "money")
+        elif match["scale"]:
+            amount = Amount(f"{match['number']} {match['scale']}", "plain")
+        else:
+            word = match["unit"] or ""
+            symbol = unit_named(word) if word not in ("in", "a", "A", "I", "x", "X") else None
+            if symbol in ("$", "€", "£", "¥"):
+                amount = Amount(symbol + match["number"], "money")
+            elif symbol == "cents":
+                amount = Amount(f"{match['number']} cents", "money")
+            elif symbol:
+                amount = Amount(f"{match['number']} {symbol}", "unit", symbol)
+            else:
+                amount = Amount(match["number"], "plain")
+                rest = match.group()[len(match["number"]) :] if word else ""
+        return self._held(amount) + rest
+
+    def _take_date(self, match: re.Match[str]) -> str:
+        month = match["month1"] or match["month2"]
+        number = int(match["m"]) if month is None else 1 + [m[:3] for m in MONTHS].index(month.lower()[:3])
+        day = int(match["d"] or match["day1"] or match["day2"])
+        said = match["year"] or match["year1"] or match["year2"]
+        try:
+            found = date(int(said) if said else date.today().year, number, day)
+        except ValueError:
+            return match.group()
+        if not said and self.dates and found < self.dates[-1]:
+            found = found.replace(year=found.year + 1) if (month, day) != (2, 29) else found
+        self.dates.append(found)
+        return "⟨date⟩"
+
+    def _take_clock(self, match: re.Match[str]) -> str:
+        hour, minute = int(match[1] or match[4]), int(match[2] or match[5] or 0)
+        if match[3]:
+            hour = hour % 12 + (12 if match[3].lower() == "p" else 0)
+        if hour > 24 or minute > 59:
+            return match.group()
+        self.clocks.append(60 * hour + minute)
+        return "⟨clock⟩"
+
+    @property
+    def sentences(self) -> int:
+        """How many there are; a story has more than a question."""
+        return 1 + len(re.findall(r"[.?!](?= |$)", self.text.rstrip(".?! ")))
+
+    # -- asking it ----------------------------------------------------------------------------------------------
+
+    def says(self, pattern: str) -> bool:
+        return re.search(pattern, self.text) is not None
+
+    def finds(self, pattern: str) -> re.Match[str] | None:
+        return re.search(pattern, self.text)
+
+    def of(self, *kinds: str) -> list[str]:
+        """Its amounts of some kinds, as expressions."""
+        return [a.text for a in self.amounts if a.kind in kinds]
+
+    def all(self, match: re.Match[str]) -> list[str]:
+        """The amounts of a match, in order."""
+        return [self.amounts[int(n)].text for n in re.findall(AMOUNT, match.group())]
+
+    def accounts_for(self, match: re.Match[str]) -> bool:
+        """Whether a match holds all its amounts, and it has no dates or times besides."""
+        return len(re.findall(AMOUNT, match.group())) == len(self.amounts) and not self.dates and not self.clocks

@@ -70,14 +70,20 @@ CURRICULUM = (
 FINISH = Stage(4700, 1, (10, 45), 2600, 1000, readings=3, mix=Mix(chopped=0.5), shares=(0.35, 0.25, 0.4))
 FINISH_RATE = 0.4
 # Sums of two to five terms, however they are joined, and the rest of what was learnt beside them. A request for a sum
-# weighs more where it chooses its next term. The second part asks in words that mean nothing, too, and has fewer sums:
-# it takes up again what suffered from so many.
+# weighs more where it chooses its next term. The second part asks in words that mean nothing, too. The third takes up
+# again what suffers from so many sums: above all Streams that read.
 _SUMS = Stage(
     1400, 1, (3, 45), 2500, 500, readings=2, mostly_few=True, rates=(0.6, 0.367), warm=50, shares=(0.45, 0.2, 0.35),
     mix=Mix(recall=4, delegated=12, totals=14, chopped=0.5, chosen=5.0),
 )  # fmt: skip
-_INVENTED = replace(_SUMS.mix, recall=5, totals=9, invented=0.3)
-SUMS = (_SUMS, replace(_SUMS, steps=900, rates=(0.4, 0.0), warm=1, mix=_INVENTED))
+_INVENTED = replace(
+    _SUMS, steps=900, rates=(0.4, 0.0), warm=1, mix=replace(_SUMS.mix, recall=5, totals=9, invented=0.3)
+)
+_AGAIN = replace(
+    _INVENTED, steps=1500, readings=3, rates=(0.3, 0.0), warm=20, shares=(0.4, 0.2, 0.4),
+    mix=replace(_INVENTED.mix, totals=12, invented=0.15, chosen=3.0),
+)  # fmt: skip
+SUMS = (_SUMS, _INVENTED, _AGAIN)
 SUMS_STEPS = sum(stage.steps for stage in SUMS)
 LESSONS = (*CURRICULUM, FINISH, *SUMS)
 MATRIX_LR, CIRCUIT_LR, EMBEDDING_LR, VECTOR_LR = 0.005, 0.0012, 5e-4, 2e-3

@@ -183,7 +183,7 @@ def test_a_stream_finds_its_focus_in_the_past(prism) -> None:
     session.load_notes(f"{FACT} {filler(60)}")
     engine = session.engine
     for match in engine.river.router.feed("<lanterns of Zoltan>"):
-        engine.spawn(match)
+        engine.spawn(match.role, match.task, match.groups)
     engine.begin_turn(prism.encode("Go on."))
     engine.step()
     stream = engine.streams[1]

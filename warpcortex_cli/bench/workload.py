@@ -202,7 +202,7 @@ class Workload:
         for number in range(self.load.agents):
             for match in self.engine.river.router.feed(f"[BENCH: {_task(number)}]"):
                 self.tally.spawned[self.engine.streams.spawned + 1] = now
-                self.engine.spawn(match.role, match.groups["task"], match.groups)
+                self.engine.spawn(match.role, match.task, match.groups)
 
     @property
     def thinking(self) -> bool:

@@ -277,7 +277,7 @@ class Engine:
             self._at_end("loop")
             return
         for match in river.write(token):
-            self.spawn(match.role, match.groups["task"], match.groups)
+            self.spawn(match.role, match.task, match.groups)
         if river.written % QUERY_WINDOW == 0 or river.builder.text.endswith("\n"):
             river.recall_again()
         self._show()
@@ -327,7 +327,7 @@ class Engine:
             self._injected_since_end = False
             for token in self.prism.chat.encoder.continued(river.builder.text, river.settings.resume):
                 for match in river.write(token):
-                    self.spawn(match.role, match.groups["task"], match.groups)
+                    self.spawn(match.role, match.task, match.groups)
             self._show()
             river.state = "writing"
         else:

@@ -26,6 +26,10 @@ class Match:
     start: int
     end: int
 
+    @property
+    def task(self) -> str:
+        return self.groups["task"]
+
 
 class Router:
     """Finds the requests of `roles`, leftmost first, without overlap, each once.

@@ -22,7 +22,7 @@ from warpcortex_cli.bench.workload import Load, Step, Tally, Workload
 from warpcortex_cli.cli import profile_vram
 from warpcortex_cli.cli.app import main
 from warpcortex_cli.cli.bench import open_any, parse_agents
-from warpcortex_cli.engine.engine import Engine
+from warpcortex_cli.engine.crew import Crew
 from warpcortex_cli.engine.pacing import READING, SHARE
 from warpcortex_cli.engine.roster import Roster
 from warpcortex_cli.engine.stream import Stream
@@ -59,9 +59,9 @@ def test_all_streams_are_there_at_once_and_end(prism: Prism) -> None:
     together = 0
     while work.thinking:
         work.step()
-        together = max(together, sum(s.state == "thinking" for s in work.engine.streams))
+        together = max(together, sum(s.state == "thinking" for s in work.conversation.crew.streams))
     assert together == 3 and work.tally.ended == 3
-    assert all(s.tokens <= 5 for s in work.engine.streams)
+    assert all(s.tokens <= 5 for s in work.conversation.crew.streams)
 
 
 def test_many_short_streams_end_with_the_tails_they_began_with(prism: Prism) -> None:
@@ -70,8 +70,8 @@ def test_many_short_streams_end_with_the_tails_they_began_with(prism: Prism) -> 
         work.spawn()
         while work.thinking:
             work.step()
-    assert work.engine.writer.tails_in_use == 0
-    assert sum(a.tokens for a in work.engine.river.asides) <= work.profile.injection.budget_tokens
+    assert work.conversation.crew.writer.tails_in_use == 0
+    assert sum(a.tokens for a in work.conversation.river.asides) <= work.profile.injection.budget_tokens
 
 
 def test_the_river_is_measured_alone_while_streams_are_held(prism: Prism, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,10 +80,10 @@ def test_the_river_is_measured_alone_while_streams_are_held(prism: Prism, monkey
     alone = Workload.alone
 
     def watched(self: Workload) -> Step:
-        pacer, written = self.engine.pacer, self.tally.written
+        pacer, written = self.stepper.pacer, self.tally.written
         step = alone(self)
         held.append((self.tally.written - written, step.river))
-        assert self.engine.pacer is pacer and self.tally.held > 0
+        assert self.stepper.pacer is pacer and self.tally.held > 0
         return step
 
     monkeypatch.setattr(Workload, "alone", watched)
@@ -161,8 +161,8 @@ def test_a_run_says_how_long_it_takes_at_most_and_ends_then(prism: Prism) -> Non
 
 def test_the_promise_to_a_reader_can_be_measured(prism: Prism, capsys: pytest.CaptureFixture[str]) -> None:
     work = Workload(prism, replace(LOAD, river_share=None))
-    assert (work.engine.pacer.share, work.engine.pacer.enough) == (SHARE, READING)
-    assert Workload(prism, LOAD).engine.pacer.share == 0
+    assert (work.stepper.pacer.share, work.stepper.pacer.enough) == (SHARE, READING)
+    assert Workload(prism, LOAD).stepper.pacer.share == 0
     for given in ("1", "-0.1", "often", "nan"):
         assert command("bench", "--agents", "1", "--river-share", given) == 2
         assert "--river-share" in capsys.readouterr().err
@@ -194,19 +194,19 @@ def test_a_soak_ends_with_nothing_in_use(  # type: ignore[no-untyped-def]
     monkeypatch.setattr(soak, "REMEMBERED", 9)
     gc.collect()
     before = sum(type(o) in (Synapse, Stream) for o in gc.get_objects())
-    engines: list[Engine] = []
+    crews: list[Crew] = []
 
     class Watched(Workload):
         def __init__(self, *args: Any) -> None:
             super().__init__(*args)
-            self.engine.streams = Roster(9)
-            engines.append(self.engine)
+            self.conversation.crew.streams = Roster(9)
+            crews.append(self.conversation.crew)
 
     monkeypatch.setattr(soak, "Workload", Watched)
     done = soak.run_soak(prism, LOAD, 40)
     gc.collect()
     # All versions of the Synapse are gone, and of the Streams those that the roster remembers are left.
-    assert sum(type(o) in (Synapse, Stream) for o in gc.get_objects()) - before == len(list(engines[0].streams)) == 9
+    assert sum(type(o) in (Synapse, Stream) for o in gc.get_objects()) - before == len(list(crews[0].streams)) == 9
     assert done.streams >= 40 and done.synapses >= 40 // LOAD.agents and done.tails_in_use == 0
     args = ("--agents", "4", "--tokens", "3", "--context", "20", "--landmarks", "4", "--soak", "12", "--json")
     assert command("bench", "-m", str(model_folder("qwen2")), *args) == 0

@@ -12,7 +12,7 @@ from warpcortex_cli.profile import load_profile
 def test_the_first_note_is_found_behind_synthetic_blocks() -> None:
     prism = Prism.load(resolve_model("pocket", "auto"))
     session = filled(prism, load_profile("pocket"), 20_000, seed=1)
-    river = session.engine.river
+    river = session.river
     assert 20_000 - 32 <= river.past.tokens <= 20_000 and river.length == len(river.sentences.ids)
     assert len(river.past.store) == len(river.past.prints) == river.past.tokens // 32
     text = "".join(e.text for e in session.send("How many lanterns does Zoltan have?") if isinstance(e, RiverText))

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from warpcortex_cli.cli.sessions import app
-from warpcortex_cli.engine.contents import MODEL, PAST, STATE, TOKENS, TURN, State, Turn
+from warpcortex_cli.engine.contents import MODEL, PAST, STATE, TOKENS, TURN, Said, State
 from warpcortex_cli.memory.bases import links_of
 from warpcortex_cli.memory.log import RecordLog
 
@@ -44,8 +44,8 @@ def say(log: RecordLog, *texts: str) -> None:
     for number, text in enumerate(texts, len(before)):
         log.append(TOKENS, number, json.dumps({"ids": [number], "own": [0]}).encode())
         log.append(PAST, number, BLOCK)
-        log.append(TURN, number, json.dumps(asdict(Turn("user", text))).encode())
-        state = State(number + 1, number + 1, [], [], 0, False, False)
+        log.append(TURN, number, json.dumps(asdict(Said("user", text))).encode())
+        state = State(number + 1, number + 1, [], [], 0)
         log.append(STATE, 0, json.dumps(asdict(state)).encode())
     log.commit()
 
@@ -113,7 +113,7 @@ def test_what_is_not_a_whole_turn_yet_is_not_shared(folder: Path) -> None:
     """The other may be in the middle of a turn, in a chat of its own."""
     go_on(folder, "a", "one")
     with RecordLog(folder / "a.wcx") as log:
-        log.append(TURN, 1, json.dumps(asdict(Turn("user", "half"))).encode())
+        log.append(TURN, 1, json.dumps(asdict(Said("user", "half"))).encode())
         assert sessions("fork", "a", "b").exit_code == 0
         say(log, "two")
     go_on(folder, "b", "another")

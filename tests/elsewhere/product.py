@@ -51,7 +51,7 @@ def told(prism: Prism, profile: Profile, kind: str, folder: Path) -> list[Any]:
     session = Session(prism, profile)
     with closing(RecordLog(place)) as log:
         Archive(log).restore(session)
-        return [first, answer(session, "Where is it?"), session.engine.river.past.tokens]
+        return [first, answer(session, "Where is it?"), session.river.past.tokens]
 
 
 def answer(session: Session, question: str) -> list[Any]:

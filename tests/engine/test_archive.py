@@ -47,47 +47,45 @@ def taken_up(prism, path: Path) -> tuple[Session, list[str]]:
 
 
 def same_kv(a: Session, b: Session) -> bool:
-    pairs = zip(a.engine.river.tail.layer(1), b.engine.river.tail.layer(1), strict=True)
+    pairs = zip(a.river.tail.layer(1), b.river.tail.layer(1), strict=True)
     return all(x.shape == y.shape and torch.allclose(x, y, atol=1e-4) for x, y in pairs)
 
 
 def test_it_goes_on_where_it_stood_and_computes_nothing_anew(prism, tmp_path: Path, monkeypatch) -> None:
     session = held(prism, tmp_path / "s", QUESTION, "Tell me more.")
-    assert session.engine.river.asides
+    assert session.river.asides
     with monkeypatch.context() as patch:
         patch.setattr(prism, "forward", lambda rows: pytest.fail("nothing needs to be computed"))
         back, told = taken_up(prism, tmp_path / "s")
     assert told == [] and same_kv(session, back)
-    assert back.turns == session.turns and back.engine.river.sentences.ids == session.engine.river.sentences.ids
-    assert back.engine.river.sentences.own == session.engine.river.sentences.own and any(
-        back.engine.river.sentences.own
-    )
-    assert [a.text for a in back.engine.river.asides] == [a.text for a in session.engine.river.asides]
+    assert back.turns == session.turns and back.river.sentences.ids == session.river.sentences.ids
+    assert back.river.sentences.own == session.river.sentences.own and any(back.river.sentences.own)
+    assert [a.text for a in back.river.asides] == [a.text for a in session.river.asides]
     assert not session.earlier_thoughts() and not back.thoughts()
-    assert back.earlier_thoughts() == [(a.stream, a.text) for a in session.engine.river.asides]
-    for a, b in zip(session.engine.river.asides, back.engine.river.asides, strict=True):
+    assert back.earlier_thoughts() == [(a.stream, a.text) for a in session.river.asides]
+    for a, b in zip(session.river.asides, back.river.asides, strict=True):
         assert torch.equal(a.kv.layer(0)[0], b.kv.layer(0)[0])
     for one in (back, session):
-        one.engine.spawning = False  # a Synapse is taken anew, with the queries that are new
+        one.conversation.crew.spawning = False  # a Synapse is taken anew, with the queries that are new
     assert text_of(run(back, NEXT)) == text_of(run(session, NEXT))
 
 
 def test_what_was_taken_back_stays_so(prism, tmp_path: Path) -> None:
     path = tmp_path / "s"
     session = held(prism, path, QUESTION)
-    before = session.engine.river.position
+    before = session.river.position
     archive = Archive(RecordLog(path))
     session = new_session(prism)
     archive.restore(session)
     run(session, NEXT)
     archive.save(session)
-    while session.engine.river.position > before:
+    while session.river.position > before:
         session.undo()
     archive.save(session)
     archive.log.close()
     back, _ = taken_up(prism, path)
-    assert back.engine.river.position == before and same_kv(session, back) and len(back.turns) == 2
-    assert back.undo() is not None and back.undo() is None and back.engine.river.position == 0
+    assert back.river.position == before and same_kv(session, back) and len(back.turns) == 2
+    assert back.undo() is not None and back.undo() is None and back.river.position == 0
 
 
 def test_after_clear_new_thoughts_are_kept_under_old_numbers(prism, tmp_path: Path) -> None:
@@ -101,8 +99,8 @@ def test_after_clear_new_thoughts_are_kept_under_old_numbers(prism, tmp_path: Pa
     archive.save(session)
     archive.log.close()
     back, _ = taken_up(prism, path)
-    asides = session.engine.river.asides
-    assert asides and [a.text for a in back.engine.river.asides] == [a.text for a in asides]
+    asides = session.river.asides
+    assert asides and [a.text for a in back.river.asides] == [a.text for a in asides]
     assert back.turns == session.turns and same_kv(session, back)
 
 
@@ -144,7 +142,7 @@ def test_another_model_reads_it_anew(prism, tmp_path: Path, model_folder) -> Non
     other = Prism.load(resolve_model(str(model_folder("qwen2")), "auto"), device="cpu")
     back, told = taken_up(other, path)
     assert any("read anew" in line for line in told) and back.turns == session.turns
-    assert back.engine.river.position > 0
+    assert back.river.position > 0
     again, told = taken_up(other, path)  # and is kept for this one from now on
     assert told == [] and again.turns == session.turns
 
@@ -209,10 +207,10 @@ def test_whatever_is_damaged_it_opens_again_and_again(prism, tmp_path: Path) -> 
             copy = tmp_path / "copy"
             copy.write_bytes(damaged)
             first, _ = taken_up(prism, copy)
-            river = first.engine.river
+            river = first.river
             assert river.tail.length == len(river.sentences.ids), number
             again, _ = taken_up(prism, copy)
-            assert again.turns == first.turns and again.engine.river.position == river.position
+            assert again.turns == first.turns and again.river.position == river.position
             assert {t.text for t in first.turns} & set(said), number
 
 

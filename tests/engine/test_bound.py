@@ -26,7 +26,7 @@ def test_a_river_with_streams_always_alive_reads_no_more_than_its_bound(prism, m
         injection={"budget_tokens": 40},
     )
     session = Session(prism, profile)
-    engine, river = session.engine, session.engine.river
+    engine, river = session.conversation, session.river
     forward, seen, moved, told = prism.forward, [], [], []
 
     def watched(rows: Any) -> Any:
@@ -49,7 +49,7 @@ def test_a_river_with_streams_always_alive_reads_no_more_than_its_bound(prism, m
     session.load_notes(QUESTION + " And so on, as it is said of old." * 8)
     events = list(session.send(QUESTION))
     monkeypatch.undo()
-    assert river.written == 400 and len(set(moved)) > 5
+    assert session.conversation.turn.written == 400 and len(set(moved)) > 5
     writing = [alive for _, alive, state in seen if state == "writing"]
     assert any(writing)
     if not share:  # a share is kept by the clock, so what comes of it differs from run to run
@@ -60,7 +60,7 @@ def test_a_river_with_streams_always_alive_reads_no_more_than_its_bound(prism, m
     cancelled = [e for e in events if isinstance(e, ev.StreamEnded) and e.state == "cancelled"]
     assert {e.reason for e in cancelled} <= {"the queue of Streams is full", "the reply is over"}
     assert share or any(s == ["injected"] for s in finals.values())
-    assert engine.writer.tails_in_use == 0
+    assert engine.crew.writer.tails_in_use == 0
 
 
 def test_a_thought_on_its_way_in_stays_what_it_is_when_the_river_moves_on(prism, monkeypatch) -> None:
@@ -73,25 +73,25 @@ def test_a_thought_on_its_way_in_stays_what_it_is_when_the_river_moves_on(prism,
     )
     found = []
     for room in (128, 4):
-        monkeypatch.setattr("warpcortex_cli.engine.engine.STEP_THOUGHT_TOKENS", room)
+        monkeypatch.setattr("warpcortex_cli.engine.entrance.STEP_THOUGHT_TOKENS", room)
         session = Session(prism, profile)
-        engine, river = session.engine, session.engine.river
+        engine, river = session.conversation, session.river
         decided: list[ev.Event] = []
         engine.journal.listeners.append(decided.append)
         session.load_notes(QUESTION)
         while river.tail.length < 56:
             session.load_notes("so")
-        engine.spawn(profile.roles[0], "think")
-        stream, anchor = engine.streams[1], river.length
-        engine.offer(stream, Thought("47 ropes of Mara and 12 lamps of Otto"))
+        engine.crew.spawn(profile.roles[0], "think")
+        stream, anchor = engine.crew.streams[1], river.length
+        engine.crew.offer(stream, Thought("47 ropes of Mara and 12 lamps of Otto"))
         past = river.past.tokens
         if room == 4:
-            while engine.injections[0].left > 12:
-                engine.step()
+            while engine.crew.entrance.injections[0].left > 12:
+                session.step()
             river.make_room()
             assert river.past.tokens > past
-        while engine.injections:
-            engine.step()
+        while engine.crew.entrance.injections:
+            session.step()
         [aside] = river.asides
         assert aside.anchor == anchor
         assert aside.kv.positions.tolist() == virtual_positions(river.position_of(anchor), aside.tokens)

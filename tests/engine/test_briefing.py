@@ -16,11 +16,11 @@ NOTES = "\n".join(f"Mara keeps ropes: {n}, brown, in the old mill." for n in ran
 
 def taken(session: Session) -> Synapse:
     """The Synapse of a Stream that starts now."""
-    engine = session.engine
-    engine.spawn(session.profile.roles[0], "ropes")
-    engine.step()
-    assert engine.briefing.synapse is not None
-    return engine.briefing.synapse
+    engine = session.conversation
+    engine.crew.spawn(session.profile.roles[0], "ropes")
+    session.step()
+    assert engine.crew.briefing.synapse is not None
+    return engine.crew.briefing.synapse
 
 
 def test_a_grown_river_gives_a_new_version_out_of_the_old_ones_candidates(prism) -> None:
@@ -48,12 +48,12 @@ def test_what_was_taken_back_is_no_candidate(prism) -> None:
     session.load_notes(NOTES)
     list(session.send("How many?"))
     first = taken(session)
-    session.engine.cancel_all("test")
+    session.conversation.crew.cancel_all("test")
     while session.undo():  # thoughts first, then the turn
         pass
-    assert session.engine.river.length < first.context
+    assert session.river.length < first.context
     session.load_notes(NOTES.replace("ropes", "lamps") + "\nOtto keeps red lamps in the old mill, and that is all.")
-    assert first.context <= session.engine.river.length <= 9 * first.context // 8
+    assert first.context <= session.river.length <= 9 * first.context // 8
     second = taken(session)
     assert first.candidates is not None and second.candidates is not None
     assert second.candidates is not first.candidates and second.candidates.context == second.context
@@ -79,11 +79,11 @@ def test_streams_stand_right_behind_what_they_read_also_where_the_river_has_a_pa
     )
     session = Session(prism, profile)
     session.load_notes("\n".join(NOTES.splitlines()[:notes]))
-    engine, river = session.engine, session.engine.river
+    engine, river = session.conversation, session.river
     assert (river.past.base > 0) == (notes == 18)
     synapse = taken(session)
     taken(session)
-    first, second = engine.streams[1], engine.streams[2]
+    first, second = engine.crew.streams[1], engine.crew.streams[2]
     assert synapse.position == river.position == river.past.base + synapse.context
     told_to = second.work.reads[-1]
     assert told_to is not synapse.segment and int(told_to.positions[0]) == synapse.position

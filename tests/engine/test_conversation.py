@@ -43,7 +43,7 @@ def talking(model_folder: Callable[[str], Path]) -> Callable[..., Session]:
         session = Session(prism, make_profile(river=river), streams=False)
         end = tok.convert_tokens_to_ids("<|im_end|>")
         said = iter([i for reply in replies for i in [*prism.encode(reply, special=True), end]])
-        session.engine._sample_river = lambda result: next(said)  # type: ignore[method-assign]
+        session.conversation._chosen = lambda result: next(said)  # type: ignore[method-assign]
         return session
 
     return make
@@ -68,15 +68,15 @@ def rendered(session: Session, *messages: str, system: str = "", ask: bool = Tru
 
 def prompts(session: Session) -> Iterator[list[int]]:
     """What the River holds when it begins to write, in each turn."""
-    river, before = session.engine.river, session.engine._sample_river
+    river, before = session.river, session.conversation._chosen
     seen: list[list[int]] = []
 
     def sample(result: Any) -> int:
-        if not river.written:
+        if not session.conversation.turn.written:
             seen.append(river.sentences.ids.tolist())
         return before(result)
 
-    session.engine._sample_river = sample  # type: ignore[method-assign]
+    session.conversation._chosen = sample  # type: ignore[method-assign]
     return iter(lambda: seen.pop(0), [])
 
 
@@ -104,11 +104,7 @@ def test_a_history_that_is_rewritten_is_read_anew(talking: Callable[..., Session
         say(session, question)
         talk = ["How many?", "47", "And lamps?", "86", "Sure?"][: 2 * n + 1]
         assert next(held) == rendered(session, *talk, system="Be brief.")
-    own = [
-        i
-        for i, mine in zip(session.engine.river.sentences.ids, session.engine.river.sentences.own, strict=True)
-        if mine
-    ]
+    own = [i for i, mine in zip(session.river.sentences.ids, session.river.sentences.own, strict=True) if mine]
     assert session.prism.decode(own) == "4786Yes"
 
 
@@ -164,7 +160,7 @@ def test_undo_and_reopening_lead_to_the_same(talking: Callable[..., Session], te
         say(session, "Sure?")
     last = [list(iter_last(s, n)) for s, n in zip(seen, (2, 3, 1), strict=True)]
     assert last[0] == last[1] == last[2]
-    own = [bytes(s.engine.river.sentences.own) for s in (plain, undone, reopened)]
+    own = [bytes(s.river.sentences.own) for s in (plain, undone, reopened)]
     assert own[0] == own[1] == own[2]
 
 

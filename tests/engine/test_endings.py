@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from tests.engine.conftest import make_profile, run
 from warpcortex_cli import events as ev
-from warpcortex_cli.engine.river import repetitions
 from warpcortex_cli.engine.session import Session
+from warpcortex_cli.engine.turn import repetitions
 from warpcortex_cli.profile import LOOP_SPAN, LOOP_WINDOW
 
 
@@ -65,7 +65,7 @@ def test_a_reply_that_goes_in_circles_is_stopped_before_it_comes_round_again(cir
     settings = {"max_tokens": 200, "most_repeats": 4}
     session = Session(circling, make_profile(river=settings), streams=False)
     events = run(session)
-    ids = session.engine.river.builder.ids
+    ids = session.conversation.turn.builder.ids
     assert next(e.reason for e in events if isinstance(e, ev.RiverFinished)) == "loop"
     assert len(ids) == 3 * 10 + LOOP_SPAN - 1
     assert all(repetitions(ids[:end], LOOP_SPAN) < 4 for end in range(len(ids) + 1))
@@ -92,8 +92,8 @@ def test_a_repetition_penalty_counts_the_prompt_and_the_reply(prism) -> None:
         prism, make_profile(river={"max_tokens": 24}, sampling={"repetition_penalty": 1.3}), streams=False
     )
     run(session)
-    river = session.engine.river
-    prompt, mine = list(river.sentences.ids[: -len(river.builder.ids)]), river.builder.ids
+    mine = session.conversation.turn.builder.ids
+    prompt = list(session.river.sentences.ids[: -len(mine)])
     config = GenerationConfig(
         max_new_tokens=24, do_sample=False, repetition_penalty=1.3, eos_token_id=1, pad_token_id=0
     )

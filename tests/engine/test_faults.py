@@ -12,7 +12,8 @@ from tests.engine.conftest import QUESTION, make_profile
 from tests.engine.test_invariants import ends, river_text
 from warpcortex_cli import events as ev
 from warpcortex_cli.engine import brief, briefing, gate, injection, instructions, parking, stream
-from warpcortex_cli.engine.engine import Engine
+from warpcortex_cli.engine.conversation import Conversation
+from warpcortex_cli.engine.entrance import Entrance
 from warpcortex_cli.engine.session import Session
 from warpcortex_cli.engine.workers import model
 from warpcortex_cli.memory.tail import TailPool
@@ -35,17 +36,17 @@ ERRORS = (
 )
 
 
-def of_its_rows(engine: Engine, rows: Any) -> bool:
-    guilty = engine.streams[GUILTY]
-    mine = [guilty.tail, *(r.tail for i in engine.injections if i.stream is guilty for r in i._readings)]
+def of_its_rows(engine: Conversation, rows: Any) -> bool:
+    guilty = engine.crew.streams[GUILTY]
+    mine = [guilty.tail, *(r.tail for i in engine.crew.entrance.injections if i.stream is guilty for r in i._readings)]
     return any(r.tail is t for r in rows for t in mine if t is not None)
 
 
-def always(engine: Engine, args: tuple[Any, ...]) -> bool:
+def always(engine: Conversation, args: tuple[Any, ...]) -> bool:
     return True
 
 
-def its_own(engine: Engine, args: tuple[Any, ...]) -> bool:
+def its_own(engine: Conversation, args: tuple[Any, ...]) -> bool:
     """The guilty Stream is an argument, or has what is one."""
     for arg in args:
         of = getattr(arg, "stream", arg)
@@ -56,13 +57,13 @@ def its_own(engine: Engine, args: tuple[Any, ...]) -> bool:
     return False
 
 
-def its_reading(engine: Engine, args: tuple[Any, ...]) -> bool:
-    return any(i.stream.id == GUILTY and args[0] in i._readings for i in engine.injections)
+def its_reading(engine: Conversation, args: tuple[Any, ...]) -> bool:
+    return any(i.stream.id == GUILTY and args[0] in i._readings for i in engine.crew.entrance.injections)
 
 
 # Where a Stream's work is done: object, name, whether a call is for the guilty one, and when it fails; "after" is when
 # the call has changed what it changes.
-PLACES: dict[str, tuple[Any, str, Callable[[Engine, tuple[Any, ...]], bool], str]] = {
+PLACES: dict[str, tuple[Any, str, Callable[[Conversation, tuple[Any, ...]], bool], str]] = {
     "sampler": (model.ModelWorker, "sampler", lambda e, a: a[1] == GUILTY, ""),
     "admission": (model.Writing, "start", its_own, ""),
     "admitted": (model.Writing, "start", its_own, "after"),
@@ -86,10 +87,10 @@ PLACES: dict[str, tuple[Any, str, Callable[[Engine, tuple[Any, ...]], bool], str
     "reading": (injection.Reading, "absorb", its_reading, ""),
     "read": (injection.Injection, "absorb", its_own, "after"),
     "gain": (injection.Injection, "gain", its_own, ""),
-    "gate": (Engine, "_judge", its_own, ""),
+    "gate": (Entrance, "_judge", its_own, ""),
     "aside": (injection.Injection, "aside", its_own, ""),
     "aside made": (injection.Injection, "aside", its_own, "after"),
-    "inject": (Engine, "_inject", its_own, ""),
+    "inject": (Entrance, "_inject", its_own, ""),
 }
 
 
@@ -104,22 +105,22 @@ def profile_of(**changes: Any) -> Profile:
     )
 
 
-def run(prism: Any, spoil: Callable[[Engine, pytest.MonkeyPatch], None] | None, profile: Profile) -> Any:
+def run(prism: Any, spoil: Callable[[Conversation, pytest.MonkeyPatch], None] | None, profile: Profile) -> Any:
     """A run of four Streams; without `spoil` the guilty one never is."""
     session = Session(prism, profile)
-    engine = session.engine
-    spawn = engine.spawn
+    engine = session.conversation
+    spawn = engine.crew.spawn
 
     def some(*request: Any) -> None:
-        if engine.streams.spawned >= 4:
+        if engine.crew.streams.spawned >= 4:
             return
         spawn(*request)
-        if spoil is None and engine.streams.spawned == GUILTY:
-            engine.end(engine.streams[GUILTY], "cancelled", "as if it had never been")
+        if spoil is None and engine.crew.streams.spawned == GUILTY:
+            engine.crew.end(engine.crew.streams[GUILTY], "cancelled", "as if it had never been")
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gate, "garbled", lambda thought: "")  # what random weights write
-        patch.setattr(engine, "spawn", some)
+        patch.setattr(engine.crew, "spawn", some)
         if spoil is not None:
             spoil(engine, patch)
         return session, list(session.send(QUESTION))
@@ -136,13 +137,13 @@ def without(prism: Any) -> dict[str, Any]:
 
 
 def check(session: Session, events: list[ev.Event], without: dict[str, Any], guilty: int = GUILTY) -> None:
-    states, engine = ends(events), session.engine
+    states, engine = ends(events), session.conversation
     assert states[guilty] == ["failed"] and all(len(s) == 1 for s in states.values())
     [end] = [e for e in events if isinstance(e, ev.StreamEnded) and e.id == guilty]
     assert end.reason and "\n" not in end.reason
     assert isinstance(events[-1], ev.RiverFinished) and [e.seq for e in events] == list(range(len(events)))
-    assert engine.writer.tails_in_use == 0 and not engine.injections and not engine.alive
-    assert not any(t.blocks for t in engine.parking.tiers.values())
+    assert engine.crew.writer.tails_in_use == 0 and not engine.crew.entrance.injections and not engine.alive
+    assert not any(t.blocks for t in engine.crew.parking.tiers.values())
     assert all(a.stream != guilty for a in engine.river.asides)
     if guilty == GUILTY:
         assert river_text(events) == without["text"]
@@ -163,7 +164,7 @@ def test_whatever_the_error_is(prism, without, place: str, error: Exception) -> 
 def failing(prism: Any, without: dict[str, Any], place: str, error: Exception) -> None:
     where, name, guilty, when = PLACES[place]
 
-    def spoil(engine: Engine, patch: pytest.MonkeyPatch) -> None:
+    def spoil(engine: Conversation, patch: pytest.MonkeyPatch) -> None:
         real, calls = getattr(where, name), 0
 
         def spoilt(*args: Any, **kwargs: Any) -> Any:
@@ -190,11 +191,11 @@ def failing(prism: Any, without: dict[str, Any], place: str, error: Exception) -
 def test_a_forward_that_fails_for_its_rows(prism, without, error: Exception, late: bool) -> None:
     """Before anything was written, or when all was: then the tails are longer than they were."""
 
-    def spoil(engine: Engine, patch: pytest.MonkeyPatch) -> None:
+    def spoil(engine: Conversation, patch: pytest.MonkeyPatch) -> None:
         forward = prism.forward
 
         def failing(rows: Any) -> Any:
-            bad = engine.streams.spawned >= GUILTY and of_its_rows(engine, rows)
+            bad = engine.crew.streams.spawned >= GUILTY and of_its_rows(engine, rows)
             if bad and not late:
                 raise error
             found = forward(rows)
@@ -210,7 +211,7 @@ def test_a_forward_that_fails_for_its_rows(prism, without, error: Exception, lat
 def test_no_memory_for_an_aside_leaves_the_older_ones_where_they_are(prism, without) -> None:
     """They would have made way for it."""
 
-    def spoil(engine: Engine, patch: pytest.MonkeyPatch) -> None:
+    def spoil(engine: Conversation, patch: pytest.MonkeyPatch) -> None:
         keep = engine.river.asides.keep
 
         def full(asides: Any) -> None:
@@ -225,7 +226,7 @@ def test_no_memory_for_an_aside_leaves_the_older_ones_where_they_are(prism, with
 
 
 def test_a_fault_while_it_gives_back_what_it_had(prism, without) -> None:
-    def spoil(engine: Engine, patch: pytest.MonkeyPatch) -> None:
+    def spoil(engine: Conversation, patch: pytest.MonkeyPatch) -> None:
         for of, name in ((model.Writing, "row"), (model.Writing, "close"), (stream.Stream, "release")):
             real = getattr(of, name)
 
@@ -248,7 +249,7 @@ def test_a_fault_of_parking(prism, name: str, error: Exception) -> None:
 
     seen: list[ev.Event] = []
     session = half_way(prism)
-    engine = session.engine
+    engine = session.conversation
     engine.journal.listeners.append(seen.append)
     real = getattr(parking.Parking, name)
     with pytest.MonkeyPatch.context() as patch:
@@ -264,8 +265,8 @@ def test_a_fault_of_parking(prism, name: str, error: Exception) -> None:
     states = ends(seen)
     assert states[2] in (["injected"], ["expired"], ["rejected"])
     assert len(states[1]) == 1 and (name == "forget" or states[1] == ["failed"])
-    assert engine.writer.tails_in_use == 0 and not engine.alive
-    assert not any(t.blocks for t in engine.parking.tiers.values())
+    assert engine.crew.writer.tails_in_use == 0 and not engine.alive
+    assert not any(t.blocks for t in engine.crew.parking.tiers.values())
 
 
 @pytest.mark.parametrize("kind", [ev.StreamSpawned, ev.StreamStarted, ev.StreamText, ev.GateDecided, ev.StreamEnded])
@@ -278,7 +279,7 @@ def test_a_listener_that_fails_is_no_streams_fault(prism, without, kind: type[ev
         if isinstance(event, kind):
             raise KeyError("a panel")
 
-    session.engine.journal.listeners += [failing, seen.append]
+    session.conversation.journal.listeners += [failing, seen.append]
     with pytest.raises(KeyError, match="a panel"):
         list(session.send(QUESTION))
     assert [e.seq for e in seen] == list(range(len(seen)))
@@ -287,9 +288,9 @@ def test_a_listener_that_fails_is_no_streams_fault(prism, without, kind: type[ev
 
 
 def test_a_failed_stream_holds_nothing(prism) -> None:
-    def spoil(engine: Engine, patch: pytest.MonkeyPatch) -> None:
+    def spoil(engine: Conversation, patch: pytest.MonkeyPatch) -> None:
         patch.setattr(model.Writing, "absorb", lambda self, result: 1 / 0)
 
     session, events = run(prism, spoil, profile_of())
     assert all(s == ["failed"] for s in ends(events).values())
-    assert all(s.tail is None and s.synapse is None for s in session.engine.streams)
+    assert all(s.tail is None and s.synapse is None for s in session.streams)

@@ -24,14 +24,14 @@ def focus_lines(prism, notes: str, reply: str) -> list[str]:
         limits={"stream_tail_tokens": 256},
     )
     session = Session(prism, profile)
-    engine, river = session.engine, session.engine.river
+    engine, river = session.conversation, session.river
     session.load_notes(notes)
     written = session.load_notes(reply)
     engine.begin_turn(prism.encode("?"))
     river.sentences.claim(written)
-    engine.spawn(profile.roles[0], "the gimpels of Zorbu and the ropes of Mara")
-    engine.step()
-    return river.sentences.lines(engine.streams[1].focus_tokens)
+    engine.crew.spawn(profile.roles[0], "the gimpels of Zorbu and the ropes of Mara")
+    session.step()
+    return river.sentences.lines(engine.crew.streams[1].focus_tokens)
 
 
 @dataclass
@@ -48,11 +48,11 @@ def starts(prism, prompt: str, **changes) -> tuple[list[Start], str]:
 
     def listen(event: ev.Event) -> None:
         if isinstance(event, ev.StreamStarted):
-            stream = session.engine.streams[event.id]
+            stream = session.stream(event.id)
             assert stream.tail is not None
             found.append(Start(prism.decode(stream.work.pending), stream.tail.length, event.focus))
 
-    session.engine.journal.listeners.append(listen)
+    session.listen(listen)
     session.load_notes(NOTES)
     text = "".join(e.text for e in run(session, "How many?") if isinstance(e, ev.RiverText))
     return found, text

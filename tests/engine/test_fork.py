@@ -32,9 +32,9 @@ def taken_up(prism, path: Path, **memory: object) -> tuple[Session, Archive, lis
 
 def picture(session: Session) -> tuple[list[object], list[torch.Tensor]]:
     """The turns, tail and past of a session while its file is open."""
-    past = session.engine.river.past
+    past = session.river.past
     stored = past.gather(list(range(past.tokens)), torch.arange(past.tokens))
-    return list(session.turns), [*plain(session.engine.river), *stored.keys, *stored.values]
+    return list(session.turns), [*plain(session.river), *stored.keys, *stored.values]
 
 
 def same(a: tuple[list[object], list[torch.Tensor]], session: Session) -> bool:
@@ -79,15 +79,15 @@ def test_damage_in_what_is_shared_is_mended_in_each(prism, tmp_path: Path, kind:
         file.write(b"\xff\xfe\xfd")
     damaged = (tmp_path / "a").read_bytes()
     session, archive, told = taken_up(prism, tmp_path / "b")
-    session.engine.river.past.gather(list(range(BLOCK)), torch.arange(BLOCK))
-    assert session.engine.river.past.anew == [0] if kind == PAST else any("computed anew" in line for line in told)
+    session.river.past.gather(list(range(BLOCK)), torch.arange(BLOCK))
+    assert session.river.past.anew == [0] if kind == PAST else any("computed anew" in line for line in told)
     run(session, QUESTION)
     archive.save(session)
     before = picture(session)
     archive.log.close()
     assert (tmp_path / "a").read_bytes() == damaged and (tmp_path / "b.base1").samefile(tmp_path / "a")
     back, archive, told = taken_up(prism, tmp_path / "b")
-    assert told == [] and same(before, back) and back.engine.river.past.anew == []
+    assert told == [] and same(before, back) and back.river.past.anew == []
     archive.log.close()
 
 
@@ -124,10 +124,10 @@ def test_a_fork_on_a_budget_leaves_what_it_shares(prism, tmp_path: Path, monkeyp
     archive.log.close()
     fork(tmp_path / "a", tmp_path / "b")
     session, archive, _ = taken_up(prism, tmp_path / "b", warm_mb=0, cold_mb=0)
-    assert session.engine.river.past.store.bare == len(session.engine.river.past.store)
+    assert session.river.past.store.bare == len(session.river.past.store)
     run(session, QUESTION)
     archive.save(session)
-    assert session.engine.river.past.anew == [] and links_of(tmp_path / "b")
+    assert session.river.past.anew == [] and links_of(tmp_path / "b")
     archive._rewrite(session)
     archive.log.close()
     assert not links_of(tmp_path / "b") and (tmp_path / "a").stat().st_nlink == 1

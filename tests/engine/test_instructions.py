@@ -22,11 +22,11 @@ def told_and_written(prism, prompt: str, **changes) -> tuple[list[Segment | None
 
     def listen(event: ev.Event) -> None:
         if isinstance(event, ev.StreamStarted):
-            stream = session.engine.streams[event.id]
+            stream = session.stream(event.id)
             shared.append(stream.work.shared)
             prefilled.append(len(stream.work.pending))
 
-    session.engine.journal.listeners.append(listen)
+    session.listen(listen)
     written: dict[int, str] = {}
     for event in run(session):
         if isinstance(event, ev.StreamText):

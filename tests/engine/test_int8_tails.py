@@ -27,7 +27,7 @@ def test_streams_of_a_profile_with_int8_tails_run_in_them(prism) -> None:
     session = Session(prism, make_profile(limits=limits))
     ended = [e for e in run(session) if isinstance(e, ev.StreamEnded)]
     assert [e for e in ended if e.state == "injected" and e.tokens]
-    pool = session.engine.writer._pool
+    pool = session.conversation.crew.writer._pool
     assert pool is not None and pool.stored == "int8" and pool.taken == 0
 
 
@@ -35,21 +35,21 @@ def test_a_broken_prompt_fails_though_its_kv_was_made_finite(prism, monkeypatch)
     limits = {"streams": 4, "stream_tail_tokens": 400, "stream_tail_stored": "int8"}
     profile = make_profile("<(?P<task>[^>]+)>", role={"max_tokens": 4}, limits=limits)
     session = Session(prism, profile)
-    engine = session.engine
+    engine = session.conversation
     session.load_notes("Mara keeps ropes: 47, brown, in the old mill.")
     engine.begin_turn(prism.encode("?"))
     for words in ("a long task " * 40, "a short one"):  # the first is prefilled in pieces
-        engine.spawn(profile.roles[0], words)
+        engine.crew.spawn(profile.roles[0], words)
     forward = prism.forward
 
     def breaking(rows):  # type: ignore[no-untyped-def]
         results = forward(rows)
         for row, result in zip(rows, results, strict=True):
-            if row.tail is engine.streams[1].tail:
+            if row.tail is engine.crew.streams[1].tail:
                 result.hidden.fill_(float("nan"))
         return results
 
     monkeypatch.setattr(prism, "forward", breaking)
     while engine.alive:
-        engine.step()
-    assert (engine.streams[1].state, engine.streams[2].state) == ("failed", "injected")
+        session.step()
+    assert (engine.crew.streams[1].state, engine.crew.streams[2].state) == ("failed", "injected")

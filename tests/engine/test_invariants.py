@@ -38,10 +38,9 @@ def test_one_set_of_weights_whatever_the_number_of_agents(prism) -> None:
 def test_river_without_streams_equals_a_whole_forward_for_each_token(prism) -> None:
     session = Session(prism, make_profile(), streams=False)
     run(session)
-    river = session.engine.river
     chat = prism.chat
     prompt = [*chat.opening(""), *chat.user_open(), *prism.encode(QUESTION), *chat.user_close()]
-    mine = river.builder.ids
+    mine = session.conversation.turn.builder.ids
     expected = prompt
     for _ in mine:  # greedy, one whole forward a token, on a tail of its own
         from warpcortex_cli.prism.rows import Row
@@ -67,9 +66,9 @@ def test_every_stream_ends_exactly_once_and_events_are_in_order(prism) -> None:
 
 def test_injection_changes_no_byte_and_no_position_of_the_river(prism) -> None:
     session = Session(prism, make_profile())
-    engine = session.engine
+    engine = session.conversation
     river, seen = engine.river, []
-    inject = engine._inject
+    inject = engine.crew.entrance._inject
 
     def watched(injection) -> None:
         def kv() -> list[torch.Tensor]:
@@ -81,7 +80,7 @@ def test_injection_changes_no_byte_and_no_position_of_the_river(prism) -> None:
         assert all(torch.equal(a, b) for a, b in zip(before, kv(), strict=True))
         seen.append(injection)
 
-    engine._inject = watched
+    engine.crew.entrance._inject = watched
     events = run(session)
     assert seen and any(isinstance(e, ev.ThoughtInjected) for e in events)
     assert river.tail.positions.tolist() == list(range(river.position))
@@ -101,14 +100,14 @@ def test_an_injected_thought_changes_what_follows(prism) -> None:
 def test_an_aside_withdrawn_at_once_leaves_no_trace(prism) -> None:
     plain = Session(prism, make_profile(injection={"enabled": False}))
     session = Session(prism, make_profile())
-    engine = session.engine
-    inject = engine._inject
+    engine = session.conversation
+    inject = engine.crew.entrance._inject
 
     def in_and_out(injection) -> None:
         inject(injection)
-        engine.withdraw(injection.stream.id, "undo")
+        engine.crew.entrance.withdraw(injection.stream.id, "undo")
 
-    engine._inject = in_and_out
+    engine.crew.entrance._inject = in_and_out
     events = run(session)
     assert any(isinstance(e, ev.ThoughtWithdrawn) for e in events)
     assert river_text(events) == river_text(run(plain))
@@ -140,7 +139,7 @@ def test_an_exception_in_a_stream_row_never_reaches_the_river(prism) -> None:
     forward = prism.forward
 
     def failing(rows):
-        if any(r.tail is s.tail for r in rows for s in session.engine.streams if s.id == 2 and s.tail):
+        if any(r.tail is s.tail for r in rows for s in session.streams if s.id == 2 and s.tail):
             raise RuntimeError("CUDA out of memory, or anything else")
         return forward(rows)
 
@@ -169,7 +168,7 @@ def test_memory_is_counted_to_the_byte_and_given_back(prism) -> None:
     assert view.synapse and view.synapse.bytes == view.synapse.landmarks * prism.kv_bytes_per_token
     started = [s for s in view.streams if s.kv_bytes]
     assert started and all(s.kv_bytes == 64 * prism.kv_bytes_per_token for s in started)
-    assert session.engine.writer.tails_in_use == 0
+    assert session.conversation.crew.writer.tails_in_use == 0
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,8 @@ import pytest
 
 from tests.engine.conftest import make_profile
 from warpcortex_cli.engine.brief import Thought
-from warpcortex_cli.engine.engine import Engine
-from warpcortex_cli.engine.journal import Journal
 from warpcortex_cli.engine.pacing import READING, SHARE, Pacer, pacer
+from warpcortex_cli.engine.session import Session
 from warpcortex_cli.prism.prism import Prism
 
 
@@ -113,47 +112,49 @@ class Narrow(Pacer):
 def test_the_engine_asks_the_pacer_and_the_oldest_streams_come_first(prism: Prism) -> None:
     limits = {"streams": 4, "stream_tail_tokens": 64, "river_share": 0.85}
     profile = make_profile(trigger=r"<(?P<task>[^>]{1,20})>", role={"synapse": False}, limits=limits)
-    engine = Engine(prism, profile, Journal())
-    assert engine.pacer.share == 0.85
-    engine.pacer = narrow = Narrow()
+    session = Session(prism, profile)
+    engine = session.conversation
+    assert session.stepper.pacer.share == 0.85
+    session.stepper.pacer = narrow = Narrow()
     for task in "abcd":
-        engine.spawn(profile.roles[0], task)
+        engine.crew.spawn(profile.roles[0], task)
     engine.begin_turn(prism.encode("Mara keeps ropes."))
     for _ in range(600):
-        engine.step()
+        session.step()
         if not engine.alive:
             break
     assert any(writes for _, writes in narrow.seen)
     assert max(width for width, _ in narrow.seen) == 2  # thoughts on their way in come in pieces, too
-    ended = [engine.streams[i].ended for i in (1, 2, 3, 4)]
+    ended = [engine.crew.streams[i].ended for i in (1, 2, 3, 4)]
     assert ended == sorted(ended) and len(set(ended)) > 2
 
 
 @pytest.mark.parametrize("watched", [True, False])
 def test_a_promise_is_kept_where_somebody_reads_along(prism: Prism, watched: bool) -> None:
     profile = make_profile(limits={"streams": 4, "stream_tail_tokens": 64})
-    engine = Engine(prism, profile, Journal(), watched=watched)
-    assert engine.pacer.share == (SHARE if watched else 0)
-    engine.use(profile.model_copy(update={"limits": profile.limits.model_copy(update={"river_share": 0.9})}))
-    assert engine.pacer.share == 0.9
-    engine.use(profile)
-    assert engine.pacer.share == (SHARE if watched else 0)
+    session = Session(prism, profile, watched=watched)
+    assert session.stepper.pacer.share == (SHARE if watched else 0)
+    session.set_profile(profile.model_copy(update={"limits": profile.limits.model_copy(update={"river_share": 0.9})}))
+    assert session.stepper.pacer.share == 0.9
+    session.set_profile(profile)
+    assert session.stepper.pacer.share == (SHARE if watched else 0)
 
 
 def test_what_matters_more_comes_first(prism: Prism) -> None:
     limits = {"streams": 4, "stream_tail_tokens": 64, "river_share": 0.85}
     profile = make_profile(trigger=r"<(?P<task>[^>]{1,20})>", role={"synapse": False}, limits=limits)
     urgent = profile.roles[0].model_copy(update={"name": "urgent", "priority": 5})
-    engine = Engine(prism, profile, Journal())
-    engine.pacer = Narrow()
+    session = Session(prism, profile)
+    engine = session.conversation
+    session.stepper.pacer = Narrow()
     for role in (profile.roles[0], profile.roles[0], urgent):
-        engine.spawn(role, "a")
+        engine.crew.spawn(role, "a")
     engine.begin_turn(prism.encode("Mara keeps ropes."))
     for _ in range(600):
-        engine.step()
+        session.step()
         if not engine.alive:
             break
-    ended = [engine.streams[i].ended for i in (3, 1, 2)]
+    ended = [engine.crew.streams[i].ended for i in (3, 1, 2)]
     assert ended == sorted(ended) and len(set(ended)) == 3
 
 
@@ -167,23 +168,24 @@ class Closed(Narrow):
 def test_thoughts_on_their_way_in_are_paced_too(prism: Prism) -> None:
     limits = {"streams": 4, "stream_tail_tokens": 64, "river_share": 0.85}
     profile = make_profile(trigger=r"<(?P<task>[^>]{1,20})>", role={"synapse": False}, limits=limits)
-    engine = Engine(prism, profile, Journal())
+    session = Session(prism, profile)
+    engine = session.conversation
     engine.begin_turn(prism.encode("Mara keeps ropes."))
     while engine.river.state == "prefill":
-        engine.step()
-    engine.spawn(profile.roles[0], "a")
-    engine.offer(engine.streams[1], Thought("47 ropes"))
-    open_pacer, engine.pacer = engine.pacer, Closed()
-    written = engine.river.written
+        session.step()
+    engine.crew.spawn(profile.roles[0], "a")
+    engine.crew.offer(engine.crew.streams[1], Thought("47 ropes"))
+    open_pacer, session.stepper.pacer = session.stepper.pacer, Closed()
+    written = engine.turn.written
     for _ in range(4):
-        engine.step()
-    assert engine.river.written > written and len(engine.injections) == 1 and not engine.river.asides
-    engine.pacer = open_pacer
+        session.step()
+    assert engine.turn.written > written and len(engine.crew.entrance.injections) == 1 and not engine.river.asides
+    session.stepper.pacer = open_pacer
     for _ in range(100):
-        engine.step()
-        if not engine.injections:
+        session.step()
+        if not engine.crew.entrance.injections:
             break
-    assert not engine.injections and len(engine.river.asides) == 1
+    assert not engine.crew.entrance.injections and len(engine.river.asides) == 1
 
 
 @pytest.mark.parametrize("length", [1, 25])

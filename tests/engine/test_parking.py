@@ -17,7 +17,8 @@ from warpcortex_cli.engine.brief import Brief
 from warpcortex_cli.engine.journal import Journal
 from warpcortex_cli.engine.parking import Parking, seating
 from warpcortex_cli.engine.session import Session
-from warpcortex_cli.engine.stream import FINAL, Stream
+from warpcortex_cli.engine.states import FINAL
+from warpcortex_cli.engine.stream import Stream
 from warpcortex_cli.engine.workers.base import Host
 from warpcortex_cli.engine.workers.model import ModelWorker
 from warpcortex_cli.memory.log import DamagedError
@@ -113,7 +114,7 @@ def test_the_profile_says_how_parked_tails_are_stored(prism) -> None:
     for stored in ("exact", "8", "4/4"):
         session = half_way(prism, memory={"stored": stored})
         make_way(session)
-        sizes[stored] = session.engine.streams[1].kv_bytes
+        sizes[stored] = session.stream(1).kv_bytes
     assert sizes["exact"] > 2 * sizes["8"] and sizes["8"] > 1.3 * sizes["4/4"]
 
 
@@ -133,34 +134,34 @@ def half_way(prism, *, writes: int = 5, role: dict | None = None, **changes) -> 
     session = Session(prism, profile, seed=2)
     session.load_notes(NOTES)
     spawn(session, 0)
-    while session.engine.streams[1].tokens < writes:
-        assert session.engine.step() and session.engine.streams[1].state == "thinking"
+    while session.stream(1).tokens < writes:
+        assert session.step() and session.stream(1).state == "thinking"
     return session
 
 
 def spawn(session: Session, role: int) -> None:
-    session.engine.spawn(session.profile.roles[role], "the ropes of Mara")
+    session.conversation.crew.spawn(session.profile.roles[role], "the ropes of Mara")
 
 
 def make_way(session: Session) -> Stream:
     """Has the first Stream parked by an urgent one; returns the first."""
     spawn(session, 1)
-    session.engine.step()
-    first = session.engine.streams[1]
-    assert first.state == "parked" and session.engine.streams[2].state == "thinking"
+    session.step()
+    first = session.stream(1)
+    assert first.state == "parked" and session.stream(2).state == "thinking"
     return first
 
 
 def finish(session: Session) -> None:
     for _ in range(500):
-        session.engine.step()
-    assert not session.engine.alive
+        session.step()
+    assert not session.conversation.alive
 
 
 def nothing_is_left(session: Session) -> bool:
-    engine = session.engine
-    kept = any(t.blocks or t.bytes for t in engine.parking.tiers.values())
-    return not (kept or engine.parking._kept or engine.parking._store or engine.writer.tails_in_use)
+    engine = session.conversation
+    kept = any(t.blocks or t.bytes for t in engine.crew.parking.tiers.values())
+    return not (kept or engine.crew.parking._kept or engine.crew.parking._store or engine.crew.writer.tails_in_use)
 
 
 VARIANTS = {
@@ -176,24 +177,24 @@ VARIANTS = {
 def test_a_parked_stream_goes_on_as_if_it_had_not_been(prism, variant: str) -> None:
     undisturbed = half_way(prism, **VARIANTS[variant])
     finish(undisturbed)
-    plain = undisturbed.engine.streams[1]
+    plain = undisturbed.conversation.crew.streams[1]
     assert plain.tokens > 10
 
     session = half_way(prism, **VARIANTS[variant])
-    engine, first = session.engine, session.engine.streams[1]
+    engine, first = session.conversation, session.stream(1)
     synapse, position, pending = first.synapse, first.work.position, list(first.work.pending)
     assert first.tail is not None and synapse is not None
     if "focus" in variant:
         assert first.focus and first.tail.positions.tolist() != list(range(first.tail.length))
     make_way(session)
-    assert first.tail is None and engine.writer.tails_in_use == 1  # that is the urgent one's
+    assert first.tail is None and engine.crew.writer.tails_in_use == 1  # that is the urgent one's
     assert (first.synapse, first.work.position, first.work.pending) == (synapse, position, pending)
     seen = session.snapshot()
     assert seen.streams[0].state == "parked"
     assert seen.streams[0].kv_bytes == sum(t.bytes for t in seen.memory.tiers.values()) > 0
-    while engine.streams[2] in engine.alive:
+    while engine.crew.streams[2] in engine.alive:
         assert first.state == "parked" and first.tokens == 5
-        engine.step()
+        session.step()
     finish(session)
     assert (first.work.builder.ids, first.thought, first.state) == (plain.work.builder.ids, plain.thought, plain.state)
     assert nothing_is_left(session) and not any(t.blocks for t in session.snapshot().memory.tiers.values())
@@ -201,8 +202,8 @@ def test_a_parked_stream_goes_on_as_if_it_had_not_been(prism, variant: str) -> N
 
 def test_events_say_who_was_parked_and_when_it_went_on(prism) -> None:
     session = half_way(prism)
-    first, seen = session.engine.streams[1], []
-    session.engine.journal.listeners.append(seen.append)
+    first, seen = session.stream(1), []
+    session.listen(seen.append)
     assert first.tail is not None
     tokens = first.tail.length
     make_way(session)
@@ -224,13 +225,13 @@ def test_a_deadline_goes_on_while_parked_and_all_is_freed(prism, monkeypatch: py
     session = half_way(prism, role={"deadline_seconds": 100})
     first = make_way(session)
     synapse = weakref.ref(first.synapse)
-    session.engine.river_changed()
-    monkeypatch.setattr(session.engine.streams[2], "spawned", 99.0)
-    now = session.engine.journal.now()
-    monkeypatch.setattr(session.engine.journal, "now", lambda: now + 101)
-    session.engine.step()
-    assert first.state == "expired" and session.engine.streams[2].state == "thinking"
-    assert not session.engine.parking._kept and session.engine.parking._store is None
+    session.conversation.crew.river_changed()
+    monkeypatch.setattr(session.stream(2), "spawned", 99.0)
+    now = session.conversation.journal.now()
+    monkeypatch.setattr(session.conversation.journal, "now", lambda: now + 101)
+    session.step()
+    assert first.state == "expired" and session.stream(2).state == "thinking"
+    assert not session.conversation.crew.parking._kept and session.conversation.crew.parking._store is None
     finish(session)
     gc.collect()
     assert synapse() is None and nothing_is_left(session)
@@ -239,8 +240,8 @@ def test_a_deadline_goes_on_while_parked_and_all_is_freed(prism, monkeypatch: py
 def test_cancelled_while_parked_it_leaves_nothing(prism) -> None:
     session = half_way(prism, **ON_DISK)
     first = make_way(session)
-    assert session.engine.parking.tiers["cold"].blocks
-    session.engine.cancel_all("test")
+    assert session.conversation.crew.parking.tiers["cold"].blocks
+    session.conversation.crew.cancel_all("test")
     assert first.state == "cancelled" and nothing_is_left(session)
 
 
@@ -256,7 +257,7 @@ def test_a_stream_that_does_not_come_back_fails_alone(prism, monkeypatch: pytest
     monkeypatch.setattr(BlockStore, "get", get)
     finish(session)
     assert first.state == "failed" and "parked" in first.reason
-    assert [session.engine.streams[n].state for n in (2, 3)] == ["injected", "injected"]
+    assert [session.stream(n).state for n in (2, 3)] == ["injected", "injected"]
     assert nothing_is_left(session)
 
 
@@ -269,7 +270,7 @@ def test_a_stream_that_cannot_be_parked_fails_alone(prism, monkeypatch: pytest.M
     monkeypatch.setattr(BlockStore, "put", put)
     spawn(session, 1)
     finish(session)
-    assert [session.engine.streams[n].state for n in (1, 2)] == ["failed", "injected"]
+    assert [session.stream(n).state for n in (1, 2)] == ["failed", "injected"]
     assert nothing_is_left(session)
 
 
@@ -280,9 +281,9 @@ def test_a_disk_that_takes_nothing_is_told_and_parking_goes_on(prism, monkeypatc
     monkeypatch.setattr("tempfile.TemporaryDirectory", nowhere)
     session = half_way(prism, **ON_DISK)
     make_way(session)
-    assert session.engine.parking.tiers["warm"].blocks > 1
+    assert session.conversation.crew.parking.tiers["warm"].blocks > 1
     finish(session)
-    assert session.engine.streams[1].state == "injected"
+    assert session.stream(1).state == "injected"
     assert "kept in memory" in session.snapshot().memory.failure
 
 
@@ -290,16 +291,16 @@ def test_after_a_profile_of_shorter_tails_what_does_not_fit_fails(prism) -> None
     session = half_way(prism)
     first = make_way(session)
     limits = session.profile.limits.model_copy(update={"stream_tail_tokens": 16})
-    session.engine.use(session.profile.model_copy(update={"limits": limits}))
+    session.set_profile(session.profile.model_copy(update={"limits": limits}))
     finish(session)
-    assert first.state == "failed" and session.engine.streams[2].state == "injected" and nothing_is_left(session)
+    assert first.state == "failed" and session.stream(2).state == "injected" and nothing_is_left(session)
 
 
 def test_after_a_profile_of_another_kind_of_tail_it_goes_on(prism) -> None:
     session = half_way(prism)
     first = make_way(session)
     limits = session.profile.limits.model_copy(update={"stream_tail_tokens": 200, "stream_tail_stored": "int8"})
-    session.engine.use(session.profile.model_copy(update={"limits": limits}))
+    session.set_profile(session.profile.model_copy(update={"limits": limits}))
     finish(session)
     assert first.state == "injected" and first.tokens > 10 and nothing_is_left(session)
 
@@ -334,14 +335,14 @@ def test_every_stream_still_ends_once_and_seats_go_by_priority(prism) -> None:
     seated: list[int] = []
 
     def watch(event: ev.Event) -> None:
-        seated.append(sum(s.state in ("thinking", "gating") for s in session.engine.alive))
+        seated.append(sum(s.state in ("thinking", "gating") for s in session.conversation.alive))
 
-    session.engine.journal.listeners.append(watch)
+    session.listen(watch)
     events = run(session)
     parked = [e.id for e in events if isinstance(e, ev.StreamParked)]
     resumed = [e.id for e in events if isinstance(e, ev.StreamResumed)]
     assert parked and resumed and set(resumed) <= set(parked) and max(seated) == 2
-    assert "high" not in {session.engine.streams[n].role.name for n in parked}
+    assert "high" not in {session.stream(n).role.name for n in parked}
     ended = {e.id: e.state for e in events if isinstance(e, ev.StreamEnded)}
     assert sorted(ended) == [e.id for e in events if isinstance(e, ev.StreamSpawned)]
     assert set(ended.values()) <= FINAL and nothing_is_left(session)

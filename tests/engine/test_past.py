@@ -14,8 +14,6 @@ from tests.engine.conftest import make_profile, run
 from warpcortex_cli import events as ev
 from warpcortex_cli.engine.archive import Archive
 from warpcortex_cli.engine.contents import PAST
-from warpcortex_cli.engine.engine import Engine
-from warpcortex_cli.engine.journal import Journal
 from warpcortex_cli.engine.river import QUERY_WINDOW, River
 from warpcortex_cli.engine.session import Session
 from warpcortex_cli.memory.log import RecordLog
@@ -46,7 +44,7 @@ def kept_session(prism: Prism, path: Path, **memory: object) -> tuple[Session, A
 def long_session(prism: Prism, **memory: object) -> Session:
     session = new_session(prism, **memory)
     session.load_notes(f"{FACT} {filler(60)}")
-    assert session.engine.river.past.tokens > 256
+    assert session.river.past.tokens > 256
     return session
 
 
@@ -62,7 +60,7 @@ def test_a_text_beyond_the_models_context_is_read_and_answered(prism) -> None:
     bounds = []
 
     def watch(done: int, total: int) -> None:
-        river = session.engine.river
+        river = session.river
         bounds.append(river.tail.length)
         assert river.position < prism.max_context
 
@@ -70,7 +68,7 @@ def test_a_text_beyond_the_models_context_is_read_and_answered(prism) -> None:
     assert tokens > prism.max_context and max(bounds) <= 256
     events = run(session, "What went by?")
     assert isinstance(events[-1], ev.RiverFinished) and events[-1].tokens > 0
-    river = session.engine.river
+    river = session.river
     assert river.length == len(river.sentences.ids) == river.past.tokens + river.tail.length
     assert river.tail.positions.tolist() == list(range(river.past.base, river.position))
 
@@ -78,7 +76,7 @@ def test_a_text_beyond_the_models_context_is_read_and_answered(prism) -> None:
 def test_making_room_moves_tokens_and_changes_none(prism) -> None:
     session = new_session(prism, window=512)
     session.load_notes(filler(10))
-    river = session.engine.river
+    river = session.river
     before, ids = plain(river), list(river.sentences.ids)
     assert not river.past.tokens
     river.make_room()
@@ -93,7 +91,7 @@ def test_making_room_moves_tokens_and_changes_none(prism) -> None:
 def test_with_room_for_all_of_it_the_output_is_that_of_full_attention(prism) -> None:
     session = new_session(prism, window=512)
     session.load_notes(filler(10))
-    river = session.engine.river
+    river = session.river
     ask = prism.encode("And then?")
 
     def logits() -> torch.Tensor:
@@ -114,7 +112,7 @@ def test_with_room_for_all_of_it_the_output_is_that_of_full_attention(prism) -> 
 
 def test_a_question_brings_back_what_it_asks_for(prism) -> None:
     session = long_session(prism)
-    river = session.engine.river
+    river = session.river
     run(session, "How many lanterns does Zoltan keep?")
     text = " ".join(line for line, _ in session.recalled())
     assert FACT in text
@@ -131,28 +129,28 @@ def test_a_question_brings_back_what_it_asks_for(prism) -> None:
 def test_what_leaves_the_tail_as_a_turn_begins_is_not_missed(prism, behind: int) -> None:
     session = new_session(prism)
     session.load_notes(f"{filler(40)} {FACT} {filler(behind)}")
-    river = session.engine.river
+    river = session.river
     wanted = river.sentences.ids.tolist()
     fact = prism.encode(f" {FACT}")[-12:]
     start = next(i for i in range(len(wanted)) if wanted[i : i + len(fact)] == fact)
-    session.engine.begin_turn(prism.encode("How many lanterns does Zoltan keep, and are they violet? " * 3))
+    session.conversation.begin_turn(prism.encode("How many lanterns does Zoltan keep, and are they violet? " * 3))
     assert not river.full  # room was made first, so that the question has the whole budget
     while river.state == "prefill":
-        session.engine.step()
+        session.step()
     assert start >= river.past.tokens or set(range(start, start + len(fact))) <= set(river.past.recalled)
 
 
 def test_what_leaves_the_tail_while_a_long_turn_is_read_is_not_missed(prism) -> None:
     session = new_session(prism)
     session.load_notes(f"{filler(40)} {FACT} {filler(1)}")
-    engine, river = session.engine, session.engine.river
+    engine, river = session.conversation, session.river
     fact = prism.encode(f" {FACT}")[-12:]
     ids = river.sentences.ids.tolist()
     start = next(i for i in range(len(ids)) if ids[i : i + len(fact)] == fact)
     engine.begin_turn(prism.encode(f"{filler(12)} How many lanterns does Zoltan keep, and are they violet?"))
     assert start >= river.past.tokens
     while river.state == "prefill":
-        engine.step()
+        session.step()
     assert start < river.past.tokens and set(range(start, start + len(fact))) <= set(river.past.recalled)
 
 
@@ -160,19 +158,21 @@ def test_what_the_river_writes_brings_back_more(prism, monkeypatch: pytest.Monke
     """What it says itself is asked for as well, at the latest after QUERY_WINDOW tokens."""
     session = Session(prism, make_profile(memory={**SMALL, "window": 288}, river={"max_tokens": 40}), streams=False)
     session.load_notes(f"{FACT} {filler(60)}")
-    engine, river = session.engine, session.engine.river
+    engine, river = session.conversation, session.river
     engine.begin_turn(prism.encode("Go on."))
     while river.state == "prefill":
-        engine.step()
+        session.step()
     asked, stored = [], river.past.tokens
     look_for = river.past.look_for
     monkeypatch.setattr(
         river.past, "look_for", lambda words, *a, **k: asked.append(set(words)) or look_for(words, *a, **k)
     )
     while river.state == "writing":
-        engine.step()
+        session.step()
     own = {w for w, mine in zip(river.sentences.words.numbers, river.sentences.own, strict=True) if mine}
-    assert river.written > QUERY_WINDOW and river.past.tokens == stored  # nothing left the tail meanwhile
+    assert (
+        session.conversation.turn.written > QUERY_WINDOW and river.past.tokens == stored
+    )  # nothing left the tail meanwhile
     assert any(own & words for words in asked)
 
 
@@ -181,12 +181,12 @@ def test_a_stream_finds_its_focus_in_the_past(prism) -> None:
         prism, make_profile(trigger=r"<(?P<task>[^>]{1,40})>", memory=SMALL, synapse={"landmarks": 8, "focus": 32})
     )
     session.load_notes(f"{FACT} {filler(60)}")
-    engine = session.engine
-    for match in engine.river.router.feed("<lanterns of Zoltan>"):
-        engine.spawn(match.role, match.task, match.groups)
+    engine = session.conversation
+    for match in engine.router.feed("<lanterns of Zoltan>"):
+        engine.crew.spawn(match.role, match.task, match.groups)
     engine.begin_turn(prism.encode("Go on."))
-    engine.step()
-    stream = engine.streams[1]
+    session.step()
+    stream = engine.crew.streams[1]
     assert stream.focus and stream.state == "thinking"
     assert engine.river.sentences.lines(stream.focus_tokens) == [FACT]
     positions = stream.tail.positions[: len(stream.focus_tokens)].tolist()
@@ -196,12 +196,12 @@ def test_a_stream_finds_its_focus_in_the_past(prism) -> None:
 def test_a_turn_that_filled_the_past_can_be_taken_back(prism) -> None:
     session = new_session(prism)
     session.load_notes(filler(5))
-    assert not session.engine.river.past.tokens
-    before, ids = plain(session.engine.river), list(session.engine.river.sentences.ids)
+    assert not session.river.past.tokens
+    before, ids = plain(session.river), list(session.river.sentences.ids)
     session.load_notes(filler(80))
-    assert session.engine.river.past.tokens > len(ids)
+    assert session.river.past.tokens > len(ids)
     assert session.undo() is not None
-    river = session.engine.river
+    river = session.river
     assert (
         list(river.sentences.ids) == ids
         and river.length == len(ids)
@@ -221,7 +221,7 @@ def test_tokens_are_never_lost_or_doubled(prism, steps: list[tuple[int, bool]]) 
         session.load_notes(filler(sentences))
         if back:
             session.undo()
-        river = session.engine.river
+        river = session.river
         assert river.length == len(river.sentences.ids)
         assert len(river.past.store) * BLOCK == river.past.tokens == len(river.past.prints) * BLOCK
         assert river.position <= prism.max_context and river.tail.length <= river.limit
@@ -246,7 +246,7 @@ def test_it_is_taken_up_without_prefilling(prism, tmp_path: Path, monkeypatch, w
     with monkeypatch.context() as patch:
         patch.setattr(prism, "forward", lambda rows: pytest.fail("nothing needs to be computed"))
         assert archive.restore(back) == []
-    a, b = session.engine.river, back.engine.river
+    a, b = session.river, back.river
     assert b.past.tokens == a.past.tokens and b.past.base == a.past.base and b.sentences.ids == a.sentences.ids
     for x, y in zip(plain(a), plain(b), strict=True):
         assert torch.equal(x, y)
@@ -260,7 +260,7 @@ def test_it_is_taken_up_without_prefilling(prism, tmp_path: Path, monkeypatch, w
 
 def test_a_damaged_block_is_computed_anew_from_its_tokens(prism, tmp_path: Path) -> None:
     session = kept(prism, tmp_path / "s")
-    whole = session.engine.river.past.gather(list(range(BLOCK)), torch.arange(BLOCK))
+    whole = session.river.past.gather(list(range(BLOCK)), torch.arange(BLOCK))
     with RecordLog(tmp_path / "s", readonly=True) as log:
         first = next(r for r in log.records if r.kind == PAST and r.key == 0)
     data = bytearray((tmp_path / "s").read_bytes())
@@ -269,8 +269,8 @@ def test_a_damaged_block_is_computed_anew_from_its_tokens(prism, tmp_path: Path)
     back = new_session(prism)
     archive = Archive(RecordLog(tmp_path / "s"))
     archive.restore(back)
-    again = back.engine.river.past.gather(list(range(BLOCK)), torch.arange(BLOCK))
-    assert back.engine.river.past.anew == [0] and back.snapshot().memory.anew == 1
+    again = back.river.past.gather(list(range(BLOCK)), torch.arange(BLOCK))
+    assert back.river.past.anew == [0] and back.snapshot().memory.anew == 1
     for x, y in zip(whole.keys, again.keys, strict=True):
         assert torch.allclose(x, y, atol=1e-3)  # nothing stood before the first block
     archive.log.close()
@@ -297,14 +297,14 @@ def test_clearing_begins_another_past_in_the_same_file(prism, tmp_path: Path) ->
     session.load_notes(f"{FACT} {filler(70)}")
     run(session, "Where?")
     archive.save(session)
-    tokens = list(range(session.engine.river.past.tokens))
-    whole = session.engine.river.past.gather(tokens, torch.tensor(tokens))
+    tokens = list(range(session.river.past.tokens))
+    whole = session.river.past.gather(tokens, torch.tensor(tokens))
     archive.compact(session)
     archive.log.close()
     back = new_session(prism)
     archive = Archive(RecordLog(tmp_path / "s"))
     assert archive.restore(back) == []
-    again = back.engine.river.past.gather(tokens, torch.tensor(tokens))
+    again = back.river.past.gather(tokens, torch.tensor(tokens))
     for x, y in zip((*whole.keys, *whole.values), (*again.keys, *again.values), strict=True):
         assert torch.equal(x, y)
     archive.log.close()
@@ -314,16 +314,16 @@ def test_what_has_no_room_on_disk_is_computed_from_its_tokens(prism, tmp_path: P
     """Of a long past nothing but tokens and fingerprints is on disk. It is taken up at once, found, and read."""
     whole = kept(prism, tmp_path / "all", warm_mb=0)
     session = kept(prism, tmp_path / "s", warm_mb=0, cold_mb=0)
-    blocks = session.engine.river.past.tokens // BLOCK
+    blocks = session.river.past.tokens // BLOCK
     assert (tmp_path / "s").stat().st_size < (tmp_path / "all").stat().st_size / 2
     back = new_session(prism, warm_mb=0, cold_mb=0)
     archive = Archive(RecordLog(tmp_path / "s"))
     with monkeypatch.context() as patch:
         patch.setattr(prism, "forward", lambda rows: pytest.fail("nothing is computed before it is asked for"))
         assert archive.restore(back) == []
-    past = back.engine.river.past
+    past = back.river.past
     assert back.snapshot().memory.bare == past.store.bare == blocks
-    again, first = past.gather(list(range(64)), torch.arange(64)), whole.engine.river.past.gather
+    again, first = past.gather(list(range(64)), torch.arange(64)), whole.river.past.gather
     for x, y in zip(first(list(range(64)), torch.arange(64)).keys, again.keys, strict=True):
         assert torch.allclose(x, y, atol=1e-3)  # the first blocks were computed behind nothing else
     run(back, "How many lanterns does Zoltan keep?")
@@ -357,11 +357,11 @@ def test_a_file_on_a_budget_stays_small_turn_after_turn(prism, tmp_path: Path, m
         for _ in range(4):
             session.load_notes(filler(120), progress=look)
             archive.save(session)
-        sizes[cold], before = biggest, session.engine.river.past.tokens
+        sizes[cold], before = biggest, session.river.past.tokens
         archive.log.close()
         back = new_session(prism, warm_mb=0, cold_mb=cold)
         archive = Archive(RecordLog(tmp_path / str(cold)))
-        assert archive.restore(back) == [] and back.engine.river.past.tokens == before
+        assert archive.restore(back) == [] and back.river.past.tokens == before
         assert (back.snapshot().memory.bare > 0) == (cold == 1)
         archive.log.close()
     assert sizes[1] < 3 << 20 < sizes[None] / 2, sizes
@@ -380,7 +380,7 @@ def test_after_clear_no_block_of_another_time_comes_back(prism, tmp_path: Path) 
     archive.log.close()
     back = new_session(prism, warm_mb=0, cold_mb=0)
     archive = Archive(RecordLog(tmp_path / "s"))
-    assert archive.restore(back) == [] and back.engine.river.past.store.bare == len(back.engine.river.past.store)
+    assert archive.restore(back) == [] and back.river.past.store.bare == len(back.river.past.store)
     archive.log.close()
 
 
@@ -399,7 +399,7 @@ def test_a_kill_between_two_turns_finds_every_block(prism, tmp_path: Path, monke
     back = new_session(prism, warm_mb=0, cold_mb=1)
     archive = Archive(RecordLog(tmp_path / "s"))
     told = archive.restore(back)
-    past = back.engine.river.past
+    past = back.river.past
     assert back.turns == before and all("never finished" in line for line in told)
     past.gather(list(range(past.tokens)), torch.arange(past.tokens))
     assert past.anew == [] and past.store.bare
@@ -410,8 +410,8 @@ def test_what_is_kept_unpacked_is_a_budget_and_changes_nothing(prism) -> None:
     sessions = [long_session(prism, hot_mb=hot) for hot in (None, 0)]
     tokens = list(range(0, 256, 16))
     for session in sessions:
-        session.engine.river.past.recall(tokens)
-    (roomy,), (tight,) = (s.engine.river.past.working() for s in sessions)
+        session.river.past.recall(tokens)
+    (roomy,), (tight,) = (s.river.past.working() for s in sessions)
     assert all(torch.equal(x, y) for x, y in zip(roomy.keys, tight.keys, strict=True))
     hot = [s.snapshot().memory.tiers["hot"].blocks for s in sessions]
     assert hot == [8, 1]
@@ -421,7 +421,7 @@ def test_recalling_what_is_bare_again_and_again_fills_no_disk(prism, monkeypatch
     monkeypatch.setattr("warpcortex_cli.memory.log.WORTH_REWRITING", 1 << 16)
     session = new_session(prism, warm_mb=0, cold_mb=1)
     session.load_notes(filler(110))
-    past, sizes, written = session.engine.river.past, [], 0
+    past, sizes, written = session.river.past, [], 0
     log = past.store._log
     assert isinstance(log, ScratchLog) and past.store.bare > 20
     for turn in range(60):
@@ -437,11 +437,11 @@ def test_recalling_what_is_bare_again_and_again_fills_no_disk(prism, monkeypatch
 
 @pytest.mark.parametrize("read", [5, 31, 90])
 def test_the_newest_queries_are_those_of_its_newest_tokens(prism: Prism, read: int) -> None:
-    engine = Engine(prism, make_profile(trigger="never(?P<task>)"), Journal(), streams=False)
-    river = engine.river
-    engine.begin_turn([5 + i % 200 for i in range(read)])
+    session = Session(prism, make_profile(trigger="never(?P<task>)"), streams=False)
+    river = session.river
+    session.conversation.begin_turn([5 + i % 200 for i in range(read)])
     for _ in range(40):
-        engine.step()
+        session.step()
         ids = list(river.sentences.ids)
         assert sum(q.shape[2] for q in river._queries) < 2 * QUERY_WINDOW
         if len(ids) in (read, read + 1, read + 3, read + 35):  # so that it was asked for now and then

@@ -36,21 +36,21 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 def in_force(session: Session) -> dict[str, Any]:
     """Every setting, as those have it who act by it."""
-    engine, river, past = session.engine, session.engine.river, session.engine.river.past
-    sampler, stream = river.sampler, engine.writer.sampler(1)
-    tail = engine.writer.new_tail()
+    engine, river, past = session.conversation, session.river, session.river.past
+    sampler, stream = river.sampler, engine.crew.writer.sampler(1)
+    tail = engine.crew.writer.new_tail()
     tail.release()
     memory = session.snapshot().memory
     return {
         "profile": engine.profile,
         "river": river.settings,
-        "pause": river._pause and river._pause.pattern,
-        "roles": [role for role, _ in river.router._roles],
+        "pause": (pause := engine._new_turn()._pause) and pause.pattern,
+        "roles": [role for role, _ in engine.router._roles],
         "sampler": (sampler.temperature, sampler.top_p, sampler.seed),
         "stream sampler": (stream.temperature, stream.top_p, stream.seed),
         "gate": (engine.gate.settings, engine.gate.threshold),
-        "injecting": (engine.injecting, memory.thoughts),
-        "share": engine.pacer.share,
+        "injecting": (engine.crew.entrance.injecting, memory.thoughts),
+        "share": session.stepper.pacer.share,
         "tail": (tail.capacity, tail.slab.slots, type(tail.slab.rooms[0])),
         "window": (river.limit, river.bound, memory.bound),
         "store": (past.store.stored, past.store._budgets, memory.format),
@@ -66,7 +66,7 @@ def test_whatever_changes_is_as_if_the_session_had_begun_with_it(prism, change: 
     if notes:
         for session in (switched, fresh):
             session.load_notes(filler(notes))
-        assert switched.engine.river.past.tokens
+        assert switched.river.past.tokens
     before = in_force(switched)
     switched.set_profile(new)
     for name, found in in_force(fresh).items():
@@ -74,7 +74,7 @@ def test_whatever_changes_is_as_if_the_session_had_begun_with_it(prism, change: 
             continue  # there a past began, which an unbounded window does not need
         assert in_force(switched)[name] == found, name
     assert in_force(switched) != before
-    river = switched.engine.river
+    river = switched.river
     assert river.tail.length <= river.limit
     assert river.tail.positions.tolist() == list(range(river.past.base, river.position))
     assert isinstance(run(switched)[-1], ev.RiverFinished)
@@ -86,7 +86,7 @@ def test_memory_says_how_blocks_are_stored_and_were(prism) -> None:
 
     session = Session(prism, of("exact"))
     session.load_notes(filler(60))
-    store = session.engine.river.past.store
+    store = session.river.past.store
     exact = len(store)
     assert session.snapshot().memory.formats == {"exact": exact}
     session.set_profile(of("4/4"))
@@ -123,7 +123,7 @@ def test_a_past_goes_where_another_budget_has_it_stand(prism, tmp_path: Path, re
     session.load_notes(f"{FACT} {filler(60)}")
     run(session, "How many lanterns does Zoltan keep?")
     archive.save(session)
-    river = session.engine.river
+    river = session.river
     ids, known, stored = river.sentences.ids[:], plain(river), river.past.tokens
     for back in (session, Session(prism, of(recall))):
         if back is session:
@@ -132,7 +132,7 @@ def test_a_past_goes_where_another_budget_has_it_stand(prism, tmp_path: Path, re
         else:
             archive = Archive(RecordLog(tmp_path / "s"))
             assert archive.restore(back) == []
-        river = back.engine.river
+        river = back.river
         assert river.sentences.ids == ids and river.past.tokens == stored
         for x, y in zip(known, plain(river), strict=True):
             torch.testing.assert_close(x, y, atol=1e-4, rtol=0)
@@ -144,7 +144,7 @@ def test_a_past_goes_where_another_budget_has_it_stand(prism, tmp_path: Path, re
     archive.log.close()
     last, archive = Session(prism, of(recall)), Archive(RecordLog(tmp_path / "s"))
     assert archive.restore(last) == []
-    again = last.engine.river
+    again = last.river
     assert again.tail.positions.tolist() == list(range(again.past.base, again.position))
     for x, y in zip(plain(river), plain(again), strict=True):
         torch.testing.assert_close(x, y, atol=1e-4, rtol=0)

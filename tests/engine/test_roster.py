@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from tests.engine.conftest import make_profile
 from warpcortex_cli.engine.roster import Roster
-from warpcortex_cli.engine.stream import FINAL, Stream
+from warpcortex_cli.engine.states import FINAL
+from warpcortex_cli.engine.stream import Stream
 
 
 @given(ends=st.lists(st.tuples(st.integers(0, 3), st.sampled_from(sorted(FINAL))), max_size=30), kept=st.integers(0, 5))
@@ -21,6 +22,8 @@ def test_none_is_lost_and_no_more_than_asked_are_kept(prism, ends: list[tuple[in
         roster.add(Stream(roster.spawned + 1, role, "t", {}, 0.0))
         if place < len(roster.alive):
             stream = roster.alive[place]
+            if state == "injected":
+                stream.state = "gating"
             stream.state = state
             roster.close(stream)
             ended[state] += 1

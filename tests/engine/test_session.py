@@ -17,7 +17,7 @@ def test_interrupted_notes_leave_nothing_behind(prism) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         session.load_notes("Mara keeps ropes: 47. " * 80, progress=interrupt)
-    assert session.transcript() == [] and session.engine.river.position == 0
+    assert session.transcript() == [] and session.river.position == 0
     fresh = Session(prism, make_profile(), streams=False)
     texts = ["".join(e.text for e in run(s) if isinstance(e, ev.RiverText)) for s in (session, fresh)]
     assert texts[0] == texts[1]
@@ -33,7 +33,7 @@ def test_undo_takes_back_the_thought_and_then_the_turn(prism) -> None:
     assert session.snapshot().asides == asides - 1
     second = session.undo()
     assert second is not None and second.kind == "turn"
-    assert session.transcript() == [] and session.engine.river.position == 0 and session.snapshot().asides == 0
+    assert session.transcript() == [] and session.river.position == 0 and session.snapshot().asides == 0
     assert session.undo() is None
 
 
@@ -45,5 +45,5 @@ def test_certainty_is_measured_only_where_the_gate_asks_for_it(prism) -> None:
         readable = [e for e in judged if "garbled" not in e.reason]
         assert readable and all(e.passed == (asked == 0) for e in readable)
         assert all(("unsure" in e.reason) == (asked > 0) for e in readable)
-        streams = list(session.engine.streams)
+        streams = list(session.streams)
         assert streams and all(len(s.log_probabilities) == (s.tokens if asked else 0) for s in streams)

@@ -72,8 +72,8 @@ def test_a_thought_that_is_there_at_once_takes_no_seat_no_tail_and_no_row(prism,
     events = run(session)
     injected = [e for e in events if isinstance(e, ev.GateDecided)]
     assert len(injected) > 2 and all(e.passed and e.thought.isupper() for e in injected)
-    assert all(s.tail is None and s.kv_bytes == 0 and s.landmarks == 0 for s in session.engine.streams)
-    assert session.engine.writer.tails_in_use == 0 and session.engine.briefing.synapse is None
+    assert all(s.tail is None and s.kv_bytes == 0 and s.landmarks == 0 for s in session.streams)
+    assert session.conversation.crew.writer.tails_in_use == 0 and session.conversation.crew.briefing.synapse is None
     assert all(work.closed for work in upper.works) and len(upper.works) == len(injected)
     started = {e.id: e.seq for e in events if isinstance(e, ev.StreamStarted)}
     texts = [e.seq for e in events if isinstance(e, ev.RiverText)]
@@ -98,7 +98,7 @@ def test_a_thought_from_a_thread_is_waited_for_without_a_busy_loop(prism, upper,
     monkeypatch.setattr(UpperWork, "poll", lambda self: Thought(results[self]) if self in results else None)
     session = Session(prism, profile)
     rests = 0
-    rest = session.engine.rest
+    rest = session.stepper.rest
 
     def resting() -> None:
         nonlocal rests
@@ -107,7 +107,7 @@ def test_a_thought_from_a_thread_is_waited_for_without_a_busy_loop(prism, upper,
             go.set()
         rest()
 
-    monkeypatch.setattr(session.engine, "rest", resting)
+    monkeypatch.setattr(session.stepper, "rest", resting)
     events = run(session)
     assert rests >= 3 and any(isinstance(e, ev.RiverWaiting) for e in events)
     states = ends(events)

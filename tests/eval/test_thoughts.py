@@ -46,11 +46,11 @@ def test_grafting_puts_the_streams_own_kv_of_its_thought_where_the_forwarded_one
     for graft in (False, True):
         session = Session(pocket, load_profile("pocket"))
         if graft:
-            session.engine.journal.listeners.append(Grafts(session))
+            session.listen(Grafts(session))
         session.load_notes(case.notes)
         for event in session.send(case.question):
             if isinstance(event, StreamEnded) and event.state == "injected":
-                asides.append((session.engine.river.asides[-1].kv.freeze(), session.engine.river.position))
+                asides.append((session.river.asides[-1].kv.freeze(), session.river.position))
     (forwarded, _), (grafted, here) = asides
     assert 0 < grafted.tokens < forwarded.tokens  # without the words that the thought is injected in
     assert grafted.positions.tolist() == virtual_positions(here, grafted.tokens)

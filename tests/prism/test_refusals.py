@@ -67,7 +67,7 @@ def test_a_context_in_which_the_river_cannot_move() -> None:
     session.load_notes("Mara keeps ropes: 47, brown. " * 16)
     for _ in range(2):
         list(session.send("How many ropes are there?"))
-    assert session.engine.river.past.tokens > 0
+    assert session.river.past.tokens > 0
 
 
 def test_why_a_template_is_not_used_is_kept() -> None:

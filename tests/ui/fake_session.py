@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 
-from warpcortex_cli.engine.contents import Turn
+from warpcortex_cli.engine.contents import Said
 from warpcortex_cli.engine.session import UndoResult
 from warpcortex_cli.engine.view import GateView, MemoryView, SessionView, StreamView, SynapseView
 from warpcortex_cli.errors import UsageError
@@ -93,7 +93,7 @@ class FakeSession:
         self.profile = SimpleNamespace(name="pocket", injection=SimpleNamespace(enabled=True), roles=[])
         self.seed = 0
         self.notes: list[str] = []
-        self.turns: list[Turn] = []
+        self.turns: list[Said] = []
         self.view = view(
             [
                 stream(
@@ -116,7 +116,7 @@ class FakeSession:
         if not text.strip():
             return 0
         self.notes.append(text)
-        self.turns.append(Turn("notes", text))
+        self.turns.append(Said("notes", text))
         try:
             for done in (1, 2, 3):
                 if progress:
@@ -129,7 +129,7 @@ class FakeSession:
     def send(self, text: str) -> Iterator[Event]:
         if not text.strip():
             raise UsageError("the question is empty.")
-        self.turns.append(Turn("user", text))
+        self.turns.append(Said("user", text))
         self.interrupted = False
         return self._reply()
 
@@ -148,7 +148,7 @@ class FakeSession:
             yield event
             if stopped:
                 break
-        self.turns.append(Turn("assistant", said))
+        self.turns.append(Said("assistant", said))
 
     def interrupt(self) -> None:
         self.interrupted = True
@@ -183,5 +183,5 @@ class FakeSession:
     def thoughts(self) -> list[StreamView]:
         return [s for s in self.view.streams if s.thought]
 
-    def transcript(self) -> list[Turn]:
+    def transcript(self) -> list[Said]:
         return list(self.turns)

@@ -33,7 +33,7 @@ def filled(prism: Prism, profile: Profile, tokens: int, seed: int) -> Session:
     session = Session(prism, profile)
     notes = "".join(f"Box {rng.randrange(10**6)} holds {rng.randrange(99)} pairs of gloves.\n" for _ in range(200))
     session.load_notes(_FACT + notes)
-    river = session.engine.river
+    river = session.river
     while not river.past.tokens:
         river.make_room()
     kept, own = list(river.sentences.ids), bytes(river.sentences.own)
@@ -71,7 +71,7 @@ def main() -> None:
     )
     for tokens in [int(t) for t in args.tokens.split(",")]:
         session = filled(prism, profile, tokens, args.seed)
-        river = session.engine.river
+        river = session.river
         each, first, recalls = [], [], []
         for _ in range(_ASKED):
             began = time.perf_counter()

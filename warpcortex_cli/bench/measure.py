@@ -108,7 +108,7 @@ def run(
         progress(f"{load.agents} agents think", work.tally.written, load.agents * load.tokens)
     peak = max(peak, probe.peak().bytes)
     complete = not work.thinking
-    work.engine.cancel_all("the bench's time was up")
+    work.conversation.crew.cancel_all("the bench's time was up")
     total = sum(s.seconds for s in steps)
     # Under a promise to the River the Streams start one by one; then every step counts.
     clean = [s for s in steps if load.river_share != 0 or not s.prefilling] or steps
@@ -122,7 +122,7 @@ def run(
         tokens_per_agent=load.tokens,
         river_share=load.river_share,
         weights_bytes=prism.parameter_bytes,
-        river_kv_bytes=work.engine.river.tail.nbytes,
+        river_kv_bytes=work.conversation.river.tail.nbytes,
         asides_bytes=most.asides,
         logits_bytes=prism.logits_bytes(load.agents + 1),
         kv_shared_bytes=most.shared,
@@ -175,6 +175,6 @@ class _Counted:
     asides: int = 0
 
     def add(self, work: Workload) -> None:
-        self.shared = max(self.shared, work.engine.shared_bytes)
-        self.private = max(self.private, sum(s.kv_bytes for s in work.engine.alive if s.state == "thinking"))
-        self.asides = max(self.asides, work.engine.river.asides.nbytes)
+        self.shared = max(self.shared, work.conversation.crew.shared_bytes)
+        self.private = max(self.private, sum(s.kv_bytes for s in work.conversation.alive if s.state == "thinking"))
+        self.asides = max(self.asides, work.conversation.river.asides.nbytes)

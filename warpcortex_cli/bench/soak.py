@@ -37,15 +37,14 @@ def run_soak(prism: Prism, load: Load, streams: int, progress: Progress = lambda
     """
     probe = MemoryProbe(str(prism.device))
     work = Workload(prism, load)
-    engine = work.engine
-    mark = engine.river.mark(0)
+    conversation = work.conversation
+    mark = conversation.mark(0)
 
     def wave() -> None:
         work.spawn()
         while work.thinking:
             work.step()
-        engine.river.rewind(mark)
-        engine.river_changed()
+        conversation.rewind(mark)
         work.tally.spawned.clear()
         work.tally.delays.clear()
 
@@ -68,5 +67,5 @@ def run_soak(prism: Prism, load: Load, streams: int, progress: Progress = lambda
         memory_source=before.source,
         memory_before_bytes=before.bytes,
         memory_after_bytes=probe.read().bytes,
-        tails_in_use=engine.writer.tails_in_use,
+        tails_in_use=conversation.crew.writer.tails_in_use,
     )

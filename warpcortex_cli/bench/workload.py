@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from warpcortex_cli.engine.engine import Engine
+from warpcortex_cli.engine.conversation import Conversation
 from warpcortex_cli.engine.journal import Journal
 from warpcortex_cli.engine.pacing import Pacer
+from warpcortex_cli.engine.stepper import Stepper
 from warpcortex_cli.errors import UsageError
 from warpcortex_cli.events import Event, GateDecided, StreamEnded, StreamText, ThoughtInjected
 from warpcortex_cli.memory.room import Stored
@@ -156,40 +157,45 @@ class Workload:
         self.tally = Tally()
         self.journal = Journal([self.tally])
         self.profile = profile_for(load, prism)
-        self.engine = Engine(prism, self.profile, self.journal, watched=load.river_share is None)
+        self.conversation = Conversation(prism, self.profile, self.journal, watched=load.river_share is None)
+        self.stepper = Stepper(prism)
+        self.stepper.join(self.conversation)
         spread = max(1, (prism.vocab_size - 300) // max(1, load.context))
-        self.engine.begin_turn([256 + (i * spread) % (prism.vocab_size - 300) for i in range(load.context)])
+        self.conversation.begin_turn([256 + (i * spread) % (prism.vocab_size - 300) for i in range(load.context)])
         self.reading_seconds = 0.0
-        while self.engine.river.state == "prefill":
+        while self.conversation.river.state == "prefill":
             self.reading_seconds += self.step().seconds
 
     def step(self) -> Step:
         """One step. When the River's turn has ended, the next one begins, as if the user had sent a word."""
-        river = self.engine.river
+        river = self.conversation.river
         if river.state == "idle":
-            self.engine.begin_turn([_WORD])
-        wrote, before = river.written, self.tally.written
+            self.conversation.begin_turn([_WORD])
+        turn, before = self.conversation.turn, self.tally.written
+        wrote = turn.written
         prefilling = any(
-            s.state in ("queued", "gating") or (s.work is not None and s.work.wanted > 1) for s in self.engine.alive
+            s.state in ("queued", "gating") or (s.work is not None and s.work.wanted > 1)
+            for s in self.conversation.alive
         )
         began = time.perf_counter()
-        self.engine.step()
+        self.stepper.step()
+        self.conversation.raise_fault()
         seconds = time.perf_counter() - began
         self.journal.drain()
-        return Step(seconds, river.written - wrote, self.tally.written - before, prefilling)
+        return Step(seconds, turn.written - wrote, self.tally.written - before, prefilling)
 
     @property
     def roomy(self) -> bool:
         """Whether the River can write more than it has to."""
-        return self.prism.max_context - self.engine.river.position > 2 * (self.load.tokens + SOLO_TOKENS)
+        return self.prism.max_context - self.conversation.river.position > 2 * (self.load.tokens + SOLO_TOKENS)
 
     def alone(self) -> Step:
         """One step of the River, for which Streams that there are wait."""
-        pacer, self.engine.pacer = self.engine.pacer, _Holding()
+        pacer, self.stepper.pacer = self.stepper.pacer, _Holding()
         try:
             step = self.step()
         finally:
-            self.engine.pacer = pacer
+            self.stepper.pacer = pacer
         self.tally.held += step.seconds
         return step
 
@@ -200,10 +206,10 @@ class Workload:
         """
         now = self.journal.now()
         for number in range(self.load.agents):
-            for match in self.engine.river.router.feed(f"[BENCH: {_task(number)}]"):
-                self.tally.spawned[self.engine.streams.spawned + 1] = now
-                self.engine.spawn(match.role, match.task, match.groups)
+            for match in self.conversation.router.feed(f"[BENCH: {_task(number)}]"):
+                self.tally.spawned[self.conversation.crew.streams.spawned + 1] = now
+                self.conversation.crew.spawn(match.role, match.task, match.groups)
 
     @property
     def thinking(self) -> bool:
-        return bool(self.engine.alive)
+        return bool(self.conversation.alive)

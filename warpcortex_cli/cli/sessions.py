@@ -94,7 +94,7 @@ class Keeper:
         self._archive = Archive(log)
         with progress_bar(errors) as show:
             told = self._archive.restore(session, lambda done, total: show(f"taking up {name}", done, total))
-        river, turns = session.engine.river, len(session.turns)
+        river, turns = session.river, len(session.turns)
         if turns:
             self._say(f"session {name}: {turns} turns, {river.length:,} tokens")
         for line in told:

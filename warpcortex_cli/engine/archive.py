@@ -31,8 +31,8 @@ from warpcortex_cli.engine.contents import (
     TOKENS,
     TURN,
     Contents,
+    Said,
     State,
-    Turn,
     read_contents,
 )
 from warpcortex_cli.engine.river import PREFILL_CHUNK, Mark
@@ -58,7 +58,7 @@ class Archive:
     def _forget(self) -> None:
         """As if nothing were stored yet."""
         self._asides: dict[int, Aside] = {}
-        self._turns: list[Turn] = []
+        self._turns: list[Said] = []
         self._state: State | None = None
         self._begun = False
         self._printed = 0  # blocks whose fingerprints are written
@@ -67,14 +67,14 @@ class Archive:
 
     def save(self, session: Session) -> None:
         """Writes what has changed since the last time. A full disk ends the writing, not the chat."""
-        river = session.engine.river
+        river = session.river
         if self.failure or (river.unchanged == river.length and _state_of(session) == self._state):
             return
         store = river.past.store
         store.use(self.log, PAST)
         count = len(self.log.records)
         try:
-            for kind, key, payload in self._news(session, store.unwritten()):
+            for kind, key, payload in self._pending_records(session, store.unwritten()):
                 self.log.append(kind, key, payload)
             self.log.commit()
         except OSError as error:
@@ -94,8 +94,8 @@ class Archive:
             "Make room, and start again with the same --session to go on from the last turn that was saved."
         )
 
-    def _news(self, session: Session, past: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, int, bytes]]:
-        river = session.engine.river
+    def _pending_records(self, session: Session, past: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, int, bytes]]:
+        river = session.river
         if not self._begun:
             yield MODEL, 0, _json({"fingerprint": fingerprint(session.prism), "model": session.prism.name})
             self._begun = True
@@ -131,7 +131,7 @@ class Archive:
     def compact(self, session: Session) -> None:
         """Writes the file anew where much of it is of no use any more."""
         found = read_contents(self.log)
-        stored = session.engine.river.past.tokens
+        stored = session.river.past.tokens
         kept = (
             *(r for first, _, r in found.blocks if first >= stored),
             *found.asides.values(),
@@ -151,12 +151,12 @@ class Archive:
         Raises:
             OSError: it could not be written.
         """
-        river = session.engine.river
+        river = session.river
         before = self._asides, self._turns, self._state, self._begun, self._printed, river.unchanged
         river.unchanged = 0
         self._forget()
         try:
-            self.log.rewrite(self._news(session, river.past.packed()))
+            self.log.rewrite(self._pending_records(session, river.past.packed()))
         except OSError:
             self._asides, self._turns, self._state, self._begun, self._printed, river.unchanged = before
             raise
@@ -174,7 +174,7 @@ class Archive:
                 f"{unfinished:,} bytes behind the last whole turn were dropped: it was never finished, or cut"
             )
         state, same = found.state, found.model.get("fingerprint") == fingerprint(session.prism)
-        session.engine.river.past.store.use(self.log, PAST)
+        session.river.past.store.use(self.log, PAST)
         if state is not None and same and len(found.ids) >= state.tokens:
             try:
                 self.log.forget_from(found.used)
@@ -200,7 +200,7 @@ class Archive:
         Returns:
             The tokens that are stored as they are now, from the first on.
         """
-        prism, river = session.prism, session.engine.river
+        prism, river = session.prism, session.river
         ids, good, anew = found.ids, len(found.ids), 0
 
         def compute(upto: int) -> None:
@@ -234,7 +234,7 @@ class Archive:
 
     def _take_up_past(self, session: Session, state: State, found: Contents) -> None:
         """Tokens and fingerprints; blocks stay where they are."""
-        river = session.engine.river
+        river = session.river
         river.sentences.extend(found.ids)
         river.sentences.own[:] = bytes(found.own)
         blocks = state.past // BLOCK
@@ -249,7 +249,7 @@ class Archive:
         self._printed = river.past.take_up(state.past, state.base, state.pinned, b"".join(prints[:blocks]))
 
     def _take_up(self, session: Session, state: State, found: Contents, good: int) -> None:
-        engine, river = session.engine, session.engine.river
+        river = session.river
         wanted = {*state.asides, *(s for mark in state.marks for s in mark["asides"])}
         held: dict[int, Aside] = {}
         for stream in sorted(wanted & found.asides.keys()):
@@ -271,22 +271,19 @@ class Archive:
         session.marks = [
             Mark(**{**mark, "asides": tuple(held[s] for s in mark["asides"] if s in held)}) for mark in state.marks
         ]
-        river.open_user, river.needs_close = state.open_user, state.needs_close
         river.unchanged = good
         river.lay_out()  # the profile may be another one than it was
-        engine.streams.continue_from(state.spawned)
+        session.conversation.crew.streams.continue_from(state.spawned)
 
 
 def _state_of(session: Session) -> State:
-    engine, river = session.engine, session.engine.river
+    river = session.river
     return State(
         tokens=river.length,
         turns=len(session.turns),
         marks=[{**vars(m), "asides": [a.stream for a in m.asides]} for m in session.marks],
         asides=[a.stream for a in river.asides],
-        spawned=engine.streams.spawned,
-        open_user=river.open_user,
-        needs_close=river.needs_close,
+        spawned=session.conversation.crew.streams.spawned,
         past=river.past.tokens,
         base=river.past.base,
         pinned=river.past.pinned,

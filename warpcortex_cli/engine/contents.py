@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from warpcortex_cli.memory.log import DamagedError, Record, RecordLog
@@ -11,17 +11,18 @@ from warpcortex_cli.memory.log import DamagedError, Record, RecordLog
 # Keys: -, first token, first token, Stream, number, -, block, block.
 MODEL, TOKENS, BLOCK_OF_TAIL, ASIDE, TURN, STATE, PAST, PRINTS = range(1, 9)
 _ALL = 1 << 60  # no end
+_MARK = ("tokens", "asides", "turns")
 
 
 @dataclass(frozen=True)
-class Turn:
+class Said:
     """One stretch of the conversation. `role`: "user", "assistant" or "notes"."""
 
     role: str
     text: str
 
 
-_DAMAGED = Turn("assistant", "(this part of the conversation is damaged)")
+_DAMAGED = Said("assistant", "(this part of the conversation is damaged)")
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,6 @@ class State:
     marks: list[dict[str, Any]]
     asides: list[int]
     spawned: int
-    open_user: bool
-    needs_close: bool
     past: int = 0
     base: int = 0
     pinned: int = 0
@@ -54,7 +53,7 @@ class Contents:
 
     model: dict[str, Any] = field(default_factory=dict)
     state: State | None = None
-    turns: list[Turn] = field(default_factory=list)
+    turns: list[Said] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
     own: list[int] = field(default_factory=list)
     blocks: list[tuple[int, int, Record]] = field(default_factory=list)
@@ -68,7 +67,7 @@ class Contents:
 def read_contents(log: RecordLog) -> Contents:
     """Reads all but the KV, up to the last state. Damaged records are left out and named."""
     out = Contents(damaged=list(log.lost))
-    turns: dict[int, Turn] = {}
+    turns: dict[int, Said] = {}
     out.state, out.used = _last_state(log)
     for record in log.records[: out.used]:
         if record.kind == BLOCK_OF_TAIL:
@@ -100,7 +99,7 @@ def read_contents(log: RecordLog) -> Contents:
             out.ids += found["ids"]
             out.own += found["own"]
         elif record.kind == TURN:
-            turns[record.key] = Turn(**found)
+            turns[record.key] = Said(**found)
     count = out.state.turns if out.state else len(turns)
     out.turns = [turns.get(n, _DAMAGED) for n in range(count)]
     return out
@@ -112,7 +111,13 @@ def _last_state(log: RecordLog) -> tuple[State | None, int]:
         record = log.records[number - 1]
         if record.kind == STATE:
             try:
-                return State(**json.loads(log.read(record))), number
-            except (DamagedError, ValueError, TypeError):
+                return _state(json.loads(log.read(record))), number
+            except (DamagedError, ValueError, TypeError, KeyError):
                 continue
     return None, len(log.records)
+
+
+def _state(found: dict[str, Any]) -> State:
+    """A stored state. What an earlier version wrote besides is left out."""
+    marks = [{name: mark[name] for name in _MARK} for mark in found["marks"]]
+    return State(**{f.name: found[f.name] for f in fields(State) if f.name in found} | {"marks": marks})

@@ -46,19 +46,19 @@ class Ledger:
         self._session = session
         self._again = again
         self._read: dict[int, tuple[str, str]] = {}
-        session.engine.journal.listeners.append(self)
+        session.listen(self)
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, StreamStarted):
-            river = self._session.engine.river
-            stream, lines = self._session.engine.streams[event.id], river.sentences.lines
+            river = self._session.river
+            stream, lines = self._session.stream(event.id), river.sentences.lines
             landmarks = lines(river.past.tokens + place for place in _kept(stream))
             self._read[event.id] = ("\n".join(landmarks), "\n".join(lines(stream.focus_tokens)))
 
     def entries(self, question: str, text: str) -> list[Entry]:
         """The ledger of the reply `text` to `question`. Costs a run for each injected thought."""
         out = []
-        for stream in self._session.engine.streams:
+        for stream in self._session.streams:
             if stream.state != "injected":
                 continue
             without = self._without(question, stream.id)
@@ -87,7 +87,7 @@ class Ledger:
             if isinstance(event, RiverText):
                 text += event.text
             elif isinstance(event, ThoughtInjected) and event.id == withheld:
-                session.engine.withdraw(withheld, "withheld")
+                session.withdraw(withheld, "withheld")
         return text
 
 

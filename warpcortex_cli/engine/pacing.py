@@ -11,6 +11,7 @@ of the River's own: what makes the River slower while nobody else runs is not th
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 _NEWEST = 0.2  # weight of a width's newest measurement
 _SOLO = 0.05  # the same of a solo step, of which there are many; the first ones weigh alike
@@ -120,8 +121,15 @@ class Pacer:
         return max(floor, self._extra[nearest] * width / nearest)
 
 
+class Promise(NamedTuple):
+    """What a River is promised: its profile's `limits.river_share`, and whether somebody reads along."""
+
+    share: float | None
+    watched: bool
+
+
 def pacer(share: float | None, watched: bool) -> Pacer:
-    """Of a profile's `limits.river_share`; None promises what a reader needs, and nothing where nobody reads along."""
+    """Keeps a `Promise`. None promises what a reader needs, and nothing where nobody reads along."""
     if share is not None:
         return Pacer(share)
     return Pacer(SHARE, READING) if watched else Pacer(0.0)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from warpcortex_cli.engine.journal import Journal
+from warpcortex_cli.engine.states import StreamState
 from warpcortex_cli.engine.stream import Stream
 from warpcortex_cli.engine.workers.model import Writing
 from warpcortex_cli.events import StreamParked, StreamResumed
@@ -109,7 +110,7 @@ class Parking:
             self.failure = "parked Streams cannot be written to disk; they are kept in memory."
         tokens = tail.length
         work.leave(self._nbytes - before)
-        stream.state = "parked"
+        stream.state = StreamState.PARKED
         self._journal.write(StreamParked(id=stream.id, tokens=tokens, bytes=stream.kv_bytes))
 
     @torch.inference_mode()
@@ -132,7 +133,7 @@ class Parking:
             raise ValueError(f"its parked KV did not come back: {error}") from error
         _writing(stream).resume(tail)  # which gives it back, whatever happens from here on
         self.forget(stream)
-        stream.state = "thinking"
+        stream.state = StreamState.THINKING
         self._journal.write(StreamResumed(id=stream.id, tokens=tail.length))
 
     def forget(self, stream: Stream) -> None:

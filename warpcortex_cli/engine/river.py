@@ -7,26 +7,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 
-import re2
 import torch
 
 from warpcortex_cli.engine.asides import Aside, Asides
 from warpcortex_cli.engine.past import Past
-from warpcortex_cli.engine.router import Match, Router
 from warpcortex_cli.engine.sampling import Sampler, SamplingError, sample
-from warpcortex_cli.engine.text import Sentences, TextBuilder, words_of
-from warpcortex_cli.engine.thinking import Thoughtful
+from warpcortex_cli.engine.states import RIVER_MOVES, RiverState, moved
+from warpcortex_cli.engine.text import Sentences, words_of
+from warpcortex_cli.engine.turn import Asked
 from warpcortex_cli.errors import ModelError, RunError
-from warpcortex_cli.events import RiverText
 from warpcortex_cli.memory.segment import Segment
 from warpcortex_cli.memory.store import BLOCK
 from warpcortex_cli.memory.tail import Tail, TailView
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.rows import Row, RowResult
-from warpcortex_cli.profile import LOOP_SPAN, LOOP_WINDOW, Profile, Sampling
+from warpcortex_cli.profile import Profile, Sampling
 
 PREFILL_CHUNK = 512
 QUERY_WINDOW = 32  # newest tokens whose queries say what the River is at
+_AT_WORK = frozenset({RiverState.READING, RiverState.PREFILL, RiverState.WRITING})
 _ASKED = 128  # newest tokens of a turn that say what is asked for
 
 
@@ -66,16 +65,13 @@ class Mark:
     tokens: int
     asides: tuple[Aside, ...]
     turns: int
-    open_user: bool
-    needs_close: bool
 
 
 class River:
     """State of the main agent between steps.
 
     Its newest tokens are in its tail, at positions `past.base`, `past.base` + 1, ...; asides stand beside them and
-    never move them; older tokens are in its past. `state` is one of "idle", "reading" (what it does not answer),
-    "prefill", "writing", "waiting" (at a pause point) and "held" (at the end of its turn).
+    never move them; older tokens are in its past. What it writes is a `Turn`.
     """
 
     def __init__(self, prism: Prism, profile: Profile, seed: int) -> None:
@@ -84,21 +80,29 @@ class River:
         self.tail = prism.new_tail(None)
         self.sentences = Sentences(prism)
         self.past = Past(prism, profile.memory, self.sentences)
-        self._asked: list[int] = []  # words of the turn that it answers,
-        self._asking: list[torch.Tensor] | None = None  # and their queries, unrotated
         self.asides = Asides(prism, self.position_of)
         self.pending: deque[int] = deque()
-        self.state = "idle"
+        self._state = RiverState.IDLE
         self._seed = seed
         self._sampling: Sampling | None = None
         self.sampler = Sampler()
         self.hidden = torch.zeros(0, prism.hidden_size)  # last hidden state of its newest token, [<= 1, hidden_size]
         self._queries: list[torch.Tensor] = []  # of its newest rows
-        self.needs_close = False
-        self.open_user = False
         self.unchanged = 0  # first tokens that are what they were when somebody last set this to `position`
         self.use(profile)
-        self.begin_turn()
+
+    @property
+    def state(self) -> RiverState:
+        return self._state
+
+    @state.setter
+    def state(self, new: RiverState) -> None:
+        self._state = moved(self._state, new, RIVER_MOVES)
+
+    @property
+    def idle(self) -> bool:
+        """Whether it has nothing to read or write."""
+        return self._state == RiverState.IDLE
 
     def use(self, profile: Profile) -> None:
         """Takes all that is the River's from a profile; its context stays, and stands where the new budgets want it.
@@ -109,11 +113,8 @@ class River:
             self._sampling = profile.sampling
             self.sampler = Sampler.of(profile.sampling, self.prism.sampling, self._seed)
         self.settings = profile.river
-        self._stops = (*profile.river.stop, *self.prism.stops)
         self._window = profile.memory.window
         self.opened = self.prism.chat.opened(self.settings.thinking)
-        self.router = Router(profile.roles)
-        self._pause = re2.compile(f"(?:{profile.river.pause})\\z") if profile.river.pause else None
         self.past.use(profile.memory)
         self.lay_out()
 
@@ -131,16 +132,6 @@ class River:
         """The number of its tokens, those in its past included."""
         return self.past.tokens + self.tail.length
 
-    def begin_turn(self) -> None:
-        self.builder = TextBuilder(self.prism)
-        self.router.reset()
-        self.thinking = Thoughtful(self.prism.chat.thinking, bool(self.opened))
-        self._shown = 0
-        self._requests: list[tuple[int, int]] = []
-        self._paused_at = 0
-        self._stopped_at: int | None = None
-        self.written = 0
-
     def queue(self, ids: list[int]) -> None:
         """Tokens to prefill before the River writes on."""
         self.pending.extend(ids)
@@ -149,7 +140,7 @@ class River:
 
     def row(self) -> Row | None:
         """What the River contributes to the next step, if anything."""
-        if self.state not in ("reading", "prefill", "writing") or not self.pending:
+        if self.state not in _AT_WORK or not self.pending:
             return None
         count = min(self._chunk, len(self.pending))
         reads = self._reads(count)
@@ -159,13 +150,13 @@ class River:
             positions=list(range(self.position, self.position + count)),
             tail=self.tail,
             reads=reads,
-            logits="none" if self.pending or self.state == "reading" else self.sampler.asks,
+            logits="none" if self.pending or self.state == RiverState.READING else self.sampler.asks,
             queries=True,
         )
 
     def absorb(self, row: Row, result: RowResult) -> None:
         """Remembers hidden states and sentence borders of the tokens that are now in the cache."""
-        self.sentences.extend(row.tokens, own=self.state == "writing")
+        self.sentences.extend(row.tokens, own=self.state == RiverState.WRITING)
         self.hidden = result.hidden[-1:].clone()  # a view would keep the whole step's states alive
         if result.queries is not None:
             self._queries.append(result.queries[:, :, -QUERY_WINDOW:].clone())
@@ -275,33 +266,29 @@ class River:
         positions = torch.arange(first, first + queries.shape[2], device=queries.device)
         return self.prism.rope.unrotated(list(queries), positions)
 
-    def recall(self, ids: list[int]) -> None:
+    def recall(self, ids: list[int]) -> Asked:
         """Brings back what a turn asks for, before it is read."""
-        self._asked = []
         self.past.brought.clear()
         if not self.past.tokens:
-            return
-        asked = ids[-min(_ASKED, self.prism.max_context - self.position) :]
-        self._asked = words_of(self.prism, asked)
-        self._asking = self.unrotated(self.queries_of(asked, self.tail.length), self.position)
-        self.past.recall(self._answering(self.past.budget))
+            return Asked()
+        newest = ids[-min(_ASKED, self.prism.max_context - self.position) :]
+        queries = self.unrotated(self.queries_of(newest, self.tail.length), self.position)
+        asked = Asked(tuple(words_of(self.prism, newest)), queries)
+        self.past.recall(self._answering(asked, self.past.budget))
+        return asked
 
-    def reasons(self) -> list[tuple[str, list[str]]]:
-        """What came back for the last turn, and the rare words that it shares with what was asked."""
-        return self.past.reasons(self._asked)
-
-    def recall_again(self) -> None:
+    def recall_again(self, asked: Asked) -> None:
         """Brings back what its newest words ask for, beside what the turn asked for."""
         if not self.past.tokens or self.queries is None:
             return
         newest = self.sentences.words.numbers[-QUERY_WINDOW:].tolist()
         first, budget = self.position - self.queries.shape[2], self.past.budget
         found = self.look_for(newest, self.queries, first, budget // 2, range(self.past.tokens))
-        self.past.recall(sorted({*found, *self._answering(budget - len(found))}))
+        self.past.recall(sorted({*found, *self._answering(asked, budget - len(found))}))
 
-    def _answering(self, budget: int) -> list[int]:
+    def _answering(self, asked: Asked, budget: int) -> list[int]:
         """What the turn itself asked for."""
-        return self.past.look_for(self._asked, self._asking, budget, range(self.past.tokens))
+        return self.past.look_for(asked.words, asked.queries, budget, range(self.past.tokens))
 
     def copy(self, tokens: Sequence[int], into: Tail) -> None:
         """Appends its tokens of these numbers, ascending, to a tail: at their positions, or just before its base."""
@@ -314,102 +301,16 @@ class River:
         if rest:
             into.copy_from(self.tail, torch.tensor(rest))
 
-    # -- text ---------------------------------------------------------------------------------------------------
-
-    def write(self, token: int) -> list[Match]:
-        """Takes a sampled token as the next one and returns the requests it completed."""
-        self.pending.append(token)
-        self.written += 1
-        return self._route(self.builder.add(token))
-
-    @property
-    def text(self) -> str:
-        """What it has written, up to a text that ends a reply."""
-        return self.builder.text[: self._stopped_at]
-
-    @property
-    def stopped(self) -> bool:
-        """Whether it has written a text that ends a reply."""
-        return self._stopped_at is not None
-
-    def repeats(self, token: int) -> bool:
-        """Whether it goes in circles if this is its next token."""
-        most = self.settings.most_repeats
-        return most is not None and repetitions([*self.builder.ids[-LOOP_WINDOW + 1 :], token], LOOP_SPAN) >= most
-
     def choose(self, result: RowResult) -> int | SamplingError:
         """Its next token, for what its newest one gave."""
         assert result.largest is not None
         seen = self.sentences.ids[self.past.tokens :] if self.sampler.penalizes else ()
         return sample(result.newest, result.largest, self.sampler, seen)
 
-    def _look_for_stop(self, new: str) -> None:
-        """Finds the first text that ends a reply; the newest characters may complete one that began before them."""
-        text, stops = self.builder.text, self._stops
-        found = [text.find(stop, max(0, len(text) - len(new) - len(stop) + 1)) for stop in stops]
-        self._stopped_at = min((place for place in found if place >= 0), default=None)
-
-    def _route(self, new: str) -> list[Match]:
-        if not new:
-            return []
-        if self._stopped_at is None:
-            self._look_for_stop(new)
-        matches = self.router.feed(new)
-        self._requests.extend((m.start, m.end) for m in matches)
-        return matches
-
-    def at_pause(self) -> bool:
-        """Whether the text since the last pause ends in a pause point."""
-        text = self.builder.text
-        return bool(self._pause and len(text) > self._paused_at and self._pause.search(text[self._paused_at :]))
-
-    def mark_pause(self) -> None:
-        self._paused_at = len(self.builder.text)
-
-    def show(self, *, all_of_it: bool = False) -> list[RiverText]:
-        """Text that has not been shown yet, cut where requests and thinking begin and end.
-
-        A half-written request or tag is held back.
-        """
-        if self.stopped and not all_of_it:
-            return []  # its end comes with `finish_text`
-        text = self.text
-        self.thinking.look(text)
-        stop = len(text)
-        if not all_of_it:
-            open_from = self.router.pending_from()
-            stop = min(stop, self.thinking.settled, stop if open_from is None else open_from)
-            stop -= max((_begun(text[:stop], end) for end in self._stops), default=0)
-            stop = max(self._shown, min([stop, *(start for start, end in self._requests if end > stop)]))
-        out: list[RiverText] = []
-        while self._requests and self._requests[0][0] < stop:
-            start, end = self._requests.pop(0)
-            out += self._parts(self._shown, start)
-            out += self._parts(start, end, request=True)
-            self._shown = end
-        out += self._parts(self._shown, stop)
-        self._shown = stop
-        return out
-
-    def _parts(self, start: int, end: int, request: bool = False) -> list[RiverText]:
-        text, parts = self.text, self.thinking.cut(start, end)
-        return [RiverText(text=text[a:b], request=request, thinking=thinks) for a, b, thinks in parts if a < b]
-
-    def finish_text(self, cut: bool) -> list[RiverText]:
-        """The rest of the reply, which ended by itself or was `cut`; a half-written request is marked as a request."""
-        self._route(self.builder.finish())
-        if self.stopped:  # a text that ends a reply may stand in a request, too
-            self.router.reset()
-            self.router.feed(self.text)
-        start = self.router.unfinished_from(cut or self.stopped)
-        if start is not None and (not self._requests or start >= self._requests[-1][1]):
-            self._requests.append((max(start, self._shown), len(self.text)))
-        return self.show(all_of_it=True)
-
     # -- going back ---------------------------------------------------------------------------------------------
 
     def mark(self, turns: int) -> Mark:
-        return Mark(self.length, tuple(self.asides), turns, self.open_user, self.needs_close)
+        return Mark(self.length, tuple(self.asides), turns)
 
     def rewind(self, mark: Mark) -> None:
         """Returns to a mark: KV and asides are then what they were."""
@@ -424,25 +325,4 @@ class River:
         self.unchanged = min(self.unchanged, mark.tokens, self.past.tokens or mark.tokens)
         self.asides.keep(mark.asides)
         self.pending.clear()
-        self.open_user, self.needs_close = mark.open_user, mark.needs_close
-        self.state = "idle"
-        self.begin_turn()
-
-
-def repetitions(tokens: Sequence[int], span: int) -> int:
-    """How often the last `span` tokens stand among all of them, none overlapping another."""
-    newest = list(tokens[-span:])
-    if len(newest) < span:
-        return 0
-    count, end = 0, len(tokens)
-    while end >= span:
-        if list(tokens[end - span : end]) == newest:
-            count, end = count + 1, end - span
-        else:
-            end -= 1
-    return count
-
-
-def _begun(text: str, end: str) -> int:
-    """How many characters at the end of a text may be the beginning of another one."""
-    return next((n for n in range(min(len(end) - 1, len(text)), 0, -1) if text.endswith(end[:n])), 0)
+        self.state = RiverState.IDLE

@@ -1,4 +1,4 @@
-"""A session: one conversation with one River. Terminal, bench and eval drive the engine through it."""
+"""A session: the face of one conversation. Terminal, bench and eval drive the engine through it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from warpcortex_cli.engine.calibration import Calibration
-from warpcortex_cli.engine.contents import Turn
-from warpcortex_cli.engine.engine import Engine
+from warpcortex_cli.engine.contents import Said
+from warpcortex_cli.engine.conversation import Conversation
 from warpcortex_cli.engine.journal import Journal
-from warpcortex_cli.engine.river import Mark
+from warpcortex_cli.engine.river import Mark, River
+from warpcortex_cli.engine.states import RiverState, StreamState
+from warpcortex_cli.engine.stepper import Stepper
+from warpcortex_cli.engine.stream import Stream
 from warpcortex_cli.engine.view import SessionView, StreamView, session_view, stream_view
 from warpcortex_cli.errors import UsageError
 from warpcortex_cli.events import Event, Listener, RiverFinished, RiverStarted
@@ -38,9 +41,11 @@ class Session:
         streams: False leaves requests in River text without an effect.
         listeners: called with every event, in order.
         calibration: of the Gate, for this model.
-        watched: as in `Engine`.
+        watched: as in `Conversation`.
+        stepper: steps it with other conversations of the same model; None: one of its own.
 
     Attributes:
+        conversation: what it is the face of; another one after `clear`.
         turns: what was said so far.
         marks: where each of its notes and user turns began, to go back to.
     """
@@ -55,8 +60,10 @@ class Session:
         listeners: Sequence[Listener] = (),
         calibration: Calibration | None = None,
         watched: bool = False,
+        stepper: Stepper | None = None,
     ) -> None:
         self.prism = prism
+        self.stepper = stepper or Stepper(prism)
         self.seed = seed
         self.watched = watched
         self._streams = streams
@@ -66,7 +73,7 @@ class Session:
         self._start(profile)
 
     def _start(self, profile: Profile) -> None:
-        self.engine = Engine(
+        self.conversation = Conversation(
             self.prism,
             profile,
             self._journal,
@@ -74,14 +81,44 @@ class Session:
             streams=self._streams,
             calibration=self._calibration,
             watched=self.watched,
+            wake=self.stepper.wake,
         )
-        self.turns: list[Turn] = []
+        self.stepper.join(self.conversation)
+        self.turns: list[Said] = []
         self.marks: list[Mark] = []
         self._undoable: int | None = None
 
     @property
     def profile(self) -> Profile:
-        return self.engine.profile
+        return self.conversation.profile
+
+    @property
+    def river(self) -> River:
+        """What it holds, to look at."""
+        return self.conversation.river
+
+    @property
+    def streams(self) -> list[Stream]:
+        """Streams that are remembered, to look at."""
+        return list(self.conversation.crew.streams)
+
+    def stream(self, number: int) -> Stream:
+        """The Stream of that number, to look at.
+
+        Raises:
+            KeyError: there is none, or it is forgotten.
+        """
+        return self.conversation.crew.streams[number]
+
+    def listen(self, listener: Listener) -> None:
+        """Calls `listener` with every event from now on, in order."""
+        self._journal.listeners.append(listener)
+
+    def step(self) -> bool:
+        """One step of all that are stepped together; False when nobody has anything to do. Raises what ended this."""
+        stepped = self.stepper.step()
+        self.conversation.raise_fault()
+        return stepped
 
     # -- talking ------------------------------------------------------------------------------------------------
 
@@ -89,9 +126,9 @@ class Session:
         """Prefills notes in front of the user's next words. Returns their number of tokens."""
         if not text.strip():
             return 0
-        turn = Turn("notes", text)
-        plan = self._plan(turn)
-        self._begin(turn)
+        said = Said("notes", text)
+        plan = self._plan(said)
+        self._begin(said)
         try:
             self._prefill(self._rewritten(plan), progress)
         except BaseException:  # Ctrl-C too: notes are in the context as a whole or not at all
@@ -100,9 +137,9 @@ class Session:
         return len(plan.ids)
 
     def _prefill(self, ids: list[int], progress: Callable[[int, int], None] | None) -> None:
-        river = self.engine.river
-        self.engine.read(ids)
-        while river.state == "reading" and self.engine.step():
+        river = self.river
+        self.conversation.read(ids)
+        while river.state == RiverState.READING and self.step():
             if progress:
                 progress(len(ids) - len(river.pending), len(ids))
         self._journal.drain()
@@ -115,60 +152,61 @@ class Session:
         """
         if not text.strip():
             raise UsageError("the question is empty.", "Write what you want to know.")
-        turn = Turn("user", text)
-        return self._reply(turn, self._plan(turn))
+        said = Said("user", text)
+        return self._reply(said, self._plan(said))
 
-    def _reply(self, turn: Turn, plan: Plan) -> Iterator[Event]:
-        engine, river, journal = self.engine, self.engine.river, self._journal
-        self._begin(turn)
+    def _reply(self, said: Said, plan: Plan) -> Iterator[Event]:
+        conversation, river, journal = self.conversation, self.river, self._journal
+        self._begin(said)
         self._interrupted = False
         self._undoable = None
         began = journal.now()
-        last_stream = engine.streams.spawned
+        streams = conversation.crew.streams
+        last_stream = streams.spawned
         journal.write(RiverStarted(turn=len(self.marks), prompt_tokens=len(plan.ids)))
-        engine.begin_turn(self._rewritten(plan))
+        conversation.begin_turn(self._rewritten(plan))
+        turn = conversation.turn
+        turn.awaited = True
         rest: list[int] = []
         reason = "interrupted"
         try:
-            while river.state != "idle" and not self._interrupted:
-                if not engine.step() and river.state != "idle":
-                    if not engine.alive:
+            while not river.idle and not self._interrupted:
+                if not self.step() and not river.idle:
+                    if not conversation.alive:
                         break
-                    engine.rest()
+                    self.stepper.rest()
                 yield from journal.drain()
-            reason = "interrupted" if self._interrupted else engine.finish_reason
+            reason = "interrupted" if self._interrupted else turn.finish_reason
         finally:
-            engine.cancel_all("the reply was interrupted" if self._interrupted else "the reply is over")
-            for event in river.finish_text(cut=reason != "stop"):
+            turn.awaited = False
+            conversation.crew.cancel_all("the reply was interrupted" if self._interrupted else "the reply is over")
+            for event in turn.finish(cut=reason != "stop"):
                 journal.write(event)
-            rest = list(river.pending) if river.written else []
+            rest = list(river.pending) if turn.written else []
             river.pending.clear()
-            river.state = "idle"
-            self.turns.append(Turn("assistant", river.text))
-            injected = [s for s in engine.streams.since(last_stream) if s.state == "injected"]
+            river.state = RiverState.IDLE
+            self.turns.append(Said("assistant", turn.text))
+            injected = [s for s in streams.since(last_stream) if s.state == StreamState.INJECTED]
             self._undoable = injected[-1].id if injected else None
-            journal.write(RiverFinished(reason=reason, tokens=river.written, seconds=journal.now() - began))
+            journal.write(RiverFinished(reason=reason, tokens=turn.written, seconds=journal.now() - began))
         yield from journal.drain()
         if rest:  # a reply that was cut: its last token was said, so it is read
             self._prefill(rest, None)
             river.sentences.claim(len(rest))
 
-    def _begin(self, turn: Turn) -> None:
+    def _begin(self, said: Said) -> None:
         """Notes or a user's words: what can be gone back to. Behind notes the user's turn is still open."""
-        river = self.engine.river
-        self.marks.append(river.mark(len(self.turns)))
-        self.turns.append(turn)
-        river.open_user = turn.role == "notes"
-        river.needs_close = not river.open_user
+        self.marks.append(self.conversation.mark(len(self.turns)))
+        self.turns.append(said)
 
-    def _plan(self, turn: Turn) -> Plan:
+    def _plan(self, said: Said) -> Plan:
         """What the River must read so that it holds the conversation with one turn more, as the template writes it."""
-        river, chat = self.engine.river, self.prism.chat
-        held, opened = river.sentences, turn.role == "notes"
+        river, chat = self.river, self.prism.chat
+        held, opened = river.sentences, said.role == "notes"
         own = len(held.own) - len(held.own.rstrip(b"\1"))
-        if river.stopped:  # it wrote more than its reply, which is read anew
+        if self.conversation.turn.stopped:  # it wrote more than its reply, which is read anew
             own = 0
-        before, after = self._messages(self.turns), self._messages([*self.turns, turn])
+        before, after = self._messages(self.turns), self._messages([*self.turns, said])
         thinking = river.settings.thinking
         plan = chat.plan(before, after, held.ids, own, opened=opened, thinking=thinking)
         if plan.keep < river.past.tokens:  # what has left the window stays what it was when it was read
@@ -176,27 +214,26 @@ class Session:
             return Plan(river.length, chat.turn(words, thinking, opened=opened))
         return plan
 
-    def _messages(self, turns: Sequence[Turn]) -> list[Message]:
+    def _messages(self, turns: Sequence[Said]) -> list[Message]:
         """The turns as a template is told of them; notes stand in front of the words that follow them."""
-        river = self.engine.river
+        river = self.river
         words, messages = "", conversation(river.settings.prompt)
-        for turn in turns:
-            if turn.role == "notes":
-                words += turn.text.strip() + NOTES_BREAK
-            elif turn.role == "user":
-                messages.append(Message("user", words + turn.text))
+        for said in turns:
+            if said.role == "notes":
+                words += said.text.strip() + NOTES_BREAK
+            elif said.role == "user":
+                messages.append(Message("user", words + said.text))
                 words = ""
             else:
-                messages.append(Message("assistant", river.opened + turn.text))
+                messages.append(Message("assistant", river.opened + said.text))
         return [*messages, Message("user", words)] if words else messages
 
     def _rewritten(self, plan: Plan) -> list[int]:
         """Takes back what the template writes otherwise now, and reads what was said; the rest is left to be read."""
-        river = self.engine.river
+        river = self.river
         if plan.keep < river.length:
             self.marks = [replace(m, tokens=min(m.tokens, plan.keep)) for m in self.marks]
-            river.rewind(replace(river.mark(len(self.turns)), tokens=plan.keep))
-            self.engine.river_changed()
+            self.conversation.rewind(replace(self.conversation.mark(len(self.turns)), tokens=plan.keep))
         if not plan.said:
             return plan.ids
         read = plan.said[-1][1] - plan.keep
@@ -213,12 +250,11 @@ class Session:
 
     def undo(self) -> UndoResult | None:
         """Withdraws the thought injected last in the last reply; called again, the last turn."""
-        engine = self.engine
         if self._undoable is not None:
-            stream = engine.streams[self._undoable]
+            stream = self.stream(self._undoable)
             self._undoable = None
-            if any(a.stream == stream.id for a in engine.river.asides):
-                engine.withdraw(stream.id, "undo")
+            if any(a.stream == stream.id for a in self.river.asides):
+                self.withdraw(stream.id, "undo")
                 return UndoResult("thought", stream.thought.text)
         return UndoResult("turn", self._take_back()) if self.marks else None
 
@@ -227,60 +263,70 @@ class Session:
         mark = self.marks.pop()
         text = self.turns[mark.turns].text
         del self.turns[mark.turns :]
-        self.engine.river.rewind(mark)
-        self.engine.river_changed()
+        self.conversation.rewind(mark)
         return text
+
+    def withdraw(self, stream: int, reason: str) -> None:
+        """Takes the thought of a Stream out of the River's attention; what the River wrote meanwhile stays."""
+        self.conversation.crew.entrance.withdraw(stream, reason)
 
     def clear(self) -> None:
         """Starts the conversation anew; profile and settings stay."""
-        gate, injecting = self.engine.gate.settings, self.engine.injecting
-        self.engine.close()
+        gate, injecting = self.conversation.gate.settings, self.conversation.crew.entrance.injecting
+        self.close()
         self._start(self.profile)
-        self.engine.gate.use(gate)
-        self.engine.injecting = injecting
+        self.conversation.gate.use(gate)
+        self.set_injection(injecting)
+
+    def close(self) -> None:
+        """The conversation is over; nothing steps it any more."""
+        self.stepper.leave(self.conversation)
+        self.conversation.close()
 
     def set_injection(self, on: bool) -> None:
-        self.engine.injecting = on
+        self.conversation.crew.entrance.injecting = on
 
     def set_gate(self, threshold: float) -> None:
-        self.engine.gate.use(self.engine.gate.settings.model_copy(update={"threshold": threshold}))
+        gate = self.conversation.gate
+        gate.use(gate.settings.model_copy(update={"threshold": threshold}))
 
     def set_profile(self, profile: Profile) -> None:
-        self.engine.use(profile)
+        self.conversation.use(profile)
+        self.stepper.settle()
 
     # -- looking ------------------------------------------------------------------------------------------------
 
     def snapshot(self) -> SessionView:
-        return session_view(self.engine)
+        return session_view(self.conversation)
 
     def thoughts(self) -> list[StreamView]:
         """Streams that finished a thought, in order."""
         now = self._journal.now()
-        return [stream_view(s, now) for s in self.engine.streams if s.final and s.thought.text]
+        return [stream_view(s, now) for s in self.streams if s.final and s.thought.text]
 
     def earlier_thoughts(self) -> list[tuple[int, str]]:
         """Thoughts that the River holds whose Streams are not known any more: of an earlier run, or long ended."""
-        known = {s.id for s in self.engine.streams}
-        return [(a.stream, a.text) for a in self.engine.river.asides if a.stream not in known]
+        known = {s.id for s in self.streams}
+        return [(a.stream, a.text) for a in self.river.asides if a.stream not in known]
 
     def recalled(self) -> list[tuple[str, list[str]]]:
         """Sentences that came back for the last turn, each with the rare words that it shares with what was asked."""
-        return self.engine.river.reasons()
+        return self.river.past.reasons(self.conversation.turn.asked.words)
 
-    def transcript(self) -> list[Turn]:
+    def transcript(self) -> list[Said]:
         return list(self.turns)
 
     # -- coming back --------------------------------------------------------------------------------------------
 
-    def repeat(self, turns: Sequence[Turn], progress: Callable[[int, int], None] | None = None) -> None:
+    def repeat(self, turns: Sequence[Said], progress: Callable[[int, int], None] | None = None) -> None:
         """Brings an empty conversation to where another one stood: all that was said is prefilled, none of it anew."""
-        for turn in turns:
-            if turn.role == "notes":
-                self.load_notes(turn.text, progress=progress)
+        for said in turns:
+            if said.role == "notes":
+                self.load_notes(said.text, progress=progress)
                 continue
-            plan = self._plan(turn)
-            if turn.role == "user":
-                self._begin(turn)
+            plan = self._plan(said)
+            if said.role == "user":
+                self._begin(said)
             else:
-                self.turns.append(turn)
+                self.turns.append(said)
             self._prefill(self._rewritten(plan), progress)

@@ -7,17 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from warpcortex_cli.engine.brief import Brief, Thought
+from warpcortex_cli.engine.states import FINAL, STREAM_MOVES, StreamState, moved
 from warpcortex_cli.engine.workers.base import Work
 from warpcortex_cli.memory.tail import Tail
 from warpcortex_cli.profile import Role
 from warpcortex_cli.synapse.snapshot import Synapse
 
 _LEAST_SURE = 3  # tokens of a thought that its certainty is the mean of
-FINAL = frozenset({"injected", "rejected", "expired", "cancelled", "failed"})
 
 
 class Stream:
-    """Life of a side agent: queued -> thinking (-> parked -> thinking) -> gating -> one of `FINAL`, from any of them.
+    """A side agent. Its life is a way through `STREAM_MOVES`.
 
     Making one does no work that could fail: that begins when it is given its Brief.
 
@@ -34,7 +34,7 @@ class Stream:
         self.groups = groups
         self.spawned = now
         self.ended: float | None = None
-        self.state = "queued"
+        self._state = StreamState.QUEUED
         self.brief: Brief | None = None
         self.work: Work | None = None
         self.focus_tokens: tuple[int, ...] = ()
@@ -42,6 +42,14 @@ class Stream:
         self.thought = Thought("")
         self.gate_score: float | None = None
         self.reason = ""
+
+    @property
+    def state(self) -> StreamState:
+        return self._state
+
+    @state.setter
+    def state(self, new: StreamState) -> None:
+        self._state = moved(self._state, new, STREAM_MOVES)
 
     @property
     def final(self) -> bool:

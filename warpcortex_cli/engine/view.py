@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from warpcortex_cli.engine.engine import Engine
+from warpcortex_cli.engine.conversation import Conversation
 from warpcortex_cli.engine.stream import Stream
 from warpcortex_cli.memory.store import Tier
 
@@ -103,14 +103,14 @@ def stream_view(stream: Stream, now: float) -> StreamView:
     )
 
 
-def _memory_view(engine: Engine) -> MemoryView:
-    river, past, parking = engine.river, engine.river.past, engine.parking
+def _memory_view(of: Conversation) -> MemoryView:
+    river, past, parking = of.river, of.river.past, of.crew.parking
     return MemoryView(
         tail=river.tail.length,
         stored=past.tokens,
         recalled=len(past.recalled),
         bound=river.bound,
-        thoughts=engine.profile.injection.budget_tokens,
+        thoughts=of.profile.injection.budget_tokens,
         tiers={name: tier + parking.tiers[name] for name, tier in past.store.tiers().items()},
         bare=past.store.bare,
         format=past.store.stored,
@@ -120,19 +120,19 @@ def _memory_view(engine: Engine) -> MemoryView:
     )
 
 
-def session_view(engine: Engine) -> SessionView:
-    now = engine.journal.now()
-    synapse, river, gate = engine.briefing.synapse, engine.river, engine.gate
+def session_view(of: Conversation) -> SessionView:
+    now = of.journal.now()
+    synapse, river, gate, crew = of.crew.briefing.synapse, of.river, of.gate, of.crew
     return SessionView(
-        river_tokens=river.written,
+        river_tokens=of.turn.written,
         river_positions=river.length,
         river_state=river.state,
         river_kv_bytes=river.tail.nbytes,
-        streams=[stream_view(s, now) for s in engine.streams],
-        forgotten=dict(engine.streams.forgotten),
+        streams=[stream_view(s, now) for s in crew.streams],
+        forgotten=dict(crew.streams.forgotten),
         synapse=SynapseView(synapse.version, synapse.landmarks, synapse.context, synapse.nbytes) if synapse else None,
         gate=GateView(gate.passed, gate.rejected, gate.threshold, gate.settings.mode),
-        memory=_memory_view(engine),
+        memory=_memory_view(of),
         asides=len(river.asides),
         aside_tokens=river.asides.tokens,
         aside_bytes=river.asides.nbytes,

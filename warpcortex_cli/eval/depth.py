@@ -124,7 +124,7 @@ class Reader:
         memory = profile.memory.model_copy(update={"window": budget, "recall": budget, "stored": "exact"})
         self.prism = prism
         self.session = Session(prism, profile.model_copy(update={"memory": memory}), streams=False)
-        self.river = self.session.engine.river
+        self.river = self.session.river
         self.rotation = Rotation(prism)
         opening = [*prism.chat.opening(profile.river.prompt), *prism.chat.user_open()]
         self._text = [*opening, *prism.encode("\n".join(sentence for sentence, _ in facts))]
@@ -144,8 +144,8 @@ class Reader:
         piece = self._text[self._used : self._used + count]
         assert len(piece) == count > 0, "the text is too short"
         self._used += count
-        self.session.engine.read([*piece, *self._break])
-        while self.river.state == "reading" and self.session.engine.step():
+        self.session.conversation.read([*piece, *self._break])
+        while self.river.state == "reading" and self.session.step():
             pass
 
     @torch.inference_mode()

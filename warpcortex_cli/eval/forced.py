@@ -51,9 +51,9 @@ def stream_writes(prism: Prism, work: Writing, ids: list[int]) -> Written:
 
 def begun_anew(session: Session, role: Role, task: str) -> Writing:
     """The work of a Stream that the session would start now. It takes no part in the session."""
-    engine = session.engine
-    brief = engine.briefing.task(0, role, task, {})
-    work = engine.writer.take(engine.briefing.full(brief, engine.river, session.profile, Journal()))
+    crew = session.conversation.crew
+    brief = crew.briefing.task(0, role, task, {})
+    work = crew.writer.take(crew.briefing.full(brief, session.river, session.profile, Journal()))
     work.start()
     return work
 

@@ -65,7 +65,7 @@ class Judge:
         right = self.case.thought
         if not isinstance(event, GateDecided) or event.thought != right or self.own is not None:
             return
-        stream = self.session.engine.streams[event.id]
+        stream = self.session.stream(event.id)
         self.own = Writing(stream.role, stream.task, stream.text)
         self._judge("relevant", self.own, right)
         if self.case.wrong:
@@ -77,8 +77,7 @@ class Judge:
         self._judge("garbled", _with_thought(self.own, right, broken), broken)
 
     def _judge(self, label: str, writing: Writing, thought: str) -> None:
-        engine = self.session.engine
-        prism, river = self.session.prism, engine.river
+        prism, river = self.session.prism, self.session.river
         work, ids = written_anew(self.session, writing.role, writing.task, writing.text)
         stream = Stream(0, writing.role, writing.task, {}, 0.0)
         stream.thought = Thought(thought)
@@ -94,7 +93,7 @@ class Judge:
                 self.case.kind,
                 thought,
                 gain,
-                calibrated=0.0 if garbled(thought) else engine.gate.score(gain),
+                calibrated=0.0 if garbled(thought) else self.session.conversation.gate.score(gain),
                 raw_cosine=raw_cosine(work.hidden, river.hidden) or 0.0,
                 likelihood=0.0 if likely is None else float(likely.mean()),
                 certainty=certainty(chosen(work.scores, ids).tolist()),
@@ -137,7 +136,7 @@ def run(
         case = make_case(KINDS[i % len(KINDS)], notes, rng)
         session = Session(prism, profile)
         judge = Judge(session, case, strangers[-40:], rng)
-        session.engine.journal.listeners.append(judge)
+        session.listen(judge)
         session.load_notes(case.notes)
         for _ in session.send(case.question):
             pass

@@ -241,7 +241,7 @@ class Reader:
         }
         self.session = Session(prism, profile.model_copy(update=settings), streams=False)
         self.session.load_notes("\n".join(self.facts))
-        self.river = self.session.engine.river
+        self.river = self.session.river
         self.river.make_room()  # the tail is at its shortest, so that a turn moves nothing and all start from the same
         self.memory = Memory(prism, self.river.past, seed)
         self._seed = seed

@@ -51,7 +51,7 @@ def refresh(prism: Prism, exact: Prism, notes: str, question: str) -> Refreshed:
     """
     session = Session(prism, load_profile("pocket").with_whole_context(), streams=False)
     session.load_notes(notes)
-    river = session.engine.river
+    river = session.river
     start = river.length
     began = time.perf_counter()
     for _ in session.send(question):

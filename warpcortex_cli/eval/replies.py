@@ -100,9 +100,9 @@ def ours(prism: Prism, profile: Profile, asked: Sequence[Question], seed: int) -
                 text += event.text
             elif isinstance(event, RiverFinished):
                 reason = event.reason
-        river = session.engine.river
-        prompt = list(river.sentences.ids)[: river.length - len(river.builder.ids)]
-        yield Reply("warpcortex", number, prompt, river.builder.ids, text, reason, time.perf_counter() - began)
+        river, ids = session.river, session.conversation.turn.builder.ids
+        prompt = list(river.sentences.ids)[: river.length - len(ids)]
+        yield Reply("warpcortex", number, prompt, ids, text, reason, time.perf_counter() - began)
 
 
 def theirs(

@@ -168,7 +168,7 @@ class Reader:
         self.prism, self.profile, self.case = prism, profile, case
         session = Session(prism, profile.with_whole_context(), streams=False)
         session.load_notes(case.notes + NOTES_BREAK)
-        self.river: River = session.engine.river
+        self.river: River = session.river
         self.answer = prism.encode(case.answer)
         self.given = len(prism.encode(case.given))  # tokens of the answer that are not judged
         self.reference: Written | None = None

@@ -113,9 +113,9 @@ def reply_of(
     """
     session = Session(prism, profile, seed=seed, streams=streams)
     if graft:
-        session.engine.journal.listeners.append(Grafts(session))
+        session.listen(Grafts(session))
     session.load_notes(notes)
-    engine, river = session.engine, session.engine.river
+    crew, river = session.conversation.crew, session.river
     asked = 0
     out = Reply()
     due: list[Stream] = []
@@ -130,18 +130,18 @@ def reply_of(
                     if written:
                         work, ids = written_anew(session, stream.role, stream.task, written)
                         sure = tuple(chosen(work.scores, ids).tolist())
-                    engine.offer(stream, Thought(told, log_probabilities=sure))
+                    crew.offer(stream, Thought(told, log_probabilities=sure))
                 others, crowd = crowd, ()
                 for thought in others:
-                    engine.spawn(stream.role, stream.task)
-                    engine.offer(engine.streams[engine.streams.spawned], Thought(thought))
+                    crew.spawn(stream.role, stream.task)
+                    crew.offer(crew.streams[crew.streams.spawned], Thought(thought))
             due.clear()
-        elif isinstance(event, StreamSpawned) and told and engine.streams[event.id].state == "queued":
+        elif isinstance(event, StreamSpawned) and told and crew.streams[event.id].state == "queued":
             # No thought is there before the River has read what it wrote to ask for it.
-            due.append(engine.streams[event.id])
+            due.append(crew.streams[event.id])
             asked = river.position + len(river.pending)
         elif isinstance(event, StreamEnded):
-            stream = engine.streams[event.id]
+            stream = crew.streams[event.id]
             out.states.append(event.state)
             out.thoughts.append(stream.thought.text)
             out.written.append(stream.text)
@@ -155,7 +155,7 @@ def reply_of(
 
 def _nll(session: Session, tokens: int) -> float:
     """Mean nats a token of the reply's last `tokens`, read again without any thought beside it."""
-    ids = list(session.engine.river.sentences.ids)
+    ids = list(session.river.sentences.ids)
     if not 0 < tokens < len(ids):
         return math.nan
     scores = scores_of(session.prism, ids)[-tokens - 1 : -1]
@@ -171,9 +171,9 @@ class Grafts:
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, GateDecided) and event.passed:
-            self._segments[event.id] = self._segment(self.session.engine.streams[event.id])
+            self._segments[event.id] = self._segment(self.session.stream(event.id))
         elif isinstance(event, StreamEnded) and event.id in self._segments and event.state == "injected":
-            river = self.session.engine.river
+            river = self.session.river
             segment = self._segments.pop(event.id)
             river.asides.keep(
                 Aside(a.stream, a.text, a.anchor, segment) if a.stream == event.id else a for a in river.asides
@@ -195,7 +195,7 @@ class Grafts:
         end = again.tail.length
         thought = again.tail.freeze(end - count, end)
         again.close()
-        to = torch.tensor(virtual_positions(self.session.engine.river.position, count), device=prism.device)
+        to = torch.tensor(virtual_positions(self.session.river.position, count), device=prism.device)
         return Segment(tuple(prism.rope.turn(thought.keys, to - thought.positions)), thought.values, to)
 
 

@@ -62,7 +62,7 @@ def shapes(prism: Prism, context: int, k: int, n: int, seed: int, draws: int = 3
     for i in range(n):
         session = Session(prism, load_profile("pocket").with_whole_context(), streams=False)
         session.load_notes(make_case(rng, prism, context, i % 10, "recall").notes)
-        river = session.engine.river
+        river = session.river
         synapse = take(prism, river.tail, settings, river.queries, 1)
         for layer, keys in enumerate(geometry(prism, river.tail.view(river.position))):
             for head, cloud in enumerate(keys.cpu()):

@@ -1,0 +1,261 @@
+"""A conversation: a River and all that is its own. It plans rows of a step, and takes in what they gave."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from warpcortex_cli.engine.calibration import Calibration
+from warpcortex_cli.engine.crew import Crew
+from warpcortex_cli.engine.gate import Gate
+from warpcortex_cli.engine.journal import Journal
+from warpcortex_cli.engine.pacing import Promise
+from warpcortex_cli.engine.river import QUERY_WINDOW, Mark, River
+from warpcortex_cli.engine.router import Router
+from warpcortex_cli.engine.sampling import SamplingError
+from warpcortex_cli.engine.states import RiverState
+from warpcortex_cli.engine.stepper import Part, Plan
+from warpcortex_cli.engine.stream import Stream
+from warpcortex_cli.engine.turn import Turn
+from warpcortex_cli.engine.workers.base import Host
+from warpcortex_cli.errors import RunError
+from warpcortex_cli.events import RiverPrefilled, RiverWaiting
+from warpcortex_cli.prism.prism import Prism
+from warpcortex_cli.prism.rows import Row, RowResult
+from warpcortex_cli.prism.support import more_exact
+from warpcortex_cli.profile import Profile
+
+_WAITS = frozenset({RiverState.WAITING, RiverState.HELD})
+_READS = frozenset({RiverState.READING, RiverState.PREFILL})
+
+
+class Conversation:
+    """A River, its Router and Gate, its Streams, asides, past and journal. A `Stepper` steps it.
+
+    Args:
+        watched: somebody reads along, so that the River keeps a part of its speed if the profile does not say how much.
+        wake: tells the Stepper that a worker has something, from any thread.
+
+    Attributes:
+        turn: the reply that is written, or was written last.
+        crew: its Streams.
+        fault: an error that ended the River's work and that nobody has been told yet.
+    """
+
+    def __init__(
+        self,
+        prism: Prism,
+        profile: Profile,
+        journal: Journal,
+        *,
+        seed: int = 0,
+        streams: bool = True,
+        calibration: Calibration | None = None,
+        watched: bool = False,
+        wake: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.prism = prism
+        self.journal = journal
+        self.watched = watched
+        self.river = River(prism, profile, seed)
+        self.gate = Gate(profile.gate, calibration)
+        self.crew = Crew(Host(prism, self.river, seed, wake), profile, self.gate, journal, streams)
+        self.fault: Exception | None = None
+        self.use(profile)
+        self.turn = self._new_turn()
+
+    def use(self, profile: Profile) -> None:
+        """Takes a profile: the first one, or another one between turns. The conversation stays.
+
+        It is the one way in which settings come to anything, so what a session begins with can also be changed.
+        """
+        self.profile = profile
+        self.router = Router(profile.roles)
+        self.gate.use(profile.gate)
+        self.river.use(profile)
+        self.crew.use(profile)
+        self.crew.river_changed()
+
+    @property
+    def promise(self) -> Promise:
+        return Promise(self.profile.limits.river_share, self.watched)
+
+    @property
+    def alive(self) -> list[Stream]:
+        """Streams that have not ended."""
+        return self.crew.alive
+
+    # -- a turn -------------------------------------------------------------------------------------------------
+
+    def begin_turn(self, ids: list[int]) -> None:
+        """Queues a user turn and lets the River write."""
+        self.turn = self._new_turn()
+        self._queue(ids, RiverState.PREFILL)
+        self._make_room()  # before the recall, which looks among what has left the tail
+        self.turn.asked = self.river.recall(ids)
+
+    def read(self, ids: list[int]) -> None:
+        """Queues tokens that the River reads without an answer."""
+        self._queue(ids, RiverState.READING)
+
+    def _queue(self, ids: list[int], state: RiverState) -> None:
+        self.river.queue(ids)
+        self.turn.prompt_total = len(self.river.pending)
+        self.turn.thoughts = self.crew.entrance.injected
+        self.river.state = state
+
+    def _new_turn(self) -> Turn:
+        return Turn(self.prism, self.river.settings, self.router)
+
+    # -- a step -------------------------------------------------------------------------------------------------
+
+    def plan(self) -> Plan | None:
+        """Its part of the next step; None: its reply is over, or an error ended it, and its reader is not told yet."""
+        plan: Plan | None = None
+        if self.fault is None and not (self.turn.awaited and self.river.idle):
+            with self._contained():
+                plan = self._planned()
+        return plan
+
+    def _planned(self) -> Plan:
+        self.crew.expire()
+        self._make_room()
+        self.crew.admit()
+        self.crew.collect()
+        self._resume()
+        row, ready = self.river.row(), self.crew.ready()
+
+        def others(width: int) -> list[Part]:
+            # A Stream whose thought comes in is worth more than one that goes on.
+            thoughts = self.crew.entrance.parts(width)
+            return [*thoughts, *self.crew.parts(ready, width - sum(len(p.row.tokens) for p in thoughts))]
+
+        river = None if row is None else Part(row, self._absorbing(row), self._contained, rivers=True)
+        return Plan(river, sum(r.wanted for r in ready) + self.crew.entrance.wanted, others)
+
+    @contextmanager
+    def _contained(self) -> Iterator[None]:
+        """Does the River's own work. An error is kept for whoever drives the conversation, and disturbs no other."""
+        try:
+            yield
+        except Exception as error:
+            self.fault = error
+
+    def raise_fault(self) -> None:
+        """Raises what ended the River's work, if anything did; it is not kept then."""
+        fault, self.fault = self.fault, None
+        if fault is not None:
+            raise fault
+
+    def _make_room(self) -> None:
+        """Moves the River's oldest tokens into its past once its tail is full; Streams keep what they read."""
+        river = self.river
+        if not river.full:
+            return
+        river.make_room()
+        self.crew.river_changed()
+        if river.state != RiverState.READING:  # what a turn asks for may just have left the tail
+            river.recall_again(self.turn.asked)
+
+    def _absorbing(self, row: Row) -> Callable[[RowResult], None]:
+        return lambda result: self._absorb(row, result)
+
+    def _absorb(self, row: Row, result: RowResult) -> None:
+        river, turn = self.river, self.turn
+        river.absorb(row, result)
+        if river.state in _READS and turn.prompt_total > len(row.tokens):
+            done = turn.prompt_total - len(river.pending)
+            self.journal.write(RiverPrefilled(done=done, total=turn.prompt_total))
+        if river.state == RiverState.READING and not river.pending:
+            river.state = RiverState.IDLE
+        if result.largest is None:
+            return
+        river.state = RiverState.WRITING
+        token = self._chosen(result)
+        if token in self.prism.eos_ids:
+            self._at_end("stop")
+        elif turn.repeats(token):
+            self._at_end("loop")
+        else:
+            self._write(token)
+
+    def _chosen(self, result: RowResult) -> int:
+        drawn = self.river.choose(result)
+        if isinstance(drawn, SamplingError):
+            hint = more_exact(self.prism.dtype, self.prism.quantize)
+            raise RunError(f"the model produced no usable next token: {drawn}.", hint)
+        return drawn
+
+    # -- what the River writes ----------------------------------------------------------------------------------
+
+    def _write(self, token: int) -> None:
+        """Takes a token of the reply, and sees where that leads."""
+        river, turn = self.river, self.turn
+        self._say(token)
+        if turn.written % QUERY_WINDOW == 0 or turn.builder.text.endswith("\n"):
+            river.recall_again(turn.asked)
+        self._show()
+        if turn.stopped:  # whoever asks for a reply to end here wants no more of it, whatever Streams still think
+            turn.finish_reason, river.state = "stop", RiverState.IDLE
+        elif turn.full:
+            self._at_end("length")
+        elif turn.at_pause() and self.alive:
+            self._wait(RiverState.WAITING)
+
+    def _say(self, token: int) -> None:
+        """Puts a token into the reply and starts the Streams that it asks for."""
+        self.river.pending.append(token)
+        for match in self.turn.write(token):
+            self.crew.spawn(match.role, match.task, match.groups)
+
+    def _show(self) -> None:
+        for event in self.turn.show():
+            self.journal.write(event)
+
+    def _wait(self, state: RiverState) -> None:
+        self.river.state = state
+        self.turn.wait_until = self.journal.now() + self.river.settings.wait_seconds
+        self.journal.write(RiverWaiting(streams=tuple(s.id for s in self.alive)))
+
+    def _at_end(self, reason: str) -> None:
+        """The River wants to stop; it is held while Streams that it asked still think."""
+        self.turn.finish_reason = reason
+        if reason == "stop" and self.alive:
+            self._wait(RiverState.HELD)
+        else:
+            self.river.state = RiverState.IDLE
+
+    def _resume(self) -> None:
+        """Lets a waiting River go on once the Streams it asked are done, or the wait is over."""
+        river, turn = self.river, self.turn
+        if river.state not in _WAITS or (self.alive and self.journal.now() < turn.wait_until):
+            return
+        if river.state == RiverState.WAITING:
+            turn.mark_pause()
+            river.state = RiverState.WRITING
+        elif self.crew.entrance.injected > turn.thoughts:
+            # The end-of-turn token was never forwarded; a visible break stands in its place and the River goes on.
+            turn.thoughts = self.crew.entrance.injected
+            for token in self.prism.chat.encoder.continued(turn.builder.text, river.settings.resume):
+                self._say(token)
+            self._show()
+            river.state = RiverState.WRITING
+        else:
+            river.state = RiverState.IDLE
+
+    # -- going back ---------------------------------------------------------------------------------------------
+
+    def mark(self, turns: int) -> Mark:
+        """A point to return to."""
+        return self.river.mark(turns)
+
+    def rewind(self, mark: Mark) -> None:
+        """Returns to a mark: KV and asides are then what they were."""
+        self.river.rewind(mark)
+        self.turn = self._new_turn()
+        self.crew.river_changed()
+
+    def close(self) -> None:
+        """It is over: gives back what lies outside of it."""
+        self.crew.close()
+        self.river.past.close()

@@ -1,0 +1,255 @@
+"""The Streams of a conversation: who there is, who works on what, and how each ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import NamedTuple
+
+from warpcortex_cli.engine.brief import Thought
+from warpcortex_cli.engine.briefing import Briefing
+from warpcortex_cli.engine.entrance import Entrance
+from warpcortex_cli.engine.gate import Gate
+from warpcortex_cli.engine.journal import Journal
+from warpcortex_cli.engine.parking import Parking, seating
+from warpcortex_cli.engine.roster import Roster
+from warpcortex_cli.engine.states import StreamState
+from warpcortex_cli.engine.stepper import Part
+from warpcortex_cli.engine.stream import Stream
+from warpcortex_cli.engine.workers import WORKERS
+from warpcortex_cli.engine.workers.base import Host, Work, Worker, WorkError
+from warpcortex_cli.engine.workers.model import ModelWorker
+from warpcortex_cli.events import StreamEnded, StreamSpawned, StreamStarted, StreamText
+from warpcortex_cli.prism.rows import RowResult
+from warpcortex_cli.profile import Profile, Role
+
+STEP_PREFILL_TOKENS = 512  # over all Streams: bounds the activations when many start at once
+
+
+class Ready(NamedTuple):
+    """A Stream that would have `wanted` tokens in the next step."""
+
+    stream: Stream
+    work: Work
+    wanted: int
+
+
+class Crew:
+    """All Streams, and those who do their work.
+
+    Args:
+        host: what workers may use of the conversation.
+        profile: what it begins with; `use` is due.
+        gate: says whether it asks how sure a Stream was.
+        spawning: False: requests come to nothing.
+
+    Attributes:
+        streams: all of them.
+        workers: by the name that a role says; made when one is first asked for.
+        writer: the one that writes with the model.
+        entrance: where their thoughts go.
+    """
+
+    def __init__(self, host: Host, profile: Profile, gate: Gate, journal: Journal, spawning: bool) -> None:
+        self.streams = Roster()
+        self.briefing = Briefing(host.prism)
+        self.parking = Parking(host.prism.layout, journal)
+        self.writer = ModelWorker(host)
+        self.workers: dict[str, Worker] = {"model": self.writer}
+        self.entrance = Entrance(host.river, gate, journal, self.contained, self.end)
+        self.spawning = spawning
+        self._host, self._profile, self._gate, self._journal = host, profile, gate, journal
+
+    def use(self, profile: Profile) -> None:
+        """Takes its settings from a profile."""
+        self._profile = profile
+        if self.spawning:
+            self.briefing.prepare(profile)
+        for worker in self.workers.values():
+            worker.use(profile)
+        self.entrance.use(profile.injection)
+
+    def river_changed(self) -> None:
+        """Drops what was made of the River's KV for Streams that have not begun: it is not what it was."""
+        self.briefing.forget()
+        for worker in self.workers.values():
+            worker.forget()
+
+    @property
+    def alive(self) -> list[Stream]:
+        return list(self.streams.alive)
+
+    @property
+    def shared_bytes(self) -> int:
+        """Keys and values that Streams starting now share: the newest Synapse, and what roles are told over it."""
+        return (self.briefing.synapse.nbytes if self.briefing.synapse else 0) + self.writer.instructions.nbytes
+
+    # -- their beginning ----------------------------------------------------------------------------------------
+
+    def spawn(self, role: Role, task: str, groups: Mapping[str, str] | None = None) -> None:
+        """Starts a Stream. `groups`: what else its role's prompt may show, by name."""
+        if not self.spawning:
+            return
+        number = self.streams.spawned + 1
+        stream = Stream(number, role, task, groups or {}, self._journal.now())
+        self.streams.add(stream)
+        self._journal.write(StreamSpawned(id=number, role=stream.role.name, task=stream.task))
+        if len(self.streams.alive) > self._profile.limits.queue:
+            self.end(stream, StreamState.CANCELLED, "the queue of Streams is full")
+
+    def admit(self) -> None:
+        """Gives Streams their turn: at once where their work takes no seat, else as seats are free."""
+        alive = self.alive
+        seated = [s for s in alive if WORKERS[s.role.work].seated]
+        at_once: list[Stream] = []
+        if len(seated) < len(alive):
+            at_once = [s for s in alive if s.state == StreamState.QUEUED and s not in seated]
+        for stream in (*at_once, *seating(seated, self._profile.limits.streams)):
+            with self.contained(stream):
+                if stream.state == StreamState.QUEUED:
+                    self._begin(stream)
+                elif stream.state == StreamState.PARKED:
+                    self.parking.resume(stream, self.writer.new_tail())
+                else:
+                    self.parking.park(stream, self._profile.memory)
+
+    def _begin(self, stream: Stream) -> None:
+        """Gives a Stream its Brief and has a worker begin it."""
+        worker = self._worker(stream.role)
+        weighed = self._gate.settings.certainty > 0
+        brief = self.briefing.task(stream.id, stream.role, stream.task, stream.groups, weighed)
+        if worker.reads:
+            brief = self.briefing.full(brief, self._host.river, self._profile, self._journal)
+        work = worker.take(brief)
+        stream.begin(brief, work)
+        work.start()
+        stream.state = StreamState.THINKING
+        synapse = brief.synapse.version if brief.synapse else 0
+        self._journal.write(
+            StreamStarted(id=stream.id, synapse=synapse, landmarks=brief.landmarks, focus=len(brief.focus))
+        )
+
+    def _worker(self, role: Role) -> Worker:
+        """Who does the work of a role."""
+        if role.work not in self.workers:
+            self.workers[role.work] = worker = WORKERS[role.work](self._host)
+            worker.use(self._profile)
+        return self.workers[role.work]
+
+    # -- their work ---------------------------------------------------------------------------------------------
+
+    def ready(self) -> list[Ready]:
+        """Who would have rows in the next step, in the order in which they come.
+
+        Where not all may come, the oldest do: a Stream that is finished early is worth more than many half done.
+        """
+        found = [Ready(s, s.work, s.work.wanted) for s in self.streams.alive if _at_work(s) and s.work is not None]
+        return sorted((r for r in found if r.wanted), key=lambda r: -r.stream.role.priority)
+
+    def parts(self, ready: list[Ready], width: int) -> list[Part]:
+        """Their rows, `width` tokens at most."""
+        parts: list[Part] = []
+        prefill = STEP_PREFILL_TOKENS
+        for stream, work, wanted in ready:
+            room = min(wanted, width, prefill if wanted > 1 else 1)
+            if room <= 0:
+                continue
+            with self.contained(stream):
+                row = work.row(room)
+                width -= len(row.tokens)
+                prefill -= len(row.tokens) if len(row.tokens) > 1 else 0
+                parts.append(Part(row, self._absorbing(stream, work), self._containing(stream), _living(stream)))
+        return parts
+
+    def _absorbing(self, stream: Stream, work: Work) -> Callable[[RowResult], None]:
+        def absorb(result: RowResult) -> None:
+            if stream.final:
+                return
+            text = work.absorb(result)
+            if text is not None:
+                self._journal.write(StreamText(id=stream.id, text=text, tokens=stream.tokens))
+            self._poll(stream, work)
+
+        return absorb
+
+    def collect(self) -> None:
+        """Takes the thoughts of work that is done without rows of the step."""
+        for stream in self.alive:
+            if _at_work(stream) and stream.work is not None and not stream.work.wanted:
+                with self.contained(stream):
+                    self._poll(stream, stream.work)
+
+    def _poll(self, stream: Stream, work: Work) -> None:
+        """Asks for a Stream's thought. Where the work ends without one, the Stream expires."""
+        thought = work.poll()
+        if thought is None:
+            return
+        if thought.text:
+            self.offer(stream, thought)
+        else:
+            stream.thought = thought
+            self.end(stream, StreamState.EXPIRED, thought.why)
+
+    def offer(self, stream: Stream, thought: Thought) -> None:
+        """Takes a Stream's thought to the Gate and the River."""
+        self.entrance.offer(stream, thought)
+
+    # -- their end ----------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def contained(self, stream: Stream) -> Iterator[None]:
+        """Does some work for a Stream: if it fails, in whatever way, that Stream ends and nobody else knows of it.
+
+        All work for Streams is done in here.
+        """
+        try:
+            yield
+        except Exception as error:
+            said = (str(error).strip().splitlines() or ["no reason given"])[0]
+            why = said if isinstance(error, WorkError) else f"{type(error).__name__}: {said}"
+            self.end(stream, StreamState.FAILED, why[:200])
+
+    def _containing(self, stream: Stream) -> Callable[[], AbstractContextManager[None]]:
+        return lambda: self.contained(stream)
+
+    def expire(self) -> None:
+        """Ends those whose deadline has passed."""
+        now = self._journal.now()
+        for stream in self.alive:
+            if now - stream.spawned > stream.role.deadline_seconds:
+                self.end(stream, StreamState.EXPIRED, f"its deadline of {stream.role.deadline_seconds:g} s passed")
+
+    def end(self, stream: Stream, state: StreamState, reason: str) -> None:
+        """The one place where a Stream ends."""
+        if stream.final:
+            return
+        stream.state, stream.reason = state, reason
+        stream.ended = self._journal.now()
+        its = self.entrance.drop(stream)
+        self.streams.close(stream)
+        for give_back in (stream.release, *(i.release for i in its), lambda: self.parking.forget(stream)):
+            with self.contained(stream):  # it has ended: what fails here changes nothing
+                give_back()
+        seconds = stream.ended - stream.spawned
+        self._journal.write(
+            StreamEnded(id=stream.id, state=stream.state, reason=reason, tokens=stream.tokens, seconds=seconds)
+        )
+
+    def cancel_all(self, reason: str) -> None:
+        """Ends all that are alive."""
+        for stream in self.alive:
+            self.end(stream, StreamState.CANCELLED, reason)
+
+    def close(self) -> None:
+        """The conversation is over."""
+        self.cancel_all("the conversation is over")
+        for worker in self.workers.values():
+            worker.close()
+
+
+def _at_work(stream: Stream) -> bool:
+    return stream.state == StreamState.THINKING
+
+
+def _living(stream: Stream) -> Callable[[], bool]:
+    return lambda: not stream.final

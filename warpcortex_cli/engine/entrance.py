@@ -1,0 +1,151 @@
+"""Where thoughts come into the River: each is read beside it, judged by the Gate, and put among its asides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from warpcortex_cli.engine.brief import Thought
+from warpcortex_cli.engine.gate import Gate
+from warpcortex_cli.engine.injection import Injection, Reading
+from warpcortex_cli.engine.journal import Journal
+from warpcortex_cli.engine.river import River
+from warpcortex_cli.engine.states import StreamState
+from warpcortex_cli.engine.stepper import Part
+from warpcortex_cli.engine.stream import Stream, certainty
+from warpcortex_cli.events import GateDecided, ThoughtInjected, ThoughtWithdrawn
+from warpcortex_cli.prism.rows import Row, RowResult
+from warpcortex_cli.profile import InjectionSettings
+
+STEP_THOUGHT_TOKENS = 128  # on their way in: they come with all tails still full, and may ask for wide logits
+
+
+class Entrance:
+    """Thoughts on their way in.
+
+    Args:
+        contained: in here whatever fails for a Stream ends that Stream alone.
+        end: ends a Stream.
+
+    Attributes:
+        injections: the thoughts that are being read, the one that waits longest first.
+        injecting: whether thoughts are let in at all.
+        injected: how many ever came in.
+    """
+
+    def __init__(
+        self,
+        river: River,
+        gate: Gate,
+        journal: Journal,
+        contained: Callable[[Stream], AbstractContextManager[None]],
+        end: Callable[[Stream, StreamState, str], None],
+    ) -> None:
+        self.river, self.gate = river, gate
+        self.injections: list[Injection] = []
+        self.injecting = True
+        self.injected = 0
+        self._budget = 0
+        self._journal, self._contained, self._end = journal, contained, end
+
+    def use(self, settings: InjectionSettings) -> None:
+        """Takes its settings from a profile. Thoughts that the budget has no room for any more leave."""
+        self.injecting, self._budget = settings.enabled, settings.budget_tokens
+        while self.river.asides.tokens > self._budget:
+            self.withdraw(self.river.asides[0].stream, "budget")
+
+    def offer(self, stream: Stream, thought: Thought) -> None:
+        """Takes up a Stream's thought; its work is over."""
+        stream.thought = thought
+        if not self.injecting:
+            self._end(stream, StreamState.REJECTED, "injection is off")
+            return
+        stream.state = StreamState.GATING
+        stream.rest()
+        injection = Injection(stream, self.river, self.gate.weighs)
+        if injection.positions:
+            self.injections.append(injection)
+        else:
+            self._end(stream, StreamState.FAILED, "the thought has no tokens")
+
+    @property
+    def wanted(self) -> int:
+        """Tokens that are still to be read."""
+        return sum(i.left for i in self.injections)
+
+    def parts(self, width: int) -> list[Part]:
+        """Their next rows, at most `width` tokens."""
+        parts: list[Part] = []
+        room = min(width, STEP_THOUGHT_TOKENS)
+        for injection in self.injections:
+            with self._contained(injection.stream):
+                for reading, row in injection.rows(room):
+                    room -= len(row.tokens)
+                    parts.append(self._part(injection, reading, row))
+        return parts
+
+    def _part(self, injection: Injection, reading: Reading, row: Row) -> Part:
+        def absorb(result: RowResult) -> None:
+            injection.absorb(reading, result)
+            if injection.left or injection.stream.final:
+                return
+            self.injections.remove(injection)
+            self._judge(injection)
+            injection.release()
+
+        stream = injection.stream
+        return Part(row, absorb, lambda: self._contained(stream), lambda: not stream.final)
+
+    def _judge(self, injection: Injection) -> None:
+        stream, thought = injection.stream, injection.stream.thought
+        decision = self.gate.decide(
+            thought.text,
+            injection.there.hidden if thought.hidden is None else thought.hidden,
+            self.river.hidden,
+            injection.gain(),
+            stream.role.gate_threshold,
+            certainty(thought.log_probabilities),
+        )
+        stream.gate_score, stream.reason = decision.score, decision.reason
+        self._journal.write(
+            GateDecided(
+                id=stream.id, thought=thought.text, passed=decision.passed, score=decision.score,
+                threshold=decision.threshold, mode=decision.mode, reason=decision.reason,
+            )
+        )  # fmt: skip
+        if not decision.passed:
+            self._end(stream, StreamState.REJECTED, decision.reason)
+        elif not injection.there.finite:
+            self._end(stream, StreamState.FAILED, "the thought's hidden states are not finite")
+        else:
+            self._inject(injection)
+
+    def _inject(self, injection: Injection) -> None:
+        aside, stream = injection.aside(), injection.stream
+        if aside.tokens > self._budget:
+            why = f"{aside.tokens} tokens are more than the injection budget of {self._budget}"
+            self._end(stream, StreamState.REJECTED, why)
+            return
+        staying, leaving = list(self.river.asides), []
+        while staying and sum(a.tokens for a in staying) + aside.tokens > self._budget:
+            leaving.append(staying.pop(0))
+        self.river.asides.keep([*staying, aside])  # there may be no memory for it: then all is as it was
+        self.injected += 1
+        for old in leaving:
+            self._journal.write(ThoughtWithdrawn(id=old.stream, reason="budget"))
+        positions = aside.kv.positions.tolist()  # an index made of a list would lie on the CPU
+        self._journal.write(
+            ThoughtInjected(id=aside.stream, tokens=aside.tokens, first=positions[0], last=positions[-1])
+        )
+        self._end(stream, StreamState.INJECTED, stream.reason)
+
+    def withdraw(self, stream: int, reason: str) -> None:
+        """Takes a thought out of the River's attention; what the River wrote meanwhile stays."""
+        self.river.asides.keep(a for a in self.river.asides if a.stream != stream)
+        self._journal.write(ThoughtWithdrawn(id=stream, reason=reason))
+
+    def drop(self, stream: Stream) -> list[Injection]:
+        """Reads a Stream's thought no further. What it has is left to be given back."""
+        its = [i for i in self.injections if i.stream is stream]
+        self.injections = [i for i in self.injections if i.stream is not stream]
+        return its

@@ -1,0 +1,186 @@
+"""The step loop. It alone runs the model in a step: for the rows of all conversations at once.
+
+    plan      each conversation says which rows it would have: its River's, its Streams', thoughts on their way in
+    pace      how many Stream tokens may come, so that Rivers keep their speed
+    forward   all rows in one forward of the Prism
+    absorb    each result goes back to whose row it was; whoever fails, fails alone
+
+What a conversation has to know before it can plan (the queries of a task, an instruction that Streams share, a block
+that was lost) it reads in forwards of its own, between the steps.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from threading import Event as Flag
+from typing import Protocol
+
+import torch
+
+from warpcortex_cli.engine.pacing import Pacer, Promise, pacer
+from warpcortex_cli.errors import MemoryLimitError, RunError
+from warpcortex_cli.prism.prism import Prism
+from warpcortex_cli.prism.rows import Row, RowResult
+
+_REST = 0.02  # seconds
+
+
+@dataclass(frozen=True)
+class Part:
+    """One row of a step and what becomes of it.
+
+    Attributes:
+        absorb: takes its result.
+        contained: in here whatever fails for this row ends whose it is, and nobody else.
+        alive: whether somebody still wants the result.
+        rivers: it is a River's own row.
+    """
+
+    row: Row
+    absorb: Callable[[RowResult], None]
+    contained: Callable[[], AbstractContextManager[None]]
+    alive: Callable[[], bool] = lambda: True
+    rivers: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a conversation would have of the next step.
+
+    Attributes:
+        river: its River's row.
+        wanted: tokens of its other rows.
+        parts: makes those, with so many tokens at most.
+    """
+
+    river: Part | None
+    wanted: int
+    parts: Callable[[int], list[Part]]
+
+
+class Stepped(Protocol):
+    """Who takes part in steps."""
+
+    @property
+    def promise(self) -> Promise:
+        """What its River is promised of its own speed."""
+        ...
+
+    def plan(self) -> Plan | None:
+        """Its part of the next step; None: it takes no part."""
+        ...
+
+
+class Stepper:
+    """Steps any number of conversations on one Prism.
+
+    Attributes:
+        pacer: grants Stream tokens; of all promises to a River it keeps the strictest.
+    """
+
+    def __init__(self, prism: Prism) -> None:
+        self.prism = prism
+        self.pacer = Pacer(0.0)
+        self._conversations: list[Stepped] = []
+        self._promises: list[Promise] = []
+        self._first = 0  # who is served first in the next step, where not all Streams may come
+        self._woken = Flag()
+
+    def join(self, conversation: Stepped) -> None:
+        """Steps a conversation from now on."""
+        self._conversations.append(conversation)
+        self.settle()
+
+    def leave(self, conversation: Stepped) -> None:
+        """Steps it no more."""
+        self._conversations.remove(conversation)
+        self.settle()
+
+    def settle(self) -> None:
+        """Looks at what Rivers are promised: to be called where one's profile has changed."""
+        promises = [c.promise for c in self._conversations]
+        if promises and promises != self._promises:
+            self.pacer = max((pacer(*p) for p in promises), key=lambda p: p.share)
+        self._promises = promises
+
+    def step(self) -> bool:
+        """One forward for every row there is. False when nobody has anything to do."""
+        began = time.monotonic()
+        parts = self._planned()
+        if parts:
+            decodes = any(p.rivers and len(p.row.tokens) == 1 for p in parts)
+            width = sum(len(p.row.tokens) for p in parts if not p.rivers)
+            forward = time.monotonic()
+            for part, result in self._forwarded(parts):
+                with part.contained():
+                    part.absorb(result)
+            self.pacer.observe(width, time.monotonic() - forward, decodes, besides=forward - began)
+        return bool(parts)
+
+    def _planned(self) -> list[Part]:
+        """Rows of all: first the Rivers', then as many of the others' as may come."""
+        plans = [plan for plan in (c.plan() for c in self._conversations) if plan is not None]
+        parts = [plan.river for plan in plans if plan.river is not None]
+        width = self.pacer.width(sum(plan.wanted for plan in plans), bool(parts))
+        self._first = (self._first + 1) % max(1, len(plans))
+        for plan in (*plans[self._first :], *plans[: self._first]):
+            found = plan.parts(width)
+            width -= sum(len(p.row.tokens) for p in found)
+            parts += found
+        return parts
+
+    def _forwarded(self, parts: Sequence[Part]) -> list[tuple[Part, RowResult]]:
+        """Forwards all rows at once; if that fails, each row alone, so that only whose it is ends."""
+        lengths = [p.row.tail.length for p in parts]
+        try:
+            return list(zip(parts, self.prism.forward([p.row for p in parts]), strict=True))
+        except Exception as error:
+            if len(parts) == 1:
+                _tell(parts[0], error)
+                return []
+        done = []
+        for part, length in zip(parts, lengths, strict=True):
+            with part.contained():
+                if part.alive():
+                    part.row.tail.truncate(length)  # which the step that failed may have left longer
+                    done.append((part, self._alone(part)))
+        return done
+
+    def _alone(self, part: Part) -> RowResult:
+        try:
+            return self.prism.forward([part.row])[0]
+        except Exception as error:
+            raise _as_told(error, part) from error
+
+    # -- waiting ------------------------------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """Something has come from elsewhere. Safe to call from any thread."""
+        self._woken.set()
+
+    def rest(self) -> None:
+        """Waits for that, a moment at most: deadlines pass meanwhile."""
+        self._woken.wait(_REST)
+        self._woken.clear()
+
+
+def _as_told(error: Exception, part: Part) -> Exception:
+    """A forward's error as whose row it was is told of it: of a River's own, what the user can do."""
+    if not part.rivers:
+        return error
+    said = str(error).strip().splitlines() or [type(error).__name__]
+    out_of_memory = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    if out_of_memory or "not enough memory" in said[0] or "can't allocate" in said[0]:
+        return MemoryLimitError(
+            "there is not enough memory for the River's next step.", "Shorten the notes or choose a smaller model."
+        )
+    return RunError(f"the forward pass failed: {said[0]}")
+
+
+def _tell(part: Part, error: Exception) -> None:
+    """Tells whose row it was that it failed."""
+    with part.contained():
+        raise _as_told(error, part) from error

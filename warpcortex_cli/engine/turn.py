@@ -1,0 +1,175 @@
+"""A turn: all that is true for one reply of the River, from what it is asked to its last shown character."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import re2
+from torch import Tensor
+
+from warpcortex_cli.engine.router import Match, Router
+from warpcortex_cli.engine.text import TextBuilder
+from warpcortex_cli.engine.thinking import Thoughtful
+from warpcortex_cli.events import RiverText
+from warpcortex_cli.prism.prism import Prism
+from warpcortex_cli.profile import LOOP_SPAN, LOOP_WINDOW, RiverSettings
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a turn asks for: numbers of its words, and its queries, unrotated, per layer [heads, W, head_dim]."""
+
+    words: tuple[int, ...] = ()
+    queries: Sequence[Tensor] | None = None
+
+
+class Turn:
+    """One reply while it is written.
+
+    Args:
+        router: finds requests in its text; it begins anew.
+
+    Attributes:
+        prompt_total: tokens that are read for it, or last were.
+        asked: what is recalled for it.
+        written: tokens of it.
+        wait_until: when a River that waits for Streams goes on without them.
+        thoughts: how many had come in when it began, or last came to an end.
+        awaited: somebody reads it, and will say when it is over; until then nothing goes on behind its end.
+        finish_reason: why it ended: "stop", "length" or "loop".
+    """
+
+    def __init__(self, prism: Prism, settings: RiverSettings, router: Router) -> None:
+        self.settings = settings
+        self.router = router
+        self.prompt_total = 0
+        self.asked = Asked()
+        self.written = 0
+        self.wait_until = 0.0
+        self.thoughts = 0
+        self.awaited = False
+        self.finish_reason = "stop"
+        self.builder = TextBuilder(prism)
+        router.reset()
+        self._stops = (*settings.stop, *prism.stops)
+        self._thinking = Thoughtful(prism.chat.thinking, bool(prism.chat.opened(settings.thinking)))
+        self._pause = re2.compile(f"(?:{settings.pause})\\z") if settings.pause else None
+        self._shown = 0
+        self._requests: list[tuple[int, int]] = []
+        self._paused_at = 0
+        self._stopped_at: int | None = None
+
+    # -- what comes ---------------------------------------------------------------------------------------------
+
+    def write(self, token: int) -> list[Match]:
+        """Takes a token as its next one and returns the requests it completed."""
+        self.written += 1
+        return self._route(self.builder.add(token))
+
+    @property
+    def text(self) -> str:
+        """What is written, up to a text that ends a reply."""
+        return self.builder.text[: self._stopped_at]
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a text that ends a reply is written."""
+        return self._stopped_at is not None
+
+    @property
+    def full(self) -> bool:
+        """Whether it has as many tokens as it may have."""
+        return self.written >= self.settings.max_tokens
+
+    def repeats(self, token: int) -> bool:
+        """Whether it goes in circles if this is its next token."""
+        most = self.settings.most_repeats
+        return most is not None and repetitions([*self.builder.ids[-LOOP_WINDOW + 1 :], token], LOOP_SPAN) >= most
+
+    def _route(self, new: str) -> list[Match]:
+        if not new:
+            return []
+        if self._stopped_at is None:
+            self._look_for_stop(new)
+        matches = self.router.feed(new)
+        self._requests.extend((m.start, m.end) for m in matches)
+        return matches
+
+    def _look_for_stop(self, new: str) -> None:
+        """Finds the first text that ends a reply; the newest characters may complete one that began before them."""
+        text, stops = self.builder.text, self._stops
+        found = [text.find(stop, max(0, len(text) - len(new) - len(stop) + 1)) for stop in stops]
+        self._stopped_at = min((place for place in found if place >= 0), default=None)
+
+    # -- pauses -------------------------------------------------------------------------------------------------
+
+    def at_pause(self) -> bool:
+        """Whether the text since the last pause ends in a pause point."""
+        text = self.builder.text
+        return bool(self._pause and len(text) > self._paused_at and self._pause.search(text[self._paused_at :]))
+
+    def mark_pause(self) -> None:
+        """The pause is over."""
+        self._paused_at = len(self.builder.text)
+
+    # -- what is shown ------------------------------------------------------------------------------------------
+
+    def show(self, *, all_of_it: bool = False) -> list[RiverText]:
+        """Text that has not been shown yet, cut where requests and thinking begin and end.
+
+        A half-written request or tag is held back.
+        """
+        if self.stopped and not all_of_it:
+            return []  # its end comes with `finish`
+        text = self.text
+        self._thinking.look(text)
+        stop = len(text)
+        if not all_of_it:
+            open_from = self.router.pending_from()
+            stop = min(stop, self._thinking.settled, stop if open_from is None else open_from)
+            stop -= max((_begun(text[:stop], end) for end in self._stops), default=0)
+            stop = max(self._shown, min([stop, *(start for start, end in self._requests if end > stop)]))
+        out: list[RiverText] = []
+        while self._requests and self._requests[0][0] < stop:
+            start, end = self._requests.pop(0)
+            out += self._parts(self._shown, start)
+            out += self._parts(start, end, request=True)
+            self._shown = end
+        out += self._parts(self._shown, stop)
+        self._shown = stop
+        return out
+
+    def _parts(self, start: int, end: int, request: bool = False) -> list[RiverText]:
+        text, parts = self.text, self._thinking.cut(start, end)
+        return [RiverText(text=text[a:b], request=request, thinking=thinks) for a, b, thinks in parts if a < b]
+
+    def finish(self, cut: bool) -> list[RiverText]:
+        """The rest of the reply, which ended by itself or was `cut`; a half-written request is marked as a request."""
+        self._route(self.builder.finish())
+        if self.stopped:  # a text that ends a reply may stand in a request, too
+            self.router.reset()
+            self.router.feed(self.text)
+        start = self.router.unfinished_from(cut or self.stopped)
+        if start is not None and (not self._requests or start >= self._requests[-1][1]):
+            self._requests.append((max(start, self._shown), len(self.text)))
+        return self.show(all_of_it=True)
+
+
+def repetitions(tokens: Sequence[int], span: int) -> int:
+    """How often the last `span` tokens stand among all of them, none overlapping another."""
+    newest = list(tokens[-span:])
+    if len(newest) < span:
+        return 0
+    count, end = 0, len(tokens)
+    while end >= span:
+        if list(tokens[end - span : end]) == newest:
+            count, end = count + 1, end - span
+        else:
+            end -= 1
+    return count
+
+
+def _begun(text: str, end: str) -> int:
+    """How many characters at the end of a text may be the beginning of another one."""
+    return next((n for n in range(min(len(end) - 1, len(text)), 0, -1) if text.endswith(end[:n])), 0)

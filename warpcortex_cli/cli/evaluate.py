@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO, TypeVar
 
@@ -372,7 +373,12 @@ def replies(
     alone: Annotated[bool, typer.Option("--alone", help="Without transformers' generate beside it.")] = False,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="FILE", help="Write each reply as a JSON line.", show_default=False),
+        typer.Option(
+            "--out",
+            metavar="FILE",
+            help="Write each reply as a JSON line; a file that is there already is gone on with.",
+            show_default=False,
+        ),
     ] = None,
     model: EvalModel = "auto",
     profile: EvalProfile = "auto",
@@ -391,15 +397,17 @@ def replies(
     prism, settings = open_prism(model=model, profile=profile, device=device, dtype=dtype, quantize=quantize)
     settings = evaluation.shortened(settings, max_tokens)
     source, engines = resolve_model(model, settings.model), evaluation.ENGINES[: 1 if alone else None]
+    kept = evaluation.read_lines(out, asked) if out is not None and out.exists() else []
     with progress_bar(stderr_console()) as show, opened(out) as file:
 
-        def kept(progress: Callable[[int, int], None]) -> Iterator[evaluation.Reply]:
-            for reply in evaluation.run(prism, source, settings, asked, seed, engines, progress):
+        def written(progress: Callable[[int, int], None]) -> Iterator[evaluation.Reply]:
+            new = evaluation.run(prism, source, settings, asked, seed, engines, progress, kept)
+            for reply in chain(kept, new):
                 if file is not None:
                     print(evaluation.as_line(reply, asked[reply.number]), file=file, flush=True)
                 yield reply
 
-        found = evaluation.summaries(gather(kept, "answering", show))
+        found = evaluation.summaries(gather(written, "answering", show))
     if as_json:
         print_json(evaluation.as_json(prism.name, settings, seed, found))
         return

@@ -11,8 +11,9 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from transformers import GenerationConfig
 
 from warpcortex_cli.engine.sampling import Sampler
 from warpcortex_cli.engine.session import Session
+from warpcortex_cli.errors import UsageError
 from warpcortex_cli.eval.questions import Question
 from warpcortex_cli.eval.report import Grid, share
 from warpcortex_cli.eval.statistics import interval
@@ -89,9 +91,13 @@ def shortened(profile: Profile, max_tokens: int) -> Profile:
     return profile.model_copy(update={"river": profile.river.model_copy(update={"max_tokens": most})})
 
 
-def ours(prism: Prism, profile: Profile, asked: Sequence[Question], seed: int) -> Iterator[Reply]:
-    """Replies of the product, in the order of the questions."""
+def ours(
+    prism: Prism, profile: Profile, asked: Sequence[Question], seed: int, known: Container[int] = ()
+) -> Iterator[Reply]:
+    """Replies of the product, in the order of the questions, but to those whose numbers are `known`."""
     for number, question in enumerate(asked):
+        if number in known:
+            continue
         session = Session(prism, profile, seed=seed + number)
         session.load_notes(question.notes)
         text, reason, began = "", "", time.perf_counter()
@@ -106,13 +112,19 @@ def ours(prism: Prism, profile: Profile, asked: Sequence[Question], seed: int) -
 
 
 def theirs(
-    source: ModelSource, own: Sampler, stops: Sequence[str], profile: Profile, prompts: Sequence[list[int]], seed: int
+    source: ModelSource,
+    own: Sampler,
+    stops: Sequence[str],
+    profile: Profile,
+    prompts: Mapping[int, list[int]],
+    seed: int,
 ) -> Iterator[Reply]:
     """Replies of transformers to the same prompts, the shortest prompt first.
 
     Args:
         own: whose settings are taken.
         stops: texts that end a reply beside the profile's.
+        prompts: by the number of the question.
     """
     loaded, tokenizer = load_prism_parts(source, "cpu", "fp32")
     model: Any = loaded  # `generate` has no types
@@ -127,14 +139,14 @@ def theirs(
         stop_strings=[*profile.river.stop, *stops] or None,
         **_drawn(own),
     )
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    order = sorted(prompts, key=lambda i: len(prompts[i]))
     for start in range(0, len(order), _BATCH):
         numbers = order[start : start + _BATCH]
         longest = max(len(prompts[i]) for i in numbers)
         pads = [longest - len(prompts[i]) for i in numbers]
         ids = torch.tensor([[ends[0]] * pad + prompts[i] for i, pad in zip(numbers, pads, strict=True)])
         mask = (torch.arange(longest) >= torch.tensor(pads)[:, None]).long()
-        torch.manual_seed(seed + start)
+        torch.manual_seed(seed + numbers[0])
         began = time.perf_counter()
         with torch.inference_mode():
             found = model.generate(ids, attention_mask=mask, generation_config=config, tokenizer=tokenizer)
@@ -166,16 +178,26 @@ def run(
     seed: int,
     engines: Sequence[Engine] = ENGINES,
     progress: Progress = lambda *_: None,
+    kept: Sequence[Reply] = (),
 ) -> Iterator[Reply]:
-    """Replies of the product, then of transformers, which answers the prompts that the product read."""
-    total, prompts = len(asked) * len(engines), []
-    for done, reply in enumerate(ours(prism, profile, asked, seed), 1):
-        prompts.append(reply.prompt)
+    """Replies of the product, then of transformers, which answers the prompts that the product read.
+
+    Args:
+        kept: replies of an earlier run, which are not asked for again.
+    """
+    total, done = len(asked) * len(engines), len(kept)
+    known = {engine: {r.number for r in kept if r.engine == engine} for engine in ENGINES}
+    prompts = {r.number: r.prompt for r in kept if r.engine == "warpcortex"}
+    for reply in ours(prism, profile, asked, seed, known["warpcortex"]):
+        prompts[reply.number] = reply.prompt
+        done += 1
         progress(done, total)
         yield reply
-    if "transformers" in engines:
+    rest = {number: prompt for number, prompt in prompts.items() if number not in known["transformers"]}
+    if "transformers" in engines and rest:
         own = Sampler.of(profile.sampling, prism.sampling, seed)
-        for done, reply in enumerate(theirs(source, own, prism.stops, profile, prompts, seed), len(asked) + 1):
+        for reply in theirs(source, own, prism.stops, profile, rest, seed):
+            done += 1
             progress(done, total)
             yield reply
 
@@ -225,6 +247,26 @@ def as_json(model: str, profile: Profile, seed: int, found: Sequence[Summary]) -
 
 
 def as_line(reply: Reply, question: Question) -> str:
-    """One JSON line, without the prompt's tokens."""
-    kept = {name: value for name, value in vars(reply).items() if name != "prompt"}
-    return json.dumps({**kept, "loops": reply.loops, "task": question.task, "question": question.text})
+    """One JSON line."""
+    return json.dumps({**vars(reply), "loops": reply.loops, "task": question.task, "question": question.text})
+
+
+def read_lines(path: Path, asked: Sequence[Question]) -> list[Reply]:
+    """Replies of an earlier run, as far as they were written.
+
+    Raises:
+        UsageError: they are to other questions.
+    """
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            said = json.loads(line)
+            reply = Reply(**{f.name: said[f.name] for f in fields(Reply)})
+        except (ValueError, KeyError, TypeError):  # the run was killed within this line
+            break
+        if reply.number >= len(asked) or asked[reply.number].text != said["question"]:
+            raise UsageError(
+                f"{path} holds replies to other questions.", "Name another file, or the same --data and --seed."
+            )
+        found.append(reply)
+    return found

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from warpcortex_cli.prism.rope import Rope
-from warpcortex_cli.synapse.landmarks import Coverage, Density, Hybrid, Landmarks, LayerView
+from warpcortex_cli.synapse.landmarks import SAMPLERS, Hybrid, Landmarks, LayerView
 from warpcortex_cli.synapse.landmarks.density import attention_mass
 from warpcortex_cli.synapse.mass import attention
 
@@ -178,8 +178,7 @@ METHODS: dict[str, Method] = {
     "ours": Method(Hybrid(), FOCUS_SHARE),
     "ours-reread": Method(Hybrid(), FOCUS_SHARE, rereads=True),
     "ours-no-focus": Method(Hybrid()),
-    "density": Method(Density()),
-    "coverage": Method(Coverage()),
+    **{name: Method(sampler()) for name, sampler in SAMPLERS.items() if sampler is not Hybrid},
     "random": Method(Random()),
     "streaming": Method(Streaming()),
     "snapkv": Method(SnapKV()),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from itertools import groupby
 
 import numpy as np
 import pytest
@@ -105,7 +106,9 @@ def test_what_is_chosen_decides_the_answer(reader: Reader) -> None:
 def test_bm25_is_its_formula(reader: Reader) -> None:
     tokens, asked = asked_of(reader)
     memory, sentences = reader.memory, reader.river.sentences
-    words = [list(d.elements()) for d in memory.documents]
+    ends = [*sentences.starts[1:], len(sentences.ids)]
+    spans = zip(sentences.starts, ends, strict=True)
+    words = [[word for word, _ in groupby(sentences.words.numbers[a:b])] for a, b in spans]
     mean = sum(map(len, words)) / len(words)
 
     def score(document: list[int]) -> float:

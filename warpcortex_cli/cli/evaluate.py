@@ -268,7 +268,10 @@ def recall(
     from warpcortex_cli.eval import recall as evaluation
 
     depths = QUICK_TIMES if quick else numbers("--depths", times)
-    chosen, worded = named(methods, list(evaluation.METHODS)), named(wordings, list(evaluation.WORDINGS), "wording")
+    chosen = named(methods, list(evaluation.METHODS)) if methods else evaluation.default_methods()
+    if missing := [m for m in chosen if m not in evaluation.default_methods()]:
+        raise UsageError(f"the method {missing[0]} takes the package bm25s.", 'pip install "warpcortex[eval]" has it.')
+    worded = named(wordings, list(evaluation.WORDINGS), "wording")
     prism, settings = open_prism(model=model, profile="pocket", device=device, dtype=dtype)
     check_budget(budget, prism)
     with progress_bar(stderr_console()) as show:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 from itertools import pairwise
 
 import pytest
@@ -27,12 +29,32 @@ def ends(events) -> dict[int, list[str]]:
     return out
 
 
+def copies_of(model: torch.nn.Module) -> list[str]:
+    """Matrices of weights that are in memory a second time: tensors elsewhere with the same numbers."""
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    others = [x for x in gc.get_objects() if issubclass(type(x), torch.Tensor) and x.device.type == "cpu"]
+    others = [x for x in others if x.layout == torch.strided and x.untyped_storage().data_ptr() not in own]
+    return [
+        name
+        for name, p in model.named_parameters()
+        if p.dim() > 1
+        and any(x.dtype == p.dtype and x.numel() == p.numel() and torch.equal(x.reshape(p.shape), p) for x in others)
+    ]
+
+
 def test_one_set_of_weights_whatever_the_number_of_agents(prism) -> None:
     before = {n: (p.data_ptr(), p.nbytes) for n, p in prism.model.named_parameters()}
+    assert copies_of(prism.model) == []
     session = Session(prism, make_profile())
-    run(session)
-    assert len(session.snapshot().streams) > 4
+    seen: set[str] = set()
+    for event in session.send(QUESTION):
+        if isinstance(event, ev.StreamSpawned):
+            seen.update(copies_of(prism.model))
+    assert len(session.snapshot().streams) > 4 and not seen
     assert {n: (p.data_ptr(), p.nbytes) for n, p in prism.model.named_parameters()} == before
+    another = copy.deepcopy(prism.model)  # what this test would see
+    assert len(copies_of(prism.model)) > 20
+    del another
 
 
 def test_river_without_streams_equals_a_whole_forward_for_each_token(prism) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import zlib
 from typing import get_args
 
@@ -19,7 +20,6 @@ from warpcortex_cli.memory.formats import (
     BlockFormat,
     Format,
     Policy,
-    formats_of,
     ladder,
     pack_bits,
     pack_block,
@@ -45,6 +45,12 @@ def block(
 
     keys = normal(tokens, dim) * normal(1, dim) + 3 * normal(1, dim)
     return list(keys.to(dtype)), list((normal(tokens, dim) * normal(tokens, 1)).to(dtype))
+
+
+def formats_of(data: bytes) -> list[Format]:
+    """The format of each unit of a packed block: keys of all layers and heads, then values."""
+    layers, heads = struct.unpack_from("<HH", data, 6)
+    return [FORMATS[n] for n in data[HEADER : HEADER + 2 * layers * heads]]
 
 
 def steps(units: Tensor, fmt: Format) -> Tensor:

@@ -11,7 +11,7 @@ import re2
 import warpcortex_cli.pocket
 from warpcortex_cli import events as ev
 from warpcortex_cli.engine.session import Session
-from warpcortex_cli.eval.pocket import DELEGATED, answer_of, is_right, make_case
+from warpcortex_cli.eval.pocket import DELEGATED, ask, is_right, make_case
 from warpcortex_cli.pocket import tokenizer
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.source import resolve_model
@@ -148,7 +148,7 @@ def test_streams_help_over_many_notes(pocket: Prism) -> None:
     profile = load_profile("pocket")
     cases = [make_case(kind, 12, rng) for kind in DELEGATED for _ in range(4)]
     right = {
-        streams: sum(is_right(case, answer_of(pocket, profile, case, streams=streams)[0]) for case in cases)
+        streams: sum(is_right(case, ask(pocket, profile, case, streams=streams).text) for case in cases)
         for streams in (True, False)
     }
     assert right[True] >= 17  # of 20

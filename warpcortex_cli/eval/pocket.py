@@ -130,14 +130,6 @@ def ask(prism: Prism, profile: Profile, case: Case, *, streams: bool, seed: int 
     return out
 
 
-def answer_of(
-    prism: Prism, profile: Profile, case: Case, *, streams: bool, seed: int = 0
-) -> tuple[str, list[StreamEnded]]:
-    """The visible answer, and how each Stream ended."""
-    asked = ask(prism, profile, case, streams=streams, seed=seed)
-    return asked.text, asked.ends
-
-
 def with_window(profile: Profile, window: int | None) -> Profile:
     """The same with another memory.window, unless that is None."""
     memory = {} if window is None else {"window": window}

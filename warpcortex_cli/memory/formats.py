@@ -254,12 +254,6 @@ def unpack_block(data: bytes, dtype: torch.dtype, device: torch.device) -> KV:
     return tuple(whole[0]), tuple(whole[1])
 
 
-def formats_of(data: bytes) -> list[Format]:
-    """The format of each unit of a packed block: keys of all layers and heads, then values."""
-    layers, heads = _HEAD.unpack_from(data)[3:5]
-    return [FORMATS[n] for n in data[_HEAD.size : _HEAD.size + 2 * layers * heads]]
-
-
 def _size(chosen: Sequence[int], tokens: int, head_dim: int, own: torch.dtype) -> int:
     sizes = (FORMATS[n].nbytes(len(at), tokens, head_dim, own.itemsize) for n, at in _places(chosen))
     return _HEAD.size + len(chosen) + sum(sizes)

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 from warpcortex_cli.errors import MemoryLimitError, ModelError, UsageError
 from warpcortex_cli.prism import load, native
 from warpcortex_cli.prism.fingerprint import fingerprint
+from warpcortex_cli.prism.folder import stored_tensors
 from warpcortex_cli.prism.load import (
     choose_device,
     choose_dtype,
@@ -332,3 +333,17 @@ def test_files_that_are_not_json(folder: Path, name: str) -> None:
     (folder / name).write_text("not json")
     with pytest.raises(ModelError, match=r"cannot be loaded|does not know"):
         attempt(folder)
+
+
+def test_tensors_of_every_type_are_where_the_header_says(tmp_path: Path) -> None:
+    kinds = [torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.int64, torch.bool, torch.uint8]
+    numbers = torch.arange(6).view(2, 3)
+    tensors = {f"{i} {kind}": numbers.to(kind) for i, kind in enumerate(kinds)} | {"empty": torch.zeros(0, 4)}
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    found = stored_tensors(ModelSource("folder", tmp_path, "mine"))
+    assert found.keys() == tensors.keys()
+    data = (tmp_path / "model.safetensors").read_bytes()
+    for name, tensor in tensors.items():
+        stored = found[name]
+        held = data[stored.offset : stored.offset + stored.nbytes]
+        assert held == bytes(tensor.view(torch.uint8).flatten().tolist()) and stored.shape == tuple(tensor.shape)

@@ -21,6 +21,9 @@ class TextBuilder:
     """The text of a growing list of tokens. A character whose bytes are not all there yet is held back.
 
     Only the tokens since the last safe point are decoded again, so that a long reply costs linear time.
+
+    `DecodeStream` of tokenizers 0.23 does not serve here: it waits for a whole character however many invalid bytes
+    come first, decodes all of them at each step, and cannot give what is left at the end of a reply.
     """
 
     def __init__(self, prism: Prism) -> None:

@@ -115,6 +115,20 @@ def test_many_layers_in_one_call_give_what_they_give_one_by_one(
     assert same(together, [*short(one_by_one(found)), *read(found)]) and not calls
 
 
+@pytest.mark.parametrize("quantize", ["int8", "int4"])
+def test_any_number_of_threads_gives_the_same(
+    quantize: str, model_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few tokens, of which each thread rounds all for itself, and many, which they share."""
+    found = opened(model_folder("qwen2"), quantize)
+    given = []
+    for threads in (1, 2, 7):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        several = [Row([3 + i] * 20, list(range(20)), found.new_tail(20), logits="all") for i in range(3)]
+        given.append([*short(found), *read(found), *(r.logits for r in found.forward(several) if r.logits is not None)])
+    assert same(given[0], given[1]) and same(given[0], given[2])
+
+
 def test_layers_that_are_given_other_angles_are_other_calls(
     model_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -379,10 +379,8 @@ class Around:
         parts, rows = self.parts, len(hidden)
         x = _given("hidden states", hidden, torch.float32, (rows, len(parts.first.weight)))
         read = _given("what heads read", read, torch.float32, (rows, parts.heads, parts.head_dim))
-        out = torch.empty_like(x)
-        self._kernels.after_attention(
-            self._given, x.data_ptr(), read.data_ptr(), out.data_ptr(), len(x), torch.get_num_threads()
-        )
+        out = x.clone()
+        self._kernels.after_attention(self._given, out.data_ptr(), read.data_ptr(), len(x), torch.get_num_threads())
         return out
 
 
@@ -396,7 +394,11 @@ class _Through(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("turned", "rows")),
         *((name, ctypes.c_void_p) for name in ("qkv", "own_qkv", "read", "queries")),
         *((name, ctypes.c_int64) for name in ("watch", "watched")),
+        ("seconds", ctypes.c_void_p),
     )
+
+
+LAPS = ("between", "qkv", "attention", "output", "gate and up", "down")  # `Part` in kernels/laps.h
 
 
 class Layers:
@@ -406,7 +408,12 @@ class Layers:
         first: the number of the first one.
         around: what each does before and after attention.
         scalings: the factor on the scores of each.
+
+    Attributes:
+        seconds: what each of `LAPS` has taken in all runs, where somebody asks for it: `(c_double * len(LAPS))()`.
     """
+
+    seconds: ctypes.Array[ctypes.c_double] | None = None
 
     def __init__(self, first: int, around: Sequence[Around], scalings: Sequence[float]) -> None:
         self.first, self.count = first, len(around)
@@ -448,6 +455,7 @@ class Layers:
             first=self.first, hidden=out.data_ptr(), cosine=cosine.data_ptr(), sine=sine.data_ptr(),
             turned=cosine.shape[1], rows=rows, qkv=qkv.data_ptr(), own_qkv=own_qkv.data_ptr(),
             read=read.data_ptr(), queries=queries.data_ptr(), watch=watched.start, watched=len(watched),
+            seconds=None if self.seconds is None else ctypes.addressof(self.seconds),
         )  # fmt: skip
         self._kernels.through_layers(ctypes.byref(given), attending.given, torch.get_num_threads())
         return out, queries
@@ -668,7 +676,7 @@ def opened(path: Path) -> Any:
     found.attend.argtypes = (number, ctypes.POINTER(_Attention), number)
     layer = ctypes.POINTER(_Layer)
     found.before_attention.argtypes = (layer, address, address, address, size, address, size, number)
-    found.after_attention.argtypes = (layer, address, address, address, size, number)
+    found.after_attention.argtypes = (layer, address, address, size, number)
     found.through_layers.argtypes = (ctypes.POINTER(_Through), ctypes.POINTER(_Attention), number)
     silent = "pack", "pack_levels", "unpack", "multiply", "summarize", "attend", "before_attention", "after_attention"
     for name in (*silent, "through_layers"):

@@ -3,12 +3,9 @@
 #pragma once
 
 #include "flash.h"
+#include "team.h"
 
 #include <type_traits>
-
-#if defined(_OPENMP)
-#include <omp.h>
-#endif
 
 namespace {
 
@@ -51,11 +48,10 @@ inline bool tiled(int64_t d) { return std::is_same<T, uint16_t>::value && flash_
 
 // Tokens [first, last) of a group, and keys [from, upto) that they read with one head of keys: of all parts, as if
 // these lay one behind the other, or of a tail, of which each token sees only the beginning.
-template <typename T>
 struct Task {
     const Readers* group;
     int64_t kv, first, last, from, upto;
-    Span<T> tail;          // or nothing
+    int64_t tail;          // where it begins among the tails; or -1
     int64_t place;         // among the tasks that a token's keys are cut into
     int64_t state, apart;  // where the state of token 0 is, and how far those of two tokens are apart
 };
@@ -66,10 +62,10 @@ inline const int64_t* read_of(const Attention& a, const Readers& group, int64_t 
 
 // Calls `use` with where a task's keys lie together, one span after the other, and the place of each one's first key.
 template <typename T, typename Use>
-inline void spans(const Attention& a, const Task<T>& task, Use use) {
-    if (task.tail.keys) {
-        const int64_t skipped = task.from * a.d;
-        return use(Span<T>{task.tail.keys + skipped, task.tail.values + skipped, task.upto - task.from}, task.from);
+inline void spans(const Attention& a, const Task& task, Use use) {
+    if (task.tail >= 0) {
+        const int64_t *tails = task.group->tails + 2 * a.layer, at = task.tail + task.from * a.d;
+        return use(Span<T>{(const T*)tails[0] + at, (const T*)tails[1] + at, task.upto - task.from}, task.from);
     }
     for (int64_t p = 0, start = 0; p < task.group->parts && start < task.upto; p++) {
         const int64_t* read = read_of(a, *task.group, p);
@@ -80,13 +76,15 @@ inline void spans(const Attention& a, const Task<T>& task, Use use) {
     }
 }
 
-// All of a layer's attention, cut into tasks that threads share. A task leaves a state for each of its tokens and
+// The attention of any layer, cut into tasks that threads share. A task leaves a state for each of its tokens and
 // heads: the highest score, the sum of weights, and the weighted values.
 template <typename T>
 struct Plan {
-    std::vector<Task<T>> tasks;
+    std::vector<Task> tasks;
     std::vector<int64_t> first, places;  // of each group: its first state, and tasks that a token's keys are cut into
     int64_t states;
+
+    int64_t numbers(const Attention& a) const { return states * a.shared * (a.d + 2); }
 
     // Cut for as many threads as there can be: sums are the same for any number of those that there are.
     void make(const Attention& a) {
@@ -119,8 +117,8 @@ struct Plan {
 
     void cut(const Attention& a, const Readers& group, int64_t most) {
         const size_t before = tasks.size();
-        Task<T> task = {};
-        task.group = &group;
+        Task task = {};
+        task.group = &group, task.tail = -1;
         const auto add = [&](int64_t first, int64_t last) {  // for tokens [first, last) of the group
             for (task.first = first; task.first < last; task.first += block) {
                 task.last = std::min(task.first + block, last);
@@ -134,11 +132,9 @@ struct Plan {
             }
         };
         each(shared(a, group), [&] { add(0, group.tokens); });
-        const int64_t* tails = group.tails + 2 * a.layer;
         each(longest(group), [&] {
             for (int64_t row = 0; row < group.tokens; row += group.each) {
-                const int64_t at = group.slots[row] * group.tail_slot + task.kv * group.tail_head;
-                task.tail = {(const T*)tails[0] + at, (const T*)tails[1] + at, 0};
+                task.tail = group.slots[row] * group.tail_slot + task.kv * group.tail_head;
                 add(row, row + group.each);
             }
         });
@@ -152,36 +148,35 @@ struct Plan {
 };
 
 // The place up to which a token sees keys.
-template <typename T>
-inline int64_t sight(const Task<T>& task, int64_t token) {
-    return task.tail.keys ? std::min(task.upto, task.group->lengths[token]) : task.upto;
+inline int64_t sight(const Task& task, int64_t token) {
+    return task.tail >= 0 ? std::min(task.upto, task.group->lengths[token]) : task.upto;
 }
 
 template <typename T>
-inline const T* query_of(const Attention& a, const Task<T>& task, int64_t token, int64_t head) {
+inline const T* query_of(const Attention& a, const Task& task, int64_t token, int64_t head) {
     const int64_t row = task.group->start + token;
     return (const T*)a.query + (task.kv * a.shared + head) * a.query_head + row * a.query_row;
 }
 
 // Where a task leaves what a token and head of it found.
-template <typename T>
-inline float* state_of(const Attention& a, const Task<T>& task, int64_t token, int64_t head, float* states) {
+inline float* state_of(const Attention& a, const Task& task, int64_t token, int64_t head, float* states) {
     return states + ((task.state + token * task.apart) * a.shared + head) * (a.d + 2);
 }
 
 template <typename T>
-void work_vectors(const Attention& a, const Task<T>& task, float* states) {
-    const int64_t width = a.d / LANES, count = task.last - task.first;
-    std::vector<Floats> query(count * a.shared * width);
+void work_vectors(const Attention& a, const Task& task, float* states) {
+    const int64_t count = task.last - task.first;
+    static thread_local Lines<T> held;
+    held.resize(count * a.shared * a.d);
+    T* query = held.data();
     for (int64_t t = 0; t < count; t++)
         for (int64_t h = 0; h < a.shared; h++) {
-            const T* from = query_of(a, task, task.first + t, h);
-            for (int64_t w = 0; w < width; w++) query[(t * a.shared + h) * width + w] = lanes(from + w * LANES);
+            std::copy_n(query_of<T>(a, task, task.first + t, h), a.d, query + (t * a.shared + h) * a.d);
             float* state = state_of(a, task, task.first + t, h, states);
             std::fill_n(state, a.d + 2, 0.0f);
             state[0] = std::numeric_limits<float>::lowest();
         }
-    spans(a, task, [&](Span<T> span, int64_t start) {
+    spans<T>(a, task, [&](Span<T> span, int64_t start) {
         for (int64_t from = 0; from < span.tokens; from += PIECE)
             for (int64_t t = 0; t < count; t++) {
                 const int64_t token = task.first + t;
@@ -189,21 +184,21 @@ void work_vectors(const Attention& a, const Task<T>& task, float* states) {
                 if (here <= 0) continue;
                 const Span<T> piece = {span.keys + from * a.d, span.values + from * a.d, here};
                 for (int64_t h = 0; h < a.shared; h += TOGETHER)
-                    read_some(a.shared - h, &query[(t * a.shared + h) * width], width, a.scaling, piece,
+                    read_some(a.shared - h, (const T*)query + (t * a.shared + h) * a.d, a.d, a.scaling, piece,
                               state_of(a, task, token, h, states));
             }
     });
 }
 
-inline void work_tiles(const Attention& a, const Task<uint16_t>& task, float* states) {
+inline void work_tiles(const Attention& a, const Task& task, float* states) {
 #if defined(WITH_TILES)
     static thread_local Flash held;
     Flash& flash = held;
     flash.begin((task.last - task.first) * a.shared, a.d, a.scaling, task.from);
     for (int64_t token = task.first, q = 0; token < task.last; token++)
-        for (int64_t h = 0; h < a.shared; h++, q++) flash.ask(q, query_of(a, task, token, h), sight(task, token));
+        for (int64_t h = 0; h < a.shared; h++, q++) flash.ask(q, query_of<uint16_t>(a, task, token, h), sight(task, token));
     const Forms forms(flash.height());
-    spans(a, task, [&](Span<uint16_t> span, int64_t start) {
+    spans<uint16_t>(a, task, [&](Span<uint16_t> span, int64_t start) {
         span.tokens = std::min(span.tokens, sight(task, task.last - 1) - start);  // it sees the most
         flash.take(span);
     });
@@ -214,10 +209,10 @@ inline void work_tiles(const Attention& a, const Task<uint16_t>& task, float* st
 }
 
 template <typename T>
-inline void work(const Attention& a, const Task<T>& task, float* states) {
+inline void work(const Attention& a, const Task& task, float* states) {
     if constexpr (std::is_same<T, uint16_t>::value)
         if (tiled<T>(a.d)) return work_tiles(a, task, states);
-    work_vectors(a, task, states);
+    work_vectors<T>(a, task, states);
 }
 
 // One softmax over all that a token read with one head of keys: `count` states, one behind the other, to [shared, d].
@@ -241,41 +236,29 @@ void join(const Attention& a, float* states, int64_t count, T* out) {
     }
 }
 
-// Puts the key and the value of a group's token behind its tail.
+// Puts the key or the value of a group's token behind its tail: heads of keys come first, then those of values.
 template <typename T>
-inline void keep(const Attention& a, const Readers& group, int64_t token) {
-    const int64_t* tails = group.tails + 2 * a.layer;
-    const int64_t row = group.start + token, place = group.lengths[token] - 1;
-    for (int64_t kv = 0; kv < a.kv_heads; kv++) {
-        const int64_t to = group.slots[token] * group.tail_slot + kv * group.tail_head + place * a.d;
-        std::copy_n((const T*)a.key + kv * a.key_head + row * a.key_row, a.d, (T*)tails[0] + to);
-        std::copy_n((const T*)a.value + kv * a.value_head + row * a.value_row, a.d, (T*)tails[1] + to);
-    }
+inline void keep(const Attention& a, const Readers& group, int64_t token, int64_t head) {
+    const bool value = head >= a.kv_heads;
+    const int64_t kv = value ? head - a.kv_heads : head, row = group.start + token, place = group.lengths[token] - 1;
+    const T* from = value ? (const T*)a.value + kv * a.value_head + row * a.value_row
+                          : (const T*)a.key + kv * a.key_head + row * a.key_row;
+    T* to = (T*)group.tails[2 * a.layer + value] + group.slots[token] * group.tail_slot + kv * group.tail_head;
+    std::copy_n(from, a.d, to + place * a.d);
 }
 
-// What tokens read, whose own keys and values are kept already.
+// What tokens read, whose own keys and values are kept already. Nobody is waited for when it is found.
 template <typename T>
-void attended(const Attention& a, int threads) {
+void attended(Team& team, const Attention& a, const Plan<T>& plan, float* states) {
     const int64_t size = a.shared * (a.d + 2);
-    static thread_local Plan<T> held;
-    static thread_local Lines<float> room;
-    Plan<T>& plan = held;
-    plan.make(a);
-    room.resize(plan.states * size);
-    float* states = room.data();
-#pragma omp parallel num_threads(threads)
-    {
-#pragma omp for schedule(dynamic, 1)
-        for (size_t i = 0; i < plan.tasks.size(); i++) work(a, plan.tasks[i], states);
-        for (int64_t g = 0; g < a.count; g++) {
-            const Readers& group = *a.groups[g];
-#pragma omp for schedule(static) nowait
-            for (int64_t token = 0; token < group.tokens; token++)
-                for (int64_t kv = 0; kv < a.kv_heads; kv++) {
-                    const int64_t place = plan.places[g], state = plan.first[g] + (token * a.kv_heads + kv) * place;
-                    T* out = (T*)a.out + ((group.start + token) * a.kv_heads + kv) * a.shared * a.d;
-                    join(a, states + state * size, place, out);
-                }
+    team.share(plan.tasks.size(), [&](int64_t task) { work<T>(a, plan.tasks[task], states); });
+    team.wait();
+    for (int64_t g = 0; g < a.count; g++) {
+        const Readers& group = *a.groups[g];
+        const int64_t place = plan.places[g], count = group.tokens * a.kv_heads;
+        for (int64_t i = team.first(count); i < team.last(count); i++) {
+            float* own = states + (plan.first[g] + i * place) * size;
+            join(a, own, place, (T*)a.out + (group.start * a.kv_heads + i) * a.shared * a.d);
         }
     }
 }
@@ -283,9 +266,21 @@ void attended(const Attention& a, int threads) {
 // The same of tokens whose keys and values are not kept yet.
 template <typename T>
 void kept_and_attended(const Attention& a, int threads) {
-    for (int64_t g = 0; g < a.count; g++)
-        for (int64_t token = 0; token < a.groups[g]->tokens; token++) keep<T>(a, *a.groups[g], token);
-    attended<T>(a, threads);
+    static thread_local Plan<T> held;
+    static thread_local Lines<float> room;
+    Plan<T>& plan = held;
+    plan.make(a);
+    room.resize(plan.numbers(a));
+    float* states = room.data();
+    together(threads, [&](Team& team) {
+        for (int64_t g = 0; g < a.count; g++) {
+            const int64_t heads = 2 * a.kv_heads, count = a.groups[g]->tokens * heads;
+            for (int64_t i = team.first(count); i < team.last(count); i++)
+                keep<T>(a, *a.groups[g], i / heads, i % heads);
+        }
+        team.wait();
+        attended(team, a, plan, states);
+    });
 }
 
 }  // namespace

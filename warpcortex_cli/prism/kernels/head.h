@@ -53,8 +53,9 @@ inline void summarized(const Linear& by, const float* x, int64_t tokens, int64_t
     const auto here = [&](Floats outputs, int64_t panel) {
         return choose(order() < int32_t(std::min(LANES, by.outputs - panel * LANES)), outputs, splat(LOWEST));
     };
-    multiplied(by, rows(x, inputs), tokens, inputs, neighbours(by.outputs), threads, [&](const Outputs& found) {
-        Best* mine = &best[this_thread() * tokens];
+    multiplied(by, rows(x, inputs), tokens, inputs, neighbours(by.outputs), threads,
+               [&](const Team& team, const Outputs& found) {
+        Best* mine = &best[team.me * tokens];
         found.each([&](int64_t token, const Floats& first, const Floats& second) {
             mine[token].add(here(first, found.panel), found.panel);
             if (found.panels == 2) mine[token].add(here(second, found.panel + 1), found.panel + 1);

@@ -27,8 +27,9 @@ void unpack(int format, const uint8_t* weights, const int64_t* which, int64_t ro
 
 void multiply(int format, const float* x, const uint8_t* weights, const float* bias, float* out, int64_t tokens,
               int64_t inputs, int64_t outputs, int threads) {
+    const auto put = into(plain(out, outputs), outputs);
     multiplied({weights, bias, format, outputs}, rows(x, inputs), tokens, inputs, neighbours(outputs), threads,
-               into(plain(out, outputs), outputs));
+               [&](const Team&, const Outputs& found) { put(found); });
 }
 
 // The largest output of each token, its place, and the logarithm of the sum of all as powers of e.
@@ -46,12 +47,25 @@ void attend(int half, const Attention* given, int threads) {
 
 void before_attention(const Layer* layer, const float* hidden, const float* cosine, const float* sine, int64_t turned,
                       float* out, int64_t rows, int threads) {
-    before(*layer, hidden, cosine, sine, turned, out, nullptr, rows, threads, [](int64_t) {});
+    static thread_local Room held;
+    Room& room = held;
+    together(threads, [&](Team& team) {
+        Laps laps(nullptr);
+        before(team, room, *layer, hidden, cosine, sine, turned, out, rows, laps, [](int64_t, int64_t, float*) {});
+    });
 }
 
-void after_attention(const Layer* layer, const float* hidden, const float* read, float* out, int64_t rows,
-                     int threads) {
-    after(*layer, hidden, read, out, rows, threads);
+// `hidden`: what comes in, and what goes out.
+void after_attention(const Layer* layer, float* hidden, const float* read, int64_t rows, int threads) {
+    static thread_local Room held;
+    Room& room = held;
+    reserve(room, *layer, rows, threads);
+    together(threads, [&](Team& team) {
+        const Own own(team, hidden, rows, layer->width);
+        Laps laps(nullptr);
+        after(team, room, *layer, read, own.hidden, rows, laps, nullptr);
+        own.give_back();
+    });
 }
 
 void through_layers(const Through* given, const Attention* attention, int threads) {

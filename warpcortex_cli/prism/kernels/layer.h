@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include "laps.h"
 #include "linear.h"
 
 namespace {
@@ -52,83 +53,124 @@ inline float* own_row(int64_t numbers) {
 }
 
 // From hidden states [rows, width] to queries, keys and values [rows, heads + 2 * kv_heads, d], queries and keys turned
-// by cosine and sine [rows, turned]; to `half`, too, in bfloat16, unless it is null. Then `use` is called with the row.
+// by cosine and sine [rows, turned]. Then `use` is called with the row, the head's number and its numbers.
 template <typename Use>
-void before(const Layer& layer, const float* hidden, const float* cosine, const float* sine, int64_t turned, float* out,
-            uint16_t* half, int64_t rows, int threads, Use use) {
-    const int64_t wide = layer.qkv.outputs;
+void before(Team& team, Room& room, const Layer& layer, const float* hidden, const float* cosine, const float* sine,
+            int64_t turned, float* out, int64_t rows, Laps& laps, Use use) {
+    const int64_t wide = layer.qkv.outputs, heads = layer.heads + 2 * layer.kv_heads;
     for (int64_t start = 0; start < rows; start += SOME) {
         const int64_t here = std::min(SOME, rows - start);
-        const auto normed = [&](int64_t row) {
+        Tokens& rounded = begun(team, room, here, layer.width, layer.qkv.format);
+        rounded.read(team, [&](int64_t row) {
             float* to = own_row(layer.width);
             normalized(layer.first, hidden + (start + row) * layer.width, to, layer.width);
             return to;
-        };
-        multiplied(layer.qkv, normed, here, layer.width, neighbours(wide), threads,
-                   into(plain(out + start * wide, wide), wide));
-#pragma omp parallel for num_threads(threads) if (here > FEW)
-        for (int64_t row = start; row < start + here; row++) {
-            for (int64_t head = 0; head < layer.heads + layer.kv_heads; head++) {
-                float* x = out + row * wide + head * layer.d;
+        });
+        laps.end(BETWEEN);
+        multiplied(team, layer.qkv, rounded, neighbours(wide), into(plain(out + start * wide, wide), wide));
+        team.later(beginning(team, layer.output, layer.heads * layer.d, neighbours(layer.width)));
+        team.wait();
+        laps.end(QKV);
+        for (int64_t i = team.first(here * heads); i < team.last(here * heads); i++) {
+            const int64_t row = start + i / heads, head = i % heads;
+            float* x = out + row * wide + head * layer.d;
+            if (head < layer.heads + layer.kv_heads) {
                 const Norm& norm = head < layer.heads ? layer.query : layer.key;
                 if (norm.weight) normalized(norm, x, x, layer.d);
                 turn(x, cosine + row * turned, sine + row * turned, turned);
             }
-            for (int64_t i = row * wide; half && i < (row + 1) * wide; i += LANES) put(half + i, lanes(out + i));
-            use(row);
+            use(row, head, x);
         }
     }
+    team.wait();
+    laps.end(BETWEEN);
 }
 
-// out [rows, width]: hidden states plus what the heads read [rows, heads * d], and plus what the feed-forward part
-// makes of both.
+// Hidden states [rows, width] as a thread adds to them: of few rows its own ones, of which at last the first thread's
+// are what goes out.
+struct Own {
+    float* hidden;
+
+    Own(const Team& team, float* given, int64_t rows, int64_t width)
+        : hidden(given), given(given), size(rows * width), first(team.me == 0) {
+        static thread_local Lines<float> own;
+        if (rows <= FEW && team.threads > 1) own.assign(given, given + size), hidden = own.data();
+    }
+    // When all threads have begun.
+    void give_back() const {
+        if (hidden != given && first) std::copy_n(hidden, size, given);
+    }
+
+  private:
+    float* given;
+    int64_t size;
+    bool first;
+};
+
+// Room for what `after` needs of so many rows.
+inline void reserve(Room& room, const Layer& layer, int64_t rows, int threads) {
+    const int64_t here = std::min(rows, SOME), size = here * panels_of(layer.width) * LANES;
+    if (int64_t(room.part.size()) < size) room.part.resize(size);
+    room.passed.reserve(here, layer.inner, threads);
+}
+
+// Adds to hidden states [rows, width] what the heads read [rows, heads * d], and what the feed-forward part makes of
+// both. Of few rows these are each thread's own; of many, a row that is used next is one that this thread has added to.
+// `next`: of the next layer, or null.
 template <typename T>
-void after(const Layer& layer, const float* hidden, const T* read, float* out, int64_t rows, int threads) {
+void after(Team& team, Room& room, const Layer& layer, const T* read, float* hidden, int64_t rows, Laps& laps,
+           const Linear* next) {
     const int64_t width = layer.width, filled = panels_of(width) * LANES, heads = layer.heads * layer.d;
-    static thread_local Lines<float> room;
-    static thread_local Passed held;
-    Passed& inner = held;
-    room.resize(std::min(rows, SOME) * filled);
-    float* part = room.data();
+    float* part = room.part.data();
+    Passed& inner = room.passed;
     for (int64_t start = 0; start < rows; start += SOME) {
         const int64_t here = std::min(SOME, rows - start);
-        const float* x = hidden + start * width;
-        float* to = out + start * width;
-        const auto heard = [&](int64_t row) {
+        float* x = hidden + start * width;
+        const auto add = [&](const Norm& norm, int64_t row) {
+            float* own = own_row(filled);
+            for (int64_t i = 0; i < filled; i += LANES) put(own + i, load<Floats>(part + i * here + row * LANES));
+            if (norm.weight) normalized(norm, own, own, width);
+            for (int64_t i = 0; i < width; i++) x[row * width + i] += own[i];
+        };
+        Tokens& rounded = begun(team, room, here, heads, layer.output.format);
+        rounded.read(team, [&](int64_t row) {
             const T* from = read + (start + row) * heads;
             if constexpr (std::is_same<T, float>::value) return from;
             float* wide = own_row(heads);
             for (int64_t i = 0; i < heads; i += LANES) put(wide + i, lanes(from + i));
             return (const float*)wide;
-        };
-        const auto add = [&](const Norm& norm, const float* x, int64_t row) {
-            float* own = own_row(filled);
-            for (int64_t i = 0; i < filled; i += LANES)
-                put(own + i, load<Floats>(part + i * here + row * LANES));
-            if (norm.weight) normalized(norm, own, own, width);
-            for (int64_t i = 0; i < width; i++) to[row * width + i] = x[row * width + i] + own[i];
-        };
-        const auto normed = [&](int64_t row) {
-            add(layer.attended, x, row);
+        });
+        laps.end(BETWEEN);
+        multiplied(team, layer.output, rounded, neighbours(width), into(by_panels(part, here), width));
+        team.later(beginning(team, layer.gate_up, width, halves(layer.gate_up.outputs)));
+        team.wait();
+        laps.end(OUTPUT);
+        begun(team, room, here, width, layer.gate_up.format).read(team, [&](int64_t row) {
+            add(layer.attended, row);
             float* own = own_row(width);
-            normalized(layer.second, to + row * width, own, width);
+            normalized(layer.second, x + row * width, own, width);
             return own;
-        };
-        multiplied(layer.output, heard, here, heads, neighbours(width), threads, into(by_panels(part, here), width));
+        });
+        laps.end(BETWEEN);
         // Gates and what goes through them are never held as a whole.
-        inner.begin(here, layer.inner, threads);
-        multiplied(layer.gate_up, normed, here, width, halves(layer.gate_up.outputs), threads,
-                   [&](const Outputs& found) {
-                       const Passed::Hand hand = inner.hand(found.panel);
-                       found.each([&](int64_t row, const Floats& gate, const Floats& up) {
-                           hand.put(row, activated(gate, up, layer.gelu));
-                       });
-                   });
-        Tokens& rounded = begun(here, layer.inner, layer.down.format);
-        rounded.read(inner, threads);
-        multiplied(layer.down, rounded, neighbours(width), threads, into(by_panels(part, here), width));
-#pragma omp parallel for num_threads(threads) if (here > FEW)
-        for (int64_t row = 0; row < here; row++) add(layer.fed, to, row);
+        inner.begin(team, here);
+        multiplied(team, layer.gate_up, rounded, halves(layer.gate_up.outputs), [&](const Outputs& found) {
+            const Passed::Hand hand = inner.hand(team, found.panel, here);
+            found.each([&](int64_t row, const Floats& gate, const Floats& up) {
+                hand.put(row, activated(gate, up, layer.gelu));
+            });
+        });
+        team.later(beginning(team, layer.down, layer.inner, neighbours(width)));
+        team.wait();
+        laps.end(GATE_UP);
+        begun(team, room, here, layer.inner, layer.down.format).read(team, inner);
+        laps.end(BETWEEN);
+        multiplied(team, layer.down, rounded, neighbours(width), into(by_panels(part, here), width));
+        if (next) team.later(beginning(team, *next, width, neighbours(next->outputs)));
+        team.wait();
+        laps.end(DOWN);
+        team.each(here, [&](int64_t row) { add(layer.fed, row); });
+        laps.end(BETWEEN);
     }
 }
 

@@ -73,70 +73,92 @@ void by_vectors(const Tokens& x, const Panels& panels, int64_t jump, Floats* sum
     else vector_sums<FORMAT, FULL, P>(x, panels, jump, sums);
 }
 
-constexpr int64_t TASK = 2;  // pairs of a task where tiles are used
+constexpr int64_t TASK = 2;                // pairs of a task where tiles are used
+constexpr int64_t READ_AHEAD = 96 * 1024;  // bytes: a part of the second cache of any CPU
 
-// Calls `use` with the outputs of each pair of panels.
+inline int64_t pairs_of_a_task(const Tokens& x) { return x.together ? TASK : 1; }
+
+// Calls `use` with the outputs of each pair of panels, in the thread that computed them. Nobody is waited for.
 template <int FORMAT, typename Use>
-void multiplied(const Linear& by, const Tokens& x, const Pairing& pairing, int threads, Use use) {
-    const int64_t size = panel_bytes<FORMAT>(x.inputs), count = pairing.count(), each = x.together ? TASK : 1;
-    const int64_t tasks = (count + each - 1) / each, share = std::max<int64_t>(1, tasks / (8 * threads));
-#pragma omp parallel num_threads(threads)
-    {
-        Lines<Floats> room(2 * each * x.places());
-        const Forms forms(x.together ? x.tall : 0);
-        const auto sum = [&](const Pairs& pairs) {
-            if (x.together) return tile_sums<FORMAT>(x, pairs, room.data());
-            const Panels both = pairs[0];
-            std::fill(room.begin(), room.end(), Floats{});
-            if (both.count == 2 && PAIR == 2 && x.count > BUSY)  // as many sums as registers hold
-                return by_vectors<FORMAT, PAIR>(x, both, pairs.next - size, room.data());
-            for (int64_t p = 0; p < both.count; p++)
-                by_vectors<FORMAT, 1>(x, {both.at + p * both.panel, 0, 1}, 0, room.data() + p * x.places());
-        };
-        // In small shares: other programs take time of single cores, and nobody shall wait for the slowest.
-#pragma omp for schedule(dynamic, share)
-        for (int64_t task = 0; task < tasks; task++) {
-            const int64_t first = task * each, here = std::min(each, count - first);
-            const bool odd = (first + here - 1) * pairing.step + pairing.next >= pairing.panels;
-            const uint8_t* at = by.weights + first * pairing.step * size;
-            const Pairs pairs = {at, pairing.next * size, pairing.step * size, here, odd};
-            sum(pairs);
-            for (int64_t i = 0; i < here; i++) {
-                const Panels panels = pairs[i];
-                Outputs found(x, &room[2 * i * x.places()], (first + i) * pairing.step, panels.count);
-                for (int64_t p = 0; p < panels.count; p++) {
-                    const int64_t output = (found.panel + p * pairing.next) * LANES;
-                    found.scaled(p, panels.at + p * panels.panel + times_at<FORMAT>(x.groups),
-                                 by.bias ? by.bias + output : nullptr, by.outputs - output);
-                }
-                // Of the next task: its first pair was asked for already.
-                if (x.together) found.meanwhile(at + (here + 1) * pairs.next + i * pairs.panel, CLOSE * GROUP_BYTES<FORMAT>);
-                use(found);
+void multiplied(Team& team, const Linear& by, const Tokens& x, const Pairing& pairing, Use use) {
+    static thread_local Lines<Floats> held;
+    const int64_t size = panel_bytes<FORMAT>(x.inputs), count = pairing.count(), each = pairs_of_a_task(x);
+    held.resize(2 * each * x.places());
+    Floats* room = held.data();
+    const Forms forms(x.together ? x.tall : 0);
+    const auto sum = [&](const Pairs& pairs) {
+        if (x.together) return tile_sums<FORMAT>(x, pairs, room);
+        const Panels both = pairs[0];
+        std::fill_n(room, both.count * x.places(), Floats{});
+        if (both.count == 2 && PAIR == 2 && x.count > BUSY)  // as many sums as registers hold
+            return by_vectors<FORMAT, PAIR>(x, both, pairs.next - size, room);
+        for (int64_t p = 0; p < both.count; p++)
+            by_vectors<FORMAT, 1>(x, {both.at + p * both.panel, 0, 1}, 0, room + p * x.places());
+    };
+    team.share((count + each - 1) / each, [&](int64_t task) {
+        const int64_t first = task * each, here = std::min(each, count - first);
+        const bool odd = (first + here - 1) * pairing.step + pairing.next >= pairing.panels;
+        const uint8_t* at = by.weights + first * pairing.step * size;
+        const Pairs pairs = {at, pairing.next * size, pairing.step * size, here, odd};
+        sum(pairs);
+        for (int64_t i = 0; i < here; i++) {
+            const Panels panels = pairs[i];
+            Outputs found(x, room + 2 * i * x.places(), (first + i) * pairing.step, panels.count);
+            for (int64_t p = 0; p < panels.count; p++) {
+                const int64_t output = (found.panel + p * pairing.next) * LANES;
+                found.scaled(p, panels.at + p * panels.panel + times_at<FORMAT>(x.groups),
+                             by.bias ? by.bias + output : nullptr, by.outputs - output);
             }
+            // Of the next task: its first pair was asked for already.
+            if (x.together) found.meanwhile(at + (here + 1) * pairs.next + i * pairs.panel, CLOSE * GROUP_BYTES<FORMAT>);
+            use(found);
         }
-    }
+    });
 }
 
 template <typename Use>
-void multiplied(const Linear& by, const Tokens& x, const Pairing& pairing, int threads, Use use) {
-    with_format(by.format, [&](auto format) { multiplied<decltype(format)::value>(by, x, pairing, threads, use); });
+void multiplied(Team& team, const Linear& by, const Tokens& x, const Pairing& pairing, Use use) {
+    with_format(by.format, [&](auto format) { multiplied<decltype(format)::value>(team, by, x, pairing, use); });
 }
 
-// Room for tokens as they are multiplied: this thread's, for all that take part.
-inline Tokens& begun(int64_t tokens, int64_t inputs, int64_t format) {
-    static thread_local Tokens held;
-    held.begin(tokens, inputs, tiles_work() ? TALL : TILE, tiles_work(), format);
-    return held;
+// What a thread will read first of a product.
+inline Later beginning(const Team& team, const Linear& by, int64_t inputs, const Pairing& pairing) {
+    const int64_t size = with_format(by.format, [&](auto format) { return panel_bytes<decltype(format)::value>(inputs); });
+    const int64_t first = team.first(pairing.count()), count = team.last(pairing.count()) - first;
+    const uint8_t* at = by.weights + first * pairing.step * size;
+    if (pairing.step == 1) return {{at, at + pairing.next * size}, std::min(count * size, READ_AHEAD / 2)};
+    return {{at, nullptr}, std::min(count * 2 * size, READ_AHEAD)};
 }
 
-// The same of tokens whose inputs `row` finds.
+// Room that threads share.
+struct Room {
+    Tokens tokens;
+    Passed passed;
+    Lines<float> part;
+};
+
+// Tokens to be multiplied with weights of a format: of few, each thread has its own ones.
+inline Tokens& begun(Team& team, Room& room, int64_t tokens, int64_t inputs, int64_t format) {
+    static thread_local Tokens own;
+    const bool few = tokens <= FEW;
+    Tokens& found = few ? own : room.tokens;
+    if (few || team.me == 0) found.begin(tokens, inputs, tiles_work() ? TALL : TILE, tiles_work(), format);
+    if (!few) team.wait();
+    return found;
+}
+
+// The same of tokens whose inputs `row` finds, by a team of its own.
 template <typename Row, typename Use>
 void multiplied(const Linear& by, Row row, int64_t tokens, int64_t inputs, const Pairing& pairing, int threads,
                 Use use) {
     if (tokens == 0) return;
-    Tokens& rounded = begun(tokens, inputs, by.format);
-    rounded.read(row, threads);
-    multiplied(by, rounded, pairing, threads, use);
+    static thread_local Room held;
+    Room& room = held;
+    together(threads, [&](Team& team) {
+        Tokens& rounded = begun(team, room, tokens, inputs, by.format);
+        rounded.read(team, row);
+        multiplied(team, by, rounded, pairing, [&](const Outputs& found) { use(team, found); });
+    });
 }
 
 // Where tokens are that lie one behind the other.

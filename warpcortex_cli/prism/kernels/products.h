@@ -127,13 +127,6 @@ struct Weights {
     int64_t first, count;        // groups
 };
 
-// Loops over registers: where one is not unrolled, an array of them is left in memory.
-#if defined(__clang__)
-#define UNROLLED _Pragma("clang loop unroll(full)")
-#else
-#define UNROLLED _Pragma("GCC unroll 16")
-#endif
-
 // Adds what some groups of P panels give to the sums of the M tokens of a tile. `Lines_` says how their lines are read,
 // KIND how tokens are kept.
 template <int FORMAT, typename Form, Kind KIND, int P, int M>

@@ -18,15 +18,126 @@ struct Span {
 
 constexpr int64_t PIECE = 64;  // keys whose scores are held at once
 constexpr int TOGETHER = 8;    // query heads that read a key at once
-constexpr int64_t AT_ONCE = NATIVE == 64 ? 16 : 8;  // keys whose sums fit into registers
+constexpr int SUMS = NATIVE == 64 ? 24 : 12;  // registers for sums
 
 inline Real register_of(const float* from) { return load<Real>(from); }
 inline Real register_of(const uint16_t* from) { return real(load<Half>(from)); }
 
+// Keys that HEADS queries read at once, of 16.
+constexpr int keys_of(int heads) {
+    int found = 1;
+    while (2 * found * heads <= SUMS && found < LANES) found *= 2;
+    return found;
+}
+
+// Products of HEADS queries with 16 keys, all of `d` numbers, the queries' one behind the other.
+template <int HEADS, typename T>
+inline void products(const T* query, int64_t d, const T* const* keys, Floats* found) {
+    constexpr int KEYS = keys_of(HEADS), STEP = LANES / PARTS;
+    Real sums[HEADS][LANES];
+    for (int first = 0; first < LANES; first += KEYS) {
+        Real own[HEADS][KEYS] = {};
+        for (int64_t i = 0; i < d; i += STEP) {
+            Real key[KEYS];
+            UNROLLED for (int k = 0; k < KEYS; k++) key[k] = register_of(keys[first + k] + i);
+            UNROLLED for (int h = 0; h < HEADS; h++) {
+                const Real part = register_of(query + h * d + i);
+                UNROLLED for (int k = 0; k < KEYS; k++) own[h][k] += part * key[k];
+            }
+        }
+        UNROLLED for (int h = 0; h < HEADS; h++)
+            UNROLLED for (int k = 0; k < KEYS; k++) sums[h][first + k] = own[h][k];
+    }
+    for (int h = 0; h < HEADS; h++) found[h] = totals_of(sums[h]);
+}
+
+// Adds to the sums of HEADS queries, `size` numbers apart, `count` values times their weights: W times 16 numbers.
+template <int HEADS, int W, typename T>
+inline void weighed(const Floats (*weights)[PIECE / LANES], const T* values, int64_t d, int64_t count, float* sums,
+                    int64_t size) {
+    Floats own[HEADS][W];
+    UNROLLED for (int h = 0; h < HEADS; h++)
+        UNROLLED for (int w = 0; w < W; w++) own[h][w] = load<Floats>(sums + h * size + w * LANES);
+    for (int64_t t = 0; t < count; t++) {
+        Floats value[W];
+        UNROLLED for (int w = 0; w < W; w++) value[w] = lanes(values + t * d + w * LANES);
+        UNROLLED for (int h = 0; h < HEADS; h++) {
+            const float weight = ((const float*)weights[h])[t];
+            UNROLLED for (int w = 0; w < W; w++) own[h][w] += weight * value[w];
+        }
+    }
+    UNROLLED for (int h = 0; h < HEADS; h++)
+        UNROLLED for (int w = 0; w < W; w++) put(sums + h * size + w * LANES, own[h][w]);
+}
+
+template <int HEADS, typename T>
+inline void weighed(const Floats (*weights)[PIECE / LANES], const T* values, int64_t d, int64_t count, float* sums,
+                    int64_t size) {
+    constexpr int W = std::max(1, SUMS / PARTS / HEADS / 2);
+    int64_t i = 0;
+    for (; i + W * LANES <= d; i += W * LANES) weighed<HEADS, W>(weights, values + i, d, count, sums + i, size);
+    for (; i < d; i += LANES) weighed<HEADS, 1>(weights, values + i, d, count, sums + i, size);
+}
+
+#if defined(__AVX512BF16__)
+
+// The same of bfloat16, by instructions that multiply two of them. Weights are rounded to bfloat16, too.
+
+inline __m512bh halves_of(const uint16_t* from, int64_t count) {
+    if (count >= 2 * LANES) return (__m512bh)_mm512_loadu_si512(from);
+    return (__m512bh)_mm512_zextsi256_si512(_mm256_loadu_si256((const __m256i*)from));
+}
+
+template <int HEADS>
+inline void products(const uint16_t* query, int64_t d, const uint16_t* const* keys, Floats* found) {
+    for (int h = 0; h < HEADS; h++) {
+        Floats own[LANES];
+        UNROLLED for (int k = 0; k < LANES; k++) own[k] = Floats{};
+        for (int64_t i = 0; i < d; i += 2 * LANES) {
+            const __m512bh part = halves_of(query + h * d + i, d - i);
+            UNROLLED for (int k = 0; k < LANES; k++)
+                own[k] = (Floats)_mm512_dpbf16_ps((__m512)own[k], part, halves_of(keys[k] + i, d - i));
+        }
+        found[h] = totals(own);
+    }
+}
+
+template <int HEADS>
+inline void weighed(const Floats (*weights)[PIECE / LANES], const uint16_t* values, int64_t d, int64_t count,
+                    float* sums, int64_t size) {
+    uint16_t rounded[HEADS][PIECE];
+    for (int h = 0; h < HEADS; h++)
+        for (int64_t b = 0; b * LANES < count; b++) put(rounded[h] + b * LANES, weights[h][b]);
+    // Numbers 0 to 3, 8 to 11, ... of both keys stand in the lower pairs, and the others in the upper ones.
+    for (int64_t i = 0; i < d; i += 2 * LANES) {
+        const bool two = d - i > LANES;
+        __m512 low[HEADS], high[HEADS];
+        UNROLLED for (int h = 0; h < HEADS; h++) low[h] = high[h] = _mm512_setzero_ps();
+        for (int64_t t = 0; t < count; t += 2) {  // behind the last one, its weight is 0
+            const __m512i a = (__m512i)halves_of(values + t * d + i, d - i);
+            const __m512i b = (__m512i)halves_of(values + std::min(t + 1, count - 1) * d + i, d - i);
+            const __m512bh lower = (__m512bh)_mm512_unpacklo_epi16(a, b), upper = (__m512bh)_mm512_unpackhi_epi16(a, b);
+            UNROLLED for (int h = 0; h < HEADS; h++) {
+                const __m512bh both = (__m512bh)_mm512_set1_epi32(load<int32_t>(rounded[h] + t));
+                low[h] = _mm512_dpbf16_ps(low[h], lower, both), high[h] = _mm512_dpbf16_ps(high[h], upper, both);
+            }
+        }
+        const __m512i first = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
+        const __m512i second = _mm512_add_epi32(first, _mm512_set1_epi32(8));
+        UNROLLED for (int h = 0; h < HEADS; h++) {
+            float* to = sums + h * size + i;
+            put(to, load<Floats>(to) + (Floats)_mm512_permutex2var_ps(low[h], first, high[h]));
+            if (two) put(to + LANES, load<Floats>(to + LANES) + (Floats)_mm512_permutex2var_ps(low[h], second, high[h]));
+        }
+    }
+}
+
+#endif
+
 // What HEADS queries have gathered so far of one softmax: each its highest score, sum of weights, and weighted values.
 template <typename T, int HEADS>
-inline void read(const Floats* query, int64_t width, float scaling, Span<T> span, float* state) {
-    const int64_t d = width * LANES;
+inline void read(const T* query, int64_t d, float scaling, Span<T> span, float* state) {
+    const int64_t size = d + 2;
     Floats scores[HEADS][PIECE / LANES];
     for (int64_t start = 0; start < span.tokens; start += PIECE) {
         const int64_t here = std::min(PIECE, span.tokens - start), blocks = (here + LANES - 1) / LANES;
@@ -34,21 +145,16 @@ inline void read(const Floats* query, int64_t width, float scaling, Span<T> span
         for (int64_t b = 0; b < blocks; b++) {
             const T* at[LANES];  // behind the last token it is read again, and forgotten
             for (int64_t i = 0; i < LANES; i++) at[i] = keys + std::min(b * LANES + i, here - 1) * d;
-            for (int h = 0; h < HEADS; h++) {
-                Real sums[LANES];
-                for (int64_t half = 0; half < LANES; half += AT_ONCE) {
-                    Real own[AT_ONCE] = {};
-                    for (int64_t w = 0; w < width * PARTS; w++) {
-                        const Real part = load<Real>((const char*)(query + h * width) + w * NATIVE);
-                        for (int64_t i = 0; i < AT_ONCE; i++) own[i] += part * register_of(at[half + i] + w * (LANES / PARTS));
-                    }
-                    for (int64_t i = 0; i < AT_ONCE; i++) sums[half + i] = own[i];
-                }
-                scores[h][b] = choose(order() < int32_t(here - b * LANES), totals_of(sums) * scaling, splat(LOWEST));
-            }
+            const int64_t far = LANES * d * sizeof(T);  // values are on their way when they are weighed
+            for (int64_t line = 0; line < far; line += LINE)
+                __builtin_prefetch((const char*)values + b * far + line);
+            Floats found[HEADS];
+            products<HEADS>(query, d, at, found);
+            for (int h = 0; h < HEADS; h++)
+                scores[h][b] = choose(order() < int32_t(here - b * LANES), found[h] * scaling, splat(LOWEST));
         }
         for (int h = 0; h < HEADS; h++) {
-            float *own = state + h * (d + 2), most = own[0];
+            float *own = state + h * size, most = own[0];
             Floats highest = splat(most), sum = {};
             for (int64_t b = 0; b < blocks; b++) highest = choose(scores[h][b] > highest, scores[h][b], highest);
             most = highest_of(highest);
@@ -58,23 +164,15 @@ inline void read(const Floats* query, int64_t width, float scaling, Span<T> span
             own[1] = own[1] * before + total(sum);
             for (int64_t i = 0; i < d; i++) own[2 + i] *= before;
         }
-        for (int64_t w = 0; w < width; w++) {
-            Floats sums[HEADS];
-            for (int h = 0; h < HEADS; h++) sums[h] = load<Floats>(state + h * (d + 2) + 2 + w * LANES);
-            for (int64_t t = 0; t < here; t++) {
-                const Floats value = lanes(values + t * d + w * LANES);
-                for (int h = 0; h < HEADS; h++) sums[h] += ((const float*)scores[h])[t] * value;
-            }
-            for (int h = 0; h < HEADS; h++) put(state + h * (d + 2) + 2 + w * LANES, sums[h]);
-        }
+        weighed<HEADS>(scores, values, d, here, state + 2, size);
     }
 }
 
 template <typename T, int HEADS = TOGETHER>
-inline void read_some(int64_t heads, const Floats* query, int64_t width, float scaling, Span<T> span, float* state) {
+inline void read_some(int64_t heads, const T* query, int64_t d, float scaling, Span<T> span, float* state) {
     if constexpr (HEADS > 1)
-        if (heads < HEADS) return read_some<T, HEADS - 1>(heads, query, width, scaling, span, state);
-    read<T, HEADS>(query, width, scaling, span, state);
+        if (heads < HEADS) return read_some<T, HEADS - 1>(heads, query, d, scaling, span, state);
+    read<T, HEADS>(query, d, scaling, span, state);
 }
 
 }  // namespace

@@ -19,29 +19,55 @@ struct Through {
     uint16_t *own_qkv, *read;  // the same in bfloat16, and [rows, heads, d]
     uint16_t* queries;          // [count, heads, watched, d] of the rows from `watch` on, to be looked at later
     int64_t watch, watched;
+    double* seconds;  // [6], by `Part`, what is added up; or null
 };
 
-inline void through(const Through& t, Attention a, int threads) {
+inline void through(const Through& t, const Attention& given, int threads) {
+    static thread_local Room held;
+    static thread_local Plan<uint16_t> planned;
+    static thread_local Lines<float> kept;
+    Room& room = held;
+    Plan<uint16_t>& plan = planned;
+    const Layer& some = *t.layers[0];
+    Attention attention = given;
+    attention.kv_heads = some.kv_heads, attention.shared = some.heads / some.kv_heads, attention.d = some.d;
+    plan.make(attention);
+    kept.resize(plan.numbers(attention));
+    float* states = kept.data();
     std::vector<const Readers*> groups(t.rows);  // of each row
-    for (int64_t g = 0; g < a.count; g++)
-        std::fill_n(&groups[a.groups[g]->start], a.groups[g]->tokens, a.groups[g]);
-    for (int64_t i = 0; i < t.count; i++) {
-        const Layer& layer = *t.layers[i];
-        const int64_t wide = layer.qkv.outputs, d = layer.d;
-        const uint16_t* qkv = t.own_qkv;
-        a.query = qkv, a.key = qkv + layer.heads * d, a.value = qkv + (layer.heads + layer.kv_heads) * d;
-        a.query_head = a.key_head = a.value_head = d, a.query_row = a.key_row = a.value_row = wide;
-        a.out = t.read, a.kv_heads = layer.kv_heads, a.shared = layer.heads / layer.kv_heads, a.d = d;
-        a.layer = t.first + i, a.scaling = t.scalings[i];
-        before(layer, t.hidden, t.cosine, t.sine, t.turned, t.qkv, t.own_qkv, t.rows, threads,
-               [&](int64_t row) { keep<uint16_t>(a, *groups[row], row - groups[row]->start); });
-        for (int64_t head = 0; head < layer.heads; head++)
-            for (int64_t row = 0; row < t.watched; row++)
-                std::copy_n(qkv + (t.watch + row) * wide + head * d, d,
-                            t.queries + ((i * layer.heads + head) * t.watched + row) * d);
-        attended<uint16_t>(a, threads);
-        after(layer, t.hidden, (const uint16_t*)t.read, t.hidden, t.rows, threads);
-    }
+    for (int64_t g = 0; g < given.count; g++)
+        std::fill_n(&groups[given.groups[g]->start], given.groups[g]->tokens, given.groups[g]);
+    for (int64_t i = 0; i < t.count; i++) reserve(room, *t.layers[i], t.rows, threads);
+    together(threads, [&](Team& team) {
+        const Own own(team, t.hidden, t.rows, some.width);
+        Attention a = attention;
+        Laps laps(team.me == 0 ? t.seconds : nullptr);
+        for (int64_t i = 0; i < t.count; i++) {
+            const Layer& layer = *t.layers[i];
+            const int64_t wide = layer.qkv.outputs, d = layer.d;
+            const uint16_t* qkv = t.own_qkv;
+            a.query = qkv, a.key = qkv + layer.heads * d, a.value = qkv + (layer.heads + layer.kv_heads) * d;
+            a.query_head = a.key_head = a.value_head = d, a.query_row = a.key_row = a.value_row = wide;
+            a.out = t.read, a.layer = t.first + i, a.scaling = t.scalings[i];
+            const auto use = [&](int64_t row, int64_t head, const float* x) {
+                uint16_t* half = t.own_qkv + row * wide + head * d;
+                for (int64_t n = 0; n < d; n += LANES) put(half + n, lanes(x + n));
+                if (head >= layer.heads) {
+                    keep<uint16_t>(a, *groups[row], row - groups[row]->start, head - layer.heads);
+                } else if (row >= t.watch && row < t.watch + t.watched) {
+                    const int64_t place = (i * layer.heads + head) * t.watched + row - t.watch;
+                    std::copy_n(half, d, t.queries + place * d);
+                }
+            };
+            before(team, room, layer, own.hidden, t.cosine, t.sine, t.turned, t.qkv, t.rows, laps, use);
+            attended(team, a, plan, states);
+            team.wait();
+            laps.end(ATTENTION);
+            after(team, room, layer, (const uint16_t*)t.read, own.hidden, t.rows, laps,
+                  i + 1 < t.count ? &t.layers[i + 1]->qkv : nullptr);
+        }
+        own.give_back();
+    });
 }
 
 }  // namespace

@@ -8,32 +8,12 @@
 
 #include "amx.h"
 #include "panels.h"
-
-#if defined(_OPENMP)
-#include <omp.h>
-#endif
+#include "team.h"
 
 namespace {
 
 constexpr float SMALL = 1e-33f;  // what is not larger is taken for 0: what it would be multiplied with may be infinite
 constexpr int LEVEL_BITS = 15;    // of an input, without its sign
-constexpr int64_t FEW = 12;  // up to so many tokens, other threads would take longer to come than small work does
-
-inline int this_thread() {
-#if defined(_OPENMP)
-    return omp_get_thread_num();
-#else
-    return 0;
-#endif
-}
-
-inline int team() {
-#if defined(_OPENMP)
-    return omp_get_num_threads();
-#else
-    return 1;
-#endif
-}
 
 // Sizes as bits: without signs these are in the same order, infinity and NaN last.
 inline Ints sizes(const Floats& some) { return same_bits<Ints>(some) & 0x7fffffff; }
@@ -44,16 +24,20 @@ inline int32_t highest(const Ints& bits) {
     return most;
 }
 
-// What a product gives, on its way to be tokens of the next one: [panels, tokens, 16]. Each thread will round what it
-// computed itself: to bring it from another core takes longer than to round it.
+// What a product gives, on its way to be tokens of the next one: [panels, tokens, 16]. Of many tokens each thread will
+// round what it computed itself: to bring it from another core takes longer than to round it.
 class Passed {
   public:
-    void begin(int64_t tokens, int64_t outputs, int threads) {
-        this->tokens = tokens, this->threads = threads;
-        numbers.resize(panels_of(outputs) * tokens * LANES);
-        owners.resize(panels_of(outputs));
-        most.assign(threads * tokens, Ints{});
+    // Makes room, before threads meet, for the most that will come.
+    void reserve(int64_t tokens, int64_t outputs, int threads) {
+        const int64_t panels = panels_of(outputs);
+        if (int64_t(numbers.size()) < panels * tokens * LANES) numbers.resize(panels * tokens * LANES);
+        if (int64_t(owners.size()) < panels) owners.resize(panels);
+        if (int64_t(most.size()) < threads * tokens) most.resize(threads * tokens);
     }
+
+    // Called by each thread before its first `hand`.
+    void begin(const Team& team, int64_t tokens) { std::fill_n(sizes_of(team.me, tokens), tokens, Ints{}); }
 
     // Takes a panel's outputs from the thread that computed them.
     struct Hand {
@@ -66,15 +50,19 @@ class Passed {
         }
     };
 
-    Hand hand(int64_t panel) {
-        owners[panel] = this_thread();
-        return {&numbers[panel * tokens * LANES], &most[owners[panel] * tokens]};
+    Hand hand(const Team& team, int64_t panel, int64_t tokens) {
+        owners[panel] = team.me;
+        return {&numbers[panel * tokens * LANES], sizes_of(team.me, tokens)};
     }
 
-    int64_t tokens, threads;
+    // The largest sizes that a thread has seen, of each token.
+    Ints* sizes_of(int thread, int64_t tokens) { return &most[thread * tokens]; }
+
     Lines<float> numbers;
     std::vector<int> owners;  // of panels
-    std::vector<Ints> most;   // [threads, tokens]: the largest sizes
+
+  private:
+    Lines<Ints> most;
 };
 
 // How the numbers of tokens are kept: as int16, as bfloat16, or in fp32.
@@ -124,9 +112,8 @@ struct Tokens {
 
     // Rounds what `row` gives of each token, which it is asked for once: where its inputs are.
     template <typename Row>
-    void read(Row row, int threads) {
-#pragma omp parallel for num_threads(threads) if (count > FEW)
-        for (int64_t token = 0; token < count; token++) {
+    void read(Team& team, Row row) {
+        team.each(count, [&](int64_t token) {
             const float* from = row(token);
             Ints bits = {};
             for (int64_t i = 0; i < inputs && kind == WHOLE; i += LANES)
@@ -135,34 +122,35 @@ struct Tokens {
             const Place to = {*this, tile_of(token), token - start(tile_of(token))};
             for (int64_t g = 0; g < groups; g++)
                 to.put(g, by, [&](int64_t i) { return some_of(from, g * GROUP + i, inputs); });
-        }
+        });
+        if (count > FEW) team.wait();
     }
 
     // Rounds what a product gave.
-    void read(const Passed& from, int threads) {
-        std::vector<float> by(count);
-#pragma omp parallel num_threads(threads) if (count > FEW)
-        {
-            const int me = this_thread(), all = team();
-            const int64_t count = this->count, panels = panels_of(inputs);
-#pragma omp for
-            for (int64_t token = 0; token < count; token++) {
-                Ints bits = {};
-                for (int64_t i = 0; i < from.threads; i++) bits = larger(from.most[i * count + token], bits);
-                by[token] = scaled(token, bits);
-            }
-            for (int64_t g = 0; g < groups; g++) {
-                const int64_t first = g * GROUP / LANES;
-                if (from.owners[first] % all != me) continue;
-                const float* numbers = &from.numbers[first * count * LANES];
-                for (int64_t tile = 0, token = 0; tile < tiles; tile++)
-                    for (Place to = {*this, tile, 0}; token < start(tile + 1); to.token++, token++)
-                        to.put(g, by[token], [&](int64_t i) {
-                            if (first + i / LANES >= panels) return Floats{};
-                            return load<Floats>(numbers + i * count + token * LANES);
-                        });
-            }
+    void read(Team& team, Passed& from) {
+        static thread_local std::vector<float> held;
+        held.resize(count);
+        float* by = held.data();
+        for (int64_t token = 0; token < count; token++) {
+            Ints bits = {};
+            for (int i = 0; i < team.threads; i++) bits = larger(from.sizes_of(i, count)[token], bits);
+            const bool mine = count <= FEW || (token >= team.first(count) && token < team.last(count));
+            float elsewhere;
+            by[token] = scaled(bits, mine ? scales[token] : elsewhere);
         }
+        const int64_t panels = panels_of(inputs);
+        for (int64_t g = 0; g < groups; g++) {
+            const int64_t first = g * GROUP / LANES;
+            if (count > FEW && from.owners[first] != team.me) continue;
+            const float* numbers = &from.numbers[first * count * LANES];
+            for (int64_t tile = 0, token = 0; tile < tiles; tile++)
+                for (Place to = {*this, tile, 0}; token < start(tile + 1); to.token++, token++)
+                    to.put(g, by[token], [&](int64_t i) {
+                        if (first + i / LANES >= panels) return Floats{};
+                        return load<Floats>(numbers + i * count + token * LANES);
+                    });
+        }
+        if (count > FEW) team.wait();
     }
 
   private:
@@ -208,18 +196,20 @@ struct Tokens {
         }
     };
 
+    float scaled(int64_t token, const Ints& bits) { return scaled(bits, scales[token]); }
+
     // Sets the scale of a token by the bits of its largest sizes; what its numbers are multiplied with. Both are powers
     // of two: so the products are exact, and every CPU rounds them to the same whole numbers.
-    float scaled(int64_t token, const Ints& bits) {
-        if (kind != WHOLE) return scales[token] = 1;
+    float scaled(const Ints& bits, float& scale) const {
+        if (kind != WHOLE) return scale = 1;
         const int32_t most = highest(bits);
         const float largest = load<float>(&most);
         // What is not finite shall be seen in what it gives, not rounded to something.
-        scales[token] = std::isfinite(largest) ? 1 : std::numeric_limits<float>::quiet_NaN();
+        scale = std::isfinite(largest) ? 1 : std::numeric_limits<float>::quiet_NaN();
         if (!std::isfinite(largest) || largest <= SMALL) return 0;
         int power = LEVEL_BITS - 1 - std::ilogb(largest);
         if (std::nearbyint(std::ldexp(largest, power)) >= float(1 << LEVEL_BITS)) power--;
-        scales[token] = std::ldexp(1.0f, -power);
+        scale = std::ldexp(1.0f, -power);
         return std::ldexp(1.0f, power);
     }
 

@@ -29,6 +29,13 @@ constexpr int64_t NATIVE = 16;
 #endif
 constexpr int PARTS = LINE / NATIVE;  // registers of 16 lanes
 
+// Loops over registers: where one is not unrolled, an array of them is left in memory.
+#if defined(__clang__)
+#define UNROLLED _Pragma("clang loop unroll(full)")
+#else
+#define UNROLLED _Pragma("GCC unroll 16")
+#endif
+
 // A register: of whole numbers, of words, of halves of words, or in fp32.
 typedef int32_t Whole __attribute__((vector_size(NATIVE)));
 typedef uint32_t Word __attribute__((vector_size(NATIVE)));
@@ -315,20 +322,20 @@ inline bool any_above(const Floats& a, const Floats& b) {
 // 16 vectors become one: lane i is what `by` makes of all lanes of vector i.
 template <typename By>
 inline Floats folded(const Floats* x, By by) {
-    // Two become one whose lanes come from either: first of 8 lanes each, at last of one.
-    const auto two = [&](const Floats& a, const Floats& b, Ints low, int step) {
-        const auto from = [&](Ints lanes) { return (Floats)_mm512_permutex2var_ps((__m512)a, (__m512i)lanes, (__m512)b); };
-        return by(from(low), from(low + step));
+    Floats fours[4];  // four vectors each, whose four lanes stand together, four times
+    UNROLLED for (int i = 0; i < 4; i++) {
+        const auto two = [&](const Floats& a, const Floats& b) {
+            return (__m512d)by((Floats)_mm512_unpacklo_ps((__m512)a, (__m512)b),
+                               (Floats)_mm512_unpackhi_ps((__m512)a, (__m512)b));
+        };
+        const __m512d low = two(x[4 * i], x[4 * i + 1]), high = two(x[4 * i + 2], x[4 * i + 3]);
+        fours[i] = by((Floats)_mm512_unpacklo_pd(low, high), (Floats)_mm512_unpackhi_pd(low, high));
+    }
+    const auto parts = [&](const Floats& a, const Floats& b) {  // neighbouring quarters become one
+        return by((Floats)_mm512_shuffle_f32x4((__m512)a, (__m512)b, 0x88),
+                  (Floats)_mm512_shuffle_f32x4((__m512)a, (__m512)b, 0xdd));
     };
-    const Ints eights = {0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23};
-    const Ints fours = {0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27};
-    const Ints twos = {0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 24, 25, 28, 29};
-    const Ints ones = {0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30};
-    Floats part[8];
-    for (int i = 0; i < 8; i++) part[i] = two(x[2 * i], x[2 * i + 1], eights, 8);
-    for (int i = 0; i < 4; i++) part[i] = two(part[2 * i], part[2 * i + 1], fours, 4);
-    for (int i = 0; i < 2; i++) part[i] = two(part[2 * i], part[2 * i + 1], twos, 2);
-    return two(part[0], part[1], ones, 1);
+    return parts(parts(fours[0], fours[1]), parts(fours[2], fours[3]));
 }
 #endif
 

@@ -1,0 +1,137 @@
+// Threads that compute a step together.
+//
+// All of them run the same function. Work of many pieces is shared out; a little work is done by each of them for
+// itself, for to bring what another core computed takes longer. Who waits for the others lets memory bring what it will
+// read next: the weights of a layer of a small model are read in some ten microseconds, and after each wait memory
+// would need a part of these to come up to speed again.
+
+#pragma once
+
+#include "vectors.h"
+
+#include <atomic>
+#include <thread>
+
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
+
+namespace {
+
+constexpr int64_t FEW = 12;  // tokens: up to so many, each thread does for itself what takes little for each
+
+// Places in memory that will be read, one or two of them side by side.
+struct Later {
+    const uint8_t* at[2];
+    int64_t bytes;  // of each
+};
+
+class Team {
+  public:
+    struct alignas(LINE) Count {
+        std::atomic<int64_t> value{0};
+        uint8_t apart[LINE] = {};  // some CPUs fetch lines in pairs
+    };
+
+    const int me, threads;
+
+    // `counts`: of all threads together, as many as `counted` says, all 0.
+    Team(int me, int threads, Count* counts) : me(me), threads(threads), counts(counts) {}
+
+    static int64_t counted(int threads) { return 2 + 2 * threads; }
+
+    // What this thread will read soon.
+    void later(const Later& soon) {
+        ahead = soon, asked = 0;
+        if (threads == 1) return;
+        for (int64_t line = 0; line < AT_ONCE && asked < ahead.bytes; line++) ask();
+    }
+
+    // Until all have come here.
+    void wait() {
+        if (threads == 1) return;
+        std::atomic<int64_t>&come = counts[0].value, &gone = counts[1].value;
+        const int64_t turn = gone.load(std::memory_order_relaxed);
+        if (come.fetch_add(1, std::memory_order_acq_rel) + 1 == threads) {
+            come.store(0, std::memory_order_relaxed);
+            return gone.store(turn + 1, std::memory_order_release);
+        }
+        for (int64_t looks = 0; gone.load(std::memory_order_acquire) == turn; looks++) {
+            if (asked < ahead.bytes) ask();
+            else if (looks < AWAKE) rest();
+            else std::this_thread::yield();  // another program has the core of somebody who is waited for
+        }
+    }
+
+    // What is this thread's part of so many pieces.
+    int64_t first(int64_t pieces) const { return pieces * me / threads; }
+    int64_t last(int64_t pieces) const { return pieces * (me + 1) / threads; }
+
+    // Calls `use` with the number of each piece, in one thread: each thread takes its own ones, and then what is left of
+    // others', to whom other programs may leave less time. Between two calls all threads wait for each other.
+    template <typename Use>
+    void share(int64_t pieces, Use use) {
+        Count *now = counts + 2 + turn * threads, *next = counts + 2 + (1 - turn) * threads;
+        next[me].value.store(0, std::memory_order_relaxed);
+        turn = 1 - turn;
+        for (int i = 0; i < threads; i++) {
+            const int owner = me + i < threads ? me + i : me + i - threads;
+            const int64_t from = pieces * owner / threads, size = pieces * (owner + 1) / threads - from;
+            std::atomic<int64_t>& taken = now[owner].value;
+            if (taken.load(std::memory_order_relaxed) >= size) continue;
+            for (int64_t piece; (piece = taken.fetch_add(1, std::memory_order_relaxed)) < size;) use(from + piece);
+        }
+    }
+
+    // Calls `use` with each of some tokens: few of them in every thread, each of many in one.
+    template <typename Use>
+    void each(int64_t tokens, Use use) const {
+        const bool few = tokens <= FEW;
+        for (int64_t token = few ? 0 : first(tokens), end = few ? tokens : last(tokens); token < end; token++)
+            use(token);
+    }
+
+  private:
+    static constexpr int64_t AT_ONCE = 32;        // lines on their way from memory
+    static constexpr int64_t AWAKE = 100'000;  // looks: some milliseconds
+
+    Count* counts;  // who has come, how often all have gone on, and twice, what is taken of each thread's pieces
+    int turn = 0;
+    Later ahead = {};
+    int64_t asked = 0;  // bytes of it
+
+    void ask() {
+        for (const uint8_t* at : ahead.at)
+            if (at) __builtin_prefetch(at + asked, 0, 2);
+        asked += LINE;
+    }
+
+    static void rest() {
+#if defined(__x86_64__)
+        _mm_pause();
+#elif defined(__aarch64__)
+        asm volatile("yield");
+#endif
+    }
+};
+
+// Calls `use` with the team, in each of its threads.
+template <typename Use>
+void together(int threads, Use use) {
+    static thread_local Lines<Team::Count> held;
+    if (int64_t(held.size()) < Team::counted(threads)) held = Lines<Team::Count>(Team::counted(threads));
+    for (Team::Count& count : held) count.value = 0;
+    Team::Count* counts = held.data();
+#if defined(_OPENMP)
+#pragma omp parallel num_threads(threads)
+    {
+        Team team(omp_get_thread_num(), omp_get_num_threads(), counts);
+        use(team);
+    }
+#else
+    Team team(0, 1, counts);
+    use(team);
+#endif
+}
+
+}  // namespace

@@ -90,13 +90,17 @@ class StreamSpawned(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamStarted(Event):
-    """The Stream was admitted and reads Synapse `synapse` (a version) with `landmarks` tokens and `focus` more."""
+    """The Stream begins and reads Synapse `synapse` (a version) with `landmarks` tokens and `focus` more.
+
+    `reads`: what its rows attend to beside its tail, for people.
+    """
 
     name: ClassVar[str] = "stream_started"
     id: int
     synapse: int
     landmarks: int
     focus: int
+    reads: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -102,3 +102,16 @@ def test_a_thought_on_its_way_in_stays_what_it_is_when_the_river_moves_on(prism,
     (score, once), (same, pieces) = found
     assert same == pytest.approx(score, abs=1e-4)
     torch.testing.assert_close(once, pieces, atol=1e-3, rtol=0)
+
+
+def test_the_river_and_its_streams_say_what_they_read(prism) -> None:
+    """In `/memory` and in traces."""
+    session = Session(prism, make_profile(memory={"window": 96, "recall": 64}, river={"max_tokens": 60}))
+    assert session.reads().startswith("nothing, at position 0")
+    session.load_notes(QUESTION + " And so on, as it is said of old." * 8)
+    started = [e for e in session.send(QUESTION) if isinstance(e, ev.StreamStarted)]
+    assert started and all(f"{e.landmarks} landmarks" in e.reads and "at most" in e.reads for e in started)
+    memory, said = session.snapshot().memory, session.reads()
+    assert "of its past + " in said and "of thoughts" in said
+    assert f"at position {session.river.position:,}" in said
+    assert f"at most {memory.bound + session.snapshot().aside_tokens:,} tokens" in said

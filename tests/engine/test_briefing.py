@@ -85,7 +85,7 @@ def test_streams_stand_right_behind_what_they_read_also_where_the_river_has_a_pa
     taken(session)
     first, second = engine.crew.streams[1], engine.crew.streams[2]
     assert synapse.position == river.position == river.past.base + synapse.context
-    told_to = second.work.reads[-1]
+    told_to = second.work.reads.segments[-1]
     assert told_to is not synapse.segment and int(told_to.positions[0]) == synapse.position
     assert synapse.position == int(synapse.segment.positions.max()) + 1
     for stream, start in ((first, synapse.position), (second, int(told_to.positions[-1]) + 1)):

@@ -161,6 +161,9 @@ class FakeSession:
     def earlier_thoughts(self) -> list[tuple[int, str]]:
         return self.earlier
 
+    def reads(self) -> str:
+        return "60 of its past, at position 132, at most 1,024 tokens"
+
     def recalled(self) -> list[tuple[str, list[str]]]:
         return [(f"Mara keeps [b]ropes[/b]{ESCAPES}.", ["ropes", "Mara"]), ("A far note.", [])]
 

@@ -124,9 +124,14 @@ class Crew:
         stream.begin(brief, work)
         work.start()
         stream.state = StreamState.THINKING
-        synapse = brief.synapse.version if brief.synapse else 0
         self._journal.write(
-            StreamStarted(id=stream.id, synapse=synapse, landmarks=brief.landmarks, focus=len(brief.focus))
+            StreamStarted(
+                id=stream.id,
+                synapse=brief.synapse.version if brief.synapse else 0,
+                landmarks=brief.landmarks,
+                focus=len(brief.focus),
+                reads=str(work.reads or ""),
+            )
         )
 
     def _worker(self, role: Role) -> Worker:

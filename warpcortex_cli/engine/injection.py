@@ -17,9 +17,9 @@ from warpcortex_cli.engine.gate import gained
 from warpcortex_cli.engine.river import River
 from warpcortex_cli.engine.sampling import chosen
 from warpcortex_cli.engine.stream import Stream
-from warpcortex_cli.memory.segment import Segment
-from warpcortex_cli.memory.tail import Tail, TailView
+from warpcortex_cli.memory.tail import Tail
 from warpcortex_cli.prism.prism import Prism
+from warpcortex_cli.prism.reads import Reads
 from warpcortex_cli.prism.rows import Row, RowResult
 
 
@@ -35,7 +35,7 @@ class Reading:
         prism: Prism,
         tokens: list[int],
         positions: list[int],
-        reads: tuple[Segment | TailView, ...] = (),
+        reads: Reads,
         scored: bool = False,
     ) -> None:
         self.tail: Tail | None = None  # made when its turn comes: many thoughts may wait at once
@@ -57,7 +57,7 @@ class Reading:
             self.tail = self._prism.new_tail(len(self._tokens))
         piece = slice(self._read, self._read + room)
         logits: Literal["all", "none"] = "all" if self._scored else "none"
-        return Row(self._tokens[piece], self._positions[piece], self.tail, self._reads, logits)
+        return self._reads.row(self._tokens[piece], self.tail, logits, positions=self._positions[piece])
 
     def absorb(self, result: RowResult) -> None:
         """Takes in what the row of the tokens read last gave."""
@@ -95,12 +95,15 @@ class Injection:
         self._anchor = river.length
         # What it reads is fixed here: a River token of the same step, or of a later one, is not seen; and the River,
         # when it moves on, leaves this tail behind as it is.
-        reads = (river.tail.view(river.tail.length), *river.beside())
+        beside = river.reads()
+        parts = (("of its tail", river.tail.view(river.tail.length)), *beside.parts)
+        reads = Reads(parts, river.position, beside.bound + len(self._ids))
         self.there = Reading(prism, self._ids, self.positions, reads, weighs)
         self._readings = [self.there]
         if weighs:  # its KV is not kept
             alone = [*prism.chat.opening(""), *self._ids]
-            self._readings.insert(0, Reading(prism, alone, list(range(len(alone))), scored=True))
+            nothing = Reads((), 0, len(alone))
+            self._readings.insert(0, Reading(prism, alone, list(range(len(alone))), nothing, scored=True))
 
     @property
     def left(self) -> int:

@@ -20,6 +20,7 @@ from warpcortex_cli.memory.segment import Segment
 from warpcortex_cli.memory.store import BLOCK
 from warpcortex_cli.memory.tail import Tail, TailView
 from warpcortex_cli.prism.prism import Prism
+from warpcortex_cli.prism.reads import Reads
 from warpcortex_cli.prism.rows import Row, RowResult
 from warpcortex_cli.profile import Profile, Sampling
 
@@ -142,17 +143,10 @@ class River:
         """What the River contributes to the next step, if anything."""
         if self.state not in _AT_WORK or not self.pending:
             return None
-        count = min(self._chunk, len(self.pending))
-        reads = self._reads(count)
-        tokens = [self.pending.popleft() for _ in range(count)]
-        return Row(
-            tokens=tokens,
-            positions=list(range(self.position, self.position + count)),
-            tail=self.tail,
-            reads=reads,
-            logits="none" if self.pending or self.state == RiverState.READING else self.sampler.asks,
-            queries=True,
-        )
+        tokens = [self.pending.popleft() for _ in range(min(self._chunk, len(self.pending)))]
+        assert self.position + len(tokens) <= self.prism.max_context, "a step reads more than its tail may hold"
+        silent = self.pending or self.state == RiverState.READING
+        return self.reads().row(tokens, self.tail, "none" if silent else self.sampler.asks, queries=True)
 
     def absorb(self, row: Row, result: RowResult) -> None:
         """Remembers hidden states and sentence borders of the tokens that are now in the cache."""
@@ -170,17 +164,15 @@ class River:
             self._queries = [torch.cat(self._queries, 2)[:, :, -QUERY_WINDOW:]]
         return self._queries[0] if self._queries else None
 
-    def beside(self) -> tuple[Segment | TailView, ...]:
-        """What is read beside the tail: of its past in one piece, and of asides, which come and go, in another."""
-        return (*self.past.working(), *self.asides.view())
+    def reads(self) -> Reads:
+        """What its next row reads beside its tail: its past in one piece, and asides, which come and go, in another."""
+        past = (("of its past", part) for part in self.past.working())
+        thoughts = (("of thoughts", part) for part in self.asides.view())
+        return Reads((*past, *thoughts), self.position, self.bound + self.asides.tokens)
 
-    def _reads(self, count: int) -> tuple[Segment | TailView, ...]:
-        """What its next row of `count` tokens reads beside its tail."""
-        reads = self.beside()
-        read = sum(r.tokens for r in reads) + self.tail.length + count
-        assert read <= self.bound + self.asides.tokens, "a step reads more than its bound"
-        assert self.position + count <= self.prism.max_context, "a step reads more than its tail may hold"
-        return reads
+    def beside(self) -> tuple[Segment | TailView, ...]:
+        """The same as segments alone."""
+        return self.reads().segments
 
     @property
     def bound(self) -> int:
@@ -241,15 +233,10 @@ class River:
             [layers, heads, tokens, head_dim], for positions from `past.base` + `context` on.
         """
         probe = self.prism.new_tail(len(ids))
-        first = self.past.base + context
-        row = Row(
-            tokens=ids,
-            positions=list(range(first, first + len(ids))),
-            tail=probe,
-            reads=(*self.past.working(), self.tail.view(context)),
-            logits="none",
-            queries=True,
-        )
+        past = (("of its past", part) for part in self.past.working())
+        parts: tuple[tuple[str, Segment | TailView], ...] = (*past, ("of its tail", self.tail.view(context)))
+        reads = Reads(parts, self.past.base + context, self.bound + len(ids))
+        row = reads.row(ids, probe, "none", queries=True)
         queries = self.prism.forward([row])[0].queries
         probe.release()
         assert queries is not None

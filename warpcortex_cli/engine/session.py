@@ -299,6 +299,10 @@ class Session:
     def snapshot(self) -> SessionView:
         return session_view(self.conversation)
 
+    def reads(self) -> str:
+        """What the River's next token reads beside its tail, for people."""
+        return str(self.river.reads())
+
     def thoughts(self) -> list[StreamView]:
         """Streams that finished a thought, in order."""
         now = self._journal.now()

@@ -42,7 +42,7 @@ def stream_writes(prism: Prism, work: Writing, ids: list[int]) -> Written:
     assert work.tail is not None
     tokens = [*work.pending, *ids]
     positions = list(range(work.position, work.position + len(tokens)))
-    result = prism.forward([Row(tokens, positions, work.tail, work.reads, "all", queries=True)])[0]
+    result = prism.forward([Row(tokens, positions, work.tail, work.reads.segments, "all", queries=True)])[0]
     assert result.logits is not None and result.queries is not None
     asking = slice(len(tokens) - len(ids) - 1, len(tokens) - 1)
     scores = torch.log_softmax(result.logits[asking].float(), -1)

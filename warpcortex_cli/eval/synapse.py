@@ -199,7 +199,7 @@ class Reader:
         work.start()
         seconds = time.perf_counter() - began
         written = stream_writes(prism, work, self.answer)
-        kept: list[Readable] = [*work.reads[:1]]
+        kept: list[Readable] = [*work.reads.segments[:1]]
         if brief.focus:
             chosen = prism.new_tail(len(brief.focus))
             chosen.copy_from(river.tail, torch.tensor(brief.focus))

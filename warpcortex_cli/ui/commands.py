@@ -162,6 +162,7 @@ def _memory(desk: Desk, argument: str) -> None:
         "thoughts.",
         "dim",
     )
+    desk.say(f"The next token reads, beside the tail: {desk.session.reads()}.", "dim")
     earlier = [f"{n:,} as {kind}" for kind, n in memory.formats.items() if kind != memory.format]
     desk.say(
         f"Blocks are stored as {memory.format}."

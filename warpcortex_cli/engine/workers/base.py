@@ -27,6 +27,7 @@ from warpcortex_cli.engine.brief import Brief, Thought
 from warpcortex_cli.engine.river import River
 from warpcortex_cli.memory.tail import Tail
 from warpcortex_cli.prism.prism import Prism
+from warpcortex_cli.prism.reads import Reads
 from warpcortex_cli.prism.rows import Row, RowResult
 from warpcortex_cli.profile import Profile
 
@@ -83,6 +84,11 @@ class Work(ABC):
     def text(self) -> str:
         """What it has written so far, its thought and all that led to it."""
         return ""
+
+    @property
+    def reads(self) -> Reads | None:
+        """What its rows attend to beside its tail; None: it has no rows."""
+        return None
 
     @property
     def wanted(self) -> int:

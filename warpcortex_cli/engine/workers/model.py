@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import re2
 import torch
@@ -17,6 +17,7 @@ from warpcortex_cli.engine.workers.base import Host, Work, Worker, WorkError
 from warpcortex_cli.memory.segment import Segment
 from warpcortex_cli.memory.tail import Tail, TailPool
 from warpcortex_cli.prism.prism import Prism
+from warpcortex_cli.prism.reads import Reads
 from warpcortex_cli.prism.rows import Row, RowResult
 from warpcortex_cli.profile import Limits, Profile, Role, Sampling
 
@@ -136,11 +137,16 @@ class Writing(Work):
     # -- rows ---------------------------------------------------------------------------------------------------
 
     @property
-    def reads(self) -> tuple[Segment, ...]:
-        """What its rows attend to beside its tail."""
+    def reads(self) -> Reads:
+        """What its rows read beside its tail."""
         synapse = self._brief.synapse if self._brief else None
-        landmarks = (synapse.segment,) if synapse and synapse.landmarks else ()
-        return (*landmarks, self.shared) if self.shared else landmarks
+        parts: list[tuple[str, Segment]] = []
+        if synapse and synapse.landmarks:
+            parts.append(("landmarks", synapse.segment))
+        if self.shared:
+            parts.append(("that others share", self.shared))
+        room = self.tail.capacity if self.tail else 0
+        return Reads(tuple(parts), self.position, sum(p.tokens for _, p in parts) + room)
 
     @property
     def tokens(self) -> int:
@@ -159,14 +165,8 @@ class Writing(Work):
         assert self.tail is not None
         chunk = min(room, self.wanted)
         tokens, self.pending = self.pending[:chunk], self.pending[chunk:]
-        row = Row(
-            tokens=tokens,
-            positions=list(range(self.position, self.position + len(tokens))),
-            tail=self.tail,
-            reads=self.reads,
-            logits="none" if self.pending else self.sampler.asks,
-            logsumexp=self._weighed,
-        )
+        logits: Literal["none", "largest", "last"] = "none" if self.pending else self.sampler.asks
+        row = self.reads.row(tokens, self.tail, logits, logsumexp=self._weighed)
         self.position += len(tokens)
         return row
 

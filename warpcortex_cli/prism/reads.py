@@ -1,0 +1,62 @@
+"""What an agent's rows attend to beside their own tail: one value that makes its rows and keeps them in their bound."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from warpcortex_cli.memory.segment import Segment
+from warpcortex_cli.memory.tail import Tail, TailView
+from warpcortex_cli.prism.rows import Row
+
+
+@dataclass(frozen=True)
+class Reads:
+    """Segments in order, where the next token stands, and how much a row may attend to.
+
+    Attributes:
+        parts: what is read, each with a name for people; in this order in the attention.
+        first: the position of the next token.
+        bound: tokens that a row attends to at most, its tail and its own included.
+    """
+
+    parts: tuple[tuple[str, Segment | TailView], ...]
+    first: int
+    bound: int
+
+    @property
+    def segments(self) -> tuple[Segment | TailView, ...]:
+        return tuple(segment for _, segment in self.parts)
+
+    @property
+    def tokens(self) -> int:
+        """Of all parts."""
+        return sum(segment.tokens for _, segment in self.parts)
+
+    def row(
+        self,
+        tokens: list[int],
+        tail: Tail,
+        logits: Literal["none", "largest", "last", "all"] = "last",
+        *,
+        positions: Sequence[int] | None = None,
+        queries: bool = False,
+        logsumexp: bool = False,
+    ) -> Row:
+        """A row of these tokens.
+
+        Args:
+            positions: of the tokens; None: from `first` on.
+
+        Raises:
+            AssertionError: it would attend to more than its bound. That is a mistake of the program.
+        """
+        read = self.tokens + tail.length + len(tokens)
+        assert read <= self.bound, f"a row attends to {read} tokens: {self}"
+        at = range(self.first, self.first + len(tokens)) if positions is None else positions
+        return Row(tokens, list(at), tail, self.segments, logits, queries, logsumexp)
+
+    def __str__(self) -> str:
+        parts = [f"{segment.tokens:,} {name}" for name, segment in self.parts]
+        return f"{' + '.join(parts) or 'nothing'}, at position {self.first:,}, at most {self.bound:,} tokens"

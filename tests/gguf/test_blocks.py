@@ -13,6 +13,8 @@ from warpcortex_cli.gguf import blocks
 from warpcortex_cli.gguf.blocks import grouped, unpacked
 from warpcortex_cli.gguf.header import TYPES
 from warpcortex_cli.gguf.served import KEPT, UNPACKED
+from warpcortex_cli.prism import native
+from warpcortex_cli.prism.grouped import Grouped
 
 LEVELS = {
     "Q8_0": (0, 255, 8),
@@ -65,3 +67,35 @@ def test_the_tables_are_those_of_the_gguf_package() -> None:
     assert {number: entry for number, entry in TYPES.items() if sizes.get(number) != entry} == {}
     assert set(UNPACKED) <= {kind.name for kind in quants._type_traits}
     assert not set(KEPT) & set(UNPACKED)
+
+
+@pytest.mark.skipif(not native.usable(), reason="there is no compiler")
+@pytest.mark.parametrize("kind", native.BLOCKS)
+@pytest.mark.parametrize("half", [None, 0x0001, 0x8003, 0x7BFF, 0x7C00, 0xFC00, 0x7E01], ids=str)
+def test_blocks_are_packed_as_their_levels_are(kind: str, half: int | None) -> None:
+    """To the byte, also where fp16 holds a scale badly; where one is no finite number, nothing is."""
+    size, values, _ = native.BLOCKS[kind]
+    assert (values, size) == next(entry[1:] for entry in TYPES.values() if entry[0] == kind)
+    for at in (0, 2) if kind in ("Q4_1", "Q5_1", "Q4_K", "Q5_K") else (0,):
+        raw = random_blocks(kind, 33, 768)
+        if half is not None:
+            raw[21, size + at : size + at + 2] = np.array([half], np.uint16).view(np.uint8)
+        data = torch.from_numpy(raw)
+        levels = grouped(data, kind)
+        assert levels is not None
+        finite = all(x is None or bool(x.isfinite().all()) for x in (levels.scales, levels.minima))
+        assert finite == (half is None or half & 0x7C00 != 0x7C00)
+        want = native.pack_grouped(Grouped(levels.levels, levels.scales, levels.minima, levels.bits))
+        for parts in ([data], [data[:16], data[16:]], [data[:7], data[7:20], data[20:]]):  # alone, in whole panels, not
+            found = native.pack_blocks(kind, parts, 768)
+            assert (found is not None) == finite
+            if found is not None:
+                assert found[1] == want[1] and torch.equal(found[0], want[0])
+
+
+@pytest.mark.skipif(not native.usable(), reason="there is no compiler")
+def test_blocks_of_another_size_are_refused() -> None:
+    rows = torch.from_numpy(random_blocks("Q4_1", 4, 64))
+    for inputs, part in ((96, rows), (65, rows), (64, rows[:, :-1]), (64, rows.int())):
+        with pytest.raises(ValueError):
+            native.pack_blocks("Q4_1", [part], inputs)

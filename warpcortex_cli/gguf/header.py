@@ -176,11 +176,30 @@ class Header:
 def read_header(path: Path, name: str | None = None) -> Header:
     """Reads the header of a model, of all its shards where `path` is the first one.
 
-    `name` is what the user calls it, by default its file's name.
+    `name` is what the user calls it, by default its file's name. The newest header of one file is remembered while the
+    file is the same: a start asks for it three times.
 
     Raises:
         ModelError: it is no GGUF file, damaged, of an unknown version or byte order, or a shard is missing.
     """
+    global _newest
+    try:
+        at = path.stat()
+        key = (path, name, at.st_ino, at.st_size, at.st_mtime_ns)
+    except OSError:
+        key = None
+    if key is None or _newest is None or _newest[0] != key:
+        found = _whole(path, name)
+        if found.whole("split.count", 1) > 1 or key is None:  # other files may have changed
+            return found
+        _newest = key, found
+    return _newest[1]
+
+
+_newest: tuple[tuple[object, ...], Header] | None = None
+
+
+def _whole(path: Path, name: str | None) -> Header:
     first = _read(path, name or path.name)
     count = first.whole("split.count", 1)
     if count <= 1:

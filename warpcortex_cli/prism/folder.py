@@ -104,6 +104,10 @@ class FolderWeights:
         """As a `WeightSource`: all are plain numbers."""
         return None
 
+    def blocks(self, name: str) -> tuple[str, Tensor] | None:
+        """As a `WeightSource`: none is."""
+        return None
+
 
 def weights_of(model: nn.Module, source: ModelSource, dtype: torch.dtype) -> FolderWeights | None:
     """The weights of a model whose parameters are on meta; None where the files are not simply those.

@@ -161,6 +161,14 @@ class GgufWeights:
             return None
         return Grouped.together(parts)
 
+    def blocks(self, name: str) -> tuple[str, Tensor] | None:
+        """As a `WeightSource`."""
+        origin = self._origins[name]
+        kinds = {self._header.tensors[n].kind for n in origin.names}
+        if origin.shift or len(kinds) != 1:
+            return None
+        return kinds.pop(), _together([data for _, data in self._rows(origin)])
+
     def _levels(self, stored: Blocks | None, name: str) -> Grouped | None:
         if stored is None:
             return None
@@ -215,6 +223,10 @@ class GgufWeights:
         if origin.rows is not None:
             rows = max(0, min(rows, origin.rows[1]) - origin.rows[0])
         return (rows, *shapes[0][1:])
+
+
+def _together(rows: list[Tensor]) -> Tensor:
+    return rows[0] if len(rows) == 1 else torch.cat(rows)
 
 
 _OTHER = "Choose another file of the model, or another model."

@@ -26,6 +26,17 @@ from warpcortex_cli.prism.library import built, elsewhere
 _LANES = 16
 MINIMA = 32  # what a format's number is above its bits where its groups have minima
 INT4, INT8, BF16 = 4 + MINIMA, 8, 16  # formats: how weights lie in memory, by the number that kernels know each by
+# Types of GGUF that are packed as they lie there, in the order of `Blocks` in kernels/: bytes and values of a block,
+# and the format.
+BLOCKS = {
+    "Q4_0": (18, 32, 4),
+    "Q4_1": (20, 32, INT4),
+    "Q5_0": (22, 32, INT8),
+    "Q5_1": (24, 32, INT8 + MINIMA),
+    "Q8_0": (34, 32, INT8),
+    "Q4_K": (144, 256, INT4),
+    "Q5_K": (176, 256, INT8 + MINIMA),
+}
 _FORMATS = (4, INT4, INT8, 8 + MINIMA, BF16)
 _MOST_INPUTS = 1 << 17  # wider layers than any model's
 _AT_ONCE = 1 << 18  # weights that are packed at once: in fp32 they fit into a core's cache
@@ -539,6 +550,35 @@ def pack_grouped(weights: Grouped) -> tuple[Tensor, int]:
     return packed, format
 
 
+def pack_blocks(kind: str, parts: Sequence[Tensor], inputs: int) -> tuple[Tensor, int] | None:
+    """Packs rows of ggml's blocks as they are, those of several matrices as one; returns the format, too.
+
+    Args:
+        parts: uint8 [outputs, bytes] each.
+
+    Returns:
+        None where a scale or minimum is no finite number.
+
+    Raises:
+        ValueError: these are no rows of so many inputs of one of `BLOCKS`.
+    """
+    number, (size, values, format) = list(BLOCKS).index(kind), BLOCKS[kind]
+    if inputs % values:
+        raise ValueError(f"{inputs} inputs are no blocks of {kind}")
+    if any(len(part) % _LANES for part in parts[:-1]):  # they would share a panel
+        parts = [torch.cat(list(parts))]
+    packed = torch.empty(_packed_bytes(format, sum(map(len, parts)), inputs), dtype=torch.uint8)
+    place = 0
+    for part in parts:
+        data = _given("blocks", part, torch.uint8, (len(part), inputs // values * size))
+        if not kernels().pack_blocks(
+            number, data.data_ptr(), packed[place:].data_ptr(), len(part), inputs, torch.get_num_threads()
+        ):
+            return None
+        place += _packed_bytes(format, len(part), inputs)
+    return packed, format
+
+
 def unpack(packed: Tensor, format: int, which: Tensor, inputs: int) -> Tensor:
     """Rows of packed weights: fp32 [len(which), inputs]. `which`: int64 [n]. Raises ValueError: there are none such."""
     panel = _packed_bytes(format, 1, inputs)
@@ -667,6 +707,8 @@ def opened(path: Path) -> Any:
     found.packed_bytes.argtypes = (number, size, size)
     found.pack.argtypes = (number, address, address, size, size, number)
     found.pack_levels.argtypes = (number, address, address, address, address, size, size, number)
+    found.pack_blocks.argtypes = (number, address, address, size, size, number)
+    found.pack_blocks.restype = number
     found.unpack.argtypes = (number, address, address, size, size, address)
     found.multiply.argtypes = (number, address, address, address, address, size, size, size, number)
     found.summarize.argtypes = (

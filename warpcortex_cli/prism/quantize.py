@@ -183,6 +183,8 @@ def joined(
         filling: reads what is still on meta.
     """
     if filling is not None and format is None:
+        if (packed := _packed_blocks(linears, filling)) is not None:
+            return packed
         kept = [levels for levels in map(filling.grouped, linears) if levels is not None]
         if len(kept) == len(linears):
             for linear in linears:
@@ -200,6 +202,22 @@ def joined(
     found = [rounded(part) for part in some]
     levels, scales = torch.cat([f.levels for f in found]), torch.cat([f.scales for f in found])
     return Plain(Grouped(levels, scales, None, 8), bias, sizes)
+
+
+def _packed_blocks(linears: Sequence[nn.Linear | nn.Embedding], filling: Filling) -> Packed | None:
+    """Layers packed out of a GGUF file with nothing between; None where they have not all one type of `native.BLOCKS`,
+    or a number that is not finite, which whoever looks at them one by one will name."""
+    found = [blocks for blocks in map(filling.blocks, linears) if blocks is not None]
+    kinds = {kind for kind, _ in found}
+    if len(found) < len(linears) or len(kinds) > 1 or not kinds <= native.BLOCKS.keys():
+        return None
+    rows, inputs = [rows for _, rows in found], linears[0].weight.shape[1]
+    packed = native.pack_blocks(kinds.pop(), rows, inputs)
+    if packed is None:
+        return None
+    for linear in linears:
+        filling.fill(linear, torch.float32, but=("weight",))
+    return Packed(packed[0], _bias(linears), packed[1], [len(r) for r in rows])
 
 
 def _bias(linears: Sequence[nn.Linear | nn.Embedding]) -> Tensor | None:

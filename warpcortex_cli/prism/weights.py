@@ -30,6 +30,9 @@ class WeightSource(Protocol):
     def grouped(self, name: str) -> Grouped | None:
         """A matrix as it is stored, in levels; None where it is stored as plain numbers, or in no such form."""
 
+    def blocks(self, name: str) -> tuple[str, Tensor] | None:
+        """A matrix as it lies in a GGUF file: the type, and its rows uint8 [outputs, bytes]; None if it does not."""
+
 
 _sources: WeakKeyDictionary[nn.Module, WeightSource] = WeakKeyDictionary()
 
@@ -81,8 +84,16 @@ class Filling:
 
     def grouped(self, module: nn.Module) -> Grouped | None:
         """The weight of `module` as it is stored, in levels; None where it is not."""
-        weight = module.get_parameter("weight")
-        return self._source.grouped(self._names[weight]) if self._source is not None and weight in self._names else None
+        name = self._name(module)
+        return None if name is None or self._source is None else self._source.grouped(name)
+
+    def blocks(self, module: nn.Module) -> tuple[str, Tensor] | None:
+        """The weight of `module` as it lies in a GGUF file; None where it does not."""
+        name = self._name(module)
+        return None if name is None or self._source is None else self._source.blocks(name)
+
+    def _name(self, module: nn.Module) -> str | None:
+        return self._names.get(module.get_parameter("weight"))
 
     def fill(
         self,

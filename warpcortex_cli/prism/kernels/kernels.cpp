@@ -1,5 +1,6 @@
 // What a CPU computes in a step, as Python calls it.
 
+#include "blocks.h"
 #include "head.h"
 #include "through.h"
 
@@ -19,6 +20,11 @@ void pack_levels(int format, const uint8_t* levels, const float* scales, const f
     with_format(format, [&](auto format) {
         packed_levels<decltype(format)::value>(levels, scales, minima, out, outputs, inputs, threads);
     });
+}
+
+// Rows of blocks of ggml, of one of `Blocks`; 0 if a scale or minimum is no finite number.
+int pack_blocks(int kind, const uint8_t* blocks, uint8_t* out, int64_t outputs, int64_t inputs, int threads) {
+    return pack_kind(Blocks(kind), blocks, out, outputs, inputs, threads);
 }
 
 void unpack(int format, const uint8_t* weights, const int64_t* which, int64_t rows, int64_t inputs, float* out) {

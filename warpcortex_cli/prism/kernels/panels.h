@@ -207,21 +207,51 @@ Fitted fitted(const float* weights, int64_t inputs) {
     return fit;
 }
 
+// The word that holds 8 levels of 4 bits, or 4 of 8, as `held` says: those of even places in its low half.
+template <int FORMAT>
+inline uint32_t word_of(const uint8_t* levels) {
+    if constexpr (bits_of(FORMAT) == 8) {
+        return levels[0] | levels[2] << 8 | levels[1] << 16 | uint32_t(levels[3]) << 24;
+    } else {
+        const uint64_t all = load<uint64_t>(levels);
+        const auto every_other = [](uint64_t x) {  // bytes 0, 2, 4 and 6, as 4 bits each
+            x &= 0x000f000f000f000f;
+            x = (x | x >> 12) & 0x000000ff000000ff;
+            return uint32_t((x | x >> 24) & 0xffff);
+        };
+        return every_other(all) | every_other(all >> 8) << 16;
+    }
+}
+
+template <int FORMAT>
+inline void put_scale(uint16_t scale, uint16_t minimum, int64_t group, int64_t lane, uint8_t* panel) {
+    std::memcpy(panel + scales_at<FORMAT>(group) + 2 * lane, &scale, 2);
+    if (has_minima(FORMAT)) std::memcpy(panel + minima_at<FORMAT>(group) + 2 * lane, &minimum, 2);
+}
+
+template <int FORMAT>
+inline void put_group(const uint8_t* levels, int64_t group, int64_t lane, uint8_t* panel) {
+    constexpr int64_t EACH = 32 / bits_of(FORMAT);  // levels of a word
+    uint8_t* line = panel + group_at<FORMAT>(group) + lane * WORD_BYTES;
+    for (int64_t j = 0; j < GROUP; j += EACH, line += LINE) {
+        const uint32_t word = word_of<FORMAT>(levels + j);
+        std::memcpy(line, &word, sizeof(word));
+    }
+}
+
 // Puts an output into its lane of a panel that is zero.
 template <int FORMAT>
 void put(const Fitted& fit, int64_t inputs, int64_t lane, uint8_t* panel) {
-    for (int64_t i = 0; i < inputs; i++) {
+    int64_t i = 0;
+    for (; i + GROUP <= inputs; i += GROUP) put_group<FORMAT>(&fit.levels[i], i / GROUP, lane, panel);
+    for (; i < inputs; i++) {
         const Held at = held<FORMAT>(i % GROUP);
         uint8_t* word = panel + group_at<FORMAT>(i / GROUP) + at.line * LINE + lane * WORD_BYTES;
         const uint32_t with = load<uint32_t>(word) | uint32_t(fit.levels[i]) << at.shift;
         std::memcpy(word, &with, sizeof(with));
     }
     for (int64_t g = 0; g < groups_of(inputs); g++) {
-        const uint16_t scale = to_half(fit.scales[g]);
-        std::memcpy(panel + scales_at<FORMAT>(g) + 2 * lane, &scale, 2);
-        if (!has_minima(FORMAT)) continue;
-        const uint16_t minimum = to_half(fit.minima[g]);
-        std::memcpy(panel + minima_at<FORMAT>(g) + 2 * lane, &minimum, 2);
+        put_scale<FORMAT>(to_half(fit.scales[g]), has_minima(FORMAT) ? to_half(fit.minima[g]) : 0, g, lane, panel);
     }
 }
 

@@ -26,7 +26,7 @@ STOREYS: tuple[tuple[str, ...], ...] = (
     ("profile_problems",),
     ("profile_yaml",),
     ("pattern", "events", "results"),
-    ("errors", "process"),
+    ("errors", "phases", "process"),
 )
 HEIGHT = {room: -storey for storey, rooms in enumerate(STOREYS) for room in rooms}
 

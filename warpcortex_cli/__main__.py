@@ -7,9 +7,10 @@ from typing import NoReturn
 def main() -> NoReturn:
     """Imports the command line, which takes a moment in which Ctrl-C may come already, and runs it."""
     try:
+        from warpcortex_cli.phases import phase
         from warpcortex_cli.process import importing
 
-        with importing():
+        with importing(), phase("the command line"):
             from warpcortex_cli.cli.app import main as run
     except KeyboardInterrupt:
         sys.exit(130)

@@ -39,6 +39,8 @@ from warpcortex_cli.cli.output import (
 )
 from warpcortex_cli.errors import UsageError
 from warpcortex_cli.events import Listener, RiverFinished, RiverText
+from warpcortex_cli.phases import phase
+from warpcortex_cli.process import importing
 from warpcortex_cli.ui.answer import Answer
 from warpcortex_cli.ui.notes import decode_notes, load_with_progress, read_notes
 from warpcortex_cli.ui.safe import clean, readable
@@ -48,6 +50,7 @@ from warpcortex_cli.ui.trace import TraceWriter
 if TYPE_CHECKING:
     from warpcortex_cli.engine.ledger import Entry
     from warpcortex_cli.engine.session import Session
+    from warpcortex_cli.prism.prism import Prism
 
 SCHEMA_VERSION = 1
 _PIPE_PATIENCE = 3.0  # seconds of a silent pipe after which we say what we wait for
@@ -102,8 +105,9 @@ def ask(
             model=model, profile=profile, device=device, dtype=dtype, quantize=quantize, compiled=compiled
         )
         settings = with_sampling(settings, stop, temperature, top_p, top_k, min_p, repetition_penalty)
-        from warpcortex_cli.engine.ledger import Ledger
-        from warpcortex_cli.engine.session import Session
+        with importing(), phase("importing the engine"):
+            from warpcortex_cli.engine.ledger import Ledger
+            from warpcortex_cli.engine.session import Session
 
         calibration = stored_calibration(prism)
 
@@ -122,7 +126,8 @@ def ask(
                 load_with_progress(session, text, name, errors)
             return session
 
-        session = started(*([writer] if writer else []))
+        with phase("the session"):
+            session = started(*([writer] if writer else []))
         ledger = Ledger(session, started) if explain else None
         answer, finished = say(session, question, None if as_json else sys.stdout)
         entries: list[Entry] | None = None
@@ -146,6 +151,18 @@ def ask(
         errors.print(Text(writer.failure))
 
 
+def answered(model: str, question: str) -> tuple[Prism, int]:
+    """What `ask QUESTION -m MODEL` does, without printing the answer: the model, and how many tokens it wrote."""
+    prism, settings = open_prism(model=model, profile=None, quantize=AUTO)
+    with importing(), phase("importing the engine"):
+        from warpcortex_cli.engine.session import Session
+
+    with phase("the session"):
+        session = Session(prism, settings, calibration=stored_calibration(prism))
+    _, finished = say(session, question, None)
+    return prism, finished.tokens
+
+
 def say(session: Session, text: str, out: TextIO | None) -> tuple[Answer, RiverFinished]:
     """One turn. A terminal gets the answer while it is written, a file or a pipe at the end, None nothing.
 
@@ -158,7 +175,7 @@ def say(session: Session, text: str, out: TextIO | None) -> tuple[Answer, RiverF
     streaming = out is not None and out.isatty()
     finished = RiverFinished(reason="stop", tokens=0, seconds=0.0)
     try:
-        with interrupts(session.interrupt):
+        with interrupts(session.interrupt), phase("the reply"):
             for event in session.send(text):
                 if isinstance(event, RiverText):
                     piece = answer.feed(event)

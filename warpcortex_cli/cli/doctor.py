@@ -23,6 +23,7 @@ from warpcortex_cli.ui.panels import size
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "google-re2")
 _STYLES = {"ok": "", "note": "yellow", "missing": "bold red"}
 _CUDA_WHEELS = "https://download.pytorch.org/whl/cu130"
+_QUESTION = "What is the capital of France?"  # of --startup
 _LITTLE = 2**30  # bytes of free memory below which pocket gets into trouble
 
 
@@ -36,8 +37,22 @@ class Finding:
     fix: str = ""
 
 
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
+def doctor(
+    startup: Annotated[
+        str | None,
+        typer.Option(
+            "--startup",
+            metavar="MODEL",
+            help="Show where the time goes until MODEL has answered a short question, as `ask` would.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
     """Show what is installed and what is missing. Exit code 1 if warpcortex cannot run."""
+    if startup is not None:
+        _show_startup(startup, as_json)
+        return
     sections = {name: _examined(look) for name, look in _SECTIONS.items()}
     broken = any(f.state == "missing" for findings in sections.values() for f in findings)
     if as_json:
@@ -48,6 +63,52 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON 
         verdict = ("Something is missing.", "bold red") if broken else ("All is well.", "green")
         stdout_console().print(Text(*verdict))
     raise typer.Exit(int(broken))
+
+
+def _show_startup(model: str, as_json: bool) -> None:
+    """Answers a question in this process, by what `ask` does, and prints what each phase of it took."""
+    from warpcortex_cli.cli.ask import answered
+    from warpcortex_cli.phases import phase
+
+    prism, tokens = answered(model, _QUESTION)
+    before, found = _seconds_before(), phase.seconds()
+    phases = [("Python", before), *found.items()]
+    total, memory = sum(seconds for _, seconds in phases), _peak_bytes()
+    if as_json:
+        rows = [{"name": name, "seconds": round(seconds, 4)} for name, seconds in phases]
+        print_json({
+            "schema_version": 1, "model": prism.name, "phases": rows, "seconds": round(total, 4), "tokens": tokens,
+            "peak_bytes": memory, "weights_bytes": prism.parameter_bytes,
+        })  # fmt: skip
+        return
+    console, width = stdout_console(), max(len(name) for name, _ in phases)
+    for name, seconds in phases:
+        bar = "#" * round(40 * seconds / total)
+        console.print(Text(f"{name.ljust(width)}  {seconds:6.2f} s  {bar}".rstrip()), soft_wrap=True)
+    peak = f", {size(memory)} of memory at the peak" if memory else ""
+    words = f"{total:6.2f} s until {tokens} tokens were written{peak}; {size(prism.parameter_bytes)} of weights"
+    console.print(Text(f"{'all'.ljust(width)}  {words}", style="bold"), soft_wrap=True)
+
+
+def _seconds_before() -> float:
+    """Of this process, until its first phase began."""
+    import time
+
+    import psutil
+
+    from warpcortex_cli.phases import phase
+
+    return max(0.0, time.time() - psutil.Process().create_time() - (time.perf_counter() - phase.began))
+
+
+def _peak_bytes() -> int | None:
+    """The most memory that this process has had, where the system tells it."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
 
 
 def _examined(look: Callable[[], list[Finding]]) -> list[Finding]:

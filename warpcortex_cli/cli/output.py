@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from warpcortex_cli.errors import ProfileError, WarpError
+from warpcortex_cli.phases import phase
 from warpcortex_cli.results import FLAG, HELP, recorded
 from warpcortex_cli.ui.safe import SafeConsole, clean
 from warpcortex_cli.ui.terminal import Forgiving
@@ -262,7 +263,8 @@ def open_prism(
         MemoryLimitError: it does not fit.
         RunError: nothing can be compiled here.
     """
-    source, settings = choose(model, profile)
+    with phase("finding model and profile"):
+        source, settings = choose(model, profile)
     console = stderr_console()
     doing = f"loading {clean(source.name)}" + (" and compiling its layers" if compiled else "")
     with console.status(Text(doing, style="dim")):
@@ -284,7 +286,7 @@ def _loaded(source: ModelSource, device: str, dtype: str, quantize: str, compile
     from warpcortex_cli.process import importing
 
     def load() -> Prism:
-        with importing():
+        with importing(), phase("importing transformers"):
             from warpcortex_cli.prism.load import choose_quantize
             from warpcortex_cli.prism.prism import Prism
             from warpcortex_cli.probes.memory import keep

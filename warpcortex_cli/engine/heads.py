@@ -11,6 +11,7 @@ from torch import Tensor
 
 from warpcortex_cli.memory.fingerprints import Fingerprints
 from warpcortex_cli.memory.store import BLOCK
+from warpcortex_cli.phases import phase
 from warpcortex_cli.prism.fingerprint import fingerprint
 from warpcortex_cli.prism.kept import keep, kept, machine
 from warpcortex_cli.prism.prism import Prism
@@ -37,8 +38,9 @@ def calibrated(prism: Prism, block: int = BLOCK) -> Fingerprints:
     """
     known = _known.setdefault(prism, {})
     if block not in known:
-        found = _restored(prism, block)
-        known[block] = _measured(prism, block) if found is None else found
+        with phase("which heads find things again"):
+            found = _restored(prism, block)
+            known[block] = _measured(prism, block) if found is None else found
     return copy.copy(known[block])
 
 

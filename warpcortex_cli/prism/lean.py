@@ -21,6 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from warpcortex_cli.phases import phase
 from warpcortex_cli.prism.kept import keep, kept
 from warpcortex_cli.process import importing
 
@@ -41,7 +42,7 @@ def lean() -> Iterator[Lean]:
 
     Where the compiler was imported already, as in another program, it stays.
     """
-    with importing():
+    with importing(), phase("importing torch"):
         import torch
 
     found = Lean()

@@ -24,6 +24,7 @@ from pathlib import Path
 import platformdirs
 
 from warpcortex_cli.errors import RunError
+from warpcortex_cli.phases import phase
 
 _FOLDER = Path(__file__).with_name("kernels")
 # Whole numbers wrap: those made of what is not a number are beyond all bounds, and are used for nothing.
@@ -71,8 +72,9 @@ def built() -> Path:
     cache = _cache()
     found = _intact(cache, pattern) or _intact(_temporary(), pattern)
     if found is None:
+        _tell("warpcortex: compiling kernels for this CPU, once; that takes some seconds.")
         try:
-            with tempfile.TemporaryDirectory(prefix="warpcortex-") as work:
+            with phase("compiling kernels"), tempfile.TemporaryDirectory(prefix="warpcortex-") as work:
                 build(Path(work) / "kernels.so")
                 library = (Path(work) / "kernels.so").read_bytes()
         except OSError as error:
@@ -150,6 +152,12 @@ def _run(arguments: Sequence[str], limit: float) -> tuple[int, str]:
             raise
         said.seek(0)
         return code, said.read().decode(errors="replace")
+
+
+def _tell(text: str) -> None:
+    """A line on stderr, where there is one; it is no warning."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def key() -> str:

@@ -26,6 +26,7 @@ from transformers.utils import logging as transformers_logging
 from warpcortex_cli.errors import MemoryLimitError, ModelError, UsageError
 from warpcortex_cli.gguf.blocks import PLAIN
 from warpcortex_cli.gguf.header import read_header
+from warpcortex_cli.phases import phase
 from warpcortex_cli.prism.folder import NUMBERS, stored_tensors, weights_of
 from warpcortex_cli.prism.gguf_model import GgufModel
 from warpcortex_cli.prism.native import usable
@@ -38,6 +39,8 @@ from warpcortex_cli.process import importing
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _PLAIN_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
+# Phases of a start
+HEADER, TOKENIZER, CODE, WEIGHTS = "what the files hold", "tokenizer", "the model's code", "weights"
 HEADROOM = 256 * 2**20  # bytes left for activations and KV when weights are loaded
 _SMALLER = "Choose a smaller model with -m, or --quantize int4 on a CPU, or --dtype bf16 elsewhere."
 
@@ -132,18 +135,22 @@ def load_prism_parts(
         raise UsageError(f"--quantize file is for GGUF files, and {source.name} is none.", "Leave --quantize out.")
     if quantize != "none":
         check_device(quantize, target)
-    config = _config(source)
-    stored = stored_values(source)
+    with phase(HEADER):
+        config = _config(source)
+        stored = stored_values(source)
     if dtype == "auto" and quantize != "none":
         packed = (stored.parameters - stored.of_experts) * (max(BITS[quantize], 8) + 1) // 8
         check_room(source.name, packed + stored.of_experts * number.itemsize, target, f"as {quantize}")
         number = stored.dtype
     else:
         check_room(source.name, stored.parameters * number.itemsize, target, f"in {name_of(number)}")
-    tokenizer = _tokenizer(source)
+    with phase(TOKENIZER):
+        tokenizer = _tokenizer(source)
     try:
         model = _plain_model(source, config, number, target, packed=quantize != "none")
-        model = model or _converted_model(source, config, number).to(target)
+        if model is None:
+            with phase(WEIGHTS):
+                model = _converted_model(source, config, number).to(target)
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise MemoryLimitError(f"there is too little memory on {target} for {source.name}.", _SMALLER) from error
     except ModelError:
@@ -159,7 +166,7 @@ def _plain_model(
     source: ModelSource, config: Any, number: torch.dtype, target: torch.device, packed: bool
 ) -> PreTrainedModel | None:
     """A model whose files hold its parameters as they are, or None. What will be packed is left on meta."""
-    with importing(), on_meta():
+    with importing(), phase(CODE), on_meta():
         model: Any = AutoModelForCausalLM.from_config(config, dtype=number, attn_implementation="eager")
     model.tie_weights()
     weights = weights_of(model, source, number)
@@ -168,7 +175,8 @@ def _plain_model(
     with suppress(OSError):  # there is none
         model.generation_config = GenerationConfig.from_pretrained(source.path, local_files_only=True)
     attach(model, weights)
-    fill_all(model, number, target, without=(nn.Linear, nn.Embedding) if packed else ())
+    with phase(WEIGHTS):
+        fill_all(model, number, target, without=(nn.Linear, nn.Embedding) if packed else ())
     return model if packed else model.to(target)  # type: ignore[no-any-return]  # buffers
 
 
@@ -186,20 +194,24 @@ def _converted_model(source: ModelSource, config: Any, number: torch.dtype) -> A
 def _gguf_parts(
     source: ModelSource, target: torch.device, number: torch.dtype, quantize: str
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    found = GgufModel(source)
-    parameters = stored_values(source).parameters
+    with phase(HEADER):
+        found = GgufModel(source)
+        parameters = stored_values(source).parameters
     if quantize == "none":
         check_room(source.name, parameters * number.itemsize, target, f"in {name_of(number)}")
     else:
         check_device(quantize, target)
         nbytes = found.header.nbytes if quantize == FILE else parameters * (max(BITS[quantize], 8) + 1) // 8
         check_room(source.name, nbytes, target, "as in its file" if quantize == FILE else f"as {quantize}")
-    tokenizer = found.tokenizer()
-    model = found.model(found.config(), number)
+    with phase(TOKENIZER):
+        tokenizer = found.tokenizer()
+    with phase(CODE):
+        model = found.model(found.config(), number)
     try:
-        fill_all(model, number, target, without=(nn.Linear, nn.Embedding) if quantize != "none" else ())
-        if quantize == "none":
-            model.to(target)  # type: ignore[arg-type]  # buffers
+        with phase(WEIGHTS):
+            fill_all(model, number, target, without=(nn.Linear, nn.Embedding) if quantize != "none" else ())
+            if quantize == "none":
+                model.to(target)  # type: ignore[arg-type]  # buffers
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise MemoryLimitError(f"there is too little memory on {target} for {source.name}.", _SMALLER) from error
     model.eval()

@@ -12,13 +12,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from warpcortex_cli.memory.room import Stored
 from warpcortex_cli.memory.tail import FIRST_CAPACITY, SLOTS, Slab, Tail, TailPool
+from warpcortex_cli.phases import phase
 from warpcortex_cli.prism import attention, crowding, native
 from warpcortex_cli.prism.chat_format import ChatFormat
 from warpcortex_cli.prism.compile import compile_layers, warm_up
 from warpcortex_cli.prism.fused import fuse
 from warpcortex_cli.prism.generation import own_sampling, own_stops
 from warpcortex_cli.prism.head import Head, PlainHead, Summary, largest
-from warpcortex_cli.prism.load import choose_dtype, load_prism_parts
+from warpcortex_cli.prism.load import TOKENIZER, WEIGHTS, choose_dtype, load_prism_parts
 from warpcortex_cli.prism.quantize import Packed
 from warpcortex_cli.prism.quantize import quantize as quantized
 from warpcortex_cli.prism.rows import Row, RowResult
@@ -33,6 +34,7 @@ from warpcortex_cli.prism.support import (
 )
 from warpcortex_cli.prism.weights import source_of
 
+TRIALS = "trials of its layers"  # a phase of a start
 __all__ = ["Prism", "Row", "RowResult"]
 
 
@@ -77,7 +79,8 @@ class Prism:
         config: Any = model.config.get_text_config(decoder=True)
         check_config(model.config, name)
         check_config(config, name)
-        check_tokenizer(tokenizer, config.vocab_size, name)
+        with phase(TOKENIZER):
+            check_tokenizer(tokenizer, config.vocab_size, name)
         decoder = model.get_decoder()
         if not model._can_set_attn_implementation() or decoder is None or decoder is model:
             raise refuse(name, "its attention cannot be exchanged through transformers' attention interface")
@@ -85,20 +88,23 @@ class Prism:
         if source_of(model) is None:  # a source looks at what it reads
             check_weights(model, name)
         if quantize != "none":
-            quantized(model, quantize, dtype or model.dtype)
+            with phase(WEIGHTS):
+                quantized(model, quantize, dtype or model.dtype)
         model.set_attn_implementation(attention.NAME)
         self.model: Any = model
         self.tokenizer: Any = tokenizer
         self.name = name
         self.quantize = quantize
         self.max_context = max_context(config)
-        shape = try_out(model, decoder, config, name, quantize)
+        with phase(TRIALS):
+            shape = try_out(model, decoder, config, name, quantize)
         self.layout, self.heads, self.scalings, self.rope = shape.layout, shape.heads, shape.scalings, shape.rope
         if quantize != "none":
             # Half the bytes of fp32. Attention is computed in this type, too: queries and what heads read are rounded.
             self.layout = replace(shape.layout, dtype=torch.bfloat16)
             if native.usable():
-                fuse(decoder, self.max_context, self.layout.dtype)
+                with phase(TRIALS):
+                    fuse(decoder, self.max_context, self.layout.dtype)
         self.layers, self.kv_heads, self.head_dim = (
             self.layout.layers,
             self.layout.kv_heads,
@@ -107,7 +113,8 @@ class Prism:
         self.device, self.dtype = shape.layout.device, shape.layout.dtype
         self.hidden_size: int = config.hidden_size
         self.vocab_size: int = config.vocab_size
-        self.chat = ChatFormat(tokenizer)
+        with phase(TOKENIZER):
+            self.chat = ChatFormat(tokenizer)
         self.eos_ids = self._end_tokens()
         self.sampling = own_sampling(model.generation_config)
         control = set(self.chat.encoder.names.values())
@@ -122,7 +129,8 @@ class Prism:
         decoder.register_forward_hook(lambda _module, _args, out: self._states.append(out[0]))
         if compiled and compile_layers(decoder, name):
             warm_up(lambda n: self.forward([Row([0] * n, list(range(n)), self.new_tail(n), logits="none")]))
-        self._head = self._found_head()
+        with phase(TRIALS):
+            self._head = self._found_head()
 
     @classmethod
     def load(

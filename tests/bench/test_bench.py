@@ -29,6 +29,7 @@ from warpcortex_cli.engine.stream import Stream
 from warpcortex_cli.errors import MemoryLimitError, UsageError
 from warpcortex_cli.events import ThoughtInjected
 from warpcortex_cli.prism.load import packs_bf16
+from warpcortex_cli.prism.options import LoadOptions
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.synapse.snapshot import Synapse
 
@@ -256,7 +257,7 @@ def test_random_weights_have_the_shape_they_are_named_for(shape: str) -> None:
 def test_a_random_model_decodes_words_and_may_be_quantized(monkeypatch: pytest.MonkeyPatch) -> None:
     small = {**shapes.SHAPES["Qwen2.5-0.5B"], "vocab_size": 900, "hidden_size": 56, "intermediate_size": 64}
     monkeypatch.setitem(shapes.SHAPES, "tiny", {**small, "num_hidden_layers": 2})
-    full, rounded = (random_prism("TINY", "cpu", quantize=kind) for kind in ("none", "int8"))
+    full, rounded = (random_prism("TINY", LoadOptions("cpu", quantize=kind)) for kind in ("none", "int8"))
     assert full.decode([700, 701]) == "w700 w701" and full.encode("w700") == [700]
     assert rounded.parameter_bytes < 0.5 * full.parameter_bytes  # as tiny as this, the head is most of it
     assert measure.run(rounded, LOAD).stream_tokens_per_second > 0
@@ -268,7 +269,7 @@ def test_random_weights_are_kept_as_those_of_a_published_model(monkeypatch: pyte
     """All shapes are published in bf16; so nobody measures another kind of weights than chat would run on."""
     small = {**shapes.SHAPES["Qwen2.5-0.5B"], "vocab_size": 900, "hidden_size": 56, "intermediate_size": 64}
     monkeypatch.setitem(shapes.SHAPES, "tiny", {**small, "num_hidden_layers": 1})
-    packs = "bf16" if packs_bf16("cpu", "auto") else "none"
+    packs = "bf16" if packs_bf16(LoadOptions("cpu")) else "none"
     for dtype, kept, computed in (("auto", packs, torch.float32), ("bf16", "none", torch.bfloat16)):
         prism = open_any("tiny", None, "cpu", dtype, "auto", False)
         assert (prism.quantize, prism.dtype) == (kept, computed)

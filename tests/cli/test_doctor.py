@@ -95,3 +95,20 @@ def test_half_a_model_in_the_cache_is_pointed_out(cache: Path, capsys: pytest.Ca
     (snapshot / "config.json").write_text("{}")
     assert leave("doctor") == 0
     assert "`warpcortex pull org/half`" in capsys.readouterr().out
+
+
+def test_a_start_is_shown_by_its_phases(capsys: pytest.CaptureFixture[str]) -> None:
+    assert leave("doctor", "--startup", "pocket", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["schema_version"], found["model"]) == (1, "pocket")
+    seconds = {row["name"]: row["seconds"] for row in found["phases"]}
+    assert {"Python", "importing torch", "weights", "tokenizer", "trials of its layers", "the reply"} <= seconds.keys()
+    assert min(seconds.values()) >= 0 and abs(sum(seconds.values()) - found["seconds"]) < 0.01
+    assert found["tokens"] > 0 and found["weights_bytes"] > 1e6
+    assert leave("doctor", "--startup", "pocket") == 0
+    out = capsys.readouterr().out
+    assert "the reply" in out and f"until {found['tokens']} tokens were written" in out
+
+
+def test_a_start_of_no_model_is_refused() -> None:
+    assert leave("doctor", "--startup", "org/nothing") == 3

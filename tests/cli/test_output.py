@@ -23,6 +23,7 @@ from warpcortex_cli.cli.output import AUTO, choose, note, open_prism, print_json
 from warpcortex_cli.cli.profile_vram import profile_vram
 from warpcortex_cli.errors import ModelError, ProfileError, RunError, UsageError
 from warpcortex_cli.prism import native
+from warpcortex_cli.prism.options import LoadOptions
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.source import LARGER_MODEL
 
@@ -76,7 +77,7 @@ def test_mistakes_show_before_anything_is_loaded(tmp_path: Path) -> None:
 
 
 def test_one_dim_line_says_which_model_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    prism, settings = open_prism(model=None, profile=None, device="cpu")
+    prism, settings = open_prism(model=None, profile=None, options=LoadOptions("cpu"))
     assert (prism.name, prism.dtype, settings.name) == ("pocket", torch.float32, "pocket")
     out, err = capsys.readouterr()
     assert out == ""
@@ -100,13 +101,13 @@ def test_a_model_that_is_stored_in_bf16_is_computed_with_as_it_is(
     assert json.loads(capsys.readouterr().out)["quantize"] == "bf16"
     for run in (ask, chat, profile_vram, gate.calibrate, gate.show, gate.forget):
         assert inspect.signature(run).parameters["quantize"].default == AUTO
-    assert open_prism(model=str(folder), profile=None, device="cpu")[0].quantize == "none"
-    open_prism(model=str(folder), profile=None, device="cpu", quantize=AUTO)
+    assert open_prism(model=str(folder), profile=None, options=LoadOptions("cpu"))[0].quantize == "none"
+    open_prism(model=str(folder), profile=None, options=LoadOptions("cpu", quantize=AUTO))
     assert "(float32, weights bf16)" in capsys.readouterr().err
 
 
 def test_a_profile_for_instruction_models_is_pointed_out(capsys: pytest.CaptureFixture[str]) -> None:
-    open_prism(model="pocket", profile="reviewer", device="cpu")
+    open_prism(model="pocket", profile="reviewer", options=LoadOptions("cpu"))
     assert "written for instruction models" in capsys.readouterr().err
 
 
@@ -130,11 +131,11 @@ def test_completion_of_profiles_and_devices() -> None:
 def test_layers_are_compiled_where_it_was_asked_for(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[object] = []
 
-    def stopped(*args: object, compiled: object = None) -> None:
-        asked.append(args[-1] if compiled is None else compiled)
+    def stopped(_: object, options: LoadOptions) -> None:
+        asked.append(options.compiled)
         raise RunError("stopped here")
 
-    monkeypatch.setattr(Prism, "load", stopped)
+    monkeypatch.setattr(Prism, "opened", stopped)
     monkeypatch.setattr(shapes, "random_prism", stopped)
     models = [["-m", "pocket"]] + [["--random-weights", "SmolLM2-135M"]] * (command[0] in ("bench", "profile-vram"))
     for model in models:

@@ -21,6 +21,7 @@ from warpcortex_cli.eval.pocket import make_case
 from warpcortex_cli.events import RiverText
 from warpcortex_cli.memory.log import RecordLog
 from warpcortex_cli.prism.load import load_prism_parts
+from warpcortex_cli.prism.options import LoadOptions
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.source import resolve_model
 from warpcortex_cli.profile import Profile, load_profile
@@ -62,7 +63,7 @@ def answer(session: Session, question: str) -> list[Any]:
 
 def main() -> None:
     source = resolve_model("pocket")
-    loaded = {kind: [load_prism_parts(source, "cpu", kind) for _ in range(2)] for kind in ("fp32", "bf16")}
+    loaded = {kind: [load_prism_parts(source, LoadOptions("cpu", kind)) for _ in range(2)] for kind in ("fp32", "bf16")}
     with torch.inference_mode():  # outside of it, views are made below what a device made of Python sees
         from tests.elsewhere.device import move
 

@@ -6,6 +6,7 @@ import copy
 
 from warpcortex_cli.eval.refresh import refresh
 from warpcortex_cli.prism.load import load_prism_parts
+from warpcortex_cli.prism.options import LoadOptions
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.source import resolve_model
 
@@ -13,7 +14,7 @@ NOTES = "Mara keeps ropes: 47, brown, in the old mill. The lamps of Otto: 86, re
 
 
 def test_both_ways_are_near_the_reference_and_not_equal_to_it() -> None:
-    model, tokenizer = load_prism_parts(resolve_model("pocket", "auto"), "cpu", "fp32")
+    model, tokenizer = load_prism_parts(resolve_model("pocket", "auto"), LoadOptions("cpu", "fp32"))
     exact = Prism(copy.deepcopy(model).double(), tokenizer, "float64")
     found = refresh(Prism(model, tokenizer, "fp32"), exact, NOTES, "How many ropes does Mara have?")
     assert found.tokens > 10

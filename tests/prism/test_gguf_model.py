@@ -23,6 +23,7 @@ from warpcortex_cli.gguf.header import read_header
 from warpcortex_cli.prism import load, native
 from warpcortex_cli.prism.gguf_model import GgufModel, GgufWeights
 from warpcortex_cli.prism.load import choose_quantize, load_prism_parts, stored_values
+from warpcortex_cli.prism.options import LoadOptions
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.quantize import quantize
 from warpcortex_cli.prism.rows import Row
@@ -57,7 +58,7 @@ def save(config: PreTrainedConfig, folder: Path) -> Path:
 
 
 def check_same(path: Path, model: Any) -> Any:
-    found, _ = load_prism_parts(source(path), "cpu", "fp32")
+    found, _ = load_prism_parts(source(path), LoadOptions("cpu", "fp32"))
     mine, theirs = dict(found.named_parameters()), dict(model.named_parameters())
     assert mine.keys() == theirs.keys()
     for name, value in theirs.items():
@@ -174,7 +175,7 @@ def test_weights_that_only_llama_cpp_writes(kind: str, tmp_path: Path) -> None:
 
     path = tmp_path / "tiny.gguf"
     write_model(save(Qwen2Config(**WIDE), tmp_path / "folder"), path, pack)
-    model, _ = load_prism_parts(source(path), "cpu", "fp32")
+    model, _ = load_prism_parts(source(path), LoadOptions("cpu", "fp32"))
     for name, mine in (("blk.0.ffn_down.weight", "mlp.down_proj"), ("blk.0.attn_q.weight", "self_attn.q_proj")):
         want = torch.from_numpy(quants.dequantize(given[name], number))
         assert torch.equal(model.get_submodule(f"model.layers.0.{mine}").weight, want)
@@ -230,8 +231,8 @@ def test_weights_stay_in_the_bits_of_the_file(kind: str, tmp_path: Path) -> None
 
     path = tmp_path / "tiny.gguf"
     write_model(save(LlamaConfig(**WIDE), tmp_path / "folder"), path, pack)
-    plain, _ = load_prism_parts(source(path), "cpu", "fp32")
-    model, _ = load_prism_parts(source(path), "cpu", "auto", "file")
+    plain, _ = load_prism_parts(source(path), LoadOptions("cpu", "fp32"))
+    model, _ = load_prism_parts(source(path), LoadOptions("cpu", "auto", "file"))
     quantize(model, "file", torch.float32)
     own, layer = plain.model.layers[0], model.model.layers[0]
     qkv = layer.self_attn.q_proj.joint.linear
@@ -271,13 +272,13 @@ def test_a_real_model_takes_the_memory_of_its_file(smollm2: Path) -> None:
 
 def test_only_a_gguf_file_has_bits_to_keep(model_folder: Callable[[str], Path]) -> None:
     with pytest.raises(UsageError, match="is for GGUF files, and tiny is none"):
-        load_prism_parts(ModelSource("folder", model_folder("qwen2"), "tiny"), "cpu", "auto", "file")
+        load_prism_parts(ModelSource("folder", model_folder("qwen2"), "tiny"), LoadOptions("cpu", "auto", "file"))
 
 
 def test_the_rivers_text_is_that_of_generate(model_folder: Callable[[str], Path], tmp_path: Path) -> None:
     model = write_model(model_folder("qwen3"), tmp_path / "tiny.gguf", packed_as("Q8_0"))
     prism = Prism.load(source(tmp_path / "tiny.gguf"), "cpu", "fp32")
-    reference = load_prism_parts(source(tmp_path / "tiny.gguf"), "cpu", "fp32")[0]
+    reference = load_prism_parts(source(tmp_path / "tiny.gguf"), LoadOptions("cpu", "fp32"))[0]
     ids, tail = list(IDS), prism.new_tail()
     step = ids
     for _ in range(12):
@@ -297,7 +298,7 @@ def test_the_rivers_text_is_that_of_generate(model_folder: Callable[[str], Path]
 def broken(folder: Path, path: Path, **given: Any) -> ModelError:
     write_model(folder, path, **given)
     with pytest.raises(ModelError) as caught:
-        load_prism_parts(source(path), "cpu", "fp32")
+        load_prism_parts(source(path), LoadOptions("cpu", "fp32"))
     assert caught.value.hint
     return caught.value
 
@@ -370,18 +371,18 @@ def test_too_little_memory_is_seen_before_loading(
     count = stored_values(source(path)).parameters
     monkeypatch.setattr(load, "available_memory", lambda: load.HEADROOM + 3 * count)
     with pytest.raises(MemoryLimitError, match="tiny needs about 0"):
-        load_prism_parts(source(path), "cpu", "fp32")
-    load_prism_parts(source(path), "cpu", "auto", "bf16" if native.usable() else "int8")
+        load_prism_parts(source(path), LoadOptions("cpu", "fp32"))
+    load_prism_parts(source(path), LoadOptions("cpu", "auto", "bf16" if native.usable() else "int8"))
 
 
 def test_what_becomes_of_the_weights_by_itself(
     model_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """bf16 holds what is in it; what is in fewer bits stays in them."""
-    monkeypatch.setattr(load, "packs_bf16", lambda device, dtype: True)
+    monkeypatch.setattr(load, "packs_bf16", lambda options: True)
     for kind, kept in (("F32", "none"), ("F16", "none"), ("BF16", "bf16"), ("Q4_1", "file")):
         write_model(model_folder("qwen2"), tmp_path / f"{kind}.gguf", packed_as(kind))
-        assert choose_quantize("auto", source(tmp_path / f"{kind}.gguf"), "cpu", "auto") == kept
+        assert choose_quantize(source(tmp_path / f"{kind}.gguf"), LoadOptions("cpu", quantize="auto")) == kept
 
 
 # -- a real model --------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from warpcortex_cli.prism.load import (
     load_prism_parts,
     stored_values,
 )
+from warpcortex_cli.prism.options import LoadOptions
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.rows import Row
 from warpcortex_cli.prism.source import ModelSource, resolve_model
@@ -38,7 +39,7 @@ def folder(model_folder: Callable[[str], Path], tmp_path: Path) -> Path:
 
 
 def attempt(folder: Path, dtype: str = "auto") -> None:
-    load_prism_parts(ModelSource("folder", folder, "tiny"), "cpu", dtype)
+    load_prism_parts(ModelSource("folder", folder, "tiny"), LoadOptions("cpu", dtype))
 
 
 def change_config(folder: Path, **values: object) -> None:
@@ -70,7 +71,7 @@ def test_dtypes() -> None:
 )
 def test_a_model_is_loaded_frozen(folder: Path, name: str, dtype: torch.dtype) -> None:
     source = ModelSource("folder", folder, "tiny")
-    model, tokenizer = load_prism_parts(source, "cpu", name)
+    model, tokenizer = load_prism_parts(source, LoadOptions("cpu", name))
     assert not model.training
     assert {(p.dtype, p.requires_grad) for p in model.parameters()} == {(dtype, False)}
     assert len(tokenizer) > 0
@@ -102,7 +103,7 @@ def test_files_of_one_type_are_loaded_in_it(folder: Path) -> None:
         made = {n: t.to(one if n == last else most) for n, t in stored.items()}
         save_file(made, folder / "model.safetensors", {"format": "pt"})
         assert stored_values(source).dtype is known
-        assert choose_quantize("auto", source, "cpu", "auto") == (
+        assert choose_quantize(source, LoadOptions("cpu", quantize="auto")) == (
             "bf16" if known is torch.bfloat16 and sys.platform == "linux" and native.usable() else "none"
         )
 
@@ -113,10 +114,10 @@ def test_experts_are_not_packed(bf16_folder: Path, monkeypatch: pytest.MonkeyPat
     stored = load_file(bf16_folder / "model.safetensors")
     expert = torch.zeros(1000, 1000, dtype=torch.bfloat16)
     save_file({**stored, "model.layers.0.mlp.experts.0.up_proj.weight": expert}, bf16_folder / "model.safetensors")
-    assert choose_quantize("auto", source, "cpu", "auto") == "none"
+    assert choose_quantize(source, LoadOptions("cpu", quantize="auto")) == "none"
     monkeypatch.setattr(load, "available_memory", lambda: load.HEADROOM + 4_000_000)
     with pytest.raises(MemoryLimitError, match="as int8"):
-        load_prism_parts(source, "cpu", "auto", "int8")
+        load_prism_parts(source, LoadOptions("cpu", "auto", "int8"))
 
 
 @pytest.mark.parametrize(
@@ -147,8 +148,8 @@ def test_weights_that_are_published_in_bf16_are_computed_with_as_they_are(
         "fp32": ModelSource("folder", model_folder("qwen2"), "tiny"),
         "pocket": ModelSource("pocket", bf16_folder, "pocket"),
     }
-    given = asked["kind"], sources[str(asked["of"])], "cpu", asked["dtype"]
-    assert choose_quantize(*given) == kind  # type: ignore[arg-type]
+    options = LoadOptions("cpu", str(asked["dtype"]), str(asked["kind"]))
+    assert choose_quantize(sources[str(asked["of"])], options) == kind
     assert compiled == [] or kind == "bf16" or not asked["usable"]  # it takes seconds, the first time
 
 
@@ -228,7 +229,7 @@ def test_it_is_the_same_as_out_of_fp32(architecture: str, model_folder: Callable
 
 
 def test_pocket_reads_text_as_it_was_trained() -> None:
-    _, tokenizer = load_prism_parts(resolve_model("pocket"), "cpu", "auto")
+    _, tokenizer = load_prism_parts(resolve_model("pocket"), LoadOptions("cpu", "auto"))
     text = "Mara keeps ropes: 47, brown, in the old mill.\nÖ \U0001f98a?"
     assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
 
@@ -246,9 +247,12 @@ def test_an_allocation_that_fails(folder: Path, monkeypatch: pytest.MonkeyPatch)
     def fails(*args: object, **kwargs: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(load.AutoModelForCausalLM, "from_pretrained", fails)
-    with pytest.raises(MemoryLimitError, match="too little memory on cpu for tiny"):
-        attempt(folder)
+    monkeypatch.setattr(load, "fill_all", fails)  # of a folder that is read tensor by tensor
+    monkeypatch.setattr(load.AutoModelForCausalLM, "from_pretrained", fails)  # and of one that is converted
+    for plain in (load.weights_of, lambda *_: None):
+        monkeypatch.setattr(load, "weights_of", plain)
+        with pytest.raises(MemoryLimitError, match="too little memory on cpu for tiny"):
+            attempt(folder)
 
 
 def test_code_of_the_folder_never_runs(folder: Path, tmp_path: Path) -> None:

@@ -110,7 +110,8 @@ def test_what_a_command_loaded_is_out_of_the_collectors_sight() -> None:
     code = """
 import gc
 from warpcortex_cli.cli.output import open_prism
-open_prism(model="pocket", profile=None, device="cpu", dtype="auto")
+from warpcortex_cli.prism.options import LoadOptions
+open_prism(model="pocket", profile=None, options=LoadOptions("cpu"))
 print(gc.get_freeze_count() > 50_000)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

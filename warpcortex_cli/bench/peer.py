@@ -45,6 +45,7 @@ from warpcortex_cli.bench.measure import Run
 from warpcortex_cli.bench.shapes import random_prism
 from warpcortex_cli.bench.workload import Load
 from warpcortex_cli.errors import RunError
+from warpcortex_cli.prism.options import LoadOptions
 from warpcortex_cli.prism.quantize import BITS
 
 KINDS = ("F16", "Q8_0", "Q4_0", "Q4_1")
@@ -262,7 +263,7 @@ def main() -> None:
         if args.model:
             quantize(build, args.gguf, base, "F16")
         else:
-            write_gguf(random_prism(args.shape, "cpu", "bf16").model, args.vocab, base)
+            write_gguf(random_prism(args.shape, LoadOptions("cpu", "bf16")).model, args.vocab, base)
         files = {"F16": base}
         for kind in KINDS[1:]:
             files[kind] = base.with_name(f"{kind}.gguf")

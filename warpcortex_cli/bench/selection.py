@@ -21,6 +21,7 @@ from warpcortex_cli.bench.shapes import random_prism
 from warpcortex_cli.engine.river import QUERY_WINDOW
 from warpcortex_cli.memory.fingerprints import Fingerprints
 from warpcortex_cli.memory.tail import Tail
+from warpcortex_cli.prism.options import LoadOptions
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.profile import SynapseSettings
 from warpcortex_cli.synapse.focus import focus_indices
@@ -87,7 +88,7 @@ def main() -> None:
     args = parser.parse_args()
     if min(args.tokens, args.grow, args.k, args.runs) < 1:
         parser.error("--tokens, --grow, --k and --runs are numbers from 1 on")
-    prism = random_prism(args.shape, "cpu", args.dtype)
+    prism = random_prism(args.shape, LoadOptions("cpu", args.dtype))
     torch.manual_seed(args.seed)
     found = measure(prism, args.tokens, args.grow, args.k, args.runs)
     if args.json:

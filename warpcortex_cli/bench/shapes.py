@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 
 from warpcortex_cli.errors import UsageError
 from warpcortex_cli.prism.load import check_room, choose_device, choose_dtype, name_of, packs_bf16
+from warpcortex_cli.prism.options import USUAL, LoadOptions
 from warpcortex_cli.prism.prism import Prism
 
 # As the models' config.json on the hub say.
@@ -70,14 +71,12 @@ _TEMPLATE = (
 )
 
 
-def random_prism(
-    shape: str, device: str = "auto", dtype: str = "auto", quantize: str = "none", seed: int = 0, compiled: bool = False
-) -> Prism:
+def random_prism(shape: str, options: LoadOptions = USUAL, seed: int = 0) -> Prism:
     """A Prism of this shape; its words are `w0`, `w1`, ..., one for each token of the vocabulary.
 
     Args:
         shape: one of `SHAPES`, in any case; all of them are published in bf16.
-        device, dtype, quantize, compiled: as of a published model, auto among them.
+        options: as of a published model.
 
     Raises:
         UsageError: there is no such shape.
@@ -88,16 +87,16 @@ def random_prism(
     if name is None:
         raise UsageError(f"there is no shape {shape!r}.", f"Shapes are {', '.join(SHAPES)}.")
     config = AutoConfig.for_model(**SHAPES[name], eos_token_id=1, pad_token_id=0, bos_token_id=None)
-    target = choose_device(device)
+    target, quantize, dtype = choose_device(options.device), options.quantize, options.dtype
     if quantize == "auto":
-        quantize = "bf16" if packs_bf16(device, dtype) else "none"
+        quantize = "bf16" if packs_bf16(options) else "none"
     number = torch.bfloat16 if dtype == "auto" and quantize != "none" else choose_dtype(dtype, target)
     check_room(name, _parameters(config) * number.itemsize, target, f"in {name_of(number)}")
     torch.manual_seed(seed)
     with torch.device(target):
         model = AutoModelForCausalLM.from_config(config, dtype=number, attn_implementation="eager")
     tokenizer = _tokenizer(config.vocab_size)
-    return Prism(model, tokenizer, f"{name} (random weights)", quantize, compiled, choose_dtype(dtype, target))
+    return Prism(model, tokenizer, f"{name} (random weights)", quantize, options.compiled, choose_dtype(dtype, target))
 
 
 def _parameters(config: Any) -> int:

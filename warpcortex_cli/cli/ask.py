@@ -40,6 +40,7 @@ from warpcortex_cli.cli.output import (
 from warpcortex_cli.errors import UsageError
 from warpcortex_cli.events import Listener, RiverFinished, RiverText
 from warpcortex_cli.phases import phase
+from warpcortex_cli.prism.options import LoadOptions
 from warpcortex_cli.process import importing
 from warpcortex_cli.ui.answer import Answer
 from warpcortex_cli.ui.notes import decode_notes, load_with_progress, read_notes
@@ -101,9 +102,8 @@ def ask(
         texts.append(("standard input", piped))
     with ExitStack() as stack:
         writer = stack.enter_context(TraceWriter(trace)) if trace is not None else None
-        prism, settings = open_prism(
-            model=model, profile=profile, device=device, dtype=dtype, quantize=quantize, compiled=compiled
-        )
+        options = LoadOptions(device, dtype, quantize, compiled)
+        prism, settings = open_prism(model=model, profile=profile, options=options)
         settings = with_sampling(settings, stop, temperature, top_p, top_k, min_p, repetition_penalty)
         with importing(), phase("importing the engine"):
             from warpcortex_cli.engine.ledger import Ledger
@@ -153,7 +153,7 @@ def ask(
 
 def answered(model: str, question: str) -> tuple[Prism, int]:
     """What `ask QUESTION -m MODEL` does, without printing the answer: the model, and how many tokens it wrote."""
-    prism, settings = open_prism(model=model, profile=None, quantize=AUTO)
+    prism, settings = open_prism(model=model, profile=None, options=LoadOptions(quantize=AUTO))
     with importing(), phase("importing the engine"):
         from warpcortex_cli.engine.session import Session
 

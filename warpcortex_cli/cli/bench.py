@@ -27,6 +27,7 @@ from warpcortex_cli.cli.output import (
     stopped,
 )
 from warpcortex_cli.errors import UsageError
+from warpcortex_cli.prism.options import LoadOptions
 from warpcortex_cli.probes.memory import available_memory
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ def bench(
         from warpcortex_cli.bench.plot import check_plot
 
         check_plot(plot)
-    prism = open_any(random_weights, model, device, dtype, quantize, compiled)
+    prism = open_any(random_weights, model, LoadOptions(device, dtype, quantize, compiled))
     if soak:
         if compare or as_csv or as_markdown or plot or promise != 0:
             raise UsageError("--soak gives only a sentence, or --json.", "Leave out the other options for results.")
@@ -232,9 +233,7 @@ def _soak(prism: Prism, load: Load, streams: int, as_json: bool) -> None:
     )
 
 
-def open_any(
-    random_weights: str | None, model: str | None, device: str, dtype: str, quantize: str, compiled: bool
-) -> Prism:
+def open_any(random_weights: str | None, model: str | None, options: LoadOptions) -> Prism:
     """The model of --random-weights or of --model.
 
     Raises:
@@ -242,20 +241,18 @@ def open_any(
         ModelError, MemoryLimitError, RunError: as in `open_prism`.
     """
     if random_weights is None:
-        prism, _ = open_prism(
-            model=model, profile=None, device=device, dtype=dtype, quantize=quantize, compiled=compiled
-        )
+        prism, _ = open_prism(model=model, profile=None, options=options)
         return prism
     if model is not None:
         raise UsageError("--model and --random-weights were both given.", "Give one of them.")
     from rich.text import Text
 
-    doing = "making random weights" + (" and compiling their layers" if compiled else "")
+    doing = "making random weights" + (" and compiling their layers" if options.compiled else "")
     with stderr_console().status(Text(doing, style="dim")):
         from warpcortex_cli.bench.shapes import random_prism
         from warpcortex_cli.probes.memory import keep
 
-        prism = random_prism(random_weights, device, dtype, quantize, compiled=compiled)
+        prism = random_prism(random_weights, options)
         keep()
         return prism
 

@@ -40,6 +40,7 @@ from warpcortex_cli.cli.output import (
 )
 from warpcortex_cli.cli.sessions import Keeper, session_file
 from warpcortex_cli.errors import WarpError
+from warpcortex_cli.prism.options import LoadOptions
 from warpcortex_cli.probes.memory import MemoryProbe
 from warpcortex_cli.ui.commands import Desk, is_command, is_known, run_command, unknown_command
 from warpcortex_cli.ui.notes import decode_notes, load_with_progress, notes_line, read_notes
@@ -81,9 +82,8 @@ def chat(
     with ExitStack() as stack:
         log = stack.enter_context(session_file(kept)) if kept is not None else None  # before seconds of loading
         writer = stack.enter_context(TraceWriter(trace)) if trace is not None else None
-        prism, settings = open_prism(
-            model=model, profile=profile, device=device, dtype=dtype, quantize=quantize, compiled=compiled
-        )
+        options = LoadOptions(device, dtype, quantize, compiled)
+        prism, settings = open_prism(model=model, profile=profile, options=options)
         settings = with_sampling(settings, stop, temperature, top_p, top_k, min_p, repetition_penalty)
         from warpcortex_cli.engine.session import Session
 

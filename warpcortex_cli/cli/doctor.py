@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -91,14 +92,16 @@ def _show_startup(model: str, as_json: bool) -> None:
 
 
 def _seconds_before() -> float:
-    """Of this process, until its first phase began."""
-    import time
-
-    import psutil
-
+    """Of this process, until its first phase began, where the system tells it to the hundredth."""
     from warpcortex_cli.phases import phase
 
-    return max(0.0, time.time() - psutil.Process().create_time() - (time.perf_counter() - phase.began))
+    try:
+        words = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        began = int(words[19]) / os.sysconf("SC_CLK_TCK")  # since the machine was started
+        now = time.clock_gettime(time.CLOCK_BOOTTIME)
+    except (OSError, ValueError, AttributeError, IndexError):
+        return 0.0
+    return max(0.0, now - began - (time.perf_counter() - phase.began))
 
 
 def _peak_bytes() -> int | None:

@@ -27,6 +27,7 @@ from warpcortex_cli.cli.output import (
     stopped,
 )
 from warpcortex_cli.errors import RunError, UsageError
+from warpcortex_cli.prism.options import LoadOptions
 
 if TYPE_CHECKING:
     from warpcortex_cli.eval.report import Grid
@@ -170,7 +171,7 @@ def synapse(
         from warpcortex_cli.bench.plot import check_plot
 
         check_plot(plot)
-    prism, profile = open_prism(model=model, profile="pocket", device=device, dtype=dtype)
+    prism, profile = open_prism(model=model, profile="pocket", options=LoadOptions(device, dtype))
     check_contexts(contexts, prism)
     with progress_bar(stderr_console()) as show:
         results = gather(lambda p: evaluation.run(prism, profile, contexts, budgets, n, seed, asked, p), "asking", show)
@@ -199,7 +200,7 @@ def gate(
     from warpcortex_cli.eval import gate as evaluation
     from warpcortex_cli.eval import report
 
-    prism, settings = open_prism(model=model, profile=profile, device=device, dtype=dtype)
+    prism, settings = open_prism(model=model, profile=profile, options=LoadOptions(device, dtype))
     with progress_bar(stderr_console()) as show:
         judged = gather(
             lambda p: evaluation.run(prism, settings, cases("gate", n, quick), notes, seed, p), "judging", show
@@ -228,7 +229,7 @@ def thoughts(
     from warpcortex_cli.eval import report
     from warpcortex_cli.eval import thoughts as evaluation
 
-    prism, settings = open_prism(model=model, profile=profile, device=device, dtype=dtype)
+    prism, settings = open_prism(model=model, profile=profile, options=LoadOptions(device, dtype))
     with progress_bar(stderr_console()) as show:
         results = gather(
             lambda p: evaluation.run(prism, settings, cases("thoughts", n, quick), notes, seed, p), "asking", show
@@ -272,7 +273,7 @@ def recall(
     if missing := [m for m in chosen if m not in evaluation.default_methods()]:
         raise UsageError(f"the method {missing[0]} takes the package bm25s.", 'pip install "warpcortex[eval]" has it.')
     worded = named(wordings, list(evaluation.WORDINGS), "wording")
-    prism, settings = open_prism(model=model, profile="pocket", device=device, dtype=dtype)
+    prism, settings = open_prism(model=model, profile="pocket", options=LoadOptions(device, dtype))
     check_budget(budget, prism)
     with progress_bar(stderr_console()) as show:
         results = gather(
@@ -313,7 +314,7 @@ def depth(
     known = {str(name): name for name in POLICIES}
     if stored and stored not in known:
         raise UsageError(f"there is no format {stored!r}.", f"Formats are {', '.join(known)}.")
-    prism, settings = open_prism(model=model, profile=profile, device=device, dtype=dtype)
+    prism, settings = open_prism(model=model, profile=profile, options=LoadOptions(device, dtype))
     check_budget(budget, prism)
     kind = known[stored or settings.memory.stored]
     with progress_bar(stderr_console()) as show:
@@ -397,7 +398,7 @@ def replies(
     from warpcortex_cli.prism.source import resolve_model
 
     asked = mixed(data, n, seed)
-    prism, settings = open_prism(model=model, profile=profile, device=device, dtype=dtype, quantize=quantize)
+    prism, settings = open_prism(model=model, profile=profile, options=LoadOptions(device, dtype, quantize))
     settings = evaluation.shortened(settings, max_tokens)
     source, engines = resolve_model(model, settings.model), evaluation.ENGINES[: 1 if alone else None]
     kept = evaluation.read_lines(out, asked) if out is not None and out.exists() else []
@@ -444,7 +445,7 @@ def all_(
     except OSError as error:
         raise UsageError(f"--out {out}: {error.strerror or error}.", "Name a folder that can be written.") from error
     check_plot(out / "accuracy.svg")
-    prism, settings = open_prism(model=model, profile=profile, device=device, dtype=dtype)
+    prism, settings = open_prism(model=model, profile=profile, options=LoadOptions(device, dtype))
     contexts = QUICK_CONTEXTS if quick else numbers("--context", CONTEXTS)
     budgets = QUICK_BUDGETS if quick else numbers("--k", BUDGETS)
     check_contexts(contexts, prism)

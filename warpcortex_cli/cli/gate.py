@@ -23,6 +23,7 @@ from warpcortex_cli.cli.output import (
     stderr_console,
 )
 from warpcortex_cli.errors import RunError
+from warpcortex_cli.prism.options import LoadOptions
 from warpcortex_cli.ui.safe import one_line
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def calibrate(
     """Measure how thoughts that do not belong score with a model, and the best threshold; `chat` and `ask` use both."""
     from warpcortex_cli.eval.calibrate import calibrate as measure
 
-    prism, settings = open_prism(model=model, profile=profile, device=device, dtype=dtype, quantize=quantize)
+    prism, settings = open_prism(model=model, profile=profile, options=LoadOptions(device, dtype, quantize))
     with progress_bar(stderr_console()) as show:
         found = measure(prism, settings, n, notes, seed, lambda done, total: show("listening", done, total))
     if found is None:
@@ -85,7 +86,7 @@ def show(
     quantize: QuantizeOption = AUTO,
 ) -> None:
     """Print what is kept for a model."""
-    prism, _ = open_prism(model=model, profile=None, device=device, dtype=dtype, quantize=quantize)
+    prism, _ = open_prism(model=model, profile=None, options=LoadOptions(device, dtype, quantize))
     found = stored_calibration(prism)
     known = f"{prism.name} has no calibration of its own; the Gate's defaults are used."
     put(known if found is None else _words(prism, found))
@@ -99,7 +100,7 @@ def forget(
     quantize: QuantizeOption = AUTO,
 ) -> None:
     """Delete what is kept for a model."""
-    prism, _ = open_prism(model=model, profile=None, device=device, dtype=dtype, quantize=quantize)
+    prism, _ = open_prism(model=model, profile=None, options=LoadOptions(device, dtype, quantize))
     path = _path(prism)
     try:
         path.unlink(missing_ok=True)

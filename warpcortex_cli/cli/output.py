@@ -17,6 +17,7 @@ from rich.text import Text
 
 from warpcortex_cli.errors import ProfileError, WarpError
 from warpcortex_cli.phases import phase
+from warpcortex_cli.prism.options import USUAL, LoadOptions
 from warpcortex_cli.results import FLAG, HELP, recorded
 from warpcortex_cli.ui.safe import SafeConsole, clean
 from warpcortex_cli.ui.terminal import Forgiving
@@ -244,18 +245,14 @@ def open_prism(
     *,
     model: str | None,
     profile: str | None,
-    device: str = "auto",
-    dtype: str = "auto",
-    quantize: str = "none",
-    compiled: bool = False,
+    options: LoadOptions = USUAL,
 ) -> tuple[Prism, Profile]:
     """Finds and loads model and profile, and says on stderr in one dim line which they are.
 
     Args:
         model: of -m; None takes the profile's.
         profile: a name, a path, or None (or "auto"): pocket for the model pocket, else council.
-        device, dtype, compiled: as in `Prism.load`.
-        quantize: as there, or auto, as `choose_quantize` says.
+        options: how the model is loaded.
 
     Raises:
         UsageError: there is no such profile, or it has mistakes.
@@ -266,10 +263,10 @@ def open_prism(
     with phase("finding model and profile"):
         source, settings = choose(model, profile)
     console = stderr_console()
-    doing = f"loading {clean(source.name)}" + (" and compiling its layers" if compiled else "")
+    doing = f"loading {clean(source.name)}" + (" and compiling its layers" if options.compiled else "")
     with console.status(Text(doing, style="dim")):
-        prism = _loaded(source, device, dtype, quantize, compiled)
-    kind = kept_in(prism) + (", compiled" if compiled else "")
+        prism = _loaded(source, options)
+    kind = kept_in(prism) + (", compiled" if options.compiled else "")
     line = f"model {source.name} on {prism.device} ({kind}), profile {settings.name}"
     if source.kind == "pocket" and settings.name in _FOR_INSTRUCTION_MODELS:
         line += ", which is written for instruction models and does little for pocket"
@@ -280,23 +277,21 @@ def open_prism(
     return prism, settings
 
 
-def _loaded(source: ModelSource, device: str, dtype: str, quantize: str, compiled: bool) -> Prism:
+def _loaded(source: ModelSource, options: LoadOptions) -> Prism:
     """The model. torch and transformers take seconds to import, so that is done here, and as little as will do."""
     from warpcortex_cli.prism.lean import lean
     from warpcortex_cli.process import importing
 
     def load() -> Prism:
         with importing(), phase("importing transformers"):
-            from warpcortex_cli.prism.load import choose_quantize
             from warpcortex_cli.prism.prism import Prism
             from warpcortex_cli.probes.memory import keep
 
-        kind = choose_quantize(quantize, source, device, dtype)
-        prism = Prism.load(source, device, dtype, kind, compiled)
+        prism = Prism.opened(source, options)
         keep()
         return prism
 
-    if compiled:
+    if options.compiled:
         return load()
     with lean() as found:
         try:

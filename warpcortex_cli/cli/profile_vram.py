@@ -34,6 +34,7 @@ from warpcortex_cli.cli.output import (
     stdout_console,
 )
 from warpcortex_cli.errors import UsageError
+from warpcortex_cli.prism.options import LoadOptions
 
 if TYPE_CHECKING:
     from warpcortex_cli.bench.memory import Curve, Point
@@ -84,7 +85,7 @@ def profile_vram(
 
     settle()
     program = MemoryProbe("cpu").read().bytes
-    prism = open_any(random_weights, model, device, dtype, quantize, compiled)
+    prism = open_any(random_weights, model, LoadOptions(device, dtype, quantize, compiled))
     with progress_bar(stderr_console()) as show:
         runs = [measure.run(prism, Load(n, context, landmarks, tokens, tails=tails), show) for n in counts]
     curve = curve_of(runs, prism.name, program if runs[0].memory_source == "RSS" else 0)

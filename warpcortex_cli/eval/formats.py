@@ -28,6 +28,7 @@ from warpcortex_cli.memory.segment import Segment
 from warpcortex_cli.memory.store import BLOCK
 from warpcortex_cli.pocket import world
 from warpcortex_cli.pocket.vocabulary import Words
+from warpcortex_cli.prism.options import LoadOptions
 from warpcortex_cli.prism.prism import Prism, Row
 from warpcortex_cli.prism.source import resolve_model
 
@@ -237,7 +238,11 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     random_weights = args.model in SHAPES
-    prism = random_prism(args.model, "cpu") if random_weights else Prism.load(resolve_model(args.model, "auto"), "cpu")
+    prism = (
+        random_prism(args.model, LoadOptions("cpu"))
+        if random_weights
+        else Prism.load(resolve_model(args.model, "auto"), "cpu")
+    )
     results = judge(prism, compared(), args.seed, args.n, not random_weights)
     if args.json:
         found = [vars(r) for r in results]

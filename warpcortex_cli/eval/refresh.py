@@ -23,6 +23,7 @@ from warpcortex_cli.engine.session import Session
 from warpcortex_cli.eval.pocket import make_case
 from warpcortex_cli.memory.tail import Tail
 from warpcortex_cli.prism.load import load_prism_parts
+from warpcortex_cli.prism.options import LoadOptions
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.rows import Row
 from warpcortex_cli.prism.source import resolve_model
@@ -89,7 +90,7 @@ def main() -> None:
     source = resolve_model("pocket", "auto")
     heads = "type", "keys, written", "keys, anew", "values, written", "values, anew", "writing ms", "prefill ms"
     table = Table(*heads)
-    model, tokenizer = load_prism_parts(source, "cpu", "fp32")
+    model, tokenizer = load_prism_parts(source, LoadOptions("cpu", "fp32"))
     for name in ("fp32", "bf16"):
         own = copy.deepcopy(model)
         own = own.bfloat16() if name == "bf16" else own

@@ -28,6 +28,7 @@ from warpcortex_cli.eval.report import Grid, share
 from warpcortex_cli.eval.statistics import interval
 from warpcortex_cli.events import RiverFinished, RiverText
 from warpcortex_cli.prism.load import load_prism_parts
+from warpcortex_cli.prism.options import LoadOptions
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.source import ModelSource
 from warpcortex_cli.profile import LOOP_SPAN, LOOP_WINDOW, Profile
@@ -126,7 +127,7 @@ def theirs(
         stops: texts that end a reply beside the profile's.
         prompts: by the number of the question.
     """
-    loaded, tokenizer = load_prism_parts(source, "cpu", "fp32")
+    loaded, tokenizer = load_prism_parts(source, LoadOptions("cpu", "fp32"))
     model: Any = loaded  # `generate` has no types
     model.set_attn_implementation("sdpa")
     ends = model.generation_config.eos_token_id if model.generation_config else None

@@ -30,6 +30,7 @@ from warpcortex_cli.phases import phase
 from warpcortex_cli.prism.folder import NUMBERS, stored_tensors, weights_of
 from warpcortex_cli.prism.gguf_model import GgufModel
 from warpcortex_cli.prism.native import usable
+from warpcortex_cli.prism.options import LoadOptions
 from warpcortex_cli.prism.quantize import BITS, FILE, check_device
 from warpcortex_cli.prism.source import ModelSource
 from warpcortex_cli.prism.support import check_config
@@ -82,51 +83,49 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     return torch.float16 if device.type == "mps" else torch.float32
 
 
-def choose_quantize(kind: str, source: ModelSource, device: str, dtype: str) -> str:
+def choose_quantize(source: ModelSource, options: LoadOptions) -> str:
     """How weights are kept, of `auto` or what else `Prism` knows.
 
     auto is bf16 where that leaves a model's weights as they are, so if they are stored in it, and `packs_bf16`; and the
     form of the file, of a GGUF file in fewer bits. Not for pocket, which shall start at once wherever it is.
     """
-    if kind != "auto":
-        return kind
+    if options.quantize != "auto":
+        return options.quantize
     if source.kind == "pocket":
         return "none"
     stored = stored_values(source)
     # Kernels are compiled only for who will use them.
     if stored.quantized:
-        return FILE if packs_bf16(device, dtype) else "none"
-    packed = stored.dtype == torch.bfloat16 and not stored.of_experts and packs_bf16(device, dtype)
+        return FILE if packs_bf16(options) else "none"
+    packed = stored.dtype == torch.bfloat16 and not stored.of_experts and packs_bf16(options)
     return "bf16" if packed else "none"
 
 
-def packs_bf16(device: str, dtype: str) -> bool:
+def packs_bf16(options: LoadOptions) -> bool:
     """Whether packing is the fastest way to compute with weights of bf16, and no other type is asked for.
 
     So it is on a CPU whose kernels can be compiled; outside of Linux none was ever run.
     """
-    return dtype == "auto" and choose_device(device).type == "cpu" and sys.platform == "linux" and usable()
+    return (
+        options.dtype == "auto" and choose_device(options.device).type == "cpu" and sys.platform == "linux" and usable()
+    )
 
 
-def load_prism_parts(
-    source: ModelSource, device: str, dtype: str, quantize: str = "none"
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_prism_parts(source: ModelSource, options: LoadOptions) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Loads model and tokenizer, in eval mode, without gradients.
 
     Args:
         source: a model on this machine.
-        device: auto, cpu, cuda[:n] or mps.
-        dtype: auto, fp32, bf16 or fp16.
-        quantize: what will become of the weights. If anything, auto is the type of the files: these are then read where
-            they lie, and what is packed is all that takes memory. What will be packed of a GGUF file is left on meta.
+        options: `quantize` is what will become of the weights, not auto. If anything, dtype auto is the type of the
+            files, and what will be packed is left on meta, to be read when its turn comes.
 
     Raises:
         UsageError: unknown device or dtype.
         ModelError: it cannot be loaded; the message says why and what to do.
         MemoryLimitError: the weights do not fit.
     """
-    target = choose_device(device)
-    number = choose_dtype(dtype, target)
+    target, quantize = choose_device(options.device), options.quantize
+    number = choose_dtype(options.dtype, target)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     if source.format == "gguf":
@@ -138,7 +137,7 @@ def load_prism_parts(
     with phase(HEADER):
         config = _config(source)
         stored = stored_values(source)
-    if dtype == "auto" and quantize != "none":
+    if options.dtype == "auto" and quantize != "none":
         packed = (stored.parameters - stored.of_experts) * (max(BITS[quantize], 8) + 1) // 8
         check_room(source.name, packed + stored.of_experts * number.itemsize, target, f"as {quantize}")
         number = stored.dtype

@@ -19,7 +19,8 @@ from warpcortex_cli.prism.compile import compile_layers, warm_up
 from warpcortex_cli.prism.fused import fuse
 from warpcortex_cli.prism.generation import own_sampling, own_stops
 from warpcortex_cli.prism.head import Head, PlainHead, Summary, largest
-from warpcortex_cli.prism.load import TOKENIZER, WEIGHTS, choose_dtype, load_prism_parts
+from warpcortex_cli.prism.load import TOKENIZER, WEIGHTS, choose_dtype, choose_quantize, load_prism_parts
+from warpcortex_cli.prism.options import LoadOptions
 from warpcortex_cli.prism.quantize import Packed
 from warpcortex_cli.prism.quantize import quantize as quantized
 from warpcortex_cli.prism.rows import Row, RowResult
@@ -150,8 +151,15 @@ class Prism:
             MemoryLimitError: too little memory.
             RunError: nothing can be compiled here.
         """
-        model, tokenizer = load_prism_parts(source, device, dtype, quantize)
-        return cls(model, tokenizer, source.name, quantize, compiled, choose_dtype(dtype, model.device))
+        return cls.opened(source, LoadOptions(device, dtype, quantize, compiled))
+
+    @classmethod
+    def opened(cls, source: ModelSource, options: LoadOptions) -> Prism:
+        """The same with its options as one value, in which `quantize` may be auto."""
+        options = replace(options, quantize=choose_quantize(source, options))
+        model, tokenizer = load_prism_parts(source, options)
+        dtype = choose_dtype(options.dtype, model.device)
+        return cls(model, tokenizer, source.name, options.quantize, options.compiled, dtype)
 
     # -- the forward -----------------------------------------------------------------------------------------
 

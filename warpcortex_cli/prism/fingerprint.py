@@ -9,19 +9,27 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from transformers import PreTrainedModel
+
     from warpcortex_cli.prism.prism import Prism
 
 _VOLATILE = ("_name_or_path", "transformers_version", "architectures")  # of a configuration
 _SAMPLES = 256  # values of each parameter, evenly spread
 
 
-@torch.inference_mode()
 def fingerprint(prism: Prism) -> str:
     """32 hexadecimal digits of the configuration, the chat format, and names, shapes, types and values of weights."""
-    config = {k: v for k, v in prism.model.config.to_dict().items() if k not in _VOLATILE}
-    chat = [prism.chat.user_open(), prism.chat.user_close(), prism.chat.assistant_close()]
-    digest = hashlib.sha256(json.dumps([config, chat], sort_keys=True, default=str).encode())
-    for name, parameter in prism.model.named_parameters():
+    return of_model(prism.model, [prism.chat.user_open(), prism.chat.user_close(), prism.chat.assistant_close()])
+
+
+@torch.inference_mode()
+def of_model(model: PreTrainedModel, chat: Sequence[object] = ()) -> str:
+    """The same of a model, with what else is told."""
+    config = {k: v for k, v in model.config.to_dict().items() if k not in _VOLATILE}
+    digest = hashlib.sha256(json.dumps([config, list(chat)], sort_keys=True, default=str).encode())
+    for name, parameter in model.named_parameters():
         flat = parameter.detach().reshape(-1)
         step = max(1, flat.numel() // _SAMPLES)
         digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())

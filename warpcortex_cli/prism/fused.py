@@ -6,10 +6,10 @@ is replaced only where it is of the form that the kernels know, by the names of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,19 +24,37 @@ _NEAR = 0.05  # how much may differ: what is rounded to int8 falls to either sid
 _SILU, _GELU = {"SiLU", "SiLUActivation"}, {"GELUTanh", "PytorchGELUTanh"}
 
 
+class Fused(NamedTuple):
+    """How a layer is fused.
+
+    Attributes:
+        number: which one it is.
+        heads, kv_heads, head_dim, scaling, softcap, window: what its attention is given, the same in each step.
+        angles: the same number for layers that are given the same cosines and sines.
+    """
+
+    number: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    scaling: float
+    softcap: float | None
+    window: int | None
+    angles: int
+
+
 class FusedLayer(nn.Module):
     """A decoder layer.
 
     Args:
-        number: which one it is.
+        like: which one it is, and what its attention is given.
         parts: what it holds.
-        like: what its attention was given in a trial: scaling, cap and window are the same in each step.
         dtype: that keys and values are kept in.
     """
 
-    def __init__(self, number: int, parts: Parts, like: attention.Layer, dtype: torch.dtype) -> None:
+    def __init__(self, like: Fused, parts: Parts, dtype: torch.dtype) -> None:
         super().__init__()
-        self.number, self.around = number, Around(parts)
+        self.number, self.around, self.like = like.number, Around(parts), like
         self._heads, self._kv_heads = parts.heads, parts.kv_heads
         self._dtype = dtype
         self.scaling, self.softcap, self.window = like.scaling, like.softcap, like.window
@@ -88,30 +106,54 @@ def fuse(decoder: Any, max_context: int, dtype: torch.dtype) -> int:
     if not isinstance(layers, nn.ModuleList):
         return 0
     trial, seen = _tried(decoder, layers, [min(p, max_context - 1) for p in (*_POSITIONS, max_context)])
-    done = 0
-    for number, layer in enumerate(layers):
-        if number not in seen:
-            continue
+    angles = {id(found.position_embeddings[0]): n for n, found in seen.items()}
+    done = []
+    for number, found in seen.items():
+        given = trial.given[number]
+        like = Fused(
+            number, len(given.query), len(given.key), given.key.shape[-1],
+            given.scaling, given.softcap, given.window, angles[id(found.position_embeddings[0])],
+        )  # fmt: skip
         try:
-            fused = FusedLayer(number, _parts(layer, trial.given[number]), trial.given[number], dtype)
-            same = _gives_the_same(fused, seen[number], trial.given[number])
+            fused = FusedLayer(like, _parts(layers[number], like), dtype)
+            same = _gives_the_same(fused, found, given)
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError):
             continue  # it is of another form
         if same:
-            layers[number] = fused
-            done += 1
-    for first, *others in _runs(layers, seen):
-        first.take_along(others)
-    return done
+            done.append(fused)
+    _put(layers, done)
+    return len(done)
 
 
-def _runs(layers: nn.ModuleList, seen: dict[int, _Seen]) -> Iterator[list[FusedLayer]]:
-    """Fused layers that follow each other and are given the same angles."""
+def fuse_again(decoder: Any, known: Sequence[Fused], dtype: torch.dtype) -> None:
+    """Replaces those layers of a model that `fuse` did, without a trial. ValueError: they are of another form."""
+    layers = getattr(decoder, "layers", None)
+    if not isinstance(layers, nn.ModuleList) or any(not 0 <= like.number < len(layers) for like in known):
+        raise ValueError("these are no layers of the model")
+    try:
+        found = [FusedLayer(like, _parts(layers[like.number], like), dtype) for like in known]
+    except (AttributeError, KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(str(error)) from error
+    _put(layers, found)
+
+
+def fused_layers(decoder: Any) -> list[Fused]:
+    """Which layers of a model are fused, for `fuse_again`."""
+    return [layer.like for layer in getattr(decoder, "layers", ()) if isinstance(layer, FusedLayer)]
+
+
+def _put(layers: nn.ModuleList, fused: Sequence[FusedLayer]) -> None:
+    """Puts fused layers in their places; those that follow each other and are given the same angles run together."""
+    for layer in fused:
+        layers[layer.number] = layer
 
     def angles(layer: nn.Module) -> int | None:
-        return id(seen[layer.number].position_embeddings[0]) if isinstance(layer, FusedLayer) else None
+        return layer.like.angles if isinstance(layer, FusedLayer) else None
 
-    return (cast(list[FusedLayer], list(run)) for given, run in groupby(layers, angles) if given is not None)
+    for given, run in groupby(layers, angles):
+        if given is not None:
+            first, *others = cast(list[FusedLayer], list(run))
+            first.take_along(others)
 
 
 def _tried(decoder: Any, layers: nn.ModuleList, positions: list[int]) -> tuple[Trial, dict[int, _Seen]]:
@@ -153,7 +195,7 @@ def _near(mine: Tensor, given: Tensor) -> bool:
     return bool(((mine - given).norm(dim=1) <= _NEAR * given.norm(dim=1)).all())
 
 
-def _parts(layer: Any, given: attention.Layer) -> Parts:
+def _parts(layer: Any, like: Fused) -> Parts:
     """The parts of a layer under the names that transformers gives them.
 
     Raises:
@@ -163,11 +205,11 @@ def _parts(layer: Any, given: attention.Layer) -> Parts:
     gate = type(getattr(mlp, "act_fn", None) or mlp.activation_fn).__name__
     if gate not in _SILU | _GELU:
         raise ValueError(f"gates of the kind {gate}")
-    head_dim, width = given.key.shape[-1], layer.input_layernorm.weight.shape[0]
+    head_dim, width = like.head_dim, layer.input_layernorm.weight.shape[0]
     four = hasattr(layer, "pre_feedforward_layernorm")
     return Parts(
-        heads=len(given.query),
-        kv_heads=len(given.key),
+        heads=like.heads,
+        kv_heads=like.kv_heads,
         head_dim=head_dim,
         qkv=_linear(own.qkv_proj if hasattr(own, "qkv_proj") else own.q_proj),
         output=_linear(own.o_proj),

@@ -13,10 +13,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from warpcortex_cli.memory.room import Stored
 from warpcortex_cli.memory.tail import FIRST_CAPACITY, SLOTS, Slab, Tail, TailPool
 from warpcortex_cli.phases import phase
-from warpcortex_cli.prism import attention, crowding, native
+from warpcortex_cli.prism import attention, crowding, native, trials
 from warpcortex_cli.prism.chat_format import ChatFormat
 from warpcortex_cli.prism.compile import compile_layers, warm_up
-from warpcortex_cli.prism.fused import fuse
+from warpcortex_cli.prism.fused import fuse, fuse_again, fused_layers
 from warpcortex_cli.prism.generation import own_sampling, own_stops
 from warpcortex_cli.prism.head import Head, PlainHead, Summary, largest
 from warpcortex_cli.prism.load import TOKENIZER, WEIGHTS, choose_dtype, choose_quantize, load_prism_parts
@@ -33,6 +33,7 @@ from warpcortex_cli.prism.support import (
     refuse,
     try_out,
 )
+from warpcortex_cli.prism.trials import Trials, files_of
 from warpcortex_cli.prism.weights import source_of
 
 TRIALS = "trials of its layers"  # a phase of a start
@@ -46,6 +47,7 @@ class Prism:
         quantize: "none", or "bf16", "int8" or "int4" for weights in so many bits on a CPU; it changes `model` itself.
         compiled: those layers are compiled that are no kernels of ours already, which takes from seconds to a minute;
             it changes `model` itself.
+        files: what the model was read from, as `trials.files_of` tells it: trials are not made again for the same.
         dtype: what a quantized model computes in between its weights; None: the type that it has.
 
     Attributes:
@@ -76,6 +78,7 @@ class Prism:
         quantize: str = "none",
         compiled: bool = False,
         dtype: torch.dtype | None = None,
+        files: Sequence[Sequence[object]] | None = None,
     ) -> None:
         config: Any = model.config.get_text_config(decoder=True)
         check_config(model.config, name)
@@ -98,14 +101,16 @@ class Prism:
         self.quantize = quantize
         self.max_context = max_context(config)
         with phase(TRIALS):
-            shape = try_out(model, decoder, config, name, quantize)
+            key = trials.key_of(model, files, quantize) if files is not None and not compiled else None
+            known = trials.known(key, decoder, config) if key is not None else None
+            shape = known.shape if known is not None else try_out(model, decoder, config, name, quantize)
         self.layout, self.heads, self.scalings, self.rope = shape.layout, shape.heads, shape.scalings, shape.rope
         if quantize != "none":
             # Half the bytes of fp32. Attention is computed in this type, too: queries and what heads read are rounded.
             self.layout = replace(shape.layout, dtype=torch.bfloat16)
             if native.usable():
                 with phase(TRIALS):
-                    fuse(decoder, self.max_context, self.layout.dtype)
+                    known = self._fuse(decoder, known)
         self.layers, self.kv_heads, self.head_dim = (
             self.layout.layers,
             self.layout.kv_heads,
@@ -131,7 +136,9 @@ class Prism:
         if compiled and compile_layers(decoder, name):
             warm_up(lambda n: self.forward([Row([0] * n, list(range(n)), self.new_tail(n), logits="none")]))
         with phase(TRIALS):
-            self._head = self._found_head()
+            self._head = self._found_head(None if known is None else known.head)
+            if key is not None and known is None:
+                trials.remember(key, Trials(shape, fused_layers(decoder), self._head is not None))
 
     @classmethod
     def load(
@@ -158,8 +165,19 @@ class Prism:
         """The same with its options as one value, in which `quantize` may be auto."""
         options = replace(options, quantize=choose_quantize(source, options))
         model, tokenizer = load_prism_parts(source, options)
-        dtype = choose_dtype(options.dtype, model.device)
-        return cls(model, tokenizer, source.name, options.quantize, options.compiled, dtype)
+        dtype, files = choose_dtype(options.dtype, model.device), files_of(source)
+        return cls(model, tokenizer, source.name, options.quantize, options.compiled, dtype, files)
+
+    def _fuse(self, decoder: torch.nn.Module, known: Trials | None) -> Trials | None:
+        """Fuses layers as they were before, or else by trials; what is known, if that was right."""
+        if known is not None:
+            try:
+                fuse_again(decoder, known.fused, self.layout.dtype)
+                return known
+            except ValueError:
+                pass
+        fuse(decoder, self.max_context, self.layout.dtype)
+        return None
 
     # -- the forward -----------------------------------------------------------------------------------------
 
@@ -207,14 +225,15 @@ class Prism:
         step.commit()
         return results
 
-    def _found_head(self) -> Head | None:
-        """The head, where logits are what it gives: then greedy rows need not have them all."""
+    def _found_head(self, known: bool | None) -> Head | None:
+        """The head, where logits are what it gives: then greedy rows need not have them all; `known`: if they are."""
         head = self.model.get_output_embeddings()
-        if not isinstance(head, (Packed, nn.Linear)):
+        if known is False or not isinstance(head, (Packed, nn.Linear)):
             return None
-        trial = self.forward([Row([1, 2, 3], [0, 1, 2], self.new_tail(3), logits="all")])[0]
-        if trial.logits is None or not torch.equal(head(trial.hidden), trial.logits):
-            return None
+        if known is None:
+            trial = self.forward([Row([1, 2, 3], [0, 1, 2], self.new_tail(3), logits="all")])[0]
+            if trial.logits is None or not torch.equal(head(trial.hidden), trial.logits):
+                return None
         return head if isinstance(head, Packed) else PlainHead(head)
 
     def _unpacked(

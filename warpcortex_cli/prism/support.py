@@ -133,6 +133,35 @@ class Shape:
     scalings: tuple[float, ...]
     rope: Rope
 
+    def held(self) -> dict[str, Any]:
+        """In JSON's types."""
+        layout = self.layout
+        return {
+            "layers": layout.layers, "heads": self.heads, "kv_heads": layout.kv_heads, "head_dim": layout.head_dim,
+            "dtype": str(layout.dtype), "device": str(layout.device), "scalings": list(self.scalings),
+            "rotated": self.rope.rotated,
+        }  # fmt: skip
+
+    @classmethod
+    def restored(cls, held: Any, decoder: torch.nn.Module, config: Any) -> Shape:
+        """What `held` gave for this model. Raises ValueError, KeyError, TypeError or LookupError: it is none."""
+        parameter = next(decoder.parameters())
+        layers, heads, kv_heads, head_dim = (int(held[n]) for n in ("layers", "heads", "kv_heads", "head_dim"))
+        dtype = getattr(torch, str(held["dtype"]).removeprefix("torch."))
+        scalings, rotated = tuple(map(float, held["scalings"])), [bool(r) for r in held["rotated"]]
+        if layers != config.num_hidden_layers or not layers == len(scalings) == len(rotated) or heads % kv_heads:
+            raise ValueError("these are no layers of the model")
+        if str(parameter.device) != held["device"] or not isinstance(dtype, torch.dtype):
+            raise ValueError("its keys are elsewhere, or of no type")
+        rope = Rope(decoder, layer_kinds(config))
+        rope.rotated = rotated
+        return cls(KVLayout(layers, kv_heads, head_dim, dtype, parameter.device), heads, scalings, rope)
+
+
+def layer_kinds(config: Any) -> Sequence[str]:
+    """Of each layer, as its configuration calls it."""
+    return getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
+
 
 class Trial:
     """A step in which every token sees itself only; it keeps what each layer was given."""
@@ -161,9 +190,8 @@ def try_out(model: PreTrainedModel, decoder: torch.nn.Module, config: Any, name:
         ModelError: with what is not as it must be.
     """
     layers: int = config.num_hidden_layers
-    kinds: Sequence[str] = getattr(config, "layer_types", None) or ["full_attention"] * layers
     try:
-        rope = Rope(decoder, kinds)
+        rope = Rope(decoder, layer_kinds(config))
     except LookupError as error:
         raise refuse(name, str(error)) from error
     distance = min(_TRIAL_DISTANCE, max_context(config) - 1)

@@ -10,7 +10,10 @@ import pytest
 
 from warpcortex_cli.prism import kept, lean
 
-UNUSED = ("torch._dynamo", "torch._inductor", "sympy", "torch.distributed.tensor", "torch.distributed.fsdp")
+UNUSED = (
+    *("torch._dynamo", "torch._inductor", "sympy", "torch.distributed.tensor", "torch.distributed.fsdp"),
+    *("accelerate", "torchao", "prompt_toolkit"),
+)
 
 
 def run(code: str, *args: str) -> str:

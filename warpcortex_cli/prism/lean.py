@@ -2,10 +2,11 @@
 
 Its models import torch's compiler and torch.distributed, and with them sympy and a thousand modules more. Neither is
 used here, unless layers are compiled. torch can be built without `torch.distributed`, and transformers asks whether it
-is; the compiler is only named in decorators that mark a function for it, so a stand-in serves until somebody calls for
-the real one. And transformers twice reads all of its 1,700 files of models, to see which names they export: that is
-kept for its version. Of the 2.0 s that `from transformers import LlamaForCausalLM` takes behind `import torch`, on 2
-cores of an AMD EPYC (Zen 4), the compiler and torch.distributed are 1.0 and the reading is 0.5.
+is, as it asks for packages of others. The compiler is only named in decorators that mark a function for it, so a
+stand-in serves until somebody calls for the real one. And transformers twice reads all of its 1,700 files of models, to
+see which names they export: that is kept for its version. Of the 2.0 s that `from transformers import LlamaForCausalLM`
+takes behind `import torch`, on 2 cores of an AMD EPYC (Zen 4), the compiler and torch.distributed are 1.0 and the
+reading is 0.5.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from warpcortex_cli.process import importing
 
 _COMPILER = "torch._dynamo"
 _TRACED = f"{_COMPILER}._trace_wrapped_higher_order_op"  # which transformers' masks import by itself
+_UNUSED = ("accelerate", "deepspeed", "peft", "torchao", "torchvision")  # packages that it would import where they are
 _SCAN = "create_import_structure_from_path"
 
 
@@ -94,11 +96,11 @@ def _later(module: ModuleType, name: str) -> Callable[..., Any]:
     return called
 
 
-# -- which names transformers' files of models export -----------------------------------------------------------
+# -- what transformers asks for when it is imported --------------------------------------------------------------
 
 
 class _Finder:
-    """Exchanges the function of transformers that reads its files, before it is first called."""
+    """Exchanges functions of transformers before they are called: which packages there are, and what its files hold."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         if name != "transformers.utils.import_utils":
@@ -111,6 +113,9 @@ class _Finder:
 
         def exec_module(module: Any) -> None:
             run(module)
+            for package in _UNUSED:
+                if hasattr(module, asked := f"is_{package}_available"):
+                    setattr(module, asked, lambda *_, **__: False)
             if callable(read := getattr(module, _SCAN, None)):
                 setattr(module, _SCAN, _read_once(read))
 

@@ -1,13 +1,15 @@
 """What the Router must know of a google-re2 pattern: where a mistake is, and which text may still match.
 
 A request can be cut anywhere by token boundaries, so the Router asks of every piece of text whether it could
-become a request when more text comes. re2 has no partial matching; `Pattern.prefixes` is the pattern written
-anew to match exactly the non-empty beginnings of its matches, so that this question too costs linear time.
+become a request when more text comes. re2 has no partial matching; `Pattern.prefixes` is the pattern rewritten
+to match exactly the non-empty beginnings of its matches, so that this question too costs linear time. (The package
+`regex` matches partially, but backtracks: hostile text can take it exponential time.)
 """
 
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -170,42 +172,17 @@ def together(patterns: Sequence[Pattern]) -> Compiled:
 
 
 def _offset_of(source: str, reason: str) -> int:
-    """re2 names the offending fragment behind a colon, but not its place."""
+    """re2 names the offending fragment behind a colon, but not its place; that of a parenthesis Python's `re` knows."""
     what, _, fragment = reason.partition(": ")
-    if what == "missing )":
-        opened: list[int] = []
-        for offset, character in _outside_classes(source):
-            if character == "(":
-                opened.append(offset)
-            elif character == ")" and opened:
-                opened.pop()
-        return opened[-1] if opened else 0
-    if what == "unexpected )":
-        depth = 0
-        for offset, character in _outside_classes(source):
-            depth += {"(": 1, ")": -1}[character]
-            if depth < 0:
-                return offset
+    if what in ("missing )", "unexpected )"):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of sets that other versions may read in another way
+                re.compile(source)
+        except re.error as error:
+            if "parenthesis" in error.msg or "subpattern" in error.msg:
+                return error.pos or 0
     return max(0, source.find(fragment))
-
-
-def _outside_classes(source: str) -> list[tuple[int, str]]:
-    """The parentheses that group, with their offsets."""
-    found: list[tuple[int, str]] = []
-    i, in_class = 0, False
-    while i < len(source):
-        character = source[i]
-        if character == "\\":
-            i += 1
-        elif in_class:
-            in_class = character != "]"
-        elif character == "[":
-            in_class = True
-            i += 1 if source[i + 1 : i + 2] == "]" else 2 if source[i + 1 : i + 3] == "^]" else 0
-        elif character in "()":
-            found.append((i, character))
-        i += 1
-    return found
 
 
 class _Parser:

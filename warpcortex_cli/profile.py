@@ -47,7 +47,7 @@ def _pattern(source: str) -> Pattern:
 
 
 def _compile(patterns: Sequence[Pattern]) -> None:
-    """Checks that the Router can take triggers: what it asks of them is larger than they are."""
+    """Checks that re2 can compile what the Router needs: it derives several larger patterns from each trigger."""
     try:
         together(patterns)
     except PatternError:
@@ -56,7 +56,7 @@ def _compile(patterns: Sequence[Pattern]) -> None:
 
 
 def _format_fields(text: str, allowed: frozenset[str]) -> None:
-    """Checks the `{fields}` of a text; only plain names, so that no attribute of a value can be reached."""
+    """Checks the `{fields}` of a text. Only plain names are allowed, so no attribute of a value can be reached."""
     names = ", ".join(f"{{{name}}}" for name in sorted(allowed)) or "no fields"
     try:
         fields = [
@@ -333,11 +333,11 @@ class Profile(_Settings):
     limits: Limits = Limits()
 
     def with_whole_context(self) -> Profile:
-        """The same, but nothing leaves the River's tail before the model's context is full."""
+        """A copy with no memory window: the River's tail may fill the model's whole context."""
         return self.model_copy(update={"memory": self.memory.model_copy(update={"window": None})})
 
     def sampled(self, sampling: Mapping[str, float], stop: Sequence[str]) -> Profile:
-        """The same, with some settings of the River's sampling changed, and with more texts that end a reply."""
+        """A copy with some of the River's sampling settings replaced and more stop texts."""
         ends = (*self.river.stop, *(text for text in stop if text))
         return self.model_copy(
             update={
@@ -369,8 +369,8 @@ class Profile(_Settings):
         for i, role in enumerate(self.roles):
             if role.max_tokens > tail - _SHORTEST_PROMPT:
                 raise Mistake(
-                    f"{role.max_tokens} tokens of thinking and a prompt do not fit into a tail of {tail}",
-                    f"at most {tail - _SHORTEST_PROMPT}, or a larger limits.stream_tail_tokens",
+                    f"{role.max_tokens} tokens of thinking and a prompt do not fit into a tail of {tail} tokens",
+                    f"at most {tail - _SHORTEST_PROMPT}; or raise limits.stream_tail_tokens",
                     inside=("roles", i, "max_tokens"),
                 )
         return self
@@ -422,7 +422,7 @@ def load_profile(name_or_path: str) -> Profile:
 
 
 def parse_profile(source: Source) -> Profile:
-    """Checks what a file says. Raises ProfileError."""
+    """Validates a parsed file. Raises ProfileError."""
     problems = list(source.problems)
     try:
         profile = Profile.model_validate(source.data)

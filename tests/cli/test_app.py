@@ -111,11 +111,15 @@ def test_without_arguments_it_shows_the_help(capsys: pytest.CaptureFixture[str])
         (ModelError("gone."), 3, "warpcortex: gone.\n"),
         (MemoryLimitError("full."), 4, "warpcortex: full.\n"),
         (MemoryError(), 4, "warpcortex: there is not enough memory.\nChoose "),
-        (KeyError("x"), 1, "warpcortex: it failed unexpectedly: KeyError: 'x'\nSet WARPCORTEX_TRACEBACK=1"),
+        (
+            KeyError("x"),
+            1,
+            "warpcortex: internal error (KeyError: 'x').\nPlease report it, with what WARPCORTEX_TRACEBACK=1",
+        ),
         (
             RuntimeError("[red]a[/red]\x1b[31m\nmore"),
             1,
-            "warpcortex: it failed unexpectedly: RuntimeError: [red]a[/red]\n",
+            "warpcortex: internal error (RuntimeError: [red]a[/red]).\n",
         ),
         (OSError(errno.ENOSPC, "No space left"), 1, "warpcortex: nothing more can be written: the disk is full.\n"),
         (KeyboardInterrupt(), 130, ""),

@@ -112,7 +112,7 @@ def test_other_errors_of_the_system_are_told_as_they_are(monkeypatch: pytest.Mon
     monkeypatch.setattr(app, "app", fails)
     with pytest.raises(SystemExit):
         app.main([])
-    assert "it failed unexpectedly: OSError" in capsys.readouterr().err
+    assert "internal error (OSError" in capsys.readouterr().err
 
 
 def test_a_turn_that_fails_leaves_what_was_written(session: FakeSession, run) -> None:  # type: ignore[no-untyped-def]  # noqa: F811

@@ -348,11 +348,11 @@ def test_weights_that_are_no_numbers(kind: str, model_folder: Callable[[str], Pa
         ({"qwen2.attention.head_count": [4, 4, 2]}, "layers that differ in qwen2.attention.head_count"),
         ({"qwen2.context_length": float("nan")}, "context_length"),
         ({"qwen2.block_count": 1 << 31}, "block_count is 2147483648"),
-        ({"qwen2.rope.dimension_count": 8}, "turns a part of its heads"),
+        ({"qwen2.rope.dimension_count": 8}, "rotates only part of each head"),
         ({"qwen2.attention.value_length": 8}, "different sizes"),
         ({"qwen2.rope.scaling.type": "banana", "qwen2.rope.scaling.factor": 2.0}, "'banana'"),
         ({"tokenizer.ggml.model": "bert"}, "tokenizer of the kind 'bert'"),
-        ({"tokenizer.ggml.pre": "banana"}, "splits text in the way 'banana'"),
+        ({"tokenizer.ggml.pre": "banana"}, "uses the pre-tokenizer 'banana'"),
         ({"tokenizer.ggml.tokens": []}, "no tokenizer|which is not served"),
     ],
 )

@@ -259,7 +259,7 @@ def test_code_of_the_folder_never_runs(folder: Path, tmp_path: Path) -> None:
     trap = tmp_path / "ran"
     (folder / "own.py").write_text(f"open({str(trap)!r}, 'w')\nclass Own: pass\n")
     change_config(folder, model_type="own_kind", auto_map={"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.Own"})
-    with pytest.raises(ModelError, match="needs code out of its own repository, and that never runs"):
+    with pytest.raises(ModelError, match="requires trust_remote_code, which is never enabled"):
         attempt(folder)
     assert not trap.exists()
 

@@ -108,7 +108,7 @@ def _code_of(do: Callable[[], object]) -> int:
 
 
 def _as_warp_error(error: Exception) -> WarpError:
-    """What was not foreseen, in one sentence; WARPCORTEX_TRACEBACK=1 shows the whole story."""
+    """An unexpected error, in one sentence; WARPCORTEX_TRACEBACK=1 shows the traceback."""
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # typer's wrong usage
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "warpcortex"
@@ -125,6 +125,6 @@ def _as_warp_error(error: Exception) -> WarpError:
         return RunError(f"nothing more can be written: {_UNWRITTEN[error.errno]}.", "Give it somewhere to print to.")
     reason = (str(error).strip().splitlines() or [""])[0]
     return RunError(
-        f"it failed unexpectedly: {type(error).__name__}{': ' + reason if reason else ''}",
-        "Set WARPCORTEX_TRACEBACK=1 to see where.",
+        f"internal error ({type(error).__name__}{': ' + reason if reason else ''}).",
+        "Please report it, with what WARPCORTEX_TRACEBACK=1 prints.",
     )

@@ -76,7 +76,7 @@ def parse_agents(text: str) -> list[int]:
 
 
 def parse_share(text: str) -> float | None:
-    """The part that a River is promised; None for auto. Raises UsageError: it is neither."""
+    """The River's guaranteed share of its speed; None for auto. Raises UsageError for anything else."""
     if text == AUTO:
         return None
     try:

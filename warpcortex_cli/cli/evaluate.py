@@ -158,7 +158,7 @@ def synapse(
     as_json: JsonOption = False,
     write_results: EvalResultsOption = False,
 ) -> None:
-    """Facts, sums, two hops, wrong spelling, what is not said, over k tokens of a long context: ours beside others."""
+    """Ask about a long context of which k tokens are kept: facts, sums, two hops, misspellings; ours beside others."""
     from warpcortex_cli.eval import report
     from warpcortex_cli.eval import synapse as evaluation
     from warpcortex_cli.eval.rivals import METHODS
@@ -196,7 +196,7 @@ def gate(
     as_json: JsonOption = False,
     write_results: EvalResultsOption = False,
 ) -> None:
-    """Whether the Gate tells right thoughts from irrelevant, contradicted and garbled ones."""
+    """Does the Gate tell right thoughts from irrelevant, contradicted and garbled ones?"""
     from warpcortex_cli.eval import gate as evaluation
     from warpcortex_cli.eval import report
 
@@ -225,7 +225,7 @@ def thoughts(
     as_json: JsonOption = False,
     write_results: EvalResultsOption = False,
 ) -> None:
-    """The same questions to the River alone, with Streams, with right and wrong thoughts, and with thoughts as text."""
+    """Ask the River alone, with Streams, with given right and wrong thoughts, and with thoughts pasted as text."""
     from warpcortex_cli.eval import report
     from warpcortex_cli.eval import thoughts as evaluation
 
@@ -265,7 +265,7 @@ def recall(
     as_json: JsonOption = False,
     write_results: EvalResultsOption = False,
 ) -> None:
-    """Facts that left the window long ago: whether they come back when they are asked for, beside other ways."""
+    """Are facts recalled that left the window long ago? Ours beside other retrieval methods."""
     from warpcortex_cli.eval import recall as evaluation
 
     depths = QUICK_TIMES if quick else numbers("--depths", times)
@@ -306,7 +306,7 @@ def depth(
     as_json: JsonOption = False,
     write_results: EvalResultsOption = False,
 ) -> None:
-    """How attention's error grows with what was read: rounding, quantization, what is left out, and all of it."""
+    """Measure how attention's error grows with context length: rounding, quantization, omission, and their total."""
     from warpcortex_cli.eval import depth as evaluation
     from warpcortex_cli.memory.formats import POLICIES
 
@@ -349,7 +349,7 @@ def quantized(
     as_json: JsonOption = False,
     write_results: EvalResultsOption = False,
 ) -> None:
-    """What weights in few bits do to what a model says of a text, beside fp32. Runs on the CPU."""
+    """Measure what quantized weights do to a model: perplexity, greedy agreement and KL from fp32. On the CPU."""
     from warpcortex_cli.eval import quantized as evaluation
     from warpcortex_cli.prism.source import resolve_model
     from warpcortex_cli.ui.notes import read_notes
@@ -392,7 +392,7 @@ def replies(
     as_json: JsonOption = False,
     write_results: EvalResultsOption = False,
 ) -> None:
-    """How many replies go in circles, beside transformers' generate with the same prompts and settings."""
+    """Count replies that loop, beside transformers' generate with the same prompts and settings."""
     from warpcortex_cli.eval import replies as evaluation
     from warpcortex_cli.eval.questions import mixed
     from warpcortex_cli.prism.source import resolve_model
@@ -430,7 +430,7 @@ def all_(
     device: DeviceOption = AUTO,
     dtype: DtypeOption = AUTO,
 ) -> None:
-    """Synapse, gate and thoughts, and a report: report.md, report.json and accuracy.svg."""
+    """Run synapse, gate and thoughts, and write report.md, report.json and accuracy.svg."""
     import json
 
     from warpcortex_cli.bench.plot import check_plot
@@ -488,6 +488,8 @@ def all_(
         (out / "report.md").write_text(text + "\n", encoding="utf-8")
         (out / "report.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
-        raise RunError(f"the report could not be written to {out}: {error.strerror or error}.") from error
+        raise RunError(
+            f"the report could not be written to {out}: {error.strerror or error}.", "Name another folder with --out."
+        ) from error
     report.plot_accuracy(kept, out / "accuracy.svg", prism.name)
     print_grids(grids, report.gate_line(summary), report.thoughts_line(told), f"written to {out}")

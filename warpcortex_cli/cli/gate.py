@@ -1,4 +1,4 @@
-"""`warpcortex gate`: what the Gate knows of a model before the first word."""
+"""`warpcortex gate`: calibrates the Gate for a model."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def calibrate(
     quantize: QuantizeOption = AUTO,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Measure how thoughts that do not belong score with a model, and the best threshold; `chat` and `ask` use both."""
+    """Measure how unrelated thoughts score with a model, and the best threshold. `chat` and `ask` use both."""
     from warpcortex_cli.eval.calibrate import calibrate as measure
 
     prism, settings = open_prism(model=model, profile=profile, options=LoadOptions(device, dtype, quantize))
@@ -66,7 +66,9 @@ def calibrate(
     try:
         found.save(path)
     except OSError as error:
-        raise RunError(f"the calibration could not be written to {path}: {error.strerror or error}.") from error
+        raise RunError(
+            f"the calibration could not be written to {path}: {error.strerror or error}.", "Make that folder writable."
+        ) from error
     if as_json:
         print_json({"schema_version": 1, "model": prism.name, "path": str(path), "seed": seed, **_figures(found)})
         return
@@ -85,7 +87,7 @@ def show(
     dtype: DtypeOption = AUTO,
     quantize: QuantizeOption = AUTO,
 ) -> None:
-    """Print what is kept for a model."""
+    """Print a model's stored calibration."""
     prism, _ = open_prism(model=model, profile=None, options=LoadOptions(device, dtype, quantize))
     found = stored_calibration(prism)
     known = f"{prism.name} has no calibration of its own; the Gate's defaults are used."
@@ -99,13 +101,13 @@ def forget(
     dtype: DtypeOption = AUTO,
     quantize: QuantizeOption = AUTO,
 ) -> None:
-    """Delete what is kept for a model."""
+    """Delete a model's stored calibration."""
     prism, _ = open_prism(model=model, profile=None, options=LoadOptions(device, dtype, quantize))
     path = _path(prism)
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
-        raise RunError(f"{path} could not be deleted: {error.strerror or error}.") from error
+        raise RunError(f"{path} could not be deleted: {error.strerror or error}.", "Delete it yourself.") from error
     put(f"{prism.name} has no calibration of its own now.")
 
 

@@ -59,7 +59,7 @@ def stopped(words: str) -> None:
 
 
 def was_stopped() -> bool:
-    """Whether `stopped` was called, since this was asked the last time."""
+    """Whether `stopped` was called since the last time this was asked."""
     found = _stopped.get()
     _stopped.set(False)
     return found
@@ -303,7 +303,7 @@ def _loaded(source: ModelSource, options: LoadOptions) -> Prism:
 
 
 def kept_in(prism: Prism) -> str:
-    """The types of a model, for people: of what it computes, and of weights that are packed."""
+    """A model's compute type, and the format of packed weights, for people."""
     from warpcortex_cli.prism.load import name_of
 
     words = {"none": "", "file": ", weights as in the file"}

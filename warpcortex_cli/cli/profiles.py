@@ -58,7 +58,7 @@ def show(name: Annotated[str, typer.Argument(metavar="NAME|FILE", show_default=F
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{one_line(str(path))} cannot be read: {error}.") from error
+        raise UsageError(f"{one_line(str(path))} cannot be read: {error}.", "Give a text file in UTF-8.") from error
     put(text, end="")
 
 

@@ -41,15 +41,15 @@ def session_path(name: str) -> Path:
     """
     if not _NAME.fullmatch(name):
         raise UsageError(
-            f"{one_line(name, 80)!r} is no name for a session.",
-            "Use letters, digits, dots, dashes, underscores, 64 at most.",
+            f"{one_line(name, 80)!r} is not a valid session name.",
+            "Use at most 64 letters, digits, dots, dashes and underscores.",
         )
     return user_data_path("warpcortex", appauthor=False) / "sessions" / f"{name}{_SUFFIX}"
 
 
 @contextmanager
 def session_file(name: str) -> Iterator[RecordLog]:
-    """The file to keep a session in, made if there is none, and gone again if nothing was kept. Loads no model.
+    """Opens the file of a session, creating it if needed; an empty one is removed again. Loads no model.
 
     Raises:
         UsageError: that is no name for one, or another chat has it open.
@@ -74,11 +74,13 @@ def _open(name: str) -> RecordLog:
             f"the session {name} is open in another chat.", "Leave that one, or choose another name."
         ) from error
     except OSError as error:
-        raise RunError(f"the session {name} cannot be opened: {error.strerror or error} ({path}).") from error
+        raise RunError(
+            f"the session {name} cannot be opened: {error.strerror or error} ({path}).", "Choose another name."
+        ) from error
 
 
 class Keeper:
-    """Keeps a chat's session: takes up what was stored, and writes what is new whenever it is called.
+    """Saves a chat's session: restores what was stored, then appends what is new at each call.
 
     Args:
         name: of the session.
@@ -132,7 +134,9 @@ def _reading(name: str) -> Iterator[tuple[RecordLog, Contents]]:
     try:
         log = RecordLog(path, readonly=True)
     except OSError as error:
-        raise RunError(f"the session {name} cannot be read: {error.strerror or error}.") from error
+        raise RunError(
+            f"the session {name} cannot be read: {error.strerror or error}.", "Check who owns the file."
+        ) from error
     with log:
         if not log.nbytes:  # a chat that has not said anything yet, or one that was killed then
             raise _none(name)
@@ -216,12 +220,14 @@ def export(
     try:
         out.write_text(safe_json(json.dumps(document, indent=1, ensure_ascii=False)) + "\n", encoding="utf-8")
     except OSError as error:
-        raise RunError(f"{out} could not be written: {error.strerror or error}.") from error
+        raise RunError(
+            f"{out} could not be written: {error.strerror or error}.", "Name a file that can be written."
+        ) from error
 
 
 @app.command("fork")
 def fork(name: NameArgument, new: Annotated[str, typer.Argument(metavar="NEW", help="Name of the other.")]) -> None:
-    """Let a conversation go on in two ways. What was said so far is shared, not copied."""
+    """Fork a conversation. What was said so far is shared, not copied."""
     with _reading(name) as (log, found), session_file(new) as other:
         if other.nbytes:
             raise UsageError(
@@ -230,13 +236,15 @@ def fork(name: NameArgument, new: Annotated[str, typer.Argument(metavar="NEW", h
         try:
             other.begin_with(log, found.used)
         except OSError as error:
-            raise RunError(f"the session {new} cannot be written: {error.strerror or error}.") from error
+            raise RunError(
+                f"the session {new} cannot be written: {error.strerror or error}.", "Free some space on the disk."
+            ) from error
     put(f"{new} goes on from where {name} is")
 
 
 @app.command("rm")
 def rm(name: NameArgument) -> None:
-    """Delete a session. What others share with it stays theirs."""
+    """Delete a session. Forks that share its contents keep them."""
     path = session_path(name)
     left = [path.with_suffix(".tmp"), *links_of(path)]  # a killed process may have left these alone
     if not any(file.exists() for file in (path, *left)):

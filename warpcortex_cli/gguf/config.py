@@ -149,7 +149,9 @@ def _rope(
     if kind == "phi3":
         plain["partial_rotary_factor"] = dims / values["head_dim"]
     elif dims != values["head_dim"]:
-        raise ModelError(f"{header.name} turns a part of its heads' dimensions, which is not served.", _OTHER)
+        raise ModelError(
+            f"{header.name} rotates only part of each head, which is not supported for its architecture.", _OTHER
+        )
     found = plain | _scaling(header, kind, values, factors)
     if kind != "gemma3":
         return found
@@ -203,4 +205,4 @@ def _scaling(
             "beta_fast": header.number(f"{prefix}.yarn_beta_fast", 32.0),
             "beta_slow": header.number(f"{prefix}.yarn_beta_slow", 1.0),
         }
-    raise ModelError(f"{header.name} scales its positions by {scaling[:40]!r}, which is not served.", _OTHER)
+    raise ModelError(f"{header.name} uses rope scaling {scaling[:40]!r}, which is not supported.", _OTHER)

@@ -98,7 +98,7 @@ class TensorInfo:
         return math.prod(self.shape)
 
     def read(self) -> NDArray[np.uint8]:
-        """Its bytes, in memory of their own: pages of a mapping would be counted beside what is made of them."""
+        """Its bytes, as a copy: pages of a memory map would count towards RSS beside the weights made from them."""
         data = np.fromfile(self.path, np.uint8, self.nbytes, offset=self.offset)
         if len(data) != self.nbytes:
             raise ModelError(f"{self.path.name} ends too early.", "Copy or pull the file again.")
@@ -239,15 +239,15 @@ def _read(path: Path, name: str) -> Header:
     except ValueError:  # of mmap
         raise ModelError(f"{name} is empty.", _AGAIN) from None
     except OSError as error:
-        raise ModelError(f"{name} cannot be read: {error.strerror or error}.") from None
+        raise ModelError(f"{name} cannot be read: {error.strerror or error}.", "Check who may read it.") from None
 
 
 class _Damaged(Exception):
-    """What is wrong with a file, in brackets of a sentence."""
+    """What is wrong with a file; it ends up in brackets in the message."""
 
 
 class _Reader:
-    """Walks through a header. Each count is compared with the rest of the file before anything is made of it."""
+    """Parses a header. Each count is checked against the rest of the file before anything is allocated."""
 
     def __init__(self, path: Path, name: str, data: mmap.mmap) -> None:
         self._path, self._name, self._data, self._size = path, name, data, len(data)

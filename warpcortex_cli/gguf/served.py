@@ -22,7 +22,7 @@ def check_served(header: Header) -> None:
     check_architecture(header)
     check_tokenizer(header)
     if "token_embd.weight" not in header.tensors:
-        raise ModelError(f"{header.name} holds no embedding, so it is no whole model.", "Choose another file.")
+        raise ModelError(f"{header.name} holds no embedding, so it is not a whole model.", "Choose another file.")
     for tensor in header.tensors.values():
         if tensor.kind not in KEPT + UNPACKED:
             raise ModelError(
@@ -49,7 +49,7 @@ def check_tokenizer(header: Header) -> None:
     pre = header.text("tokenizer.ggml.pre")
     if family == "gpt2" and pre not in PATTERNS:
         raise ModelError(
-            f"{header.name} splits text in the way {pre[:40]!r}, which is not known.",
+            f"{header.name} uses the pre-tokenizer {pre[:40]!r}, which is not supported.",
             "Choose another model, or its folder with tokenizer.json.",
         )
 

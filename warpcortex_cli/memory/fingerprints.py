@@ -28,7 +28,7 @@ _SAMPLE = 512  # blocks, at most, that tell what is usual
 _PRODUCTS = 1 << 22  # held at once
 _NEAR = 1  # tokens beside the right one that a head may find as well: it looks for the token or for what followed it
 
-Prints = NDArray[np.uint64]
+Codes = NDArray[np.uint64]
 
 
 class Fingerprints:
@@ -60,7 +60,7 @@ class Fingerprints:
         self._projection = _projection(head_dim)
         self.bytes_per_block = 8 * count * block
         # A row for each token of each head, a column for each block: a search goes along the blocks.
-        self._codes: Prints = np.zeros((count * block, 0), np.uint64)
+        self._codes: Codes = np.zeros((count * block, 0), np.uint64)
         self._blocks = 0
 
     def __len__(self) -> int:
@@ -104,12 +104,12 @@ class Fingerprints:
         return list(found.values())
 
     def calibration(self) -> dict[str, Any]:
-        """What `calibrate` has found, in JSON's types."""
+        """The result of `calibrate`, as JSON types."""
         means = {"keys": self._key_mean.tolist(), "queries": self._query_mean.tolist()}
         return {"watches": [list(at) for at in self.watches], **means}
 
     def restore(self, calibration: Any) -> None:
-        """Takes what `calibration` gave. Raises ValueError, KeyError or TypeError: it is not of such a model."""
+        """Restores a `calibration`. Raises ValueError, KeyError or TypeError if it does not fit the model."""
         layers, _, kv_heads, _ = self._shape
         watches = [(int(layer), int(head)) for layer, head in calibration["watches"]]
         keys, queries = (torch.tensor(calibration[name], dtype=torch.float32) for name in ("keys", "queries"))
@@ -124,7 +124,7 @@ class Fingerprints:
 
     # -- making them ---------------------------------------------------------------------------------------------
 
-    def of_blocks(self, keys: Sequence[Tensor], block: int) -> Prints:
+    def of_blocks(self, keys: Sequence[Tensor], block: int) -> Codes:
         """Fingerprints of all whole blocks of some tokens.
 
         Args:
@@ -144,10 +144,10 @@ class Fingerprints:
         codes = self._signs(watched.float().cpu() - self._key_mean[:, None])
         return np.ascontiguousarray(codes.reshape(len(codes), blocks, block).swapaxes(0, 1)).reshape(blocks, -1)
 
-    def _signs(self, vectors: Tensor) -> Prints:
+    def _signs(self, vectors: Tensor) -> Codes:
         """64 sign bits of each, [..., head_dim] -> [...]."""
         bits = (vectors @ self._projection > 0).numpy()
-        codes: Prints = np.packbits(bits, axis=-1, bitorder="little").view("<u8")[..., 0].astype(np.uint64)
+        codes: Codes = np.packbits(bits, axis=-1, bitorder="little").view("<u8")[..., 0].astype(np.uint64)
         return codes
 
     def _pooled(self, queries: Tensor) -> Tensor:
@@ -157,27 +157,27 @@ class Fingerprints:
 
     # -- as a list -----------------------------------------------------------------------------------------------
 
-    def extend(self, prints: Prints) -> None:
+    def extend(self, rows: Codes) -> None:
         """Appends fingerprints [blocks, words].
 
         Raises:
             ValueError: they have another number of words.
         """
-        if prints.ndim != 2 or prints.shape[1] != len(self._codes):
-            raise ValueError(f"fingerprints of shape {prints.shape} do not fit to those of {len(self._codes)} words")
-        needed = self._blocks + len(prints)
+        if rows.ndim != 2 or rows.shape[1] != len(self._codes):
+            raise ValueError(f"fingerprints of shape {rows.shape} do not fit to those of {len(self._codes)} words")
+        needed = self._blocks + len(rows)
         if needed > self._codes.shape[1]:
             wider = np.zeros((len(self._codes), max(needed, 2 * self._codes.shape[1])), np.uint64)
             wider[:, : self._blocks] = self._codes[:, : self._blocks]
             self._codes = wider
-        self._codes[:, self._blocks : needed] = prints.T
+        self._codes[:, self._blocks : needed] = rows.T
         self._blocks = needed
 
     def truncate(self, blocks: int) -> None:
         """Forgets all fingerprints from number `blocks` on; nothing if there are no more than that."""
         self._blocks = min(self._blocks, max(0, blocks))
 
-    def rows(self, start: int = 0) -> Prints:
+    def rows(self, start: int = 0) -> Codes:
         """Fingerprints from number `start` on, [blocks, words], as `extend` takes them."""
         return np.ascontiguousarray(self._codes[:, start : self._blocks].T)
 
@@ -250,7 +250,7 @@ class Fingerprints:
             found += [(number, code) for code in signs]
         return found
 
-    def _distances(self, codes: Prints, pairs: Sequence[tuple[int, np.uint64]]) -> NDArray[np.uint8]:
+    def _distances(self, codes: Codes, pairs: Sequence[tuple[int, np.uint64]]) -> NDArray[np.uint8]:
         """Bits in which each query differs from the nearest token of each block, [pairs, blocks].
 
         Args:

@@ -205,7 +205,7 @@ POLICIES: dict[BlockFormat, Policy] = {
 
 
 def pack_block(keys: Sequence[Tensor], values: Sequence[Tensor], policy: Policy) -> bytes:
-    """A block in bytes that say by themselves how they are to be read.
+    """Packs a block into self-describing bytes.
 
     Args:
         keys, values: per layer [kv_heads, tokens, head_dim], keys unrotated.
@@ -228,7 +228,7 @@ def pack_block(keys: Sequence[Tensor], values: Sequence[Tensor], policy: Policy)
 
 
 def unpack_block(data: bytes, dtype: torch.dtype, device: torch.device) -> KV:
-    """Keys and values as `pack_block` was given them, but for the formats' rounding.
+    """Unpacks what `pack_block` made: keys and values, up to the formats' rounding.
 
     Raises:
         ValueError: these bytes are no such block.

@@ -95,7 +95,7 @@ class RecordLog:
         return record
 
     def commit(self) -> None:
-        """Returns when everything appended so far is on the disk: one wait for many records."""
+        """Syncs everything appended so far to disk: one wait for many records."""
         os.fsync(self._file.fileno())
 
     def read(self, record: Record) -> bytes:
@@ -145,9 +145,9 @@ class RecordLog:
         self._file = own
 
     def worth_rewriting(self, dead: int) -> bool:
-        """Whether it should be written anew where this many bytes of it are of no use any more.
+        """Whether a rewrite pays when this many bytes of it are dead.
 
-        Bytes that another log has too are not given back by that.
+        Bytes that another log shares are not freed by it.
         """
         live = self.total - dead
         alone = sum(base.disk_bytes for base in self._bases if not base.shared)
@@ -272,7 +272,7 @@ class RecordLog:
 
 
 def _open_locked(path: Path) -> io.FileIO:
-    """Opens or makes a file that is this process's alone until it is closed, or the process ends, however it ends.
+    """Opens or creates a file and locks it for this process until it is closed or the process ends.
 
     Raises:
         BlockingIOError: another process has it.

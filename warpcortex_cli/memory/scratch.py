@@ -1,4 +1,4 @@
-"""A log that nobody keeps: it is gone with the process, however that ends."""
+"""A temporary log that disappears with the process, however that ends."""
 
 from __future__ import annotations
 

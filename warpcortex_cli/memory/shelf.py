@@ -1,4 +1,4 @@
-"""Numbered things in the order of their last use, and the bytes of all of them."""
+"""A least-recently-used map from numbers to items, with the bytes of all of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 class Shelf(Generic[T]):
-    """What was used longest ago stands first.
+    """Items by number; the least recently used comes first.
 
     Args:
         size: bytes of one.
@@ -25,7 +25,7 @@ class Shelf(Generic[T]):
         self.nbytes = 0
 
     def put(self, number: int, item: T, *, oldest: bool = False) -> None:
-        """Takes it in, in the place of an older one of this number, as used last, or as used longest ago."""
+        """Adds or replaces an item, as the most recently used, or as the least."""
         self.pop(number)
         self._items[number] = item
         self.nbytes += self._size(item)
@@ -33,24 +33,24 @@ class Shelf(Generic[T]):
             self._items.move_to_end(number, last=False)
 
     def pop(self, number: int) -> T | None:
-        """Takes it out; None if it is not here."""
+        """Removes and returns an item; None if it is not here."""
         item = self._items.pop(number, None)
         if item is not None:
             self.nbytes -= self._size(item)
         return item
 
     def swap(self, number: int, item: T) -> None:
-        """Puts it where the older one of this number stands."""
+        """Replaces an item and keeps its place in the order."""
         self.nbytes += self._size(item) - self._size(self._items[number])
         self._items[number] = item
 
     def touch(self, number: int) -> None:
-        """It was used; nothing happens if it is not here."""
+        """Marks an item as used; does nothing if it is not here."""
         if number in self._items:
             self._items.move_to_end(number)
 
     def oldest(self) -> int:
-        """The number of what was used longest ago."""
+        """The number of the least recently used item."""
         return next(iter(self._items))
 
     def size(self, number: int) -> int:

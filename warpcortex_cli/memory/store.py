@@ -1,9 +1,9 @@
 """Blocks of KV that left the working set, in three tiers.
 
-Hot blocks are unpacked on the device, warm ones packed in memory, cold ones records of a file. What was not used for
-the longest time moves down when its tier is over its budget; what is asked for moves up. A block that was written to
-the file stays there, so that moving down a second time costs nothing. Where the file has a budget too, what falls out
-of it is a bare block: whoever holds its tokens can compute it anew.
+Hot blocks are unpacked on the device, warm ones packed in memory, cold ones records in a file. The least recently used
+block moves down when its tier is over budget; a block that is asked for moves up. A block once written to the file
+stays there, so moving it down again costs nothing. Where the file has a budget too, blocks evicted from it become bare:
+only their tokens are kept, from which they can be recomputed.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ Plain = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]  # keys, unrotated, and va
 
 
 class BareError(KeyError):
-    """Of this block only its tokens are kept."""
+    """The block was evicted: only its tokens are kept."""
 
 
 @dataclass(frozen=True)
 class Budgets:
-    """Bytes that each tier may hold, and one block at least; `cold` None: no bound, 0: nothing is on disk."""
+    """Bytes that each tier may hold; hot and warm hold at least one block. `cold` None: no bound, 0: no disk."""
 
     hot: int
     warm: int
@@ -76,7 +76,7 @@ class BlockStore:
         self._cold: Shelf[Record] = Shelf(_record_bytes)
         self._copies: Shelf[Record] = Shelf(_record_bytes)  # records of blocks that are warm
         self._bare: set[int] = set()
-        self._told: set[int] = set()  # blocks that the log says are bare: their last record is empty
+        self._recorded_bare: set[int] = set()  # bare blocks that the log knows of: their last record is empty
         self._dead: set[Record] = set()  # records that are of no use any more
         self._log: RecordLog | None = None
         self._kind = 0
@@ -139,17 +139,17 @@ class BlockStore:
         return self._log.read(self._cold[number])
 
     def forget(self, number: int) -> None:
-        """Drops a block; of its record nothing is known any more."""
+        """Drops a block and its record."""
         self._hot.pop(number)
         self._warm.pop(number)
         self._drop(self._copies, number)
         self._drop(self._cold, number)
         self._bare.discard(number)
-        self._told.discard(number)
+        self._recorded_bare.discard(number)
         self._note(number, None)
 
     def _note(self, number: int, stored: BlockFormat | None) -> None:
-        """Counts a block under the format that it was stored in here; None: it is not stored any more."""
+        """Counts a block under its storage format; None: it is not stored any more."""
         before = self._formats.pop(number, None)
         if before is not None:
             self._counts[before] -= 1
@@ -158,7 +158,7 @@ class BlockStore:
             self._counts[stored] += 1
 
     def _lay_bare(self, number: int) -> None:
-        """Of this block only its tokens are kept from now on."""
+        """Evicts a block: from now on only its tokens are kept."""
         self._bare.add(number)
         self._note(number, None)
 
@@ -176,7 +176,7 @@ class BlockStore:
         self._shed()
 
     def _cool(self, number: int) -> bool:
-        """Moves a warm block down. False where the file does not take it."""
+        """Moves a warm block to the cold tier. False if the file could not be written."""
         record, packed = self._copies.pop(number), self._warm[number]
         if record is None and not self._has_room(len(packed)):
             self._lay_bare(number)
@@ -189,7 +189,7 @@ class BlockStore:
                 )
                 return False
             if record is None:
-                self._told.discard(number)
+                self._recorded_bare.discard(number)
         self._warm.pop(number)
         return True
 
@@ -198,7 +198,7 @@ class BlockStore:
         return self._budgets.cold is None or size <= self._budgets.cold
 
     def _shed(self) -> None:
-        """Leaves of the blocks used longest ago only the tokens, and of warm ones no copy."""
+        """Evicts the least recently used cold blocks, then file copies of warm ones, until the file fits its budget."""
         while (self._cold or self._copies) and not self._has_room(self._cold.nbytes + self._copies.nbytes):
             if self._cold:
                 self._lay_bare(self._cold.oldest())
@@ -225,11 +225,16 @@ class BlockStore:
     # -- the file -----------------------------------------------------------------------------------------------
 
     def use(self, log: RecordLog, kind: int) -> None:
-        """Makes a log the cold tier; what is in a file of the store's own moves there."""
+        """Makes a log the cold tier and moves the blocks of the previous file there."""
         if self._log is log:
             return
         own, mine = self._cold, self._log
-        self._cold, self._copies, self._told, self._dead = Shelf(_record_bytes), Shelf(_record_bytes), set(), set()
+        self._cold, self._copies, self._recorded_bare, self._dead = (
+            Shelf(_record_bytes),
+            Shelf(_record_bytes),
+            set(),
+            set(),
+        )
         self._log, self._kind, self._tidies = log, kind, True
         for number in own:
             if mine is not None:
@@ -240,14 +245,14 @@ class BlockStore:
             mine.close()
 
     def written(self, records: dict[int, Record]) -> None:
-        """Blocks that are in the log now; an empty record says of one that it is bare."""
+        """Takes note of blocks that were written to the log; an empty record marks a bare block."""
         for number, record in records.items():
             self._drop(self._cold, number)
             self._drop(self._copies, number)
             self._bare.discard(number)
-            self._told.discard(number)
+            self._recorded_bare.discard(number)
             if not record.length:
-                self._told.add(number)
+                self._recorded_bare.add(number)
                 if number not in self._warm:
                     self._lay_bare(number)
             elif number in self._warm:
@@ -257,7 +262,7 @@ class BlockStore:
         self._shed()
 
     def moved(self, records: dict[int, Record]) -> None:
-        """The log was written anew: its blocks are now in these records."""
+        """The log was rewritten: its blocks are now in these records."""
         kept = {n: records[n] for n in self._cold if n in records and records[n].length}
         for number, record in kept.items():  # in the order of their last use
             self._cold.swap(number, record)
@@ -265,18 +270,18 @@ class BlockStore:
         self._dead.clear()
 
     def unwritten(self) -> Iterator[tuple[int, bytes]]:
-        """What the log does not say yet, in order: blocks, and empty ones for those that are not to be on disk."""
+        """What is still to be written, in order: blocks, and empty payloads for those that are not to be on disk."""
         out = self.left_out()
         for number in sorted({*self._warm, *out}):
             held = number in self._copies or number in self._cold
             if number in out:
-                if held or number not in self._told:
+                if held or number not in self._recorded_bare:
                     yield number, b""
             elif not held:
                 yield number, self._warm[number]
 
     def tidy(self) -> None:
-        """Writes the file anew where much of it is blocks that nobody needs. Records of it move."""
+        """Rewrites the file when much of it is dead blocks. Its records move."""
         if self._log is None or not self._tidies:
             return
         if not self._log.worth_rewriting(sum(record.length for record in self._dead)):
@@ -299,7 +304,7 @@ class BlockStore:
         return self._log
 
     def close(self) -> None:
-        """Closes and removes a file of its own."""
+        """Closes the store's own scratch file, which removes it."""
         if isinstance(self._log, ScratchLog):
             self._log.close()
 

@@ -330,7 +330,7 @@ def _load_error(source: ModelSource, error: Exception) -> ModelError:
     text = str(error)
     if "trust_remote_code" in text:
         return ModelError(
-            f"{source.name} needs code out of its own repository, and that never runs.",
+            f"{source.name} requires trust_remote_code, which is never enabled.",
             "Choose a model that transformers knows.",
         )
     if "does not recognize this architecture" in text or "model type" in text:

@@ -24,7 +24,7 @@ _SINKS = 4  # first tokens, on which attention rests where it finds nothing; the
 @torch.inference_mode()
 def focus_indices(
     prism: Prism,
-    prints: Fingerprints,
+    fingerprints: Fingerprints,
     tail: Tail,
     queries: Sequence[Tensor],
     sentences: Tensor,
@@ -42,7 +42,7 @@ def focus_indices(
 
     Args:
         prism: the model.
-        prints: knows its heads that find things again; no fingerprint is needed.
+        fingerprints: knows its heads that find things again; no fingerprint is needed.
         tail: the River's.
         queries: the task's unrotated queries, per layer [heads, W, head_dim].
         sentences: number of each token's sentence, [L], for the first L tokens of the tail.
@@ -62,7 +62,7 @@ def focus_indices(
         return torch.zeros(0, dtype=torch.long)
     ends = _pieces(sentences.cpu(), budget)
     lengths = torch.diff(ends, prepend=ends.new_zeros(1))
-    found = prints.exact(_keys(prism, prints, view), queries, ends).nan_to_num_(nan=0.0)
+    found = fingerprints.exact(_keys(prism, fingerprints, view), queries, ends).nan_to_num_(nan=0.0)
     left_out = torch.zeros(len(ends), dtype=torch.bool)
     if exclude is not None:
         upto = exclude.cumsum(0)[ends - 1]
@@ -80,10 +80,10 @@ def focus_indices(
     return torch.cat(chosen) if chosen else torch.zeros(0, dtype=torch.long)
 
 
-def _keys(prism: Prism, prints: Fingerprints, view: TailView) -> list[Tensor]:
+def _keys(prism: Prism, fingerprints: Fingerprints, view: TailView) -> list[Tensor]:
     """Unrotated keys of the watched heads, each [L, head_dim]. The first tokens look like the mean of the others."""
     found, turn = [], prism.rope.turning(-view.positions)
-    for layer, head in prints.watches:
+    for layer, head in fingerprints.watches:
         rotated = view.layer(layer)[0][head, None]
         key = turn(layer, rotated, torch.empty(rotated.shape, device=rotated.device))[0]
         key[:_SINKS] = key[_SINKS:].mean(0) if len(key) > _SINKS else key[0]

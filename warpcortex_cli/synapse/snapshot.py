@@ -21,7 +21,7 @@ _GROWTH = 8  # a context that grew by an eighth since all of it was looked at is
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """What a selection out of all tokens leaves to those that follow it while the River grows.
+    """Candidates that a full selection leaves for the incremental ones after it, while the River grows.
 
     They are the first `_SPARE` * k tokens of the greedy order and the newest ones. By coverage, whatever is none lies
     no farther from one of them than they lie from each other: a core-set of the k-centre problem, which may be joined
@@ -38,12 +38,12 @@ class Candidates:
     indices: Tensor
 
     def serve(self, tokens: int) -> bool:
-        """Whether they are enough for a context that has grown to this size."""
+        """Whether these candidates still suffice for a context of this size."""
         grown = tokens - self.context
         return 0 <= grown <= self.context // _GROWTH and self.indices.shape[2] + grown <= tokens // 2
 
     def pool(self, tokens: int) -> Tensor:
-        """They, and all tokens since, [layers, kv_heads, P], ascending."""
+        """The candidates and all tokens since, [layers, kv_heads, P], ascending."""
         layers, kv_heads, _ = self.indices.shape
         since = torch.arange(self.context, tokens, device=self.indices.device)
         return torch.cat([self.indices, since.expand(layers, kv_heads, -1)], 2)

@@ -1,4 +1,4 @@
-"""What a sentence is worth to a task: the rare words that both have, and what the task's queries find in it."""
+"""Scores sentences for a task: by the rare words that they share, and by what the task's queries find in them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _FEW = 32  # sentences; a word in no more than these is never too common
 
 
 def tells_apart(holding: int, sentences: int) -> bool:
-    """Whether a word that `holding` sentences hold says anything of one of them."""
+    """Whether a word that `holding` sentences contain helps to tell them apart."""
     return 0 < holding <= max(_FEW, _COMMON * sentences)
 
 
 def rarity(holding: int, sentences: int) -> float:
-    """What a word that `holding` sentences hold says of one of them; 1 if no other sentence has it.
+    """The weight of a word that `holding` sentences contain; 1 if only one does.
 
     The inverse document frequency of BM25 (Robertson & Zaragoza 2009).
     """
@@ -31,7 +31,7 @@ def rarity(holding: int, sentences: int) -> float:
 
 
 def weighed(shared: NDArray[np.float32], found: NDArray[np.float32], least: float = 0.0) -> NDArray[np.float32]:
-    """What sentences are worth, fp32 [S]; 0: nothing.
+    """Sentence scores, fp32 [S]; 0: irrelevant.
 
     The best find is worth as much as a word that no other sentence has. So a name and a thing that are shared decide,
     and where only `of` is, because both are misspelled, what queries find does.

@@ -46,7 +46,7 @@ class Desk:
         self.console.print(Text(text, style=style))
 
     def warn(self) -> None:
-        """Says once what went wrong below: a full disk, damaged blocks. The chat goes on."""
+        """Reports a storage problem once, such as a full disk or damaged blocks. The chat goes on."""
         memory = self.session.snapshot().memory
         if memory.failure and memory.failure not in self.warned:
             self.say(memory.failure, "red")
@@ -89,14 +89,14 @@ def run_command(desk: Desk, line: str) -> None:
     for command in COMMANDS:
         if command.name == name:
             if argument and not command.argument:
-                raise UsageError(f"/{name} takes no argument.")
+                raise UsageError(f"/{name} takes no argument.", f"Type /{name} alone.")
             command.run(desk, argument)
             return
     raise unknown_command(line)
 
 
 def unknown_command(line: str) -> UsageError:
-    """What to say of a slash command that does not exist."""
+    """The error for a slash command that does not exist."""
     match = _COMMAND.match(line.strip())
     assert match is not None, "the caller asks is_command first"
     near = difflib.get_close_matches(match[1].lower(), [c.name for c in COMMANDS], 1, 0.4)
@@ -190,7 +190,7 @@ def _memory(desk: Desk, argument: str) -> None:
 def _inject(desk: Desk, argument: str) -> None:
     choice = argument.lower()
     if choice not in ("", "on", "off"):
-        raise UsageError("/inject takes on or off.")
+        raise UsageError("/inject needs on or off.", "Type /inject on or /inject off.")
     if choice:
         desk.injecting = choice == "on"
         desk.session.set_injection(desk.injecting)
@@ -282,11 +282,11 @@ def _exit(desk: Desk, argument: str) -> None:
 
 def _path(argument: str, command: str) -> Path:
     if not argument.strip("\"'"):
-        raise UsageError(f"{command} needs a file name.")
+        raise UsageError(f"{command} needs a file name.", f"Type {command} FILE.")
     try:
         return dropped_path(argument)
     except RuntimeError as error:
-        raise UsageError(f"no such home folder in {one_line(argument)}.") from error
+        raise UsageError(f"there is no home folder like that in {one_line(argument)}.", "Give a full path.") from error
 
 
 COMMANDS = (

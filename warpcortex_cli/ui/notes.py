@@ -43,12 +43,12 @@ def read_notes(path: Path) -> str:
         raise UsageError(f"{name} is a folder, not a notes file.", "Give one text file.") from error
     except (OSError, ValueError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise UsageError(f"cannot read the notes file {name}: {reason}.") from error
+        raise UsageError(f"cannot read the notes file {name}: {reason}.", "Check who may read it.") from error
     return decode_notes(data, name)
 
 
 def decode_notes(data: bytes, name: str) -> str:
-    """The text in bytes, every character that a reader sees: UTF-8, or UTF-16 with its byte order mark.
+    """Decodes notes, keeping visible characters only: UTF-8, or UTF-16 with a byte order mark.
 
     Raises:
         UsageError: the bytes are not text.

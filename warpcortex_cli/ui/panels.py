@@ -1,4 +1,4 @@
-"""Live panels and tables: what the engine is doing, out of a `SessionView`.
+"""Live panels and tables of what the engine is doing, drawn from a `SessionView`.
 
 Everything that a model wrote goes through `one_line` and into `rich.text.Text`, which knows no markup.
 """

@@ -1,4 +1,4 @@
-"""Text that others wrote, made harmless for a terminal.
+"""Untrusted text, made safe for a terminal.
 
 Models and notes are untrusted. Whatever they contain must not move the cursor, set a title, open a link or show words
 in another order than they have. What is taken away is the least that does so: control characters, one by one; what
@@ -167,7 +167,7 @@ def one_line(text: str, limit: int = 200) -> str:
 
 
 class SafeConsole(Console):
-    """A console on which no text does more than to be read; only what Rich itself writes controls the terminal."""
+    """A console whose text never controls the terminal; only Rich's own output does."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):

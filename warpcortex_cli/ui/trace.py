@@ -28,7 +28,9 @@ class TraceWriter:
         try:
             self._file = path.open("w", encoding="utf-8", buffering=1)
         except OSError as error:
-            raise UsageError(f"cannot write the trace to {path}: {error.strerror}.") from error
+            raise UsageError(
+                f"cannot write the trace to {path}: {error.strerror}.", "Name a file that can be written."
+            ) from error
 
     def __call__(self, event: Event) -> None:
         if self.failure is not None:

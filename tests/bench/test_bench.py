@@ -271,7 +271,7 @@ def test_random_weights_are_kept_as_those_of_a_published_model(monkeypatch: pyte
     monkeypatch.setitem(shapes.SHAPES, "tiny", {**small, "num_hidden_layers": 1})
     packs = "bf16" if packs_bf16(LoadOptions("cpu")) else "none"
     for dtype, kept, computed in (("auto", packs, torch.float32), ("bf16", "none", torch.bfloat16)):
-        prism = open_any("tiny", None, "cpu", dtype, "auto", False)
+        prism = open_any("tiny", None, LoadOptions("cpu", dtype, "auto"))
         assert (prism.quantize, prism.dtype) == (kept, computed)
 
 

@@ -17,7 +17,7 @@ from warpcortex_cli.engine.brief import Brief
 from warpcortex_cli.engine.journal import Journal
 from warpcortex_cli.engine.parking import Parking, seating
 from warpcortex_cli.engine.session import Session
-from warpcortex_cli.engine.states import FINAL
+from warpcortex_cli.engine.states import FINAL, StreamState
 from warpcortex_cli.engine.stream import Stream
 from warpcortex_cli.engine.workers.base import Host
 from warpcortex_cli.engine.workers.model import ModelWorker
@@ -106,6 +106,7 @@ def make_stream(prism) -> Stream:
     stream = Stream(1, make_profile().roles[0], "ropes", {}, 0.0)
     brief = Brief(1, stream.role, stream.task)
     stream.begin(brief, ModelWorker(Host(prism, None, 0)).take(brief))  # type: ignore[arg-type]
+    stream.state = StreamState.THINKING
     return stream
 
 

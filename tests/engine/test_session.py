@@ -46,4 +46,4 @@ def test_certainty_is_measured_only_where_the_gate_asks_for_it(prism) -> None:
         assert readable and all(e.passed == (asked == 0) for e in readable)
         assert all(("unsure" in e.reason) == (asked > 0) for e in readable)
         streams = list(session.streams)
-        assert streams and all(len(s.log_probabilities) == (s.tokens if asked else 0) for s in streams)
+        assert streams and all(len(s.work.log_probabilities) == (s.tokens if asked else 0) for s in streams if s.work)

@@ -46,12 +46,12 @@ RIVER_MOVES: Mapping[RiverState, frozenset[RiverState]] = {
 }
 FINAL = frozenset({_S.INJECTED, _S.REJECTED, _S.EXPIRED, _S.CANCELLED, _S.FAILED})
 _WITHOUT_A_THOUGHT = FINAL - {_S.INJECTED}
-# A thought may be told to a Stream that has not begun, so it comes to the Gate from everywhere.
+# A thought may be told to a Stream that has not begun, or another one, so it comes to the Gate from everywhere.
 STREAM_MOVES: Mapping[StreamState, frozenset[StreamState]] = {
     _S.QUEUED: _WITHOUT_A_THOUGHT | {_S.THINKING, _S.GATING},
     _S.THINKING: _WITHOUT_A_THOUGHT | {_S.PARKED, _S.GATING},
     _S.PARKED: _WITHOUT_A_THOUGHT | {_S.THINKING, _S.GATING},
-    _S.GATING: FINAL,
+    _S.GATING: FINAL | {_S.GATING},
     **{end: frozenset() for end in FINAL},
 }
 

@@ -94,7 +94,7 @@ constexpr int64_t BUSY = 8, AHEAD = 4096;
 // Groups that are made pairs at once, and tokens from which on that is done: those of one tile make them on the way, as
 // long as registers suffice.
 constexpr int64_t NEAR = 8;
-constexpr int SHARED = NATIVE == 64 ? TILE + 1 : std::min(4, TILE) + 1;
+constexpr int SHARED = NATIVE == 64 ? 2 * TILE + 1 : std::min(4, TILE) + 1;
 
 // One panel of weights or two, which are `panel` bytes apart.
 struct Panels {
@@ -122,9 +122,11 @@ struct Ahead {
 // Some groups of panels: their lines, a panel's `apart` bytes from the next one's and a group's from the next group's
 // by what FORMAT says or, if they were prepared, `size`.
 struct Weights {
-    const uint8_t *panels, *lines;
+    const uint8_t *panels, *held;
     int64_t panel, apart, size;  // `panel`: bytes from one packed panel to the next
     int64_t first, count;        // groups
+    const uint8_t* soon = nullptr;  // of prepared ones: what will be read next, of which each group asks for some lines
+    int64_t lines = 0;
 };
 
 // Adds what some groups of P panels give to the sums of the M tokens of a tile. `Lines_` says how their lines are read,
@@ -152,8 +154,12 @@ inline void gather(const Weights& weights, const Ahead& ahead, const Tokens& x, 
                 UNROLLED for (int part = 0; part < PARTS; part++) acc[p][m][part] = load<Real>(place(p, m, part));
     for (int64_t g = 0; g < weights.count; g++, values += WORDS * WORD_BYTES * M) {
         const int64_t group = weights.first + g;
-        const uint8_t* at = STRAIGHT ? weights.panels + group_at<FORMAT>(group) : weights.lines + g * weights.size;
+        const uint8_t* at = STRAIGHT ? weights.panels + group_at<FORMAT>(group) : weights.held + g * weights.size;
         const int64_t apart = STRAIGHT ? weights.panel : weights.apart;
+        if constexpr (!STRAIGHT)  // evenly: many at once would wait for each other, and then all for memory
+            for (int64_t line = 0; line < weights.lines; line++)
+                for (int p = 0; p < P; p++)
+                    __builtin_prefetch(weights.soon + p * weights.panel + (g * weights.lines + line) * LINE, 0, 2);
         if constexpr (KIND == WHOLE) begin();
         for (int line = 0; line < WORDS / EACH; line++) {
             Word words[P][PARTS];
@@ -238,7 +244,7 @@ void vector_sums(const Tokens& x, const Panels& panels, int64_t jump, Floats* su
         for (int64_t first = 0; first < x.groups; first += NEAR) {
             const Weights some = {panels.at, nullptr, panels.panel, 0, 0, first, std::min(NEAR, x.groups - first)};
             each_tile([&](int64_t count, int64_t tile, Floats* to) {
-                gather_some<FORMAT, Form, KIND, P, FORMAT == 16 ? TILE : SHARED - 1>(count, some, ahead, x, tile, to);
+                gather_some<FORMAT, Form, KIND, P, FORMAT == 16 ? TILE : std::min(TILE, SHARED - 1)>(count, some, ahead, x, tile, to);
             });
         }
         return;
@@ -246,18 +252,19 @@ void vector_sums(const Tokens& x, const Panels& panels, int64_t jump, Floats* su
     constexpr int64_t SIZE = PAIRS * LINE;
     alignas(LINE) uint8_t room[P * NEAR * SIZE];
     for (int64_t first = 0; first < x.groups; first += NEAR) {
-        const int64_t count = std::min(NEAR, x.groups - first);
+        const int64_t count = std::min(NEAR, x.groups - first), next = first + count;
         for (int64_t g = 0; g < count; g++)
-            for (int p = 0; p < P; p++) {
-                const int64_t byte = group_at<FORMAT>(first + g);
-                const uint8_t* group = panels.at + p * panels.panel + byte;
-                prepare<FORMAT>(group, room + (p * NEAR + g) * SIZE);
-                for (int64_t line = 0; line < GROUP_BYTES<FORMAT>; line += LINE)
-                    __builtin_prefetch(ahead.of(group + line, byte));
-            }
-        const Weights some = {panels.at, room, panels.panel, NEAR * SIZE, SIZE, first, count};
+            for (int p = 0; p < P; p++)
+                prepare<FORMAT>(panels.at + p * panels.panel + group_at<FORMAT>(first + g), room + (p * NEAR + g) * SIZE);
+        const bool last = next == x.groups;  // then it is the beginning of what this thread will read after these panels
+        const int64_t groups = std::min(NEAR, last ? x.groups : x.groups - next);
+        const int64_t soon = (scales_at<FORMAT>(groups) + LINE - 1) / LINE, all = x.tiles * count;
+        Weights some = {panels.at, room, panels.panel, NEAR * SIZE, SIZE, first, count};
+        some.lines = (soon + all - 1) / all;
+        some.soon = panels.at + (last ? panel_bytes<FORMAT>(x.inputs) + jump : scales_at<FORMAT>(next));
         each_tile([&](int64_t here, int64_t tile, Floats* to) {
             gather_some<FORMAT, Prepared, KIND, P>(here, some, ahead, x, tile, to);
+            some.soon += count * some.lines * LINE;
         });
     }
 }

@@ -59,7 +59,7 @@ inline void multiply_tiles(const Weights& weights, const Wanted& wanted, const i
         if constexpr (A > 1 && P > 1) _tile_loadd(3, sums[3], LINE);
     }
     for (int64_t g = 0; g < weights.count; g++) {
-        const uint8_t* at = weights.lines + g * weights.size;
+        const uint8_t* at = weights.held + g * weights.size;
         for (int64_t i = 0; i < wanted.lines; i++)
             for (int p = 0; p < P; p++)
                 __builtin_prefetch(at + p * weights.apart + wanted.ahead + (wanted.first + i) * LINE, 0, 2);
@@ -122,7 +122,7 @@ void tile_sums(const Tokens& x, const Pairs& pairs, Floats* sums) {
                         for (int64_t line = 0; line < GROUP_BYTES<FORMAT>; line += LINE)
                             __builtin_prefetch(panel + group_at<FORMAT>(g) + line + ahead, 0, 2);
                     }
-                weights.lines = room, weights.apart = CLOSER * PREPARED;
+                weights.held = room, weights.apart = CLOSER * PREPARED;
             }
             const int64_t asked = FORMAT == 16 ? ahead : 0;  // of others, it was done
             Floats* to = sums + 2 * i * x.places();

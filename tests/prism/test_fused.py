@@ -72,7 +72,7 @@ def one_by_one(of: Prism) -> Prism:
     """Its layers no longer take those that follow along."""
     for layer in layers(of):
         if isinstance(layer, FusedLayer):
-            layer._together = None
+            layer.together = None
     return of
 
 
@@ -182,7 +182,7 @@ def test_norms_are_as_exact_as_the_layer_uses_them() -> None:
     """Gemma adds 1 to its weights in fp32; in bf16 the sum would be rounded."""
     module = Gemma3RMSNorm(64).bfloat16()
     module.weight.data = torch.linspace(-0.9, 0.9, 64).bfloat16()
-    torch.testing.assert_close(fused._norm(module, 64).weight, 1 + module.weight.float(), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(fused.norm_of(module, 64).weight, 1 + module.weight.float(), atol=1e-6, rtol=1e-6)
 
 
 def test_weights_are_counted_as_before(model_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,6 +50,9 @@ class FusedLayer(nn.Module):
         like: which one it is, and what its attention is given.
         parts: what it holds.
         dtype: that keys and values are kept in.
+
+    Attributes:
+        together: it and all layers that follow it and are given the same angles, to be run in one call; or None.
     """
 
     def __init__(self, like: Fused, parts: Parts, dtype: torch.dtype) -> None:
@@ -58,7 +61,7 @@ class FusedLayer(nn.Module):
         self._heads, self._kv_heads = parts.heads, parts.kv_heads
         self._dtype = dtype
         self.scaling, self.softcap, self.window = like.scaling, like.softcap, like.window
-        self._together: tuple[Layers, attention.Limits] | None = None
+        self.together: tuple[Layers, attention.Limits] | None = None
         held = [t for linear in parts.linears.values() for t in (linear.packed, linear.bias) if t is not None]
         held += [norm.weight for norm in parts.norms.values()]
         self.held = nn.ParameterList(nn.Parameter(t, requires_grad=False) for t in held)  # to be counted
@@ -69,8 +72,8 @@ class FusedLayer(nn.Module):
             return hidden
         x = hidden[0].float()
         cosine, sine = (angles[0].float() for angles in position_embeddings)
-        if self._together is not None and hidden.dtype == torch.float32:  # in one call they are not rounded between
-            found = attention.through(*self._together, (cosine, sine), x)
+        if self.together is not None and hidden.dtype == torch.float32:  # in one call they are not rounded between
+            found = attention.through(*self.together, (cosine, sine), x)
             if found is not None:
                 return found[None]
         qkv = self.around.before(x, cosine, sine).to(self._dtype)
@@ -82,7 +85,7 @@ class FusedLayer(nn.Module):
         """Runs the layers that follow it, too, wherever a step lets them run in one call."""
         layers = [self, *others]
         joint = Layers(self.number, [layer.around for layer in layers], [layer.scaling for layer in layers])
-        self._together = joint, frozenset((layer.softcap, layer.window) for layer in layers)
+        self.together = joint, frozenset((layer.softcap, layer.window) for layer in layers)
 
 
 @dataclass
@@ -215,12 +218,12 @@ def _parts(layer: Any, like: Fused) -> Parts:
         output=_linear(own.o_proj),
         gate_up=_linear(mlp.gate_up_proj if hasattr(mlp, "gate_up_proj") else mlp.gate_proj),
         down=_linear(mlp.down_proj),
-        first=_norm(layer.input_layernorm, width),
-        second=_norm(layer.pre_feedforward_layernorm if four else layer.post_attention_layernorm, width),
-        query=_norm(own.q_norm, head_dim) if hasattr(own, "q_norm") else None,
-        key=_norm(own.k_norm, head_dim) if hasattr(own, "k_norm") else None,
-        attended=_norm(layer.post_attention_layernorm, width) if four else None,
-        fed=_norm(layer.post_feedforward_layernorm, width) if four else None,
+        first=norm_of(layer.input_layernorm, width),
+        second=norm_of(layer.pre_feedforward_layernorm if four else layer.post_attention_layernorm, width),
+        query=norm_of(own.q_norm, head_dim) if hasattr(own, "q_norm") else None,
+        key=norm_of(own.k_norm, head_dim) if hasattr(own, "k_norm") else None,
+        attended=norm_of(layer.post_attention_layernorm, width) if four else None,
+        fed=norm_of(layer.post_feedforward_layernorm, width) if four else None,
         gelu=gate in _GELU,
     )
 
@@ -232,7 +235,7 @@ def _linear(module: Packed | Share) -> Linear:
     return Linear(packed.weight, packed.bias, packed.format, sum(packed.sizes))
 
 
-def _norm(module: nn.Module, size: int) -> Norm:
+def norm_of(module: nn.Module, size: int) -> Norm:
     """Its weights as it uses them: those of Gemma are kept as what they are more than 1."""
     epsilon = float(getattr(module, "variance_epsilon", None) or module.eps)  # type: ignore[arg-type]
     ones = torch.ones(size)  # in fp32, or what Gemma adds 1 to would be rounded

@@ -409,7 +409,7 @@ class _Through(ctypes.Structure):
     )
 
 
-LAPS = ("between", "qkv", "attention", "output", "gate and up", "down")  # `Part` in kernels/laps.h
+LAPS = ("between", "qkv", "attention", "output", "gate and up", "down")  # `Part` of kernels/laps.h
 
 
 class Layers:

@@ -25,6 +25,7 @@ from warpcortex_cli.prism.quantize import Packed
 from warpcortex_cli.prism.quantize import quantize as quantized
 from warpcortex_cli.prism.rows import Row, RowResult
 from warpcortex_cli.prism.source import ModelSource
+from warpcortex_cli.prism.stack import Stack
 from warpcortex_cli.prism.support import (
     check_config,
     check_tokenizer,
@@ -127,6 +128,7 @@ class Prism:
         self.stops = tuple(text for text in own_stops(model.generation_config) if text not in control)
         self._states: list[Tensor] = []
         self._head: Head | None = None
+        self._stack: Stack | None = None
         self._native = self.device.type == "cpu" and (compiled or quantize != "none") and native.usable()
         # Only what the kernels compute is the same for any number of threads.
         # What torch has compiled is compiled anew for another number of threads.
@@ -139,6 +141,7 @@ class Prism:
             self._head = self._found_head(None if known is None else known.head)
             if key is not None and known is None:
                 trials.remember(key, Trials(shape, fused_layers(decoder), self._head is not None))
+            self._stack = self._found_stack()
 
     @classmethod
     def load(
@@ -209,21 +212,48 @@ class Prism:
         positions = torch.tensor([p for r in step.rows for p in r.positions], device=self.device)
         wanted = _wanted(step.rows, self._head is not None)
         whole = [place for w in wanted if not w.brief for place in w.logits]
+        hidden, logits = self._computed(step, tokens, positions, whole)
+        results = self._unpacked(step, wanted, hidden, logits)
+        step.commit()
+        return results
+
+    def _computed(
+        self, step: attention.PackedStep, tokens: Tensor, positions: Tensor, whole: list[int]
+    ) -> tuple[Tensor, Tensor]:
+        """Hidden states of all tokens, and logits of those that stand at the places `whole`."""
+        places = torch.tensor(whole, dtype=torch.long, device=self.device)
+        hidden = self._stack.run(step, tokens, positions) if self._stack else None
+        if hidden is not None:
+            assert isinstance(self._head, Packed)
+            return hidden, self._head(hidden[places]) if whole else hidden.new_empty(0, self.vocab_size)
         self._states.clear()
         try:
             with attention.running(step):
                 logits = self.model(
-                    input_ids=tokens[None],
-                    position_ids=positions[None],
-                    use_cache=False,
-                    logits_to_keep=torch.tensor(whole, dtype=torch.long, device=self.device),
+                    input_ids=tokens[None], position_ids=positions[None], use_cache=False, logits_to_keep=places
                 ).logits[0]
-            hidden = self._states.pop()[0]
+            return self._states.pop()[0], logits
         finally:
             self._states.clear()
-        results = self._unpacked(step, wanted, hidden, logits)
-        step.commit()
-        return results
+
+    def _found_stack(self) -> Stack | None:
+        """The decoder without its own Python, where that gives the same."""
+        if not (self._native and isinstance(self._head, Packed) and self.quantize != "none"):
+            return None
+        try:
+            stack = Stack(self.model.get_decoder())
+            found = []
+            for self._stack in (None, stack):
+                positions = [0, 7, self.max_context - 1]
+                result = self.forward([Row([1, 2, 3], positions, self.new_tail(3), logits="all")])[0]
+                found += [t for t in (result.hidden, result.logits) if t is not None]
+        except (AttributeError, LookupError, RuntimeError, TypeError):
+            return None
+        finally:
+            self._stack = None
+        theirs, mine = found[:2], found[2:]
+        same = all(bool((a - b).norm() <= 1e-3 * a.norm()) for a, b in zip(theirs, mine, strict=True))
+        return stack if same else None
 
     def _found_head(self, known: bool | None) -> Head | None:
         """The head, where logits are what it gives: then greedy rows need not have them all; `known`: if they are."""

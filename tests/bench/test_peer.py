@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from warpcortex_cli.bench.peer import Figures, gguf_name, mean_kl, our_runs, ratio, table
+from warpcortex_cli.bench.peer import Figures, described, gguf_name, mean_kl, our_runs, ratio, table
 from warpcortex_cli.bench.shapes import SHAPES
 from warpcortex_cli.bench.workload import Load
 
@@ -42,3 +44,9 @@ def test_a_format_is_compared_with_those_that_are_as_faithful() -> None:
 def test_kl_is_read_out_of_what_llama_cpp_says() -> None:
     said = "====== KL divergence statistics ======\nMean    KLD:   0.003434 ±   0.000112\nMaximum KLD:   0.5"
     assert mean_kl(said) == 0.003434
+
+
+def test_a_build_says_what_it_was_made_for(tmp_path: Path) -> None:
+    (tmp_path / "CMakeCache.txt").write_text("GGML_NATIVE:BOOL=OFF\nGGML_AVX2:BOOL=ON\nGGML_AVX512:BOOL=OFF\n")
+    assert described(tmp_path) == f"{tmp_path} (AVX2)"
+    assert "nobody knows" in described(tmp_path / "elsewhere")

@@ -45,6 +45,7 @@ from warpcortex_cli.bench.measure import Run
 from warpcortex_cli.bench.shapes import random_prism
 from warpcortex_cli.bench.workload import Load
 from warpcortex_cli.errors import RunError
+from warpcortex_cli.prism.library import compiler
 from warpcortex_cli.prism.options import LoadOptions
 from warpcortex_cli.prism.quantize import BITS
 
@@ -257,6 +258,7 @@ def main() -> None:
     agents = [int(a) for a in args.agents.split(",")]
     threads, build = os.cpu_count() or 2, args.build[0]
     load = Load(agents[-1], args.context, args.landmarks, args.tokens)
+    print(f"llama.cpp: {'; '.join(map(described, args.build))}. Our kernels: by {compiler()}.\n", flush=True)
     theirs: dict[str, Figures] = {}
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder) / "F16.gguf"
@@ -287,6 +289,14 @@ def main() -> None:
             ours[name] = Figures(known.get(kind), speeds)
             print(f"warpcortex {name}: {ours[name]}", flush=True)
     print(table(ours, theirs, [READING, ALONE, *map(agents_write, agents)]))
+
+
+def described(build: Path) -> str:
+    """A build of llama.cpp by its folder and what it was made for, as its CMake cache says."""
+    cache = build / "CMakeCache.txt"
+    text = cache.read_text(encoding="utf-8") if cache.exists() else ""
+    found = sorted(set(re.findall(r"^GGML_(NATIVE|AVX\w*|AMX\w*|FMA|F16C|BMI2):BOOL=ON$", text, re.MULTILINE)))
+    return f"{build} ({', '.join(found) if found else 'made for nobody knows what'})"
 
 
 def quantize(build: Path, given: Path, to: Path, kind: str) -> None:

@@ -61,7 +61,9 @@ def _problems(task: str, text: str) -> list[Question]:
     found = []
     for line in filter(str.strip, text.splitlines()):
         problem = json.loads(line)
-        asked, right = next(names for names in _FIELDS if names[0] in problem)
+        if not isinstance(problem, dict):
+            raise ValueError("a line is no object")
+        asked, right = _FIELDS[0] if _FIELDS[0][0] in problem else _FIELDS[1]
         found.append(Question(task, str(problem[asked]).strip(), answers=(str(problem[right]),)))
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from itertools import count
 
 import pytest
@@ -14,6 +15,7 @@ from tests.engine.conftest import make_profile, run
 from warpcortex_cli import events as ev
 from warpcortex_cli.engine.session import Session
 from warpcortex_cli.engine.turn import repetitions
+from warpcortex_cli.eval.replies import loops
 from warpcortex_cli.profile import LOOP_SPAN, LOOP_WINDOW
 
 
@@ -76,9 +78,27 @@ def test_without_a_limit_it_goes_on_to_its_last_token(circling) -> None:
 
 
 @given(st.lists(st.integers(0, 2), max_size=60), st.integers(1, 4))
-def test_repetitions_are_counted_as_a_text_search_would(tokens: list[int], span: int) -> None:
-    text, newest = "".join(map(str, tokens))[::-1], "".join(map(str, tokens[-span:]))[::-1]
-    assert repetitions(tokens, span) == (text.count(newest) if len(tokens) >= span else 0)
+def test_repetitions_are_counted_wherever_they_begin(tokens: list[int], span: int) -> None:
+    text, newest = "".join(map(str, tokens)), "".join(map(str, tokens[-span:]))
+    found = len(re.findall(f"(?={newest})", text)) if len(tokens) >= span else 0
+    assert repetitions(tokens, span) == found
+
+
+def test_a_run_of_one_token_is_a_loop_as_the_evaluation_counts_it(prism, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = prism.forward
+
+    def forward(rows):
+        results = usual(rows)
+        for i, row in enumerate(rows):
+            if row.logits == "largest":
+                results[i] = type(results[i])(**{**vars(results[i]), "largest": (1.0, 44)})
+        return results
+
+    monkeypatch.setattr(prism, "forward", forward)
+    session = Session(prism, make_profile(river={"max_tokens": 60, "most_repeats": 4}), streams=False)
+    assert next(e.reason for e in run(session) if isinstance(e, ev.RiverFinished)) == "loop"
+    ids = session.conversation.turn.builder.ids
+    assert len(ids) == LOOP_SPAN + 2 and not loops(ids) and loops([*ids, 44])
 
 
 def test_the_window_holds_four_spans() -> None:

@@ -157,17 +157,11 @@ class Turn:
 
 
 def repetitions(tokens: Sequence[int], span: int) -> int:
-    """How often the last `span` tokens stand among all of them, none overlapping another."""
+    """How often the last `span` tokens stand among all of them; they may overlap, as in a run of one token."""
     newest = list(tokens[-span:])
     if len(newest) < span:
         return 0
-    count, end = 0, len(tokens)
-    while end >= span:
-        if list(tokens[end - span : end]) == newest:
-            count, end = count + 1, end - span
-        else:
-            end -= 1
-    return count
+    return sum(list(tokens[i : i + span]) == newest for i in range(len(tokens) - span + 1))
 
 
 def _begun(text: str, end: str) -> int:

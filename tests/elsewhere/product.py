@@ -39,11 +39,12 @@ KINDS = {"plain": ("who-else", "total")}  # of questions; the others have the la
 
 
 def told(prism: Prism, profile: Profile, kind: str, folder: Path) -> list[Any]:
-    """Answers to a question and another one behind it, between which the session is kept, and tokens in its past."""
+    """Answers to a question and another one behind it, between which the session is kept; and how it all is kept."""
     case = make_case(kind, 20, random.Random(kind), 0.3)
     session = Session(prism, profile)
     session.load_notes(case.notes)
     first = answer(session, case.question)
+    stored = session.snapshot().memory.formats
     place = folder / f"{prism.device.type}-{kind}"
     with closing(RecordLog(place)) as log:
         archive = Archive(log)
@@ -52,13 +53,24 @@ def told(prism: Prism, profile: Profile, kind: str, folder: Path) -> list[Any]:
     session = Session(prism, profile)
     with closing(RecordLog(place)) as log:
         Archive(log).restore(session)
-        return [first, answer(session, "Where is it?"), session.river.past.tokens]
+        return [first, answer(session, "Where is it?"), {**kept(session), "stored": stored}]
+
+
+def kept(session: Session) -> dict[str, Any]:
+    """What shows which way was gone: types, tokens in the past, and where its blocks are."""
+    memory = session.snapshot().memory
+    return {
+        "dtype": str(session.prism.dtype),
+        "past": session.river.past.tokens,
+        "tiers": {name: tier.blocks for name, tier in memory.tiers.items()},
+        "bare": memory.bare,
+    }
 
 
 def answer(session: Session, question: str) -> list[Any]:
     text = "".join(event.text for event in session.send(question) if isinstance(event, RiverText))
     streams = session.snapshot().streams
-    return [text, [[s.role, s.task, s.state, s.thought, s.landmarks, s.focus] for s in streams]]
+    return [text, [[s.role, s.task, s.state, s.thought, s.landmarks, s.focus, s.kv_bytes] for s in streams]]
 
 
 def main() -> None:
@@ -77,6 +89,8 @@ def main() -> None:
                 given = load_profile("pocket").model_dump()
                 for part, changed in settings.items():
                     given[part] = {**given[part], **changed}
+                given["river"]["wait_seconds"] = 3600.0  # a busy machine changes no answer
+                given["roles"] = [{**role, "deadline_seconds": 3600.0} for role in given["roles"]]
                 profile = Profile.model_validate(given)
                 place = Path(folder) / str(number)
                 place.mkdir()

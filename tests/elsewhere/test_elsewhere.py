@@ -34,5 +34,19 @@ def test_it_answers_what_the_cpu_answers(found: dict[str, Any], way: str) -> Non
     assert there == here
     streams = [stream for (_, thought), _, _ in there for stream in thought]
     assert any(state == "injected" for _, _, state, *_ in streams)
-    assert any(landmarks and focus for *_, landmarks, focus in streams) or way != "plain"
-    assert all((past > 0) == ("past" in way or way == "tokens only") for *_, past in there)
+    assert any(landmarks and focus for *_, landmarks, focus, _ in streams) or way != "plain"
+    kept = there[-1][2]
+    assert kept["dtype"] == ("torch.bfloat16" if way in ("bf16", "one seat, int8") else "torch.float32")
+    tiers, bare = kept["tiers"], kept["bare"]
+    if way in ("plain", "bf16", "one seat, int8"):
+        assert not kept["past"] and not kept["stored"] and not any(tiers.values())
+        return
+    assert kept["past"] > 0
+    assert list(kept["stored"]) == {"a past": ["8"], "a cold past": ["exact"], "tokens only": ["4/4"]}[way]
+    assert (bare > 0) == (way == "tokens only") == (tiers["cold"] == 0)
+    assert (tiers["hot"] > 1) == (way == "a past")  # where the budget of hot blocks is nothing, there is one
+
+
+def test_tails_in_int8_take_half_of_bf16s_bytes(found: dict[str, Any]) -> None:
+    tails = {way: [s[-1] for s in found["ways"][way][1][-1][0][1]] for way in ("bf16", "one seat, int8")}
+    assert 0 < max(tails["one seat, int8"]) < 0.6 * max(tails["bf16"])

@@ -51,13 +51,14 @@ class RiverText(Event):
     """New River text.
 
     `request` is true for the characters of a trigger such as `[MATH: 1 + 2]`, `thinking` for what the model writes
-    between the tags of its thinking, and these tags.
+    between the tags of its thinking, and these tags. `stream`: whose thought it is, where that came as River text.
     """
 
     name: ClassVar[str] = "river_text"
     text: str
     request: bool = False
     thinking: bool = False
+    stream: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,6 +165,18 @@ class ThoughtInjected(Event):
 
     name: ClassVar[str] = "thought_injected"
     id: int
+    tokens: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThoughtInlined(Event):
+    """The thought became River text, in `tokens` at positions `first`..`last`."""
+
+    name: ClassVar[str] = "thought_inlined"
+    id: int
+    text: str
     tokens: int
     first: int
     last: int

@@ -71,10 +71,20 @@ def _format_fields(text: str, allowed: frozenset[str]) -> None:
             raise Mistake(f"unknown field {{{field}}}", f"only {names}; a brace itself is written {{{{ or }}}}")
 
 
+class Example(_Settings):
+    """A turn that the model is shown as if it had been one of the conversation."""
+
+    user: Annotated[str, Field(min_length=1)]
+    assistant: Annotated[str, Field(min_length=1)]
+
+
 class RiverSettings(_Settings):
     """The main agent."""
 
     prompt: str = Field(default="", description="System prompt. For instruction models it teaches the triggers.")
+    examples: tuple[Example, ...] = Field(
+        default=(), strict=False, description="Turns that stand before the conversation, in the model's chat format."
+    )
     max_tokens: Positive = Field(default=512, description="Longest reply, in tokens, thinking included.")
     thinking: bool | None = Field(
         default=None,
@@ -118,6 +128,23 @@ class Role(_Settings):
     trigger: str = Field(
         description="re2 pattern matched on River text, with a group `task`; at most 400 characters match."
     )
+    starts: Literal["trigger", "turn", "sentence"] = Field(
+        default="trigger",
+        validate_default=True,
+        description="When: at a match of its trigger in River text; at each turn, with the user's words as task; at "
+        "the end of each sentence of the River, which is the task. Of the last two a tool starts only where it finds "
+        "work.",
+    )
+    when: str | None = Field(
+        default=None,
+        description="re2 pattern with a group `task`, for a role that starts at a turn or a sentence: it must be in "
+        "these words. null: all of them are the task.",
+    )
+    visible: bool = Field(
+        default=False,
+        description="Whether what the trigger matches is a part of the answer, as `12 * 7 =` is. false: a request, "
+        "which the user does not see.",
+    )
     prompt: str = Field(
         default="{task}",
         description="The user turn that the Stream reads; fields are the trigger's named groups, and {focus}: the "
@@ -134,11 +161,34 @@ class Role(_Settings):
         "is the thought; null: the whole text.",
     )
     injected_as: str = Field(default="[Ref: {thought}]", description="What the River reads; the field is {thought}.")
+    awaits: bool = Field(
+        default=False,
+        alias="await",
+        description="Whether the River writes its next token only when the thought is there, or its deadline has "
+        "passed.",
+    )
+    arrives: Literal["aside", "inline"] = Field(
+        default="aside",
+        description="How the River gets the thought: beside its text, or as text that it has written; the latter needs "
+        "`await`.",
+    )
+    ends: bool = Field(
+        default=False, description="Whether the reply ends with a thought that has arrived inline: it says all."
+    )
+    judged: bool | None = Field(
+        default=None, description="Whether thoughts pass the Gate. null: those of the model, not those of tools."
+    )
+    most: Positive | None = Field(default=None, description="Streams of this role in one reply.")
+    rest_tokens: Count = Field(default=0, description="River tokens until it starts again.")
     max_tokens: Positive = Field(default=96, description="Longest thinking, in tokens.")
     deadline_seconds: Seconds = 30.0
     priority: int = Field(default=0, ge=-1000, le=1000, description="Higher is admitted first, and parks a lower one.")
     gate_threshold: Threshold | None = Field(default=None, description="In the place of gate.threshold.")
-    work: Literal["model"] = Field(default="model", description="Who does the work: `model`, which writes.")
+    work: Literal["model", "calculator", "search"] = Field(
+        default="model",
+        description="Who does the work: `model`, which writes; `calculator`, exact; `search`, which gives the "
+        "sentences of notes and past that share most with the task.",
+    )
     synapse: bool = Field(default=True, description="false: reads no landmarks of the River, as for pure arithmetic.")
 
     @property
@@ -146,9 +196,19 @@ class Role(_Settings):
         """Whether the prompt shows the sentences of the focus set as text."""
         return any(field == "focus" for _, field, _, _ in string.Formatter().parse(self.prompt))
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_trigger(cls, data: Any) -> Any:
+        """Only a role that starts at a trigger must have one."""
+        if isinstance(data, dict) and data.get("starts") in ("turn", "sentence"):
+            return {"trigger": "", **data}
+        return data
+
     @field_validator("trigger")
     @classmethod
     def _check_trigger(cls, value: str) -> str:
+        if not value:
+            return value
         pattern = _pattern(value)
         if "task" not in pattern.groups:
             raise Mistake(
@@ -172,12 +232,28 @@ class Role(_Settings):
         _compile([pattern])
         return value
 
+    @field_validator("starts")
+    @classmethod
+    def _check_starts(cls, value: str, info: ValidationInfo) -> str:
+        if value == "trigger" and info.data.get("trigger") == "":
+            raise Mistake("a role without a trigger starts by itself", "`starts: turn` or `starts: sentence`")
+        if value != "trigger" and info.data.get("trigger"):
+            raise Mistake("a role that starts by itself has no trigger", "`when` in the place of `trigger`")
+        return value
+
+    @field_validator("when")
+    @classmethod
+    def _check_when(cls, value: str | None) -> str | None:
+        if value is not None and "task" not in _pattern(value).groups:
+            raise Mistake("the pattern has no group named task", r"a pattern such as (?P<task>.*\d.*)")
+        return value
+
     @field_validator("prompt")
     @classmethod
     def _check_prompt(cls, value: str, info: ValidationInfo) -> str:
         trigger = info.data.get("trigger")
         if trigger is not None:  # else the trigger's own mistake is reported
-            _format_fields(value, parse(trigger).groups | {"focus"})
+            _format_fields(value, (parse(trigger).groups if trigger else frozenset()) | {"task", "focus"})
         return value
 
     @field_validator("drop")
@@ -192,6 +268,13 @@ class Role(_Settings):
     def _check_thought(cls, value: str | None) -> str | None:
         if value is not None:
             _pattern(value)
+        return value
+
+    @field_validator("arrives")
+    @classmethod
+    def _check_arrives(cls, value: str, info: ValidationInfo) -> str:
+        if value == "inline" and info.data.get("awaits") is False:
+            raise Mistake("the text would come into whatever the River writes meanwhile", "`await: true` with inline")
         return value
 
     @field_validator("injected_as")
@@ -359,7 +442,7 @@ class Profile(_Settings):
                 )
             names.add(role.name)
         if roles:
-            _compile([parse(role.trigger) for role in roles])
+            _compile([parse(role.trigger) for role in roles if role.trigger])
         return roles
 
     @model_validator(mode="after")
@@ -437,10 +520,15 @@ def parse_profile(source: Source) -> Profile:
 def _known_keys() -> dict[str, tuple[str, ...]]:
     """The keys of each section, by its name; "": of the profile itself."""
     found = {"": tuple(Profile.model_fields)}
-    for name, field in Profile.model_fields.items():
-        for kind in (field.annotation, *get_args(field.annotation)):  # a section, or a list of them
-            if isinstance(kind, type) and issubclass(kind, BaseModel):
-                found[name] = tuple(kind.model_fields)
+
+    def look(section: type[BaseModel]) -> None:
+        for name, field in section.model_fields.items():
+            for kind in (field.annotation, *get_args(field.annotation)):  # a section, or a list of them
+                if isinstance(kind, type) and issubclass(kind, BaseModel):
+                    found[name] = tuple(f.alias or key for key, f in kind.model_fields.items())
+                    look(kind)
+
+    look(Profile)
     return found
 
 

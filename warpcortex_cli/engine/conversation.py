@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from warpcortex_cli.engine.calibration import Calibration
@@ -19,11 +19,12 @@ from warpcortex_cli.engine.stream import Stream
 from warpcortex_cli.engine.turn import Turn
 from warpcortex_cli.engine.workers.base import Host
 from warpcortex_cli.errors import RunError
-from warpcortex_cli.events import RiverPrefilled, RiverWaiting
+from warpcortex_cli.events import RiverPrefilled, RiverWaiting, ThoughtInlined
+from warpcortex_cli.pattern import compile_re2
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.rows import Row, RowResult
 from warpcortex_cli.prism.support import more_exact
-from warpcortex_cli.profile import Profile
+from warpcortex_cli.profile import Profile, Role
 
 _WAITS = frozenset({RiverState.WAITING, RiverState.HELD})
 _READS = frozenset({RiverState.READING, RiverState.PREFILL})
@@ -59,7 +60,7 @@ class Conversation:
         self.watched = watched
         self.river = River(prism, profile, seed)
         self.gate = Gate(profile.gate, calibration)
-        self.crew = Crew(Host(prism, self.river, seed, wake), profile, self.gate, journal, streams)
+        self.crew = Crew(Host(prism, self.river, seed, wake), profile, self.gate, journal, streams, self._take_inline)
         self.fault: Exception | None = None
         self.use(profile)
         self.turn = self._new_turn()
@@ -87,12 +88,19 @@ class Conversation:
 
     # -- a turn -------------------------------------------------------------------------------------------------
 
-    def begin_turn(self, ids: list[int]) -> None:
-        """Queues a user turn and lets the River write."""
+    def begin_turn(self, ids: list[int], words: str = "", notes: str = "") -> None:
+        """Queues a user turn and lets the River write.
+
+        Args:
+            words: of the user, which are the task of roles that start at a turn.
+            notes: what the user gave before.
+        """
         self.turn = self._new_turn()
+        self.turn.due = list(self._starting("turn", words, notes))
         self._queue(ids, RiverState.PREFILL)
         self._make_room()  # before the recall, which looks among what has left the tail
         self.turn.asked = self.river.recall(ids)
+        self.river.holding = any(role.arrives == "aside" for role, _, _ in self.turn.due)
 
     def read(self, ids: list[int]) -> None:
         """Queues tokens that the River reads without an answer."""
@@ -120,6 +128,7 @@ class Conversation:
     def _planned(self) -> Plan:
         self.crew.expire()
         self._make_room()
+        self._start_due()
         self.crew.admit()
         self.crew.collect()
         self._resume()
@@ -199,6 +208,8 @@ class Conversation:
             turn.finish_reason, river.state = "stop", RiverState.IDLE
         elif turn.full:
             self._at_end("length")
+        elif turn.awaiting:
+            self._await(RiverState.WRITING)
         elif turn.at_pause() and self.alive:
             self._wait(RiverState.WAITING)
 
@@ -206,7 +217,77 @@ class Conversation:
         """Puts a token into the reply and starts the Streams that it asks for."""
         self.river.pending.append(token)
         for match in self.turn.write(token):
-            self.crew.spawn(match.role, match.task, match.groups)
+            self._spawn(match.role, match.task, match.groups, match.end)
+        for sentence in self.turn.sentences():
+            for role, task, groups in self._starting("sentence", sentence):
+                self._spawn(role, task, groups)
+
+    # -- Streams that it waits for, or that start by themselves -----------------------------------------------------
+
+    def _spawn(self, role: Role, task: str, groups: Mapping[str, str], at: int | None = None) -> None:
+        """Starts a Stream, if its role has any left. `at`: where in the reply it was asked for."""
+        if not self.turn.may_start(role):
+            return
+        stream = self.crew.spawn(role, task, groups, at)
+        if stream is not None:
+            self.turn.started.setdefault(role.name, []).append(self.turn.written)
+            if role.awaits:
+                self.turn.awaiting.append(stream)
+
+    def _starting(self, at: str, words: str, notes: str = "") -> Iterator[tuple[Role, str, dict[str, str]]]:
+        """Roles that start by themselves there, their task and groups, if these words say so."""
+        for role in self.profile.roles if words and self.crew.spawning else ():
+            found = matched(role, words) if role.starts == at else None
+            if found is not None:
+                groups = {**found, "notes": notes}
+                if self.crew.wants(role, found["task"], groups):
+                    yield role, found["task"], groups
+
+    def _start_due(self) -> None:
+        """Starts the roles of the turn before the last token of the prompt is read: they may know all others.
+
+        Those that need none of it, as their thoughts are no asides, need not wait for that.
+        """
+        river, turn = self.river, self.turn
+        if not turn.due or river.state != RiverState.PREFILL or (river.holding and len(river.pending) > 1):
+            return
+        due, turn.due, river.holding = turn.due, [], False
+        for role, task, groups in due:
+            self._spawn(role, task, groups)
+        if turn.awaiting:
+            self._await(RiverState.PREFILL)
+
+    def _await(self, then: RiverState) -> None:
+        """Holds the River before its next token, for the longest deadline at most. `then`: its state behind that."""
+        river, turn = self.river, self.turn
+        turn.goes_on, river.state = then, RiverState.AWAITING
+        patience = max(s.role.deadline_seconds for s in turn.awaiting)
+        turn.wait_until = self.journal.now() + min(river.settings.wait_seconds, patience)
+        self.journal.write(RiverWaiting(streams=tuple(s.id for s in turn.awaiting)))
+
+    def _take_inline(self, stream: Stream) -> bool:
+        """Takes a thought as the River's next words, where it waits for it right behind what asked for it.
+
+        A token may have brought more than that. Then, and where the thought comes late, it arrives as an aside.
+        """
+        river, turn = self.river, self.turn
+        before = turn.builder.text
+        waits = river.state == RiverState.AWAITING and stream in turn.awaiting
+        if not waits or (stream.at is not None and before[stream.at :].strip()):
+            return False
+        text = stream.role.injected_as.format(thought=stream.thought.text)
+        ids = self.prism.chat.encoder.continued(before, text.lstrip() if not before[-1:].strip() else text)
+        if not ids:
+            return False
+        first = river.position + len(river.pending)
+        river.pending.extend(ids)
+        turn.take(ids, stream.id)
+        said, last = stream.thought.text, first + len(ids) - 1
+        self.journal.write(ThoughtInlined(id=stream.id, text=said, tokens=len(ids), first=first, last=last))
+        self._show()
+        if turn.stopped or stream.role.ends:
+            turn.finish_reason, river.state = "stop", RiverState.IDLE
+        return True
 
     def _show(self) -> None:
         for event in self.turn.show():
@@ -228,6 +309,12 @@ class Conversation:
     def _resume(self) -> None:
         """Lets a waiting River go on once the Streams it asked are done, or the wait is over."""
         river, turn = self.river, self.turn
+        if river.state == RiverState.AWAITING:
+            if all(s.final for s in turn.awaiting) or self.journal.now() >= turn.wait_until:
+                turn.awaiting, river.state = [], turn.goes_on
+                if river.state == RiverState.WRITING and turn.at_pause() and self.alive:
+                    self._wait(RiverState.WAITING)
+            return
         if river.state not in _WAITS or (self.alive and self.journal.now() < turn.wait_until):
             return
         if river.state == RiverState.WAITING:
@@ -259,3 +346,11 @@ class Conversation:
         """It is over: gives back what lies outside of it."""
         self.crew.close()
         self.river.past.close()
+
+
+def matched(role: Role, words: str) -> dict[str, str] | None:
+    """The groups of a role that starts by itself, for these words; None if they are none of its own."""
+    if role.when is None:
+        return {"task": words.strip()}
+    found = compile_re2(role.when).search(words)
+    return {name: value or "" for name, value in found.groupdict().items()} if found else None

@@ -42,6 +42,7 @@ class Crew:
         profile: what it begins with; `use` is due.
         gate: says whether it asks how sure a Stream was.
         spawning: False: requests come to nothing.
+        inline: as in `Entrance`.
 
     Attributes:
         streams: all of them.
@@ -50,13 +51,21 @@ class Crew:
         entrance: where their thoughts go.
     """
 
-    def __init__(self, host: Host, profile: Profile, gate: Gate, journal: Journal, spawning: bool) -> None:
+    def __init__(
+        self,
+        host: Host,
+        profile: Profile,
+        gate: Gate,
+        journal: Journal,
+        spawning: bool,
+        inline: Callable[[Stream], bool],
+    ) -> None:
         self.streams = Roster()
         self.briefing = Briefing(host.prism)
         self.parking = Parking(host.prism.layout, journal)
         self.writer = ModelWorker(host)
         self.workers: dict[str, Worker] = {"model": self.writer}
-        self.entrance = Entrance(host.river, gate, journal, self.contained, self.end)
+        self.entrance = Entrance(host.river, gate, journal, self.contained, self.end, inline)
         self.spawning = spawning
         self._host, self._profile, self._gate, self._journal = host, profile, gate, journal
 
@@ -86,16 +95,29 @@ class Crew:
 
     # -- their beginning ----------------------------------------------------------------------------------------
 
-    def spawn(self, role: Role, task: str, groups: Mapping[str, str] | None = None) -> None:
-        """Starts a Stream. `groups`: what else its role's prompt may show, by name."""
+    def wants(self, role: Role, task: str, groups: Mapping[str, str]) -> bool:
+        """Whether a role that starts by itself finds work in a task."""
+        return self._worker(role).wants(role, task, groups)
+
+    def spawn(
+        self, role: Role, task: str, groups: Mapping[str, str] | None = None, at: int | None = None
+    ) -> Stream | None:
+        """Starts a Stream.
+
+        Args:
+            groups: what else its role's prompt may show, by name.
+            at: where in River text it was asked for; None: it starts by itself.
+        """
         if not self.spawning:
-            return
+            return None
         number = self.streams.spawned + 1
-        stream = Stream(number, role, task, groups or {}, self._journal.now())
+        stream = Stream(number, role, task, groups or {}, self._journal.now(), at)
+        stream.judged = not WORKERS[role.work].exact if role.judged is None else role.judged
         self.streams.add(stream)
         self._journal.write(StreamSpawned(id=number, role=stream.role.name, task=stream.task))
         if len(self.streams.alive) > self._profile.limits.queue:
             self.end(stream, StreamState.CANCELLED, "the queue of Streams is full")
+        return stream
 
     def admit(self) -> None:
         """Gives Streams their turn: at once where their work takes no seat, else as seats are free."""

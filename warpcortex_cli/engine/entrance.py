@@ -13,6 +13,7 @@ from warpcortex_cli.engine.river import River
 from warpcortex_cli.engine.states import StreamState
 from warpcortex_cli.engine.stepper import Part
 from warpcortex_cli.engine.stream import Stream, certainty
+from warpcortex_cli.engine.workers import WORKERS
 from warpcortex_cli.events import GateDecided, ThoughtInjected, ThoughtWithdrawn
 from warpcortex_cli.prism.rows import Row, RowResult
 from warpcortex_cli.profile import InjectionSettings
@@ -26,11 +27,13 @@ class Entrance:
     Args:
         contained: in here whatever fails for a Stream ends that Stream alone.
         end: ends a Stream.
+        inline: makes a Stream's thought the River's next words, if it can.
 
     Attributes:
         injections: the thoughts that are being read, the one that waits longest first.
         injecting: whether thoughts are let in at all.
         injected: how many ever came in.
+        withheld: Streams whose thoughts are not let in, so that one sees what the River writes without them.
     """
 
     def __init__(
@@ -40,11 +43,14 @@ class Entrance:
         journal: Journal,
         contained: Callable[[Stream], AbstractContextManager[None]],
         end: Callable[[Stream, StreamState, str], None],
+        inline: Callable[[Stream], bool] = lambda stream: False,
     ) -> None:
         self.river, self.gate = river, gate
         self.injections: list[Injection] = []
         self.injecting = True
         self.injected = 0
+        self.withheld: set[int] = set()
+        self._inline = inline
         self._budget = 0
         self._journal, self._contained, self._end = journal, contained, end
 
@@ -60,9 +66,17 @@ class Entrance:
         if not self.injecting:
             self._end(stream, StreamState.REJECTED, "injection is off")
             return
+        if stream.id in self.withheld:
+            self._end(stream, StreamState.CANCELLED, "it was withheld")
+            return
+        if not stream.judged:
+            stream.reason = thought.why if WORKERS[stream.role.work].exact else "its role has it not judged"
         stream.state = StreamState.GATING
         stream.rest()
-        injection = Injection(stream, self.river, self.gate.weighs)
+        if stream.role.arrives == "inline" and self._inline(stream):
+            self._end(stream, StreamState.INJECTED, stream.reason)
+            return
+        injection = Injection(stream, self.river, self.gate.weighs and stream.judged)
         if injection.positions:
             self.injections.append(injection)
         else:
@@ -98,6 +112,9 @@ class Entrance:
 
     def _judge(self, injection: Injection) -> None:
         stream, thought = injection.stream, injection.stream.thought
+        if not stream.judged:
+            self._inject(injection)
+            return
         decision = self.gate.decide(
             thought.text,
             injection.there.hidden if thought.hidden is None else thought.hidden,
@@ -115,12 +132,13 @@ class Entrance:
         )  # fmt: skip
         if not decision.passed:
             self._end(stream, StreamState.REJECTED, decision.reason)
-        elif not injection.there.finite:
-            self._end(stream, StreamState.FAILED, "the thought's hidden states are not finite")
         else:
             self._inject(injection)
 
     def _inject(self, injection: Injection) -> None:
+        if not injection.there.finite:
+            self._end(injection.stream, StreamState.FAILED, "the thought's hidden states are not finite")
+            return
         aside, stream = injection.aside(), injection.stream
         if aside.tokens > self._budget:
             why = f"{aside.tokens} tokens are more than the injection budget of {self._budget}"

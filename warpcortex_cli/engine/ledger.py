@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from warpcortex_cli.engine.session import Session
 from warpcortex_cli.engine.stream import Stream
-from warpcortex_cli.events import Event, RiverText, StreamStarted, ThoughtInjected
+from warpcortex_cli.events import Event, RiverText, StreamStarted, ThoughtInjected, ThoughtInlined
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class Entry:
         focus: the sentences that were chosen by its task.
         without: River text of the same run with this thought withheld.
         changed: words of the River's text that differ from that.
+        arrived: as an "aside", or "inline" as text of the River.
     """
 
     stream: int
@@ -32,6 +33,7 @@ class Entry:
     focus: str
     without: str
     changed: tuple[str, ...]
+    arrived: str = "aside"
 
 
 class Ledger:
@@ -46,9 +48,12 @@ class Ledger:
         self._session = session
         self._again = again
         self._read: dict[int, tuple[str, str]] = {}
+        self._inlined: set[int] = set()
         session.listen(self)
 
     def __call__(self, event: Event) -> None:
+        if isinstance(event, ThoughtInlined):
+            self._inlined.add(event.id)
         if isinstance(event, StreamStarted):
             river = self._session.river
             stream, lines = self._session.stream(event.id), river.sentences.lines
@@ -75,13 +80,19 @@ class Ledger:
                     focus,
                     without,
                     changed_words(without, text),
+                    "inline" if stream.id in self._inlined else "aside",
                 )
             )
         return out
 
     def _without(self, question: str, withheld: int) -> str:
-        """River text of the same run; a thought withdrawn before the next step was never attended to."""
+        """River text of the same run; a thought withdrawn before the next step was never attended to.
+
+        One that arrives as text is kept from arriving.
+        """
         session = self._again()
+        if withheld in self._inlined:
+            session.withhold(withheld)
         text = ""
         for event in session.send(question):
             if isinstance(event, RiverText):

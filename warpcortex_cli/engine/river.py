@@ -19,10 +19,11 @@ from warpcortex_cli.errors import ModelError, RunError
 from warpcortex_cli.memory.segment import Segment
 from warpcortex_cli.memory.store import BLOCK
 from warpcortex_cli.memory.tail import Tail, TailView
+from warpcortex_cli.prism.chat_format import Message
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.reads import Reads
 from warpcortex_cli.prism.rows import Row, RowResult
-from warpcortex_cli.profile import Profile, Sampling
+from warpcortex_cli.profile import Example, Profile, RiverSettings, Sampling
 
 PREFILL_CHUNK = 512
 QUERY_WINDOW = 32  # newest tokens whose queries say what the River is at
@@ -36,7 +37,7 @@ def check_context(prism: Prism, profile: Profile) -> None:
     Raises:
         ModelError: with what would be enough.
     """
-    opening = prism.chat.pinned(profile.river.prompt)
+    opening = opening_of(prism, profile.river)
     if _has_room(prism.max_context, profile, opening):
         return
     enough = next(n for n in count(prism.max_context) if _has_room(n, profile, opening))
@@ -44,6 +45,16 @@ def check_context(prism: Prism, profile: Profile) -> None:
         f"{prism.name} has a context of {prism.max_context} tokens, and the profile {profile.name} needs {enough}.",
         "Choose a model with a longer context.",
     )
+
+
+def opening_of(prism: Prism, settings: RiverSettings) -> int:
+    """Tokens of the system prompt and of the examples."""
+    return prism.chat.pinned(settings.prompt, shown(settings.examples))
+
+
+def shown(examples: Sequence[Example]) -> list[Message]:
+    """Examples as turns of a conversation."""
+    return [m for e in examples for m in (Message("user", e.user), Message("assistant", e.assistant))]
 
 
 def _has_room(context: int, profile: Profile, opening: int) -> bool:
@@ -73,6 +84,9 @@ class River:
 
     Its newest tokens are in its tail, at positions `past.base`, `past.base` + 1, ...; asides stand beside them and
     never move them; older tokens are in its past. What it writes is a `Turn`.
+
+    Attributes:
+        holding: whether the last token of a prompt is left unread for now.
     """
 
     def __init__(self, prism: Prism, profile: Profile, seed: int) -> None:
@@ -83,6 +97,8 @@ class River:
         self.past = Past(prism, profile.memory, self.sentences)
         self.asides = Asides(prism, self.position_of)
         self.pending: deque[int] = deque()
+        self.holding = False
+        self._told = 0  # how many of these, the first ones, it did not write itself
         self._state = RiverState.IDLE
         self._seed = seed
         self._sampling: Sampling | None = None
@@ -136,6 +152,14 @@ class River:
     def queue(self, ids: list[int]) -> None:
         """Tokens to prefill before the River writes on."""
         self.pending.extend(ids)
+        self._told += len(ids)
+
+    def drop_pending(self) -> tuple[list[int], int]:
+        """Forgets what it has not read yet; returns that, and how many of it, the last ones, it wrote itself."""
+        left, own = list(self.pending), len(self.pending) - self._told
+        self.pending.clear()
+        self._told, self.holding = 0, False
+        return left, own
 
     # -- rows ---------------------------------------------------------------------------------------------------
 
@@ -143,14 +167,20 @@ class River:
         """What the River contributes to the next step, if anything."""
         if self.state not in _AT_WORK or not self.pending:
             return None
-        tokens = [self.pending.popleft() for _ in range(min(self._chunk, len(self.pending)))]
+        count = min(self._chunk, len(self.pending) - self.holding)
+        if not count:
+            return None
+        tokens = [self.pending.popleft() for _ in range(count)]
         assert self.position + len(tokens) <= self.prism.max_context, "a step reads more than its tail may hold"
         silent = self.pending or self.state == RiverState.READING
         return self.reads().row(tokens, self.tail, "none" if silent else self.sampler.asks, queries=True)
 
     def absorb(self, row: Row, result: RowResult) -> None:
         """Remembers hidden states and sentence borders of the tokens that are now in the cache."""
-        self.sentences.extend(row.tokens, own=self.state == RiverState.WRITING)
+        told = min(self._told, len(row.tokens))
+        self._told -= told
+        self.sentences.extend(row.tokens[:told])
+        self.sentences.extend(row.tokens[told:], own=True)
         self.hidden = result.hidden[-1:].clone()  # a view would keep the whole step's states alive
         if result.queries is not None:
             self._queries.append(result.queries[:, :, -QUERY_WINDOW:].clone())
@@ -204,7 +234,7 @@ class River:
                 raise RunError(said, "Choose another model.")
             return
         if not self.past.tokens:
-            self.past.begin(self.prism.chat.pinned(self.settings.prompt))
+            self.past.begin(opening_of(self.prism, self.settings))
         leaving = (self.tail.length - self.limit // 3) // BLOCK * BLOCK
         self.tail, by = self.past.take(self.tail, leaving)
         self._moved(by)
@@ -311,5 +341,5 @@ class River:
         self.sentences.truncate(mark.tokens)
         self.unchanged = min(self.unchanged, mark.tokens, self.past.tokens or mark.tokens)
         self.asides.keep(mark.asides)
-        self.pending.clear()
+        self.drop_pending()
         self.state = RiverState.IDLE

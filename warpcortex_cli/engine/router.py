@@ -1,4 +1,4 @@
-"""The Router: finds requests such as `[MATH: 47 + 86]` in River text while it is being written.
+"""The Router: finds requests such as `[MATH: 47 + 86]`, or `47 + 86 =`, in River text while it is being written.
 
 A request fires at the first character that completes it, so the same text gives the same matches however it
 is cut into pieces. Cost is linear in the text, hostile text too: patterns run in google-re2, each place
@@ -35,20 +35,23 @@ class Router:
     """Finds the requests of `roles`, leftmost first, without overlap, each once.
 
     A half-written request owns the text from its beginning until it is complete or cannot become one.
-    When several roles match at the same character, the role named first wins.
+    When several roles match at the same character, the role named first wins. Of roles whose trigger is a `visible`
+    part of the answer no text is held back.
 
     Raises:
         PatternError: a trigger is not valid; those of a loaded profile have been checked.
     """
 
     def __init__(self, roles: Sequence[Role]) -> None:
+        roles = [role for role in roles if role.starts == "trigger"]
         patterns = [parse(role.trigger) for role in roles]
+        hidden = [p for role, p in zip(roles, patterns, strict=True) if not role.visible]
         self._roles = [(role, compile_re2(role.trigger)) for role in roles]
         self._begins: Any = None
+        self._hidden = together(hidden) if hidden else None
         if patterns:
             found = together(patterns)
             self._begins, self._may_become, self._complete = found.first, found.prefixes, found.whole
-            self._opening, self._begun = found.opening, found.begun
         self.reset()
 
     def reset(self) -> None:
@@ -74,8 +77,13 @@ class Router:
         return matches
 
     def pending_from(self) -> int | None:
-        """Offset from which the text could still become a request, or None: hold back what follows it."""
-        return None if self._open is None else self._base + self._open
+        """Offset from which the text could still become a hidden request, or None: hold back what follows it."""
+        place, hidden = self._open, self._hidden
+        if hidden is None:
+            return None
+        while place is not None and not hidden.prefixes.fullmatch(self._text, place):
+            place = self._next_begin(place + 1)
+        return None if place is None else self._base + place
 
     def unfinished_from(self, cut: bool) -> int | None:
         """Offset from which the newest text is a request that nobody will finish, or None.
@@ -84,8 +92,10 @@ class Router:
             cut: the text was cut off; so what could have become a request would have. A reply that ended by itself
                 held a request only if it came to its task: a bracket at its end is text.
         """
-        place = self._open
-        while place is not None and not (self._opening if cut else self._begun).fullmatch(self._text, place):
+        place, hidden = self._open, self._hidden
+        if hidden is None:
+            return None
+        while place is not None and not (hidden.opening if cut else hidden.begun).fullmatch(self._text, place):
             place = self._next_begin(place + 1)
         return None if place is None else self._base + place
 

@@ -9,7 +9,7 @@ from warpcortex_cli.engine.calibration import Calibration
 from warpcortex_cli.engine.contents import Said
 from warpcortex_cli.engine.conversation import Conversation
 from warpcortex_cli.engine.journal import Journal
-from warpcortex_cli.engine.river import Mark, River
+from warpcortex_cli.engine.river import Mark, River, shown
 from warpcortex_cli.engine.states import RiverState, StreamState
 from warpcortex_cli.engine.stepper import Stepper
 from warpcortex_cli.engine.stream import Stream
@@ -21,6 +21,7 @@ from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.profile import Profile
 
 NOTES_BREAK = "\n\n"
+MOST_NOTES = 20_000  # characters that a tool looks through
 
 
 @dataclass(frozen=True)
@@ -164,10 +165,10 @@ class Session:
         streams = conversation.crew.streams
         last_stream = streams.spawned
         journal.write(RiverStarted(turn=len(self.marks), prompt_tokens=len(plan.ids)))
-        conversation.begin_turn(self._rewritten(plan))
+        conversation.begin_turn(self._rewritten(plan), said.text, self._notes())
         turn = conversation.turn
         turn.awaited = True
-        rest: list[int] = []
+        rest, own = list[int](), 0
         reason = "interrupted"
         try:
             while not river.idle and not self._interrupted:
@@ -182,17 +183,16 @@ class Session:
             conversation.crew.cancel_all("the reply was interrupted" if self._interrupted else "the reply is over")
             for event in turn.finish(cut=reason != "stop"):
                 journal.write(event)
-            rest = list(river.pending) if turn.written else []
-            river.pending.clear()
+            rest, own = river.drop_pending()
             river.state = RiverState.IDLE
             self.turns.append(Said("assistant", turn.text))
             injected = [s for s in streams.since(last_stream) if s.state == StreamState.INJECTED]
             self._undoable = injected[-1].id if injected else None
             journal.write(RiverFinished(reason=reason, tokens=turn.written, seconds=journal.now() - began))
         yield from journal.drain()
-        if rest:  # a reply that was cut: its last token was said, so it is read
+        if rest and turn.written:  # a reply that was cut: its last token was said, so it is read
             self._prefill(rest, None)
-            river.sentences.claim(len(rest))
+            river.sentences.claim(own)
 
     def _begin(self, said: Said) -> None:
         """Notes or a user's words: what can be gone back to. Behind notes the user's turn is still open."""
@@ -217,7 +217,7 @@ class Session:
     def _messages(self, turns: Sequence[Said]) -> list[Message]:
         """The turns as a template is told of them; notes stand in front of the words that follow them."""
         river = self.river
-        words, messages = "", conversation(river.settings.prompt)
+        words, messages = "", conversation(river.settings.prompt, *shown(river.settings.examples))
         for said in turns:
             if said.role == "notes":
                 words += said.text.strip() + NOTES_BREAK
@@ -227,6 +227,10 @@ class Session:
             else:
                 messages.append(Message("assistant", river.opened + said.text))
         return [*messages, Message("user", words)] if words else messages
+
+    def _notes(self) -> str:
+        """All notes of the conversation; of many the newest."""
+        return NOTES_BREAK.join(t.text for t in self.turns if t.role == "notes")[-MOST_NOTES:]
 
     def _rewritten(self, plan: Plan) -> list[int]:
         """Takes back what the template writes otherwise now, and reads what was said; the rest is left to be read."""
@@ -270,6 +274,10 @@ class Session:
         """Takes the thought of a Stream out of the River's attention; what the River wrote meanwhile stays."""
         self.conversation.crew.entrance.withdraw(stream, reason)
 
+    def withhold(self, stream: int) -> None:
+        """Lets the thought of a Stream that is to come not in, to see what the River writes without it."""
+        self.conversation.crew.entrance.withheld.add(stream)
+
     def clear(self) -> None:
         """Starts the conversation anew; profile and settings stay."""
         gate, injecting = self.conversation.gate.settings, self.conversation.crew.entrance.injecting
@@ -277,6 +285,11 @@ class Session:
         self._start(self.profile)
         self.conversation.gate.use(gate)
         self.set_injection(injecting)
+
+    def restart(self) -> None:
+        """Forgets all that was said. What the next conversation begins with, too, is not read anew."""
+        self.turns, self.marks, self._undoable = [], [], None
+        self.river.asides.keep([])
 
     def close(self) -> None:
         """The conversation is over; nothing steps it any more."""

@@ -14,6 +14,7 @@ class RiverState(StrEnum):
     READING = "reading"  # what it does not answer
     PREFILL = "prefill"  # what it is to answer
     WRITING = "writing"
+    AWAITING = "awaiting"  # before its next token, for Streams whose thoughts are to come first
     WAITING = "waiting"  # at a pause point, for Streams
     HELD = "held"  # at the end of its turn, for Streams
 
@@ -39,8 +40,9 @@ _R, _S = RiverState, StreamState
 RIVER_MOVES: Mapping[RiverState, frozenset[RiverState]] = {
     _R.IDLE: frozenset({_R.IDLE, _R.READING, _R.PREFILL}),
     _R.READING: frozenset({_R.IDLE, _R.READING, _R.PREFILL}),
-    _R.PREFILL: frozenset({_R.IDLE, _R.READING, _R.PREFILL, _R.WRITING}),
-    _R.WRITING: frozenset({_R.IDLE, _R.WRITING, _R.WAITING, _R.HELD}),
+    _R.PREFILL: frozenset({_R.IDLE, _R.READING, _R.PREFILL, _R.WRITING, _R.AWAITING}),
+    _R.WRITING: frozenset({_R.IDLE, _R.WRITING, _R.AWAITING, _R.WAITING, _R.HELD}),
+    _R.AWAITING: frozenset({_R.IDLE, _R.PREFILL, _R.WRITING, _R.WAITING}),
     _R.WAITING: frozenset({_R.IDLE, _R.WRITING}),
     _R.HELD: frozenset({_R.IDLE, _R.WRITING}),
 }

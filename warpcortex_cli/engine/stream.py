@@ -24,15 +24,21 @@ class Stream:
     Attributes:
         brief: what it was given; None before it began and after its end.
         work: its Brief on the way to a thought; closed once it has one.
+        at: where in River text it was asked for, in characters; None: it started by itself.
+        judged: whether the Gate decides on its thought.
         focus_tokens: River tokens of its focus set, by number.
     """
 
-    def __init__(self, number: int, role: Role, task: str, groups: Mapping[str, str], now: float) -> None:
+    def __init__(
+        self, number: int, role: Role, task: str, groups: Mapping[str, str], now: float, at: int | None = None
+    ) -> None:
         self.id = number
         self.role = role
         self.task = task.strip()
         self.groups = groups
         self.spawned = now
+        self.at = at
+        self.judged = True
         self.ended: float | None = None
         self._state = StreamState.QUEUED
         self.brief: Brief | None = None

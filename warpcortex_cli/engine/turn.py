@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import re2
 from torch import Tensor
 
 from warpcortex_cli.engine.router import Match, Router
+from warpcortex_cli.engine.states import RiverState
 from warpcortex_cli.engine.text import TextBuilder
 from warpcortex_cli.engine.thinking import Thoughtful
 from warpcortex_cli.events import RiverText
 from warpcortex_cli.prism.prism import Prism
-from warpcortex_cli.profile import LOOP_SPAN, LOOP_WINDOW, RiverSettings
+from warpcortex_cli.profile import LOOP_SPAN, LOOP_WINDOW, RiverSettings, Role
+
+if TYPE_CHECKING:
+    from warpcortex_cli.engine.stream import Stream
+
+_SENTENCE_END = re2.compile(r"[.!?]+[\"')\]]*\s|\n")
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,10 @@ class Turn:
         thoughts: how many had come in when it began, or last came to an end.
         awaited: somebody reads it, and will say when it is over; until then nothing goes on behind its end.
         finish_reason: why it ended: "stop", "length" or "loop".
+        due: roles that start by themselves when the prompt has been read, their task and groups.
+        awaiting: Streams whose thoughts are to come before the next token.
+        goes_on: the River's state behind that.
+        started: by role, at which of its tokens Streams were started.
     """
 
     def __init__(self, prism: Prism, settings: RiverSettings, router: Router) -> None:
@@ -50,6 +62,10 @@ class Turn:
         self.thoughts = 0
         self.awaited = False
         self.finish_reason = "stop"
+        self.due: list[tuple[Role, str, dict[str, str]]] = []
+        self.awaiting: list[Stream] = []
+        self.goes_on = RiverState.WRITING
+        self.started: dict[str, list[int]] = {}
         self.builder = TextBuilder(prism)
         router.reset()
         self._stops = (*settings.stop, *prism.stops)
@@ -57,6 +73,8 @@ class Turn:
         self._pause = re2.compile(f"(?:{settings.pause})\\z") if settings.pause else None
         self._shown = 0
         self._requests: list[tuple[int, int]] = []
+        self._inlined: list[tuple[int, int, int]] = []  # text that came from a Stream, and which
+        self._sentence_from = 0
         self._paused_at = 0
         self._stopped_at: int | None = None
 
@@ -66,6 +84,27 @@ class Turn:
         """Takes a token as its next one and returns the requests it completed."""
         self.written += 1
         return self._route(self.builder.add(token))
+
+    def take(self, ids: Sequence[int], stream: int) -> None:
+        """Takes the thought of a Stream as its own next words, which complete no request: one may begin in them."""
+        before = len(self.builder.text)
+        for token in ids:
+            self.write(token)
+        self._inlined.append((before, len(self.builder.text), stream))
+
+    def may_start(self, role: Role) -> bool:
+        """Whether a role has Streams left in this reply, and has rested."""
+        before = self.started.get(role.name, [])
+        rested = not before or self.written - before[-1] >= role.rest_tokens
+        return rested and (role.most is None or len(before) < role.most)
+
+    def sentences(self) -> list[str]:
+        """Sentences that have ended since the last time."""
+        text, found = self.builder.text, []
+        for match in _SENTENCE_END.finditer(text, self._sentence_from):
+            found.append(text[self._sentence_from : match.end()].strip())
+            self._sentence_from = match.end()
+        return [sentence for sentence in found if sentence]
 
     @property
     def text(self) -> str:
@@ -93,7 +132,7 @@ class Turn:
         if self._stopped_at is None:
             self._look_for_stop(new)
         matches = self.router.feed(new)
-        self._requests.extend((m.start, m.end) for m in matches)
+        self._requests.extend((m.start, m.end) for m in matches if not m.role.visible)
         return matches
 
     def _look_for_stop(self, new: str) -> None:
@@ -141,8 +180,13 @@ class Turn:
         return out
 
     def _parts(self, start: int, end: int, request: bool = False) -> list[RiverText]:
-        text, parts = self.text, self._thinking.cut(start, end)
-        return [RiverText(text=text[a:b], request=request, thinking=thinks) for a, b, thinks in parts if a < b]
+        text, found = self.text, []
+        for first, last, thinks in self._thinking.cut(start, end):
+            inner = {border for a, b, _ in self._inlined for border in (a, b) if first < border < last}
+            for a, b in pairwise(sorted({first, last} | inner)):
+                whose = next((stream for begin, stop, stream in self._inlined if begin <= a < stop), None)
+                found.append(RiverText(text=text[a:b], request=request, thinking=thinks, stream=whose))
+        return found
 
     def finish(self, cut: bool) -> list[RiverText]:
         """The rest of the reply, which ended by itself or was `cut`; a half-written request is marked as a request."""

@@ -11,7 +11,10 @@ from warpcortex_cli.memory.store import Tier
 
 @dataclass(frozen=True)
 class StreamView:
-    """One Stream. `gate_score` is None until the Gate has judged; `seconds` since it was spawned."""
+    """One Stream. `gate_score` is None until the Gate has judged; `seconds` since it was spawned.
+
+    `work`, `starts`: as its role says, who does its work and what started it.
+    """
 
     id: int
     role: str
@@ -25,6 +28,8 @@ class StreamView:
     gate_reason: str
     kv_bytes: int
     seconds: float
+    work: str = "model"
+    starts: str = "trigger"
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,8 @@ def stream_view(stream: Stream, now: float) -> StreamView:
         gate_reason=stream.reason,
         kv_bytes=stream.kv_bytes,
         seconds=(now if stream.ended is None else stream.ended) - stream.spawned,
+        work=stream.role.work,
+        starts=stream.role.starts,
     )
 
 

@@ -301,10 +301,14 @@ class ChatFormat:
             ids = self.plan([], agreed, []).ids
         return ids[: len(ids) - len(turn)]
 
-    def pinned(self, system: str) -> int:
-        """How many tokens stand before the words of the first user turn, or before that turn where it stands apart."""
-        disguise = Disguise(self.encoder, [system])
-        text = self._text([*_system(system), Message("user", _MARKS[1])], disguise)
+    def pinned(self, system: str, examples: Sequence[Message] = ()) -> int:
+        """How many tokens stand before the words of the first user turn, or before that turn where it stands apart.
+
+        Args:
+            examples: turns in front of it.
+        """
+        disguise = Disguise(self.encoder, [system, *(m.content for m in examples)])
+        text = self._text([*_system(system), *examples, Message("user", _MARKS[1])], disguise)
         ids = self.encoder.encode(text[: text.rindex(_MARKS[1])], disguise).ids
         within = ids[len(ids) - len(self._user_open) :] != self._user_open
         return len(ids) - (0 if within else len(self._user_open))

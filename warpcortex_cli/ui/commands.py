@@ -134,7 +134,7 @@ def _agents(desk: Desk, argument: str) -> None:
     shown, earlier = view.streams[-_SHOWN:], view.streams[:-_SHOWN]
     unseen = len(earlier) + sum(view.forgotten.values())
     more = f"+{unseen} earlier: {counts(earlier, view.forgotten)}" if unseen else ""
-    desk.console.print(streams_table(shown, more, counts(view.streams, view.forgotten)))
+    desk.console.print(streams_table(shown, more, counts(view.streams, view.forgotten), reasons=True))
 
 
 def _thoughts(desk: Desk, argument: str) -> None:
@@ -291,7 +291,7 @@ def _path(argument: str, command: str) -> Path:
 
 COMMANDS = (
     Command("help", "", "this list", _help),
-    Command("agents", "", "the River and all Streams: state, tokens, landmarks, memory", _agents),
+    Command("agents", "", "the River and all Streams: what started them, state, tokens, landmarks, memory", _agents),
     Command("thoughts", "", "thoughts, injected or rejected, with score and reason", _thoughts),
     Command("memory", "", "tail, blocks and tiers; what was recalled for the last answer, and why", _memory),
     Command("inject", "on|off", "whether thoughts join the River's attention", _inject),

@@ -87,12 +87,20 @@ def counts(streams: Sequence[StreamView], forgotten: Mapping[str, int] | None = 
     return ", ".join(f"{found[state]} {state}" for state in sorted(found, key=list(STYLES).index))
 
 
-def streams_table(streams: Sequence[StreamView], more: str = "", title: str = "") -> RenderableType:
-    """One row a Stream: id, role, task, state, tokens, Gate score, landmarks (and focus), seconds, KV."""
+def streams_table(
+    streams: Sequence[StreamView], more: str = "", title: str = "", reasons: bool = False
+) -> RenderableType:
+    """One row a Stream: id, role, task, state, tokens, Gate score, landmarks (and focus), seconds, KV.
+
+    Args:
+        reasons: also what started each.
+    """
     table = Table(box=None, expand=True, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
     table.add_column("#", justify="right", no_wrap=True)
     table.add_column("role", no_wrap=True, max_width=10)
     table.add_column("task", no_wrap=True, ratio=1, overflow="ellipsis")
+    if reasons:
+        table.add_column("started by", no_wrap=True)
     for name in ("state", "tok", "gate", "marks", "KV"):
         table.add_column(name, no_wrap=True, justify="left" if name == "state" else "right")
     for stream in streams:
@@ -101,7 +109,8 @@ def streams_table(streams: Sequence[StreamView], more: str = "", title: str = ""
         table.add_row(
             str(stream.id),
             Text(one_line(stream.role, 10)),
-            Text(one_line(stream.task)),
+            Text(one_line(_task(stream))),
+            *([_REASONS[stream.starts]] if reasons else []),
             Text(stream.state, style=STYLES.get(stream.state, "")),
             str(stream.tokens),
             score,
@@ -113,6 +122,14 @@ def streams_table(streams: Sequence[StreamView], more: str = "", title: str = ""
         body.append(Text(more, style="dim", no_wrap=True, overflow="ellipsis"))
     heading = Text.assemble(("Streams", "bold"), ("  " + title if title else "", "dim"))
     return Panel(Group(*body), title=heading, title_align="left", box=box.ROUNDED, border_style="dim", padding=(0, 1))
+
+
+_REASONS = {"trigger": "its text", "turn": "your words", "sentence": "a sentence"}
+
+
+def _task(stream: StreamView) -> str:
+    """What it was asked, and of a tool what it gave."""
+    return f"{stream.task} \u2192 {stream.thought}" if stream.work != "model" and stream.thought else stream.task
 
 
 def _fact_panel(name: str, detail: str, lines: Sequence[str]) -> Panel:
@@ -161,7 +178,8 @@ def river_words(view: SessionView, done: int, total: int) -> str:
     """What the River is at, in a few words."""
     if view.river_state in ("reading", "prefill"):
         return f"River reads {done:,}/{total:,} tokens" if total else "River reads"
-    doing = {"waiting": "waits for its Streams", "held": "waits for its Streams", "idle": "is done"}
+    waits = dict.fromkeys(("waiting", "awaiting", "held"), "waits for its Streams")
+    doing = {**waits, "idle": "is done"}
     words = f"River {doing.get(view.river_state, 'writes')}, {view.river_tokens} tokens"
     if any(tier.blocks for tier in view.memory.tiers.values()):
         words += " \u00b7 blocks " + " ".join(f"{t.blocks:,} {name}" for name, t in view.memory.tiers.items())

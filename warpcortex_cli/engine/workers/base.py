@@ -12,6 +12,8 @@ its name in `Role.work` of the profile. The conversation does the rest. It gives
 All of these are called on the conversation's own thread. Whatever one of them raises ends this Stream as `failed` and
 nobody else; a `WorkError` says in its message what the user reads.
 
+A role that starts by itself asks its worker first whether it `wants` the task, so that no Stream starts in vain.
+
 A calculator has its Thought at the first `poll`. What runs elsewhere (a thread, a subprocess, another machine) starts
 there in `start`, leaves its result where `poll` finds it, and calls `Host.wake`. Neither has rows or a tail.
 """
@@ -19,9 +21,12 @@ there in `start`, leaves its result where `poll` finds it, and calls `Host.wake`
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar
+
+import re2
 
 from warpcortex_cli.engine.brief import Brief, Thought
 from warpcortex_cli.engine.river import River
@@ -29,7 +34,23 @@ from warpcortex_cli.memory.tail import Tail
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.reads import Reads
 from warpcortex_cli.prism.rows import Row, RowResult
-from warpcortex_cli.profile import Profile
+from warpcortex_cli.profile import Profile, Role
+
+
+def picked(role: Role, text: str) -> str:
+    """The thought in a text that a work of a role came to; empty when there is none."""
+    if role.thought is None:
+        return text.strip()
+    found = ""
+    for match in _thought_pattern(role.thought).finditer(text):
+        named = match.groupdict().get("thought")
+        found = (match.group(0) if named is None else named).strip()
+    return found
+
+
+@lru_cache
+def _thought_pattern(thought: str) -> re2._Regexp[str]:
+    return re2.compile(f"(?m){thought}")
 
 
 class WorkError(Exception):
@@ -110,13 +131,19 @@ class Worker(ABC):
     Attributes:
         seated: its works take one of `limits.streams` seats, and may have to wait for one.
         reads: its works are given a Synapse, a focus set and a prompt in tokens.
+        exact: its thoughts are right by the way they are made, so that the Gate need not judge them.
     """
 
     seated: ClassVar[bool] = False
     reads: ClassVar[bool] = False
+    exact: ClassVar[bool] = False
 
     def __init__(self, host: Host) -> None:
         self.host = host
+
+    def wants(self, role: Role, task: str, groups: Mapping[str, str]) -> bool:
+        """Whether a role that starts by itself finds work in a task. Called before there is a Stream; must not fail."""
+        return True
 
     @abstractmethod
     def take(self, brief: Brief) -> Work:

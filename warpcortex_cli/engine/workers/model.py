@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import ClassVar, Literal
 
-import re2
 import torch
 
 from warpcortex_cli.engine.brief import Brief, Thought
@@ -13,7 +11,7 @@ from warpcortex_cli.engine.instructions import Instructions, before_fields
 from warpcortex_cli.engine.sampling import Sampler, SamplingError, sample
 from warpcortex_cli.engine.text import TextBuilder
 from warpcortex_cli.engine.thinking import Thoughtful
-from warpcortex_cli.engine.workers.base import Host, Work, Worker, WorkError
+from warpcortex_cli.engine.workers.base import Host, Work, Worker, WorkError, picked
 from warpcortex_cli.memory.segment import Segment
 from warpcortex_cli.memory.tail import Tail, TailPool
 from warpcortex_cli.prism.prism import Prism
@@ -230,13 +228,7 @@ class Writing(Work):
         chat = self._prism.chat
         self.builder.finish()
         text = Thoughtful(chat.thinking, bool(chat.opened(thinking=False))).shown(self.builder.text)
-        if self._role.thought is None:
-            return text.strip()
-        found = ""
-        for match in _thought_pattern(self._role.thought).finditer(text):
-            named = match.groupdict().get("thought")
-            found = (match.group(0) if named is None else named).strip()
-        return found
+        return picked(self._role, text)
 
     @property
     def _prism(self) -> Prism:
@@ -250,8 +242,3 @@ def turn(prism: Prism, role: Role, words: str) -> list[int]:
     answers, where the template lets it choose: it has few tokens.
     """
     return prism.chat.turn(words, thinking=False) if role.synapse else prism.chat.prompt(words, thinking=False)
-
-
-@lru_cache
-def _thought_pattern(thought: str) -> re2._Regexp[str]:
-    return re2.compile(f"(?m){thought}")

@@ -418,6 +418,59 @@ def replies(
     print_grids([evaluation.grid(prism.name, settings, found)], f"seed {seed}")
 
 
+@app.command("tasks")
+def tasks_(
+    data: Annotated[
+        Path,
+        typer.Option("--data", metavar="FOLDER", help="Where the tasks lie.", exists=True, file_okay=False),
+    ],
+    tasks: Annotated[
+        str,
+        typer.Option(
+            "--tasks", metavar="T,T", help="Files of the folder by name, and calculations, ordinary, which need none."
+        ),
+    ] = "calculations,ordinary",
+    conditions: Annotated[
+        str, typer.Option("--conditions", metavar="C,C", help="Which; all by default.", show_default=False)
+    ] = "",
+    lengths: Annotated[str, typer.Option("--lengths", metavar="N,N", help="Tokens of documents.")] = "2000,8000,30000",
+    n: Annotated[int, typer.Option("--n", min=1, help="Questions of each task.")] = 100,
+    keep: Annotated[
+        Path | None,
+        typer.Option(
+            "--keep",
+            metavar="FILE",
+            help="Keep answers there; the same command goes on.",
+            show_default=False,
+        ),
+    ] = None,
+    seed: SeedOption = 2040,
+    model: EvalModel = "smollm2",
+    profile: EvalProfile = "assistant",
+    device: DeviceOption = AUTO,
+    dtype: DtypeOption = AUTO,
+    quantize: QuantizeOption = AUTO,
+    as_json: JsonOption = False,
+    write_results: EvalResultsOption = False,
+) -> None:
+    """Word problems, everyday calculations, long documents, small talk: the River alone, with Streams, with tools."""
+    from warpcortex_cli.eval import tasks as evaluation
+
+    chosen = named(conditions, evaluation.CONDITIONS, "condition")
+    sizes = numbers("--lengths", lengths, least=64)
+    names = [name.strip() for name in tasks.split(",") if name.strip()]
+    if not names:
+        raise UsageError("no task is named.", "Write for example --tasks calculations,ordinary.")
+    prism, settings = open_prism(model=model, profile=profile, device=device, dtype=dtype, quantize=quantize)
+    asked = evaluation.read_tasks(data, names, sizes, n, seed, lambda text: len(prism.encode(text)))
+    with progress_bar(stderr_console()) as show:
+        results = gather(lambda p: evaluation.run(prism, settings, asked, chosen, seed, p, keep), "asking", show)
+    if as_json:
+        print_json(evaluation.as_json(results, prism.name, settings.name, seed))
+        return
+    print_grids(evaluation.grids(results), f"seed {seed}")
+
+
 @app.command("all")
 def all_(
     out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where the report is written.")] = Path(

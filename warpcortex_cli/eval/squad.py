@@ -1,0 +1,79 @@
+"""Long documents out of paragraphs with questions, and SQuAD's two scores (Rajpurkar et al. 2016, arXiv 1606.05250)."""
+
+from __future__ import annotations
+
+import random
+import re
+import string
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from warpcortex_cli.errors import UsageError
+from warpcortex_cli.eval.questions import Question
+
+_MOST_OVER_ONE = 10  # questions over one document: it is read once for all of them
+
+
+def documents(
+    asked: Sequence[Question], tokens: int, n: int, seed: int, count: Callable[[str], int]
+) -> list[tuple[str, list[Question]]]:
+    """`n` questions over as few documents as hold them, each made of paragraphs of about `tokens` tokens together.
+
+    Paragraphs stand in the order of the file, from a place that the seed gives.
+
+    Args:
+        asked: questions with their paragraphs as notes.
+        count: the tokens of a text.
+
+    Raises:
+        UsageError: no paragraph is that short.
+    """
+    rng = random.Random(f"documents {seed} {tokens}")
+    paragraphs = list(dict.fromkeys(q.notes for q in asked if q.notes))
+    sizes = [count(p) + 2 for p in paragraphs]
+    if not sizes or min(sizes) > tokens:
+        raise UsageError(f"no paragraph fits into {tokens} tokens.", "Raise --lengths.")
+    found: list[tuple[str, list[Question]]] = []
+    left = n
+    while left:
+        start, size, some = rng.randrange(len(paragraphs)), 0, []
+        for i in (*range(start, len(paragraphs)), *range(start)):
+            if size + sizes[i] <= tokens:
+                some.append(paragraphs[i])
+                size += sizes[i]
+            elif some:
+                break
+        mine = [q for q in asked if q.notes in some]
+        chosen = rng.sample(mine, min(_MOST_OVER_ONE, len(mine), left))
+        found.append(("\n\n".join(some), chosen))
+        left -= len(chosen)
+    return found
+
+
+def normalized(text: str) -> str:
+    """In small letters, without punctuation, articles and extra white space."""
+    text = "".join(c for c in text.lower() if c not in string.punctuation)
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
+
+
+def exact_match(reply: str, answers: Sequence[str]) -> float:
+    return float(any(normalized(reply) == normalized(answer) for answer in answers))
+
+
+def f1(reply: str, answers: Sequence[str]) -> float:
+    """Of words, the best over the answers."""
+    return max((_f1(normalized(reply).split(), normalized(answer).split()) for answer in answers), default=0.0)
+
+
+def _f1(said: list[str], right: list[str]) -> float:
+    same = sum((Counter(said) & Counter(right)).values())
+    if not same:
+        return float(said == right)
+    precision, recall = same / len(said), same / len(right)
+    return 2 * precision * recall / (precision + recall)
+
+
+def holds(reply: str, answers: Sequence[str]) -> float:
+    """Whether an answer stands in a reply, whatever is around it: most models answer in sentences."""
+    words = f" {normalized(reply)} "
+    return float(any(f" {normalized(answer)} " in words for answer in answers))

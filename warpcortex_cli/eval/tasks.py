@@ -1,0 +1,419 @@
+"""Public tasks and everyday questions under several conditions, through the engine of the product.
+
+Conditions (the names are a contract):
+    river         the River alone, without the profile's prompt and examples.
+    fewshot       the River alone, with them.
+    model-streams Streams that write with the model, no tools.
+    tools         exact tools only; their results arrive as asides.
+    tools-inline  exact tools only; their results arrive as the profile says.
+    pasted        the thoughts of `tools-inline` as text before the question, no Streams.
+    oracle        what a perfect helper would say as text before the question: the right paragraph, the right result.
+
+Every answer may be kept in a file as it comes, and is not asked for again: a run that was stopped goes on there.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from fractions import Fraction
+from hashlib import blake2b
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from warpcortex_cli.engine.session import Session
+from warpcortex_cli.errors import RunError, UsageError
+from warpcortex_cli.eval import calculations, ordinary, squad
+from warpcortex_cli.eval.questions import Question, questions
+from warpcortex_cli.eval.report import Grid, share
+from warpcortex_cli.eval.statistics import interval
+from warpcortex_cli.events import RiverFinished, RiverText, StreamEnded, StreamSpawned
+from warpcortex_cli.prism.prism import Prism
+from warpcortex_cli.profile import Profile, RiverSettings, Role
+
+CONDITIONS = ("river", "fewshot", "model-streams", "tools", "tools-inline", "pasted", "oracle")
+BUILT_IN = ("calculations", "ordinary")
+_BASELINE = "fewshot"
+_FEW_WORDS = "Answer with a few words from the text."
+_RESAMPLED = 2000
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question.
+
+    Attributes:
+        notes: what is loaded before it; questions with equal notes that follow one another share one reading of them.
+        scores: of a reply, by name; "accuracy" is one of them.
+        hint: what a perfect helper would say, for `oracle`; of a document it takes the place of the notes.
+        idle: whether nothing is to be computed or looked up.
+    """
+
+    question: str
+    scores: Callable[[str], dict[str, float]]
+    notes: str = ""
+    hint: str = ""
+    idle: bool = False
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What one question came to.
+
+    Attributes:
+        text: the visible answer.
+        thoughts: those that reached the River, in order.
+        first, seconds: to the first and to the last text of the answer.
+    """
+
+    text: str
+    thoughts: tuple[str, ...]
+    started: int
+    tokens: int
+    first: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """One task under one condition.
+
+    Attributes:
+        started, injected: Streams. used: of the injected those whose last number, or last word, is in the answer.
+        needless: of the started those that never reached the River, and all where nothing was to be done.
+        difference: accuracy less that of the baseline on the same questions, with its 95 % interval by resampling.
+        scores: means of what else was scored, such as F1.
+    """
+
+    task: str
+    condition: str
+    accuracy: float
+    ci95: tuple[float, float]
+    n: int
+    started: int
+    injected: int
+    used: int
+    needless: int
+    seconds: float
+    first: float
+    tokens: int
+    difference: dict[str, Any] | None = None
+    scores: dict[str, float] = field(default_factory=dict)
+
+
+# -- questions -------------------------------------------------------------------------------------------------------
+
+
+def _numeric(target: Fraction) -> Callable[[str], dict[str, float]]:
+    def scores(reply: str) -> dict[str, float]:
+        said = calculations.last_number(reply)
+        return {"accuracy": float(said is not None and calculations.near(said, target))}
+
+    return scores
+
+
+def _problem(problem: Question) -> Item:
+    target = problem.answers[0].rpartition("####")[2].replace(",", "").strip()
+    try:
+        value = Fraction(target)
+    except ValueError as error:
+        said = f"{problem.task}: {target[:40]!r} is no number, of {problem.text[:60]!r}."
+        raise UsageError(said, "Name a file of word problems.") from error
+    return Item(problem.text, _numeric(value), hint=f"The answer is {target.removesuffix('.0')}.")
+
+
+def _of_calculations(n: int, seed: int) -> list[Item]:
+    def item(case: calculations.Calculation) -> Item:
+        asked = f"{case.page}\n\n{case.question}" if case.page else case.question
+
+        def scores(reply: str) -> dict[str, float]:
+            right = float(calculations.is_right(case, reply))
+            asked_for = {} if case.page else {"in the question": right}
+            held = {"held-out": right} if case.held_out else {}
+            return {"accuracy": right, **asked_for, case.kind: right, **held}
+
+        value = case.value if not isinstance(case.value, Fraction) else float(case.value)
+        return Item(asked, scores, hint=f"The result is {value}.")
+
+    return [item(case) for case in calculations.calculations(n, seed)]
+
+
+def _of_ordinary(n: int, seed: int) -> list[Item]:
+    def item(case: ordinary.Ordinary) -> Item:
+        return Item(case.question, lambda reply: {"accuracy": float(ordinary.is_right(case, reply))}, idle=True)
+
+    return [item(case) for case in ordinary.questions(n, seed)]
+
+
+def _of_documents(asked: Sequence[Question], tokens: int, n: int, seed: int, count: Callable[[str], int]) -> list[Item]:
+    def item(text: str, asked: Question) -> Item:
+        def scores(reply: str) -> dict[str, float]:
+            line = reply.strip().split("\n")[0]
+            return {
+                "accuracy": squad.exact_match(line, asked.answers),
+                "f1": squad.f1(line, asked.answers),
+                "holds": squad.holds(reply, asked.answers),
+            }
+
+        return Item(f"{asked.text}\n{_FEW_WORDS}", scores, notes=text, hint=asked.notes)
+
+    return [item(text, one) for text, some in squad.documents(asked, tokens, n, seed, count) for one in some]
+
+
+def read_tasks(
+    folder: Path, names: Sequence[str], lengths: Sequence[int], n: int, seed: int, count: Callable[[str], int]
+) -> dict[str, list[Item]]:
+    """The questions of each task: of files in a folder by their name without the ending, and of those built in.
+
+    Raises:
+        UsageError: there is no such task, or its file cannot be read.
+    """
+    tasks: dict[str, list[Item]] = {}
+    for name in names:
+        if name in BUILT_IN:
+            tasks[name] = _of_calculations(n, seed) if name == "calculations" else _of_ordinary(n, seed)
+            continue
+        path = next((p for p in (folder / f"{name}.jsonl", folder / f"{name}.json") if p.is_file()), None)
+        if path is None:
+            known = sorted({p.stem for p in folder.glob("*.json*")} | set(BUILT_IN))
+            raise UsageError(f"there is no task {name!r} in {folder}.", f"Tasks there are {', '.join(known)}.")
+        found = questions(path)
+        if path.suffix == ".json":
+            for length in lengths:
+                tasks[f"{name}@{length}"] = _of_documents(found, length, n, seed, count)
+        else:
+            some = random.Random(f"{name} {seed}").sample(range(len(found)), min(n, len(found)))
+            tasks[name] = [_problem(found[i]) for i in sorted(some)]
+    return tasks
+
+
+# -- conditions ------------------------------------------------------------------------------------------------------
+
+
+def under(condition: str, profile: Profile) -> Profile:
+    """The profile as a condition has it."""
+    tools = tuple(role for role in profile.roles if role.work != "model")
+    river = profile.river
+    roles: tuple[Role, ...] = ()
+    match condition:
+        case "river":
+            river = RiverSettings(**{**dict(river), "prompt": "", "examples": ()})
+        case "model-streams":
+            roles = tuple(role for role in profile.roles if role.work == "model")
+        case "tools":
+            aside = {"arrives": "aside", "injected_as": "[Ref: {thought}]", "thought": None}
+            roles = tuple(role.model_copy(update=aside if role.arrives == "inline" else {}) for role in tools)
+        case "tools-inline":
+            roles = tools
+    return profile.model_copy(update={"river": river, "roles": roles})
+
+
+class Asker:
+    """Asks questions one by one; what they share is read once.
+
+    Args:
+        kept: replies of earlier runs by key, which grow.
+        keep: where they are appended, if anywhere.
+    """
+
+    def __init__(self, prism: Prism, seed: int, keep: Path | None = None) -> None:
+        self._prism, self._seed, self._keep = prism, seed, keep
+        self._kept: dict[str, Reply] = {}
+        self._session: Session | None = None
+        self._over: tuple[Profile, str] | None = None
+        if keep is not None and keep.exists():
+            try:
+                for line in keep.read_text(encoding="utf-8").splitlines():
+                    data = json.loads(line)
+                    del data["question"]
+                    key = data.pop("key")
+                    self._kept[key] = Reply(**{**data, "thoughts": tuple(data["thoughts"])})
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise UsageError(
+                    f"{keep} holds no answers of an earlier run: {error}.", "Name another file."
+                ) from error
+
+    def ask(self, profile: Profile, notes: str, question: str) -> Reply:
+        said = json.dumps([self._prism.name, profile.model_dump(mode="json"), self._seed, notes, question])
+        key = blake2b(said.encode(), digest_size=12).hexdigest()
+        if key not in self._kept:
+            reply = self._kept[key] = self._asked(profile, notes, question)
+            if self._keep is not None:
+                try:
+                    with self._keep.open("a", encoding="utf-8") as file:
+                        file.write(json.dumps({"key": key, "question": question[-200:], **asdict(reply)}) + "\n")
+                except OSError as error:
+                    raise RunError(f"answers cannot be kept in {self._keep}: {error.strerror}.") from error
+        return self._kept[key]
+
+    def _asked(self, profile: Profile, notes: str, question: str) -> Reply:
+        session = self._over_notes(profile, notes)
+        text, tokens, started = "", 0, 0
+        thoughts: list[str] = []
+        first: float | None = None
+        began = time.perf_counter()
+        for event in session.send(question):
+            if isinstance(event, RiverText) and not (event.request or event.thinking):
+                first = time.perf_counter() - began if first is None else first
+                text += event.text
+            elif isinstance(event, StreamSpawned):
+                started += 1
+            elif isinstance(event, StreamEnded) and event.state == "injected":
+                thoughts.append(session.stream(event.id).thought.text)
+            elif isinstance(event, RiverFinished):
+                tokens = event.tokens
+        seconds = time.perf_counter() - began
+        return Reply(text, tuple(thoughts), started, tokens, seconds if first is None else first, seconds)
+
+    def _over_notes(self, profile: Profile, notes: str) -> Session:
+        """A session that has read these notes and nothing else."""
+        over, self._over = self._over, (profile, notes)
+        if self._session is None or over is None or over[0] != profile or (over[1] != notes and over[1]):
+            if self._session is not None:
+                self._session.close()
+            self._session = Session(self._prism, profile, seed=self._seed)
+        elif notes and over[1] == notes:
+            while (undone := self._session.undo()) is not None and undone.kind != "turn":
+                pass
+            return self._session
+        else:
+            self._session.restart()
+        self._session.load_notes(notes)
+        return self._session
+
+
+def run(
+    prism: Prism,
+    profile: Profile,
+    tasks: dict[str, list[Item]],
+    conditions: Sequence[str],
+    seed: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    keep: Path | None = None,
+) -> Iterator[Result]:
+    """A result for each task and condition, the conditions of a task one behind the other."""
+    asker = Asker(prism, seed, keep)
+    total = sum(len(items) for items in tasks.values()) * len(conditions)
+    done = 0
+    for task, items in tasks.items():
+        right: dict[str, list[float]] = {}
+        for condition in conditions:
+            settings = under(condition, profile)
+            replies = []
+            for item in items:
+                replies.append(_answer(asker, profile, settings, condition, item))
+                done += 1
+                progress(done, total)
+            scores = [item.scores(reply.text) for item, reply in zip(items, replies, strict=True)]
+            right[condition] = [s["accuracy"] for s in scores]
+            yield _result(task, condition, items, replies, scores, right)
+
+
+def _answer(asker: Asker, profile: Profile, settings: Profile, condition: str, item: Item) -> Reply:
+    notes, question = item.notes, item.question
+    if condition == "oracle" and item.hint:
+        if notes:
+            notes = item.hint
+        else:
+            question = f"{item.hint}\n\n{question}"
+    elif condition == "pasted":
+        thoughts = asker.ask(under("tools-inline", profile), notes, question).thoughts
+        question = "\n".join([*thoughts, "", question]) if thoughts else question
+    return asker.ask(settings, notes, question)
+
+
+def _result(
+    task: str,
+    condition: str,
+    items: Sequence[Item],
+    replies: Sequence[Reply],
+    scores: Sequence[dict[str, float]],
+    right: dict[str, list[float]],
+) -> Result:
+    n, mine = len(items), right[condition]
+    names = [name for name in dict.fromkeys(name for s in scores for name in s) if name != "accuracy"]
+    started = sum(r.started for r in replies)
+    injected = sum(len(r.thoughts) for r in replies)
+    baseline = _BASELINE if _BASELINE in right else next(iter(right))
+    return Result(
+        task=task,
+        condition=condition,
+        accuracy=fmean(mine),
+        ci95=interval(sum(mine), n),
+        n=n,
+        started=started,
+        injected=injected,
+        used=sum(_used(r) for r in replies),
+        needless=sum(
+            r.started if item.idle else r.started - len(r.thoughts) for item, r in zip(items, replies, strict=True)
+        ),
+        seconds=sum(r.seconds for r in replies),
+        first=fmean(r.first for r in replies),
+        tokens=sum(r.tokens for r in replies),
+        difference=None if baseline == condition else _difference(baseline, mine, right[baseline]),
+        scores={name: fmean(s[name] for s in scores if name in s) for name in names},
+    )
+
+
+def _used(reply: Reply) -> int:
+    """Thoughts whose result is in the answer."""
+    said = set(calculations.numbers_of(reply.text))
+    found = 0
+    for thought in reply.thoughts:
+        number = calculations.last_number(thought)
+        found += number in said if number is not None else bool(thought.split()) and thought.split()[-1] in reply.text
+    return found
+
+
+def _difference(baseline: str, mine: Sequence[float], theirs: Sequence[float]) -> dict[str, Any]:
+    """How much better, over the same questions; the interval by resampling them."""
+    gaps = np.array(mine) - np.array(theirs)
+    drawn = np.random.default_rng(0).choice(gaps, (_RESAMPLED, len(gaps))).mean(1)
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return {"to": baseline, "value": float(gaps.mean()), "ci95": [float(low), float(high)]}
+
+
+def grids(results: Sequence[Result]) -> list[Grid]:
+    """A table for each task, and one of what else was scored."""
+    found = []
+    for task in dict.fromkeys(r.task for r in results):
+        of_it = [r for r in results if r.task == task]
+        rows = tuple(
+            (
+                r.condition, share(r.accuracy, r.ci95), _gap(r.difference), str(r.started), str(r.injected),
+                str(r.used), str(r.needless), f"{r.tokens / r.n:.0f}", f"{r.first:.1f}", f"{r.seconds / r.n:.1f}",
+            )
+            for r in of_it
+        )  # fmt: skip
+        against = next((r.difference["to"] for r in of_it if r.difference), "")
+        less = f"less {against}" if against else ""
+        heads = ("condition", "right", less, "started", "came in", "used", "needless", "tokens", "s to first", "s")
+        found.append(Grid(f"{task}, n = {of_it[0].n}", heads, rows))
+        names = list(dict.fromkeys(name for r in of_it for name in r.scores))
+        if names:
+            parts = tuple((r.condition, *(f"{r.scores[name]:.0%}" for name in names)) for r in of_it)
+            found.append(Grid(f"{task}, in parts", ("condition", *names), parts))
+    return found
+
+
+def _gap(difference: dict[str, Any] | None) -> str:
+    if difference is None:
+        return ""
+    low, high = difference["ci95"]
+    return f"{difference['value']:+.0%} ({low:+.0%} to {high:+.0%})"
+
+
+def as_json(results: Sequence[Result], model: str, profile: str, seed: int) -> dict[str, Any]:
+    return {
+        "schema_version": 1,
+        "model": model,
+        "profile": profile,
+        "seed": seed,
+        "results": [asdict(r) for r in results],
+    }

@@ -33,7 +33,7 @@ _stopped = ContextVar("stopped", default=False)  # whether Ctrl-C has left only 
 AUTO = "auto"
 QUANTIZERS = (AUTO, "none", "bf16", "int8", "int4", "file")
 DTYPES = ("auto", "fp32", "bf16", "fp16")
-_FOR_INSTRUCTION_MODELS = ("council", "math", "reviewer")
+_FOR_INSTRUCTION_MODELS = ("assistant", "council", "math", "reviewer")
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
 
 

@@ -461,7 +461,7 @@ def tasks_(
     names = [name.strip() for name in tasks.split(",") if name.strip()]
     if not names:
         raise UsageError("no task is named.", "Write for example --tasks calculations,ordinary.")
-    prism, settings = open_prism(model=model, profile=profile, device=device, dtype=dtype, quantize=quantize)
+    prism, settings = open_prism(model=model, profile=profile, options=LoadOptions(device, dtype, quantize))
     asked = evaluation.read_tasks(data, names, sizes, n, seed, lambda text: len(prism.encode(text)))
     with progress_bar(stderr_console()) as show:
         results = gather(lambda p: evaluation.run(prism, settings, asked, chosen, seed, p, keep), "asking", show)

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.test_app import leave
 from tests.engine.conftest import prism as prism  # the random model
 from tests.engine.test_tools import INLINE, TURN, profile_of
+from warpcortex_cli.cli import evaluate
 from warpcortex_cli.errors import UsageError
 from warpcortex_cli.eval import squad, tasks
 from warpcortex_cli.eval.ordinary import Ordinary, is_right, questions
@@ -167,3 +169,15 @@ def test_kept_answers_are_not_asked_for_again(prism, tmp_path: Path, monkeypatch
 
 def test_numbers_are_compared_as_values() -> None:
     assert tasks._numeric(Fraction(5))("so 5.0 it is") == {"accuracy": 1.0}
+
+
+def test_the_command_asks_and_prints(data: Path, prism, monkeypatch, capsys) -> None:
+    profile = profile_of(TURN, river={"max_tokens": 4})
+    monkeypatch.setattr(evaluate, "open_prism", lambda **asked: (prism, profile))
+    options = ["--data", str(data), "--tasks", "sums,calculations", "--n", "2", "--conditions", "fewshot,tools-inline"]
+    assert leave("eval", "tasks", *options, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [(r["task"], r["condition"], r["n"]) for r in found["results"]] == [
+        (task, condition, 2) for task in ("sums", "calculations") for condition in ("fewshot", "tools-inline")
+    ]
+    assert leave("eval", "tasks", "--data", str(data), "--tasks", " , ") == 2

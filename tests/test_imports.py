@@ -13,6 +13,7 @@ PACKAGE = Path(warpcortex_cli.__file__).parent
 # From the top; rooms of one line know nothing of each other.
 STOREYS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
+    ("lab",),  # what only developers run: nothing of the product knows it
     ("cli",),
     ("ui",),
     ("eval",),

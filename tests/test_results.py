@@ -14,8 +14,9 @@ from warpcortex_cli.errors import UsageError
 
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A checkout with one commit and the room `bench`, which results are written into."""
-    (tmp_path / "bench").mkdir()
+    """A checkout with one commit and the rooms `bench` and `lab`, which results are written into."""
+    for room in ("bench", "lab"):
+        (tmp_path / room).mkdir()
     (tmp_path / "code.py").write_text("x = 1\n")
     who = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
     for words in (["init", "-q"], ["add", "-A"], [*who, "commit", "-q", "-m", "Add code"]):
@@ -24,8 +25,8 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def _written(checkout: Path) -> str:
-    return (checkout / "bench" / "RESULTS.md").read_text()
+def _written(checkout: Path, room: str = "bench") -> str:
+    return (checkout / room / "RESULTS.md").read_text()
 
 
 def test_a_section_holds_command_commit_machine_and_what_was_printed(
@@ -87,9 +88,9 @@ def test_the_command_is_what_was_typed_without_the_flag() -> None:
 
 
 def test_a_module_of_a_room_is_run_with_its_section_written(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.argv", ["results", "bench.selection", "--tokens", "300", "--k", "16", "--grow", "8"])
+    monkeypatch.setattr("sys.argv", ["results", "lab.selection", "--tokens", "300", "--k", "16", "--grow", "8"])
     results.main()
-    assert "## `python -m warpcortex_cli.bench.selection --tokens 300 --k 16 --grow 8`" in _written(checkout)
+    assert "## `python -m warpcortex_cli.lab.selection --tokens 300 --k 16 --grow 8`" in _written(checkout, "lab")
 
 
 @pytest.mark.parametrize("typed", [["results"], ["results", "cli.app"]])

@@ -162,8 +162,8 @@ def main() -> None:
     except ValueError:
         sys.exit("usage: python -m warpcortex_cli.results ROOM.NAME [ARGUMENTS]")
     room, name = module.split(".", 1)[0], f"warpcortex_cli.{module}"
-    if room not in ("bench", "eval"):
-        sys.exit(f"{module}: only modules of bench and eval have results.")
+    if room not in ("bench", "eval", "lab"):
+        sys.exit(f"{module}: only modules of bench, eval and lab have results.")
     sys.argv = [name, *arguments]
     with Recorded(room, command_line(f"python -m {name}", arguments)):
         runpy.run_module(name, run_name="__main__", alter_sys=True)

@@ -11,7 +11,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from warpcortex_cli.engine.session import Session
 from warpcortex_cli.events import Event
-from warpcortex_cli.pocket import tokenizer
+from warpcortex_cli.lab.pocket import tokenizer
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.profile import Profile
 

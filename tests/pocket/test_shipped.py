@@ -12,7 +12,7 @@ import warpcortex_cli.pocket
 from warpcortex_cli import events as ev
 from warpcortex_cli.engine.session import Session
 from warpcortex_cli.eval.pocket import DELEGATED, ask, is_right, make_case
-from warpcortex_cli.pocket import tokenizer
+from warpcortex_cli.lab.pocket import tokenizer
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.source import resolve_model
 from warpcortex_cli.profile import load_profile

@@ -10,7 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from warpcortex_cli.eval import sums
-from warpcortex_cli.pocket import arithmetic, conversation, world
+from warpcortex_cli.lab.pocket import conversation
+from warpcortex_cli.pocket import arithmetic, world
 from warpcortex_cli.pocket.vocabulary import HELD_OUT_NAMES, HELD_OUT_THINGS, NAMES, THINGS, Words
 
 seeds = st.integers(0, 10**6)

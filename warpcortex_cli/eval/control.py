@@ -1,8 +1,8 @@
 """The control of `eval.pocket --control FOLDER`: a pocket that takes the steps of Streams in its own text.
 
 It starts from the same weights and learns from the same questions in as many steps of training
-(`python -m warpcortex_cli.pocket.train --from WEIGHTS --inline --out FOLDER`; with Streams without `--inline`). Where a
-Stream reads a focus set that the engine chose, the control goes through all notes.
+(`python -m warpcortex_cli.lab.pocket.train --from WEIGHTS --inline --out FOLDER`; with Streams without `--inline`).
+Where a Stream reads a focus set that the engine chose, the control goes through all notes.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A text is read in windows of 512 tokens, each alone behind the token that begins a text, if the model has one; what
 follows the first half of a window is scored. So does `llama-perplexity --kl-divergence`, whose figures of the same text
-stand beside ours in `bench.peer`.
+stand beside ours in `lab.peer`.
 """
 
 from __future__ import annotations

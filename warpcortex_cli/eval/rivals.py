@@ -4,7 +4,7 @@ Each is the scorer of its paper without layer budgets or eviction over time: the
 newest tokens are kept as the paper does, else as ours.
 
 KNorm, KeyDiff, SnapKV, TOVA and ExpectedAttention choose the same tokens as kvpress 0.5.5 does of the same keys and
-queries; `python -m warpcortex_cli.eval.agreement` prints this.
+queries; `python -m warpcortex_cli.lab.agreement` prints this.
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ class Method:
     ahead: bool = False
 
 
-FOCUS_SHARE = 0.9  # chosen by `python -m warpcortex_cli.eval.ablation`, whose seed is not that of `eval synapse`
+FOCUS_SHARE = 0.9  # chosen by `python -m warpcortex_cli.lab.ablation`, whose seed is not that of `eval synapse`
 METHODS: dict[str, Method] = {
     "ours": Method(Hybrid(), FOCUS_SHARE),
     "ours-reread": Method(Hybrid(), FOCUS_SHARE, rereads=True),

@@ -191,7 +191,7 @@ def ladder(key_error: float, value_error: float) -> Policy:
     return Policy(rungs, rungs, key_error, value_error)
 
 
-# `python -m warpcortex_cli.eval.formats` measures them: on pocket uniform widths beat the ladder at equal bytes from
+# `python -m warpcortex_cli.lab.formats` measures them: on pocket uniform widths beat the ladder at equal bytes from
 # three bits on.
 POLICIES: dict[BlockFormat, Policy] = {
     "exact": Policy((AS_IS,), (AS_IS,)),

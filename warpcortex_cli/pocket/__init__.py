@@ -1,1 +1,1 @@
-"""`pocket`, the small language model that ships inside the package, and how it was made."""
+"""`pocket`, the small language model that ships inside the package, and the world that it knows."""

@@ -27,7 +27,7 @@ class Candidates:
     no farther from one of them than they lie from each other: a core-set of the k-centre problem, which may be joined
     with other tokens and chosen from again (Malkomes et al. 2015, "Fast Distributed k-Center Clustering with Outliers
     on Massive Data"). What is chosen is not what a selection out of all tokens would choose, but does as well:
-    `python -m warpcortex_cli.eval.ablation`, "grown".
+    `python -m warpcortex_cli.lab.ablation`, "grown".
 
     Attributes:
         context: tokens that were looked at.

@@ -14,7 +14,7 @@ from warpcortex_cli.synapse.landmarks.base import Landmarks, LayerView
 from warpcortex_cli.synapse.mass import CHUNK
 
 _UNCHECKED = 8  # picks before it is looked whether a token outside the pool is worth more
-_POOL = 256  # `python -m warpcortex_cli.bench.selection` prints what a selection costs
+_POOL = 256  # `python -m warpcortex_cli.lab.selection` prints what a selection costs
 
 
 @dataclass(frozen=True)

@@ -139,9 +139,10 @@ class Prism:
             warm_up(lambda n: self.forward([Row([0] * n, list(range(n)), self.new_tail(n), logits="none")]))
         with phase(TRIALS):
             self._head = self._found_head(None if known is None else known.head)
+            self._stack = self._found_stack(None if known is None else known.stack)
             if key is not None and known is None:
-                trials.remember(key, Trials(shape, fused_layers(decoder), self._head is not None))
-            self._stack = self._found_stack()
+                found = fused_layers(decoder), self._head is not None, self._stack is not None
+                trials.remember(key, Trials(shape, *found))
 
     @classmethod
     def load(
@@ -236,24 +237,26 @@ class Prism:
         finally:
             self._states.clear()
 
-    def _found_stack(self) -> Stack | None:
-        """The decoder without its own Python, where that gives the same."""
-        if not (self._native and isinstance(self._head, Packed) and self.quantize != "none"):
+    def _found_stack(self, known: bool | None) -> Stack | None:
+        """The decoder without its own Python, where that gives the same; `known`: whether it does."""
+        if known is False or not (self._native and isinstance(self._head, Packed) and self.quantize != "none"):
             return None
         try:
             stack = Stack(self.model.get_decoder())
-            found = []
-            for self._stack in (None, stack):
-                positions = [0, 7, self.max_context - 1]
-                result = self.forward([Row([1, 2, 3], positions, self.new_tail(3), logits="all")])[0]
-                found += [t for t in (result.hidden, result.logits) if t is not None]
+            return stack if known or self._gives_the_same(stack) else None
         except (AttributeError, LookupError, RuntimeError, TypeError):
             return None
         finally:
             self._stack = None
+
+    def _gives_the_same(self, stack: Stack) -> bool:
+        found = []
+        for self._stack in (None, stack):
+            positions = [0, 7, self.max_context - 1]
+            result = self.forward([Row([1, 2, 3], positions, self.new_tail(3), logits="all")])[0]
+            found += [t for t in (result.hidden, result.logits) if t is not None]
         theirs, mine = found[:2], found[2:]
-        same = all(bool((a - b).norm() <= 1e-3 * a.norm()) for a, b in zip(theirs, mine, strict=True))
-        return stack if same else None
+        return all(bool((a - b).norm() <= 1e-3 * a.norm()) for a, b in zip(theirs, mine, strict=True))
 
     def _found_head(self, known: bool | None) -> Head | None:
         """The head, where logits are what it gives: then greedy rows need not have them all; `known`: if they are."""

@@ -17,7 +17,7 @@ import torch
 from transformers import PreTrainedModel
 
 from warpcortex_cli.gguf.header import read_header
-from warpcortex_cli.prism import fused, rope, support
+from warpcortex_cli.prism import fused, rope, stack, support
 from warpcortex_cli.prism.fingerprint import of_model
 from warpcortex_cli.prism.fused import Fused
 from warpcortex_cli.prism.kept import Key, keep, kept, machine
@@ -29,11 +29,12 @@ _KIND = "trials"
 
 @dataclass
 class Trials:
-    """What was found. `head`: whether logits are what the head gives."""
+    """What was found. `head`: whether logits are what the head gives; `stack`: whether a decoder is run in one call."""
 
     shape: Shape
     fused: list[Fused]
     head: bool
+    stack: bool
 
 
 def files_of(source: ModelSource) -> list[list[object]]:
@@ -59,17 +60,18 @@ def known(key: Key, decoder: torch.nn.Module, config: Any) -> Trials | None:
     try:
         held: Any = kept(_KIND, key)
         shape = Shape.restored(held["shape"], decoder, config)
-        return Trials(shape, [Fused(*layer) for layer in held["fused"]], bool(held["head"]))
+        return Trials(shape, [Fused(*layer) for layer in held["fused"]], bool(held["head"]), bool(held["stack"]))
     except (TypeError, ValueError, KeyError, AttributeError, LookupError):
         return None
 
 
 def remember(key: Key, trials: Trials) -> None:
-    keep(_KIND, key, {"shape": trials.shape.held(), "fused": [list(f) for f in trials.fused], "head": trials.head})
+    found = {"shape": trials.shape.held(), "fused": [list(f) for f in trials.fused]}
+    keep(_KIND, key, {**found, "head": trials.head, "stack": trials.stack})
 
 
 @cache
 def _code() -> str:
     """The code that tries, which may change without its version."""
-    text = b"".join(Path(str(module.__file__)).read_bytes() for module in (fused, rope, support))
+    text = b"".join(Path(str(module.__file__)).read_bytes() for module in (fused, rope, stack, support))
     return hashlib.sha256(text).hexdigest()

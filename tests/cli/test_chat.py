@@ -68,7 +68,9 @@ def test_a_session_that_cannot_be_is_refused_before_the_model_is_loaded(run, tmp
     folder = tmp_path / "sessions"
     folder.mkdir()
     (folder / "letter.wcx").write_text("Dear Mara, the ropes are in the old mill, and so am I.")
-    assert refused("../work", 2, "no name for a session") and refused("letter", 1, "nothing in this file is a record")
+    assert refused("../work", 2, "not a valid session name") and refused(
+        "letter", 1, "nothing in this file is a record"
+    )
     with RecordLog(folder / "busy.wcx") as log:
         log.append(1, 0, b"{}")
         assert refused("busy", 2, "open in another chat")

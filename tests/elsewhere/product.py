@@ -86,7 +86,7 @@ def main() -> None:
         found = {}
         with tempfile.TemporaryDirectory() as folder:
             for number, (way, (kind, settings)) in enumerate(WAYS.items()):
-                given = load_profile("pocket").model_dump()
+                given = load_profile("pocket").model_dump(by_alias=True)
                 for part, changed in settings.items():
                     given[part] = {**given[part], **changed}
                 given["river"]["wait_seconds"] = 3600.0  # a busy machine changes no answer

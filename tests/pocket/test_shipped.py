@@ -88,29 +88,19 @@ def test_the_promised_questions(pocket: Prism, question: str, expected: str) -> 
     assert expected in answer(talk(pocket, question))
 
 
-NOT_LEARNT = pytest.mark.xfail(reason="the shipped weights have not learnt the last lesson, SUMS", strict=True)
-
-
 @pytest.mark.parametrize(
     ("question", "expected"),
     [
         ("How many tongs of Fenwick and abaci of Zelda and sextants of Ulric in total?", 93),
-        pytest.param("How many tongs of Fenwick, abaci of Zelda, sextants of Ulric in total?", 93, marks=NOT_LEARNT),
-        pytest.param(
-            "How many tongs of Fenwick, abaci of Zelda, and sextants of Ulric in total?", 93, marks=NOT_LEARNT
-        ),
-        pytest.param("How many lanterns of Tilda, goblets of Ingrid in total?", 100, marks=NOT_LEARNT),
-        pytest.param(
-            "How many lanterns of Tilda and trowels of Rufus and goblets of Ingrid and tongs of Zelda in total?",
-            128,
-            marks=NOT_LEARNT,
-        ),
+        ("How many tongs of Fenwick, abaci of Zelda, sextants of Ulric in total?", 93),
+        ("How many tongs of Fenwick, abaci of Zelda, and sextants of Ulric in total?", 93),
+        ("How many lanterns of Tilda, goblets of Ingrid in total?", 100),
+        ("How many lanterns of Tilda and trowels of Rufus and goblets of Ingrid and tongs of Zelda in total?", 128),
         ("How many cushions of Ulric, thimbles of Casper, acorns of Fenwick and lanterns of Tilda in total?", 228),
-        pytest.param(
+        (
             "How many tongs of Zelda and abaci of Zelda and sextants of Ulric and trowels of Rufus and acorns of "
             "Fenwick in total?",
             156,
-            marks=NOT_LEARNT,
         ),
         (
             "How many lanterns of Tilda, thimbles of Casper, tongs of Fenwick, goblets of Ingrid, and cushions of "

@@ -83,6 +83,8 @@ _AGAIN = replace(
     mix=replace(_INVENTED.mix, totals=12, invented=0.15, chosen=3.0),
 )  # fmt: skip
 SUMS = (_SUMS, _INVENTED, _AGAIN)
+# Of the weights that the lesson of sums began with, in those it ends with: reading for a place falls to 83 % without.
+KEPT = 0.25
 SUMS_STEPS = sum(stage.steps for stage in SUMS)
 LESSONS = (*CURRICULUM, FINISH, *SUMS)
 MATRIX_LR, CIRCUIT_LR, EMBEDDING_LR, VECTOR_LR = 0.005, 0.0012, 5e-4, 2e-3
@@ -487,7 +489,22 @@ def train(out: Path, seed: int, threads: int, device: str, start: Path | None = 
                 log.flush()
             if step % 100 == 0 or step == total:
                 _save_checkpoint(checkpoint, model, optimizers, step)
+    finish(model, start)
     export(model, tok, out / "weights")
+
+
+@torch.no_grad()
+def finish(model: Any, start: Path | None) -> None:
+    """Averages what was learnt with what the last lesson began with, so that less of that is lost.
+
+    Wortsman et al., "Robust fine-tuning of zero-shot models", 2022.
+    """
+    if start is None:
+        return
+    before = build_model()
+    load_weights(before, start)
+    for now, then in zip(model.parameters(), before.parameters(), strict=True):
+        now.lerp_(then.to(now.device), KEPT)
 
 
 def load_weights(model: Any, folder: Path) -> None:
@@ -527,6 +544,7 @@ def main() -> None:
     if args.export:
         model = build_model()
         model.load_state_dict(torch.load(args.out / "checkpoint.pt", weights_only=True, map_location="cpu")["model"])
+        finish(model, args.start)
         export(model, Tokenizer.from_file(str(args.out / "tokenizer.json")), args.out / "weights")
     else:
         train(args.out, args.seed, args.threads, args.device, args.start, args.inline)

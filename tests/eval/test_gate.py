@@ -52,7 +52,7 @@ def test_right_and_wrong_thoughts_are_judged_side_by_side() -> None:
 
 def test_the_command_prints_its_contract(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
-        main(["eval", "gate", "--n", "2", "--notes", "5", "--json"])
+        main(["eval", "gate", "--n", "3", "--notes", "5", "--json"])
     found = json.loads(capsys.readouterr().out)
     assert not left.value.code and found["schema_version"] == 1 and found["n"] > 0
     assert all(0 <= found[key] <= 1 for key in ("auc_relevance", "auc_correctness", "auc_raw_cosine"))

@@ -69,7 +69,9 @@ def shapes(prism: Prism, context: int, k: int, n: int, seed: int, draws: int = 3
                 cloud = cloud / torch.pdist(cloud).mean()
                 whole = diagrams(cloud)
                 ours = diagrams(cloud[synapse.indices[layer, head].cpu()])
-                drawn = [diagrams(cloud[torch.randperm(len(cloud), generator=generator)[:k]]) for _ in range(draws)]
+                # In the cloud's order, as the landmarks are: rounding depends on it.
+                subsets = [torch.randperm(len(cloud), generator=generator)[:k].sort().values for _ in range(draws)]
+                drawn = [diagrams(cloud[subset]) for subset in subsets]
                 for d in _DIMENSIONS:
                     others = [gudhi.bottleneck_distance(whole[d].numpy(), r[d].numpy()) for r in drawn]
                     mine = gudhi.bottleneck_distance(whole[d].numpy(), ours[d].numpy())

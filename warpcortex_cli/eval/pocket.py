@@ -148,7 +148,7 @@ def main() -> None:
     parser.add_argument("--model", default="pocket")
     parser.add_argument("--quantize", choices=["none", *BITS], default="none")
     parser.add_argument("--sums", action="store_true", help="sums by number of terms and way of joining")
-    parser.add_argument("--control", metavar="FOLDER", help="weights of `pocket.train --inline`, to compare with")
+    parser.add_argument("--control", metavar="FOLDER", help="weights of `lab.pocket.train --inline`, to compare with")
     parser.add_argument("--wrong", action="store_true", help="show cases that went wrong")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()

@@ -167,6 +167,30 @@ def test_kept_answers_are_not_asked_for_again(prism, tmp_path: Path, monkeypatch
         tasks.Asker(prism, 1, keep)
 
 
+def test_a_run_that_was_killed_within_a_line_goes_on(prism, tmp_path: Path) -> None:
+    keep, profile = tmp_path / "kept.jsonl", profile_of(TURN, river={"max_tokens": 4})
+    first, second = "How much is 15% of 80?", "How much is 2 + 3?"
+    for question in (first, second):
+        tasks.Asker(prism, 1, keep).ask(profile, "", question)
+    whole = keep.read_text(encoding="utf-8")
+    begin = whole.index("\n") + 1
+    for end in (begin + 1, begin + 20, len(whole) - 1):
+        keep.write_text(whole[:end], encoding="utf-8")
+        asker = tasks.Asker(prism, 1, keep)
+        assert keep.read_text(encoding="utf-8") == whole[:begin]
+        asker.ask(profile, "", second)
+        assert [json.loads(line)["question"] for line in keep.read_text("utf-8").splitlines()] == [first, second]
+
+
+def test_a_file_of_something_else_is_left_as_it_is(prism, tmp_path: Path) -> None:
+    keep = tmp_path / "notes.txt"
+    for text in ("My notes", "My notes\nand more", "{}\n{"):
+        keep.write_text(text, encoding="utf-8")
+        with pytest.raises(UsageError, match="no answers of an earlier run"):
+            tasks.Asker(prism, 1, keep)
+        assert keep.read_text(encoding="utf-8") == text
+
+
 def test_numbers_are_compared_as_values() -> None:
     assert tasks._numeric(Fraction(5))("so 5.0 it is") == {"accuracy": 1.0}
 

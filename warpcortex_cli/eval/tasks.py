@@ -214,12 +214,18 @@ def under(condition: str, profile: Profile) -> Profile:
     return profile.model_copy(update={"river": river, "roles": roles})
 
 
+_BEGIN = '{"key": "'  # of each line that is kept
+
+
 class Asker:
     """Asks questions one by one; what they share is read once.
 
     Args:
-        kept: replies of earlier runs by key, which grow.
-        keep: where they are appended, if anywhere.
+        keep: where replies are appended, if anywhere, and those of an earlier run are found again. Of a line that a run
+            was killed in, nothing counts.
+
+    Raises:
+        UsageError: it holds something else.
     """
 
     def __init__(self, prism: Prism, seed: int, keep: Path | None = None) -> None:
@@ -229,11 +235,16 @@ class Asker:
         self._over: tuple[Profile, str] | None = None
         if keep is not None and keep.exists():
             try:
-                for line in keep.read_text(encoding="utf-8").splitlines():
+                *whole, half = keep.read_text(encoding="utf-8").split("\n")
+                for line in whole:
                     data = json.loads(line)
                     del data["question"]
                     key = data.pop("key")
                     self._kept[key] = Reply(**{**data, "thoughts": tuple(data["thoughts"])})
+                if half and not half.startswith(_BEGIN[: len(half)]):
+                    raise ValueError("its last line is none of them")
+                if half:
+                    keep.write_text("".join(f"{line}\n" for line in whole), encoding="utf-8")
             except (OSError, ValueError, KeyError, TypeError) as error:
                 raise UsageError(
                     f"{keep} holds no answers of an earlier run: {error}.", "Name another file."

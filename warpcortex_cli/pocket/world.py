@@ -211,6 +211,27 @@ SUM_QUESTIONS = (
 )
 
 
+_BEGINNINGS = (
+    *("How many", "How much is", "What is", "Just how many", "And how many", "So how many", "Now how many"),
+    *("What is the sum of", "What's the sum of", "Find the sum of", "The sum of", "Work out", "Calculate", "Sum"),
+    *("Tell me how many", "Say how many", "Can you say how many", "Can you tell me how many", "Do you know how many"),
+    *("I would like to know how many", "I wonder how many", "I need to know how many", "Please tell me how many"),
+    *("Please add", "Add together", "Put together", "Can you add", "Can you add up", "Take together", "Tell me about"),
+    *("What number is", "What do I get for", "Give me", "Give me the number of", "What is the number of", "All of"),
+)
+_ENDINGS = (
+    *("in total", "together", "all told", "in sum", "all in all", "combined", "taken together", "in one heap", ""),
+    *("are there", "are there all told", "are there together", "do we have", "are in the notes", "do the notes name"),
+    *("does that make", "in the end", "as one number", "when added", "all at once", "on the whole", "put together", ""),
+)
+
+
+def worded_question(rng: random.Random) -> str:
+    """A question for a sum, with a blank, put together of a beginning and an ending."""
+    beginning, ending = rng.choice(_BEGINNINGS), rng.choice(_ENDINGS)
+    return f"{beginning} {{}} {ending}".strip() + rng.choice(("?", "?", "?", ".", ", please.", ""))
+
+
 def joining(rng: random.Random, invented: float = 0.0) -> Joining:
     """Two of three are common ones; else anything, so that what joins the terms is nothing to go by.
 
@@ -282,13 +303,18 @@ def ask_colour(w: World, rng: random.Random) -> Answer:
     return Answer(q, "colour", f"The {f.name}: {f.count}, {f.colour}.", value=f.colour)
 
 
-def ask_total(w: World, rng: random.Random, invented: float = 0.0) -> Answer | None:
-    """`invented`: how often the words that join the terms, and those of the question, say nothing."""
+def ask_total(w: World, rng: random.Random, invented: float = 0.0, worded: float = 0.0) -> Answer | None:
+    """`invented`: how often the words that join the terms, and those of the question, say nothing.
+
+    `worded`: how often the question is put together (`worded_question`).
+    """
     n = min(rng.choices((2, 3, 4, 5), (2, 3, 2.5, 2.5))[0], len(w.facts))
     if n < 2:
         return None
     facts = rng.sample(w.facts, n)
     question = rng.choices(SUM_QUESTIONS, (20, *(1,) * (len(SUM_QUESTIONS) - 1)))[0]
+    if worded and rng.random() < worded:
+        question = worded_question(rng)
     if invented and rng.random() < invented:
         question = invented_question(rng)
     return total_of(facts, sum_question(facts, joining(rng, invented), question, rng.choice(("",) * 6 + ("the ",))))

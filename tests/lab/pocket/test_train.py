@@ -17,11 +17,11 @@ from warpcortex_cli.lab.pocket.conversation import Mix
 SHIPPED = Path(warpcortex_cli.pocket.__file__).parent / "weights"
 
 
-def test_from_weights_only_the_last_lesson_is_learnt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_from_weights_one_lesson_is_learnt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     short = train.Stage(2, 1, (2, 3), 120, 250, mix=Mix(), mostly_few=True)
-    monkeypatch.setattr(train, "SUMS_STEPS", 2)
-    monkeypatch.setattr(train, "LESSONS", (*train.CURRICULUM, train.FINISH, short))
-    train.train(tmp_path, seed=1, threads=1, device="cpu", start=SHIPPED, inline=True)
+    monkeypatch.setattr(train, "LATER", {"short": (short,), "more": (short,)})
+    monkeypatch.setattr(train, "LESSONS", (*train.CURRICULUM, train.FINISH, short, short))
+    train.train(tmp_path, seed=1, threads=1, device="cpu", start=SHIPPED, lesson="short", inline=True)
     state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert state["step"] == sum(stage.steps for stage in (*train.CURRICULUM, train.FINISH)) + 2
     assert (tmp_path / "tokenizer.json").read_text() == (SHIPPED / "tokenizer.json").read_text()
@@ -33,12 +33,14 @@ def test_from_weights_only_the_last_lesson_is_learnt(tmp_path: Path, monkeypatch
 
 def test_each_lesson_ends_at_a_rate_of_nothing() -> None:
     ends = [sum(s.steps for s in train.CURRICULUM)]
-    ends += [ends[0] + train.FINISH.steps, ends[0] + train.FINISH.steps + train.SUMS_STEPS]
+    ends += [ends[0] + train.FINISH.steps, *(train.span(lesson)[1] for lesson in train.LATER)]
     assert sum(stage.steps for stage in train.LESSONS) == ends[-1]
     for end in ends:
         assert train.schedule(end - 1) < 0.02
     assert train.schedule(ends[0]) == train.FINISH_RATE
-    assert train.schedule(ends[1]) < 0.02 and max(train.schedule(ends[1] + i) for i in range(train.SUMS_STEPS)) < 1
+    for lesson in train.LATER:
+        first, last = train.span(lesson)
+        assert train.schedule(first) < 0.02 and max(map(train.schedule, range(first, last))) < 1
 
 
 @pytest.mark.parametrize(("mostly_few", "share"), [(False, 0.2), (True, 0.5)])

@@ -43,6 +43,8 @@ class Mix:
     chopped: float = 0.0  # of what is made up
     totals: float = 3.5  # of what is delegated
     invented: float = 0.0  # of what is said around the terms of a total: words that mean nothing
+    worded: float = 0.0  # of totals, asked for in words that are put together
+    numbers: tuple[float, ...] = (4, 2, 2, 2)  # how often a Stream adds two, three, four, five of them
     chosen: float = 1.0  # the weight of what a request for a total chooses rather than copies
 
 
@@ -140,8 +142,10 @@ def _label(words: Words) -> str:
 _CALCULATIONS = {"sum": 6.0, "difference": 2.5, "product": 4.0, "compare": 1.0, "same": 1.0, "words": 0.7}
 
 
-def calculation(words: Words, kind: str, labelled: bool) -> tuple[str, str]:
-    """The prompt and the work of a Stream that reads no notes."""
+def calculation(
+    words: Words, kind: str, labelled: bool, numbers: tuple[float, ...] = DEFAULT_MIX.numbers
+) -> tuple[str, str]:
+    """The prompt and the work of a Stream that reads no notes. `numbers`: as in `Mix`."""
     rng = words.rng
 
     def n() -> int:
@@ -150,9 +154,9 @@ def calculation(words: Words, kind: str, labelled: bool) -> tuple[str, str]:
     labels = [_label(words) if labelled else "" for _ in range(5)]
     a, b = n(), n()
     if kind == "sum":
-        numbers = [n() for _ in range(rng.choices((2, 3, 4, 5), (4, 2, 2, 2))[0])]
-        named = " + ".join(f"{label}{number}" for label, number in zip(labels, numbers, strict=False))
-        return f"math: {named}", arithmetic.work(" + ".join(map(str, numbers)))
+        terms = [n() for _ in range(rng.choices((2, 3, 4, 5), numbers)[0])]
+        named = " + ".join(f"{label}{term}" for label, term in zip(labels, terms, strict=False))
+        return f"math: {named}", arithmetic.work(" + ".join(map(str, terms)))
     if kind == "difference":
         a, b = (min(a, b), max(a, b)) if rng.random() < 0.2 else (max(a, b), min(a, b))
         return f"math: {labels[0]}{a} - {labels[1]}{b}", arithmetic.work(f"{a} - {b}")
@@ -172,13 +176,13 @@ def calculation(words: Words, kind: str, labelled: bool) -> tuple[str, str]:
     return f"check: {before}{left} = {right}", arithmetic.same_words(left, right)
 
 
-def sums(words: Words, budget: int) -> list[Piece]:
+def sums(words: Words, budget: int, numbers: tuple[float, ...] = DEFAULT_MIX.numbers) -> list[Piece]:
     """Streams that calculate and compare, one after another, until about `budget` characters are used."""
     rng = words.rng
     out: list[Piece] = []
     while sum(len(p.text) for p in out) < budget:
         kind = rng.choices(list(_CALCULATIONS), list(_CALCULATIONS.values()))[0]
-        out += stream_turn(*calculation(words, kind, rng.random() < 0.65))
+        out += stream_turn(*calculation(words, kind, rng.random() < 0.65, numbers))
     return out
 
 
@@ -266,7 +270,7 @@ def question(w: World, rng: random.Random, words: Words, mix: Mix) -> Answer:
         else:
             shares = [mix.totals if ask is world.ask_total else share for ask, share in _DELEGATED]
             ask = rng.choices([ask for ask, _ in _DELEGATED], shares)[0]
-            answer = world.ask_total(w, rng, mix.invented) if ask is world.ask_total else ask(w, rng)
+            answer = world.ask_total(w, rng, mix.invented, mix.worded) if ask is world.ask_total else ask(w, rng)
         if answer is not None:
             return answer
 

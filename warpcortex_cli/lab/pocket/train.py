@@ -110,6 +110,7 @@ def span(lesson: str) -> tuple[int, int]:
         start = end
     raise KeyError(lesson)
 
+
 MATRIX_LR, CIRCUIT_LR, EMBEDDING_LR, VECTOR_LR = 0.005, 0.0012, 5e-4, 2e-3
 DECAY_SHARE = 0.5
 

@@ -391,6 +391,23 @@ def loss_of(model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, f
     return loss, float(right)
 
 
+def _orthogonalised(
+    gradient: torch.Tensor, coefficients: tuple[float, float, float], steps: int, eps: float
+) -> torch.Tensor:
+    """Newton-Schulz steps towards the nearest orthogonal matrix, as torch's Muon takes them, but in fp32.
+
+    torch takes them in bfloat16. On a CPU without it (AVX2) a step of pocket's training then takes 11 s instead of 2.
+    """
+    a, b, c = coefficients
+    tall = gradient.shape[0] > gradient.shape[1]
+    x = gradient.T if tall else gradient
+    x = x / x.norm().clamp(min=eps)
+    for _ in range(steps):
+        square = x @ x.T
+        x = a * x + (b * square + c * square @ square) @ x
+    return x.T if tall else x
+
+
 def optimizers_of(model: Any) -> list[torch.optim.Optimizer]:
     """Muon for matrices, AdamW for the rest. What `help_recall` built moves slowly, or it would soon be undone.
 
@@ -404,6 +421,7 @@ def optimizers_of(model: Any) -> list[torch.optim.Optimizer]:
         groups[kind if parameter.ndim == 2 else "vector"].append(parameter)
     rates = {"matrix": MATRIX_LR, "circuit": CIRCUIT_LR, "embedding": EMBEDDING_LR, "vector": VECTOR_LR}
     named = {k: {"params": v, "lr": rates[k], "initial_lr": rates[k]} for k, v in groups.items()}
+    torch.optim._muon._zeropower_via_newtonschulz = _orthogonalised  # type: ignore[assignment]
     return [
         torch.optim.Muon([named["matrix"], named["circuit"]], momentum=0.95, weight_decay=0.01, ns_steps=4),
         torch.optim.AdamW([named["embedding"], named["vector"]], betas=(0.9, 0.98), weight_decay=0.0),

@@ -11,7 +11,7 @@ import torch
 from tests.engine.conftest import QUESTION, make_profile
 from tests.engine.test_invariants import ends, river_text
 from warpcortex_cli import events as ev
-from warpcortex_cli.engine import brief, briefing, gate, injection, instructions, parking, stream
+from warpcortex_cli.engine import brief, briefing, gate, injection, instructions, parking, past, stream
 from warpcortex_cli.engine.conversation import Conversation
 from warpcortex_cli.engine.entrance import Entrance
 from warpcortex_cli.engine.session import Session
@@ -71,7 +71,7 @@ PLACES: dict[str, tuple[Any, str, Callable[[Conversation, tuple[Any, ...]], bool
     "worker": (model.ModelWorker, "take", its_own, ""),
     "prompt": (brief.Brief, "instruction", its_own, ""),
     "synapse": (briefing, "take", always, "once"),
-    "focus": (briefing, "focus_indices", always, "once"),
+    "focus": (past, "found_in_tail", always, "once"),
     "tail": (TailPool, "take", always, "third"),
     "instruction": (instructions.Instructions, "shared", always, "third"),
     "row": (model.Writing, "row", its_own, ""),

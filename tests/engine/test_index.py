@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from warpcortex_cli.engine.index import SentenceIndex
+from warpcortex_cli.engine.index import SentenceIndex, in_blocks
 from warpcortex_cli.engine.text import Sentences, words_of
 from warpcortex_cli.prism.prism import Prism
+from warpcortex_cli.synapse.worth import choose
 
 FACT = "Zoltan keeps lanterns: 31, violet, in the cellar.\n"
 FILLER = "Boxes hold gloves: 12, red, in the barn.\n"
@@ -28,8 +29,9 @@ def text_of(sentences: Sentences, tokens: list[int]) -> str:
 
 def found(prism: Prism, sentences: Sentences, asked: str, budget: int = 64, least: float = 0.3) -> str:
     index = SentenceIndex(sentences)
-    worth = index.worth(words_of(prism, prism.encode(asked)), None, 32, least)
-    return text_of(sentences, index.choose(worth, budget, range(len(sentences.ids))))
+    spans = index.spans(range(len(sentences.ids)), budget)
+    worth = index.worth(spans, words_of(prism, prism.encode(asked)), None, least)
+    return text_of(sentences, choose(spans, worth, budget))
 
 
 def test_rare_words_find_their_sentence(prism) -> None:
@@ -52,8 +54,9 @@ def test_fingerprints_decide_where_no_word_is_shared(prism) -> None:
     index = SentenceIndex(sentences)
     scores = np.zeros(len(sentences.ids) // 32, np.float32)
     scores[3] = 2.0
-    worth = index.worth([], scores, 32, 0.3)
-    tokens = index.choose(worth, 48, range(len(sentences.ids)))
+    spans = index.spans(range(len(sentences.ids)), 48)
+    worth = index.worth(spans, [], in_blocks(scores, spans, 32), 0.3)
+    tokens = choose(spans, worth, 48)
     assert any(3 * 32 <= t < 4 * 32 for t in tokens) and len(tokens) <= 48
     assert worth.max() == pytest.approx(1)
 
@@ -68,8 +71,10 @@ def test_words_decide_where_they_are_rare_and_fingerprints_where_they_are_not(pr
     scores[block] = 2.0
 
     def best(asked: str, least: float) -> str:
-        worth = index.worth(words_of(prism, prism.encode(asked)), scores, 32, least)
-        return text_of(sentences, list(range(*index._span(int(worth.argmax())))))
+        spans = index.spans(range(len(sentences.ids)), 64)
+        found = in_blocks(scores, spans, 32)
+        best = int(index.worth(spans, words_of(prism, prism.encode(asked)), found, least).argmax())
+        return text_of(sentences, list(range(spans.starts[best], spans.ends[best])))
 
     for least in (0.0, 0.3):
         assert best("Who may hold lnaterns in a cellra?", least) == other.strip()
@@ -91,11 +96,12 @@ def test_taking_back_and_going_on_is_as_if_it_had_never_been(prism, parts: list[
     asked = words_of(prism, prism.encode("lanterns of Zoltan, a b c"))
     for text, back in parts:
         sentences.extend(prism.encode(text))
-        index.worth(asked, None, 32, 0.0)
+        index.worth(index.spans(range(len(sentences.ids)), 64), asked, None, 0.0)
         length = max(0, len(sentences.ids) - back)
         if length < len(sentences.ids):
-            index.truncate(sentences.numbers[length])
+            index.truncate(length)
             sentences.truncate(length)
     sentences.extend(prism.encode("The end.\n"))
     fresh = SentenceIndex(sentences)
-    assert np.array_equal(index.worth(asked, None, 32, 0.0), fresh.worth(asked, None, 32, 0.0))
+    spans = index.spans(range(len(sentences.ids)), 64)
+    assert np.array_equal(index.worth(spans, asked, None, 0.0), fresh.worth(spans, asked, None, 0.0))

@@ -67,7 +67,8 @@ numbers = array("q", [w for i in range(40) for w in (words[i % 10], words[i * i 
 sentences = SimpleNamespace(
     starts=array("i", range(0, 120, 3)), words=SimpleNamespace(numbers=numbers), ids=numbers, own=bytearray(120)
 )
-worth = SentenceIndex(sentences).worth(set(words), None, 32, 0.3)
+index = SentenceIndex(sentences)
+worth = index.worth(index.spans(range(120), 64), set(words), None, 0.3)
 print(words, worth.tobytes().hex())
 """
     # With torch they would take seconds: nothing here needs it.

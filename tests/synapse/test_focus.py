@@ -3,23 +3,65 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Callable
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from warpcortex_cli.engine.index import SentenceIndex
 from warpcortex_cli.memory.fingerprints import Fingerprints
 from warpcortex_cli.memory.tail import Tail
 from warpcortex_cli.prism.prism import Prism
-from warpcortex_cli.synapse.focus import focus_indices, lexical_worth
+from warpcortex_cli.synapse.focus import found_in_tail
+from warpcortex_cli.synapse.worth import LEAST, Spans, choose, shared_words
 
 LENGTHS = [6, 9, 4, 12, 7, 10, 5, 8]
 SENTENCES = torch.cat([torch.full((n,), i) for i, n in enumerate(LENGTHS)])
 STARTS = torch.tensor([0, *LENGTHS]).cumsum(0).tolist()
 CONTEXT = sum(LENGTHS)
 WIDTH = 6
+
+
+def focus_indices(
+    prism: Prism,
+    prints: Fingerprints,
+    tail: Tail,
+    queries: list[torch.Tensor],
+    sentences: torch.Tensor,
+    budget: int,
+    own: torch.Tensor | None = None,
+    task: torch.Tensor | None = None,
+    words: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Tokens of the tail's sentences that a task asks for, as `Past.look_for` finds them."""
+    length = len(sentences)
+    numbers = array("q", [0] * length if words is None else words.tolist())
+    starts = [i for i in range(length) if i == 0 or sentences[i] != sentences[i - 1]]
+    known = SimpleNamespace(
+        ids=numbers,
+        starts=array("i", starts),
+        words=SimpleNamespace(numbers=numbers),
+        own=bytearray(length) if own is None else bytearray(own.tolist()),
+    )
+    index = SentenceIndex(known)  # type: ignore[arg-type]
+    spans = index.spans(range(length), budget)
+    if not len(spans):
+        return torch.zeros(0, dtype=torch.long)
+    found = found_in_tail(prism, prints, tail, queries, 0, torch.from_numpy(spans.ends)).numpy()
+    worth = index.worth(spans, [] if task is None else task.tolist(), found, LEAST)
+    return torch.tensor(choose(spans, worth, budget), dtype=torch.long)
+
+
+def lexical_worth(task: torch.Tensor, words: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+    """What sentences with these ends share of the task's words."""
+    spans = Spans(np.array([0, *ends[:-1].tolist()]), ends.numpy(), np.zeros(len(ends), np.bool_))
+    of_tokens = words.numpy()
+    return torch.from_numpy(shared_words(task.tolist(), lambda word: np.flatnonzero(of_tokens == word), spans))
 
 
 def span(sentence: int) -> list[int]:

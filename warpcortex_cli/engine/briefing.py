@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-import numpy as np
-import torch
-
 from warpcortex_cli.engine.brief import Brief
 from warpcortex_cli.engine.heads import calibrated
 from warpcortex_cli.engine.journal import Journal
@@ -17,8 +14,8 @@ from warpcortex_cli.engine.workers.model import turn
 from warpcortex_cli.events import SynapseTaken
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.profile import Profile, Role
-from warpcortex_cli.synapse.focus import LEAST, focus_indices
 from warpcortex_cli.synapse.snapshot import Synapse, take
+from warpcortex_cli.synapse.worth import LEAST
 
 
 class Briefing:
@@ -77,8 +74,7 @@ class Briefing:
     def _focus(self, brief: Brief, prompt: list[int], river: River, synapse: Synapse, budget: int) -> list[int]:
         """Sentences that the task itself asks for: its prompt is read once over the River for its queries.
 
-        What the River wrote is left out: it repeats the words of the requests that it made. Where the River has a past,
-        the index that recalls for it finds them by fingerprints; else the keys themselves are at hand.
+        They are found as the River recalls its past, and are of what the Synapse was taken from and the past.
         """
         whole = synapse.landmarks >= synapse.context and not river.past.tokens
         if budget <= 0 or (whole and not brief.role.rereads):
@@ -86,16 +82,5 @@ class Briefing:
         context = synapse.context
         queries = river.queries_of(prompt, context)
         asked = words_of(self.prism, self.prism.encode(brief.task))
-        if river.past.tokens:
-            return river.look_for(asked, queries, river.past.base + context, budget, range(river.length), LEAST)
-        sentences, words = (
-            torch.from_numpy(np.array(a[:context], np.int64))
-            for a in (river.sentences.numbers, river.sentences.words.numbers)
-        )
-        own = torch.tensor(list(river.sentences.own[:context]), dtype=torch.bool)
-        task = torch.tensor(asked, dtype=torch.long)
-        plain = river.unrotated(queries, context)
-        found = focus_indices(
-            self.prism, calibrated(self.prism), river.tail, plain, sentences, budget, own, task, words
-        )
-        return found.tolist()
+        known = range(river.past.tokens + context)
+        return river.look_for(asked, queries, river.past.base + context, budget, known, LEAST)

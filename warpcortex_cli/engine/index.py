@@ -1,6 +1,6 @@
-"""The index of the River's sentences: which of them share a task's rare words, and which its queries look for.
+"""The index of the River's words: where each stands, so that sentences are found by it however long the River is.
 
-One index has two users: the River recalls by it what has left its tail, and a Stream's focus set is found by it.
+It has two users: the River recalls by it what has left its tail, and a Stream's focus set is found by it.
 """
 
 from __future__ import annotations
@@ -12,106 +12,86 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from warpcortex_cli.synapse.worth import rarity, tells_apart, weighed
+from warpcortex_cli.synapse.worth import Spans, score, shared_words, spans_of, tells_apart
 
 if TYPE_CHECKING:
     from warpcortex_cli.engine.text import Sentences
 
-_SHORTEST = 3  # tokens of a sentence: a line break is none
-_REST = 32  # tokens; what is left of a budget below that is not worth looking further
-
 
 class SentenceIndex:
-    """Sentences by their words. It follows `Sentences`: what is new, or was taken back, is noticed when it is asked."""
+    """Words by their tokens. It follows `Sentences`: what is new, or was taken back, is noticed when it is asked."""
 
     def __init__(self, sentences: Sentences) -> None:
         self._sentences = sentences
-        self._holding: dict[int, array[int]] = {}  # word -> sentences, ascending, each once
-        self._indexed = 0  # sentences
+        self._places: dict[int, array[int]] = {}  # word -> its tokens, ascending
+        self._indexed = 0  # tokens
 
-    def truncate(self, sentences: int) -> None:
-        """Forgets all sentences from the given one on. Called before their tokens are gone."""
-        if sentences >= self._indexed:
-            return
-        first = self._sentences.starts[sentences]
-        for word in set(self._sentences.words.numbers[first:]):
-            holding = self._holding.get(word, array("i"))
-            while holding and holding[-1] >= sentences:
-                holding.pop()
-        self._indexed = sentences
+    def truncate(self, length: int) -> None:
+        """Forgets all tokens from number `length` on. Called before they are gone."""
+        for word in set(self._sentences.words.numbers[length : self._indexed]):
+            places = self._places.get(word, array("i"))
+            while places and places[-1] >= length:
+                places.pop()
+        self._indexed = min(self._indexed, length)
+
+    def spans(self, among: range, budget: int) -> Spans:
+        """The sentences that lie wholly within some tokens, for choosing `budget` tokens of them: see `spans_of`."""
+        sentences = self._sentences
+        starts = np.array(sentences.starts, np.intp)
+        ends = np.append(starts[1:], len(sentences.ids))[: len(starts)]
+        inside = (starts >= among.start) & (ends <= among.stop)
+        end = int(ends[inside][-1]) if inside.any() else 0
+        own = np.frombuffer(bytes(sentences.own[:end]), np.bool_)
+        return spans_of(starts[inside], end, own, max(1, budget))
 
     def worth(
-        self, words: Iterable[int], prints: NDArray[np.float32] | None, block: int, least: float
+        self, spans: Spans, words: Iterable[int], found: NDArray[np.float32] | None, least: float
     ) -> NDArray[np.float32]:
-        """What each finished sentence is worth, fp32 [sentences]; 0: nothing.
-
-        As `weighed` says; what is found in a sentence is the score of the blocks that hold it.
+        """What each span is worth to a task, fp32 [S]; 0: nothing. See `score`.
 
         Args:
+            spans: as from `spans`.
             words: the task's, as numbers.
-            prints: score of each block of `block` tokens, the higher the better, [blocks]; None: not asked.
-            block: tokens in a block.
+            found: what its queries find in each span, the higher the better, [S]; None: there are none.
             least: as in `weighed`.
         """
-        self._follow()
-        count = self._indexed
-        shared = np.zeros(count, np.float32)
-        for word in sorted(set(words)):  # fp32 sums depend on their order
-            if self.tells_apart(word):
-                holding = np.array(self._holding[word])
-                shared[holding] += rarity(len(holding), count)
-        found = np.zeros(count, np.float32)
-        if prints is not None and len(prints):
-            starts = np.array(self._sentences.starts[: count + 1])
-            ends = np.append(starts[1:], len(self._sentences.ids))[:count]
-            first, last = starts[:count] // block, (ends - 1) // block
-            stored = last < len(prints)
-            found[stored] = np.maximum(prints[first[stored]], prints[last[stored]])
-        return weighed(shared, found, least)
+        return score(spans, shared_words(words, self._tokens_of, spans), found, least)
 
     def tells_apart(self, word: int) -> bool:
         """Whether a word is in few enough sentences to say anything of one."""
-        return word != 0 and tells_apart(len(self._holding.get(word, ())), self._indexed)
+        starts = np.array(self._sentences.starts)
+        holding = np.unique(np.searchsorted(starts, self._tokens_of(word), side="right"))
+        return word != 0 and tells_apart(len(holding), len(starts))
 
-    def choose(self, worth: NDArray[np.float32], budget: int, among: range) -> list[int]:
-        """The sentences of most worth, whole, whose tokens are at most `budget`; those that the River wrote never.
-
-        Args:
-            worth: of each sentence, as from `worth`.
-            among: tokens that may be chosen.
-
-        Returns:
-            Tokens, ascending.
-        """
-        sentences = self._sentences
-        found: list[int] = []
-        likely = np.flatnonzero(worth > 0)
-        for sentence in likely[np.argsort(-worth[likely], kind="stable")].tolist():
-            start, end = self._span(sentence)
-            inside = among.start <= start and end <= among.stop and end - start >= _SHORTEST
-            if not inside or any(sentences.own[start:end]):
-                continue
-            if end - start > budget:
-                if budget < _REST:
-                    break
-                continue
-            found += range(start, end)
-            budget -= end - start
-        return sorted(found)
-
-    def _span(self, sentence: int) -> tuple[int, int]:
-        starts = self._sentences.starts
-        last = sentence + 1 >= len(starts)
-        return starts[sentence], len(self._sentences.ids) if last else starts[sentence + 1]
+    def _tokens_of(self, word: int) -> NDArray[np.intp]:
+        """The tokens that are part of a word, ascending."""
+        self._follow()
+        numbers = self._sentences.words.numbers
+        newest = [i for i in range(self._indexed, len(numbers)) if numbers[i] == word]
+        return np.concatenate([np.array(self._places.get(word, ()), np.intp), np.array(newest, np.intp)])
 
     def _follow(self) -> None:
-        """Takes in the sentences that were finished since the last time."""
+        """Takes in the sentences that were finished since the last time; in the last one, words may still grow."""
         sentences = self._sentences
-        finished = max(0, len(sentences.starts) - 1)
-        for sentence in range(self._indexed, finished):
-            start, end = self._span(sentence)
-            for word in set(sentences.words.numbers[start:end]):
-                holding = self._holding.setdefault(word, array("i"))
-                if not holding or holding[-1] != sentence:  # as it is where an error once stopped this half-way
-                    holding.append(sentence)
-            self._indexed = sentence + 1
+        numbers = sentences.words.numbers
+        finished = sentences.starts[-1] if len(sentences.starts) else 0
+        for token in range(self._indexed, finished):
+            self._places.setdefault(numbers[token], array("i")).append(token)
+            self._indexed = token + 1
+
+
+def in_blocks(scores: NDArray[np.float32], spans: Spans, block: int) -> NDArray[np.float32]:
+    """The best score of the blocks that hold each span, fp32 [S]; 0 for a span that is not in them to its end.
+
+    Args:
+        scores: of each block of `block` tokens, [blocks].
+    """
+    first, last = spans.starts // block, (spans.ends - 1) // block
+    stored = last < len(scores)
+    found = np.zeros(len(spans), np.float32)
+    if stored.any():
+        first, last = first[stored], last[stored]
+        found[stored] = scores[first]
+        for further in range(1, int((last - first).max()) + 1):
+            found[stored] = np.maximum(found[stored], scores[np.minimum(first + further, last)])
+    return found

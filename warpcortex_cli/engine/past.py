@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from warpcortex_cli.engine.heads import calibrated
-from warpcortex_cli.engine.index import SentenceIndex
+from warpcortex_cli.engine.index import SentenceIndex, in_blocks
 from warpcortex_cli.engine.text import Sentences
 from warpcortex_cli.memory.fingerprints import Fingerprints
 from warpcortex_cli.memory.log import DamagedError
@@ -27,6 +27,8 @@ from warpcortex_cli.memory.tail import Tail
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.rows import Row
 from warpcortex_cli.profile import MemorySettings
+from warpcortex_cli.synapse.focus import found_in_tail
+from warpcortex_cli.synapse.worth import Spans, choose
 
 _SINKS = 4  # first tokens that are always read (StreamingLLM, arXiv 2309.17453)
 _BEFORE = 64  # tokens that a bare or damaged block is computed anew behind
@@ -143,20 +145,39 @@ class Past:
         budget: int,
         among: range,
         least: float = 0.0,
+        tail: Tail | None = None,
     ) -> list[int]:
-        """Tokens of the sentences that share the rare words, and that the queries look for.
+        """Tokens of the sentences that share the rare words, and that the queries look for, ascending.
 
         Args:
             words: numbers of words.
             queries: unrotated, per layer [heads, W, head_dim].
             budget: tokens to choose at most.
-            among: tokens that may be chosen.
+            among: sentences that lie within these tokens may be chosen.
             least: where words are shared, what shares less than this part of what the best does is left out.
+            tail: the River's, where `among` reaches beyond what is stored.
         """
-        scores: NDArray[np.float32] | None = None
-        if queries is not None and len(self.prints):
-            scores = self.prints.scores(queries)
-        return self.index.choose(self.index.worth(words, scores, BLOCK, least), budget, among)
+        if budget <= 0:
+            return []
+        spans = self.index.spans(among, budget)
+        found = None if queries is None or not len(spans) else self._found(queries, spans, tail)
+        return choose(spans, self.index.worth(spans, words, found, least), budget)
+
+    def _found(self, queries: Sequence[Tensor], spans: Spans, tail: Tail | None) -> NDArray[np.float32]:
+        """What queries find in spans: in stored ones by fingerprints, in those of the tail by its keys.
+
+        Both are counted in squared standard deviations from the usual, so that they can be compared.
+        """
+        found = np.zeros(len(spans), np.float32)
+        if len(self.prints):
+            found = in_blocks(self.prints.scores(queries), spans, BLOCK)
+        first = int(np.searchsorted(spans.ends, self.tokens, side="right"))
+        if tail is not None and first < len(spans):
+            prints = self.prints if self.tokens else calibrated(self._prism)
+            starts = np.maximum(spans.starts[first:] - self.tokens, 0)
+            ends = torch.from_numpy(spans.ends[first:] - self.tokens)
+            found[first:] = found_in_tail(self._prism, prints, tail, queries, int(starts[0]), ends).numpy()
+        return found
 
     def recall(self, tokens: list[int]) -> None:
         """Puts these of the stored tokens into the working set, in the place of those that were there."""
@@ -262,9 +283,9 @@ class Past:
             self.prints.extend(self.prints.of_blocks(self._block(number)[0], BLOCK))
         return len(rows)
 
-    def truncate(self, sentences: int) -> None:
-        """Forgets sentences of the index; called before their tokens are gone."""
-        self.index.truncate(sentences)
+    def truncate(self, length: int) -> None:
+        """Forgets what the index knows of tokens from number `length` on; called before they are gone."""
+        self.index.truncate(length)
 
     def close(self) -> None:
         self.store.close()

@@ -275,8 +275,11 @@ class River:
     def look_for(
         self, words: Sequence[int], queries: torch.Tensor, first: int, budget: int, among: range, least: float = 0.0
     ) -> list[int]:
-        """As in `Past`, for rotated queries at positions from `first` on."""
-        return self.past.look_for(words, self.unrotated(queries, first), budget, among, least)
+        """As in `Past`, for rotated queries at positions from `first` on, in all that it holds."""
+        plain = self.unrotated(queries, first)
+        if among.stop <= self.past.tokens:
+            return self.past.look_for(words, plain, budget, among, least)
+        return self.past.look_for(words, plain, budget, among, least, self.tail)
 
     def unrotated(self, queries: torch.Tensor, first: int) -> list[torch.Tensor]:
         """Queries [layers, heads, W, head_dim] at positions from `first` on, as they were before these were applied."""
@@ -333,7 +336,7 @@ class River:
         """Returns to a mark: KV and asides are then what they were."""
         self.past.brought.clear()
         if mark.tokens < self.length:
-            self.past.truncate(self.sentences.numbers[mark.tokens])
+            self.past.truncate(mark.tokens)
         if mark.tokens < self.past.tokens:
             self.past.give_back(self.tail, mark.tokens, self.limit // 3)
         else:

@@ -32,10 +32,12 @@ from warpcortex_cli.eval.statistics import interval
 from warpcortex_cli.events import RiverText
 from warpcortex_cli.memory.segment import Segment
 from warpcortex_cli.memory.store import BLOCK
+from warpcortex_cli.memory.tail import Tail
 from warpcortex_cli.pocket import world
 from warpcortex_cli.pocket.vocabulary import Thing, Words
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.profile import Profile
+from warpcortex_cli.synapse.worth import choose
 
 KINDS = ("count", "place", "colour")
 _TOKENS_A_NOTE = 14  # at least, in the mean
@@ -117,8 +119,10 @@ class Memory:
         return index
 
     def best(self, worth: NDArray[np.float32], wanted: Wanted) -> list[int]:
-        """Tokens of the sentences of most worth, whole, as the River's own index takes them."""
-        return self.past.index.choose(worth, wanted.budget, wanted.among)
+        """Tokens of the sentences of most worth, whole, as the River itself takes them. `worth`: of all sentences."""
+        spans = self.past.index.spans(wanted.among, wanted.budget)
+        numbers = np.array(self.past.sentences.numbers)
+        return choose(spans, worth[numbers[spans.starts]], wanted.budget)
 
 
 Method = Callable[[Memory, Wanted], list[int]]
@@ -286,6 +290,7 @@ class Reader:
             budget: int,
             among: range,
             least: float = 0.0,
+            tail: Tail | None = None,
         ) -> list[int]:
             chosen = method(self.memory, Wanted(list(words), queries, budget, among, least))
             assert len(chosen) <= budget, "a method chose more than its budget"

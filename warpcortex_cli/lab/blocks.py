@@ -33,8 +33,7 @@ from warpcortex_cli.memory.store import BLOCK
 from warpcortex_cli.pocket import vocabulary, world
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.source import resolve_model
-from warpcortex_cli.synapse.focus import lexical_worth
-from warpcortex_cli.synapse.worth import weighed
+from warpcortex_cli.synapse.worth import Spans, shared_words, weighed
 
 KINDS = ("count", "place", "colour", "total", "price", "cost", "typo")
 FORMATS = ("8", "8/4", "ladder")
@@ -55,8 +54,10 @@ class Sums:
 def best_sentences(text: Text, words: list[int], prints: Scores, budget: int) -> list[range]:
     """The notes that are worth most, whole, of `budget` tokens at most. `prints`: score of each block."""
     notes = sorted((n for n in text.notes.values() if n.stop <= text.blocks * text.block), key=lambda n: n.start)
-    ends = torch.tensor([n.stop for n in notes])
-    shared = lexical_worth(torch.tensor(words), torch.tensor(text.words[: notes[-1].stop]), ends).numpy()
+    starts, ends = (np.array(at, np.intp) for at in zip(*((n.start, n.stop) for n in notes), strict=True))
+    of_tokens = np.array(text.words)
+    sentences = Spans(starts, ends, np.zeros(len(notes), np.bool_))
+    shared = shared_words(words, lambda word: np.flatnonzero(of_tokens == word), sentences)
     near = np.array([max(prints[b] for b in text.blocks_of(n)) for n in notes], np.float32)
     chosen: list[range] = []
     for place in np.argsort(-weighed(shared, near), kind="stable"):

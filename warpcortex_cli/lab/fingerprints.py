@@ -39,8 +39,7 @@ from warpcortex_cli.pocket.vocabulary import Thing
 from warpcortex_cli.pocket.world import Answer, Fact, World
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.source import resolve_model
-from warpcortex_cli.synapse.focus import lexical_worth
-from warpcortex_cli.synapse.worth import weighed
+from warpcortex_cli.synapse.worth import Spans, shared_words, weighed
 
 _ASKED: dict[str, Callable[[World, random.Random], Answer | None]] = {
     "count": world.ask_count,
@@ -158,9 +157,9 @@ def _mistyped(w: World, rng: random.Random) -> Answer:
 
 def by_words(text: Text, words: Sequence[int]) -> Scores:
     """What blocks share of the words: BM25's inverse document frequencies, over blocks."""
-    ends = text.block * torch.arange(1, text.blocks + 1)
-    scores: Scores = lexical_worth(torch.tensor(words), torch.tensor(text.words), ends).numpy()
-    return scores
+    starts, of_tokens = text.block * np.arange(text.blocks), np.array(text.words)
+    blocks = Spans(starts, starts + text.block, np.zeros(text.blocks, np.bool_))
+    return shared_words(words, lambda word: np.flatnonzero(of_tokens == word), blocks)
 
 
 def by_vectors(prints: Fingerprints, text: Text, vectors: Sequence[Tensor], queries: Sequence[Tensor]) -> Scores:

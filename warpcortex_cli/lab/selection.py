@@ -2,7 +2,7 @@
 
 A River of so many tokens with random keys, the hardest to choose from, on a shape with random weights. `first`: the
 first selection of the process; `all`: out of all tokens, again; `grown`: when so many tokens came after a selection;
-`focus`: the sentences that a task of 24 tokens asks for, without the forward that makes its queries.
+`focus`: what the queries of a task of 24 tokens find in sentences, without the forward that makes them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from warpcortex_cli.memory.tail import Tail
 from warpcortex_cli.prism.options import LoadOptions
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.profile import SynapseSettings
-from warpcortex_cli.synapse.focus import focus_indices
+from warpcortex_cli.synapse.focus import found_in_tail
 from warpcortex_cli.synapse.snapshot import take
 
 T = TypeVar("T")
@@ -55,8 +55,9 @@ def measure(prism: Prism, tokens: int, more: int, k: int, runs: int) -> dict[str
     grow(prism, tail, more)
     grown = [_timed(lambda: take(prism, tail, settings, queries, 2, after=older))[0] for _ in range(runs)]
     prints = Fingerprints(prism.layers, prism.heads, prism.kv_heads, prism.head_dim)
-    task, sentences = random_queries(prism, _TASK), torch.arange(tail.length) // _SENTENCE
-    focus = [_timed(lambda: focus_indices(prism, prints, tail, task, sentences, k))[0] for _ in range(runs)]
+    task = random_queries(prism, _TASK)
+    ends = torch.tensor([*range(_SENTENCE, tail.length, _SENTENCE), tail.length])
+    focus = [_timed(lambda: found_in_tail(prism, prints, tail, task, 0, ends))[0] for _ in range(runs)]
     candidates = older.candidates
     served = candidates is not None and candidates.serve(tail.length)
     looked_at = candidates.pool(tail.length).shape[2] if candidates and served else tail.length

@@ -51,7 +51,7 @@ def _run(operator: Any, args: Any, kwargs: Any) -> Any:
     """An operator on what its tensors hold."""
     name = operator._schema.name
     if name == "warpcortex::attend":  # Python that calls other operators
-        return attention.attend(*args)
+        return attention.attend_numbered(*args)
     tensors = [x for x in tree_iter((args, kwargs)) if isinstance(x, Tensor)]
     _check(name, args, tensors)
     devices = [x for x in tree_iter((args, kwargs)) if isinstance(x, torch.device)]

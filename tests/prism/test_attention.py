@@ -6,8 +6,9 @@ from threading import Thread
 
 import pytest
 import torch
+from torch import nn
 
-from warpcortex_cli.prism.attention import Layer, running
+from warpcortex_cli.prism.attention import Layer, attention, number_layers, running
 
 
 class Numbered:
@@ -21,20 +22,42 @@ class Numbered:
         return layer.query.transpose(0, 1)
 
 
-def attend() -> None:
+def attend(number: int = 0) -> None:
     some = torch.ones(2, 3, 4)
-    torch.ops.warpcortex.attend(some, some, some, 1.0, None, None)
+    torch.ops.warpcortex.attend(torch.tensor(number), some, some, some, 1.0, None, None)
 
 
-def test_layers_are_counted_in_each_forward() -> None:
+def test_each_forward_serves_its_own_layers() -> None:
     outer, inner = Numbered(), Numbered()
     with running(outer):
-        attend()
+        attend(0)
         with running(inner):
-            attend()
-            attend()
-        attend()
+            attend(0)
+            attend(1)
+        attend(1)
     assert (outer.served, inner.served) == ([0, 1], [0, 1])
+
+
+def test_a_layer_says_which_one_it_is() -> None:
+    """In whatever order layers run, and though one runs twice."""
+    step = Numbered()
+    with running(step):
+        for number in (3, 1, 1):
+            attend(number)
+    assert step.served == [3, 1, 1]
+
+
+def test_layers_take_their_numbers_from_the_model_and_without_one_it_is_refused() -> None:
+    decoder = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1), nn.ReLU())
+    decoder[0].layer_idx, decoder[1].layer_idx = 1, 0
+    number_layers(decoder)
+    step, some = Numbered(), torch.ones(1, 2, 3, 4)
+    with running(step):
+        for module in (decoder[0], decoder[1]):
+            attention(module, some, some, some, None)
+        with pytest.raises(NotImplementedError, match="do not say which layer they are"):
+            attention(decoder[2], some, some, some, None)
+    assert step.served == [1, 0]
 
 
 def test_a_layer_outside_of_a_forward_is_refused_also_beside_one_in_another_thread() -> None:
@@ -52,9 +75,9 @@ def test_a_layer_outside_of_a_forward_is_refused_also_beside_one_in_another_thre
             attend()
 
     with running(mine):
-        attend()
+        attend(0)
         thread = Thread(target=other)
         thread.start()
         thread.join()
-        attend()
+        attend(1)
     assert len(refused) == 1 and (mine.served, theirs.served) == ([0, 1], [0])

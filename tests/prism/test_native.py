@@ -18,11 +18,12 @@ from warpcortex_cli.errors import RunError
 from warpcortex_cli.memory.segment import KVLayout, Segment
 from warpcortex_cli.memory.tail import Slab, Tail, TailPool, TailView
 from warpcortex_cli.prism import library, native
-from warpcortex_cli.prism.attention import NATIVE_TOKENS, Layer, PackedStep
+from warpcortex_cli.prism.attention import Layer
 from warpcortex_cli.prism.grouped import Grouped, rounded
 from warpcortex_cli.prism.native import INT4, MINIMA
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.rows import Row
+from warpcortex_cli.prism.step import NATIVE_TOKENS, PackedStep
 
 FORMATS = [4, INT4, 8, 8 + MINIMA, 16]
 pytestmark = pytest.mark.skipif(not native.usable(), reason="there is no C++ compiler")

@@ -197,5 +197,5 @@ def test_long_prefills_take_their_queries_in_pieces(prism: Prism, monkeypatch: p
         return torch.cat([logits_of(r) for r in prism.forward(rows)])
 
     whole = run()
-    monkeypatch.setattr("warpcortex_cli.prism.attention.MAX_SCORES", 300)
+    monkeypatch.setattr("warpcortex_cli.prism.step.MAX_SCORES", 300)
     torch.testing.assert_close(run(), whole, rtol=1e-3, atol=1e-4)

@@ -1,32 +1,25 @@
-"""Attention over shared segments and private tails, for all rows of a packed forward.
+"""The interface between a model's layers and whoever computes their attention.
 
-transformers calls `attention` in every layer with the queries, keys and values of all packed tokens, rotated
-for each row's own positions. It is an operator of torch, so that layers can be compiled around it; `running` says
-which step it serves. Rows of the same slab, with the same reads and the same number of tokens form a group: what
-they share is multiplied once for all their queries (as in Hydragen and cascade attention), their tails in one
-batch, and both meet in one softmax.
+transformers calls `attention` in every layer with the queries, keys and values of all packed tokens, rotated for each
+row's own positions. The layer says which one it is (`number_layers`), and `running` says which `Step` serves it. All of
+this goes through one operator of torch, so that layers can be compiled around it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from warpcortex_cli.memory.room import Room
-from warpcortex_cli.memory.tail import TailView
-from warpcortex_cli.prism.native import Attending, Layers, Readers
-from warpcortex_cli.prism.rows import Row
+from warpcortex_cli.prism.native import Layers
 
 NAME = "warpcortex"
-NATIVE_TOKENS = 128  # of a row; longer ones are faster in torch than without tiles: it takes keys and queries in blocks
-MAX_SCORES = 1 << 24  # attention scores held at once; longer prefills take their queries in pieces
 
 
 class Layer(NamedTuple):
@@ -68,12 +61,12 @@ class Step(Protocol):
         ...
 
 
+@dataclass
 class _Forward:
-    """A forward that runs: its step, and how many of its layers have attended."""
+    """A forward that runs. `computed`: layers before this number have been computed `through` others."""
 
-    def __init__(self, step: Step) -> None:
-        self.step = step
-        self.layers = 0
+    step: Step
+    computed: int = 0
 
 
 _now: ContextVar[_Forward | None] = ContextVar("_now", default=None)  # of each thread its own
@@ -81,7 +74,7 @@ _now: ContextVar[_Forward | None] = ContextVar("_now", default=None)  # of each 
 
 @contextmanager
 def running(step: Step) -> Iterator[None]:
-    """The model's forward in this context attends through `step`; its layers are counted as they come."""
+    """The model's forward in this context attends through `step`."""
     token = _now.set(_Forward(step))
     try:
         yield
@@ -89,46 +82,75 @@ def running(step: Step) -> Iterator[None]:
         _now.reset(token)
 
 
-def taken_along(number: int) -> bool:
-    """Whether an earlier layer of the forward that runs has gone `through` this one, too."""
+def already_computed(number: int) -> bool:
+    """Whether an earlier layer of the forward that runs was computed together with this one."""
     forward = _now.get()
-    return forward is not None and forward.layers > number
+    return forward is not None and forward.computed > number
 
 
 def through(layers: Layers, limits: Limits, angles: Angles, hidden: Tensor) -> Tensor | None:
-    """As `Step.through`, for the next layers of the forward that runs."""
+    """As `Step.through`, for the forward that runs."""
     forward = _now.get()
     if forward is None:
         return None
     found = forward.step.through(layers, limits, angles, hidden)
     if found is not None:
-        forward.layers += layers.count
+        forward.computed = layers.first + layers.count
     return found
 
 
-_library = torch.library.Library("warpcortex", "FRAGMENT")
-_library.define("attend(Tensor q, Tensor k, Tensor v, float scaling, float? softcap, int? window) -> Tensor")
+def attend(layer: Layer) -> Tensor:
+    """One layer of the forward that runs, to [T, heads, head_dim].
 
-
-def attend(
-    query: Tensor, key: Tensor, value: Tensor, scaling: float, softcap: float | None, window: int | None
-) -> Tensor:
-    """The next layer of the forward that runs: arguments as in `Layer`, to [T, heads, head_dim]."""
+    Raises:
+        RuntimeError: no forward runs in this thread.
+    """
     forward = _now.get()
     if forward is None:
         raise RuntimeError("no step is running: these attention layers serve only Prism.forward")
-    number, forward.layers = forward.layers, forward.layers + 1
-    return forward.step.attend(Layer(number, query, key, value, scaling, softcap, window))
+    return forward.step.attend(layer)
 
 
-_library.impl("attend", attend, "CompositeExplicitAutograd")
+_library = torch.library.Library("warpcortex", "FRAGMENT")
+# The number is a tensor: a plain int would be a constant of compiled code, which each layer would then have its own of.
+_library.define("attend(Tensor n, Tensor q, Tensor k, Tensor v, float scaling, float? softcap, int? window) -> Tensor")
+
+
+def attend_numbered(
+    number: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scaling: float,
+    softcap: float | None,
+    window: int | None,
+) -> Tensor:
+    """The operator: `attend` for the layer of a number [] on the CPU."""
+    return attend(Layer(int(number), query, key, value, scaling, softcap, window))
+
+
+_library.impl("attend", attend_numbered, "CompositeExplicitAutograd")
 
 
 @torch.library.register_fake("warpcortex::attend")
 def _attended(
-    query: Tensor, key: Tensor, value: Tensor, scaling: float, softcap: float | None, window: int | None
+    number: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scaling: float,
+    softcap: float | None,
+    window: int | None,
 ) -> Tensor:
     return query.new_empty(query.shape[1], query.shape[0], value.shape[2])
+
+
+def number_layers(decoder: nn.Module) -> None:
+    """Tells each attention module of a decoder which layer it is, as transformers numbers them for its caches."""
+    for module in decoder.modules():
+        number = getattr(module, "layer_idx", None)
+        if isinstance(number, int):
+            module.layer_number = torch.tensor(number, device="cpu")
 
 
 def attention(
@@ -149,304 +171,12 @@ def attention(
     """
     if s_aux is not None:
         raise NotImplementedError("it has attention sinks outside its keys")
+    number = getattr(module, "layer_number", None)
+    if number is None:
+        raise NotImplementedError("its attention layers do not say which layer they are")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    out: Tensor = torch.ops.warpcortex.attend(query[0], key[0], value[0], scale, softcap, sliding_window)
+    out: Tensor = torch.ops.warpcortex.attend(number, query[0], key[0], value[0], scale, softcap, sliding_window)
     return out[None], None
 
 
 AttentionInterface.register(NAME, attention)
-
-
-class PackedStep:
-    """One forward: its rows in packed order, and where their keys, values and queries go.
-
-    Args:
-        rows: as the caller has them.
-        device: of keys and values.
-        native: rows attend by the kernels for a CPU, where these serve them.
-
-    Attributes:
-        rows: the rows, in the order of the packed tokens.
-        order: for each packed row, its index among the rows that were given.
-
-    Raises:
-        ValueError: a tail is full, or two rows write to the same one.
-    """
-
-    def __init__(self, rows: Sequence[Row], device: torch.device, native: bool = False) -> None:
-        if len({id(row.tail) for row in rows}) < len(rows):
-            raise ValueError("two rows of a step write to the same tail")
-        members: dict[tuple[object, ...], list[int]] = {}
-        for index, row in enumerate(rows):
-            members.setdefault((row.tail.slab, len(row.tokens), row.reads), []).append(index)
-        self.order: list[int] = []
-        self.groups: list[_Group] = []
-        start = 0
-        for indices in members.values():
-            indices.sort(key=lambda i: rows[i].tail.slot)
-            group = _Group([rows[i] for i in indices], start, device, native)
-            self.order += indices
-            self.groups.append(group)
-            start += group.size
-        self.rows = [rows[i] for i in self.order]
-        self._watched: dict[int, tuple[int, int]] = {}  # packed row -> its tokens
-        first = 0
-        for packed, row in enumerate(self.rows):
-            if row.queries:
-                self._watched[packed] = (first, first + len(row.tokens))
-            first += len(row.tokens)
-        self._dtype = self.rows[0].tail.slab.layout.dtype
-        self._known: dict[tuple[bool, int | None], tuple[Attending | None, list[_Group]]] = {}
-        self._queries: dict[int, list[Tensor]] = {packed: [] for packed in self._watched}
-
-    def through(self, layers: Layers, limits: Limits, angles: Angles, hidden: Tensor) -> Tensor | None:
-        """Layers in one call, where the kernels serve all groups in each of them, and one row at most is watched."""
-        ways = [self._ways(*each) for each in limits]
-        served = ways[0][0]
-        if served is None or any(others for _, others in ways):
-            return None
-        if self._dtype != torch.bfloat16 or len(self._watched) > 1:
-            return None
-        packed, (start, end) = next(iter(self._watched.items()), (None, (0, 0)))
-        out, queries = layers.run(hidden, *angles, served, range(start, end))
-        if packed is not None:
-            self._queries[packed].append(queries)
-        return out
-
-    def attend(self, layer: Layer) -> Tensor:
-        """One layer for all groups."""
-        given = layer.query.dtype
-        layer = layer._replace(
-            query=layer.query.to(self._dtype), key=layer.key.to(self._dtype), value=layer.value.to(self._dtype)
-        )
-        return self._attend(layer).to(given)
-
-    def _attend(self, layer: Layer) -> Tensor:
-        for packed, (start, end) in self._watched.items():
-            self._queries[packed].append(layer.query[None, :, start:end].clone())  # compiled layers reuse buffers
-        served, others = self._ways(layer.softcap, layer.window)
-        if served is None:
-            out = [group.attend(layer) for group in others]
-            return out[0] if len(out) == 1 else torch.cat(out)
-        whole = served.attend(layer.number, (layer.query, layer.key, layer.value), layer.scaling)
-        for group in others:
-            whole[group.start : group.start + group.size] = group.attend(layer)
-        return whole
-
-    def _ways(self, softcap: float | None, window: int | None) -> tuple[Attending | None, list[_Group]]:
-        """What the kernels do of a layer like this one, and the groups that are left to torch."""
-        like = softcap is None, window
-        if like not in self._known:
-            served = [g for g in self.groups if g.native and like[0] and not g.cut(window)]
-            known = Attending([g.readers for g in served]) if served else None
-            self._known[like] = known, [g for g in self.groups if g not in served]
-        return self._known[like]
-
-    def queries(self, packed: int) -> Tensor | None:
-        """Rotated queries [layers, heads, tokens, head_dim] of a packed row that asked for them."""
-        return torch.cat(self._queries[packed]) if packed in self._queries else None
-
-    def commit(self) -> None:
-        """Counts the written tokens as the tails' own. Until then a step that failed has changed nothing."""
-        for row in self.rows:
-            row.tail.length += len(row.tokens)
-
-
-class _Group:
-    """N rows of n tokens each that live in one slab and read the same segments."""
-
-    def __init__(self, rows: list[Row], start: int, device: torch.device, native: bool) -> None:
-        self.rows, self.n = len(rows), len(rows[0].tokens)
-        self.start, self.size = start, self.rows * self.n
-        for row in rows:
-            row.tail.reserve(self.n)
-        self.slab = rows[0].tail.slab
-        self.reads = tuple(r for r in rows[0].reads if r.tokens)
-        slots = [r.tail.slot for r in rows]
-        lengths = [r.tail.length for r in rows]
-        self.extent = max(lengths) + self.n  # tokens of the longest tail, its new ones included
-        self.low, self.high = slots[0], slots[-1] + 1
-        self.even = min(lengths) + self.n == self.extent
-        self.newest = max(max(r.positions) for r in rows)
-        self._slots = torch.tensor(slots, device=device)
-        # [N, n] each: how long its tail is with a token, and where the token stands
-        self._ends = torch.tensor(lengths, device=device)[:, None] + torch.arange(1, self.n + 1, device=device)
-        self._at = torch.tensor([r.positions for r in rows], device=device)
-        # Few holes: compute over the whole range of slots and ignore them. Many: copy the tails together.
-        self._gather = self.high - self.low > 2 * self.rows
-        self._pick = None if self._gather or self.high - self.low == self.rows else self._slots - self.low
-        self._blocked: dict[int | None, Tensor | None] = {}
-        self._write(self.slab.positions, self._at)
-        layout = self.slab.layout
-        slabs = self.slab, *(r.tail.slab for r in self.reads if isinstance(r, TailView))
-        plain = all(type(s.rooms[0]) is Room for s in slabs) and Readers.serves(layout.dtype, layout.head_dim)
-        many = self.n > NATIVE_TOKENS
-        self.native = native and plain and (not many or Readers.serves_many(layout.dtype, layout.head_dim))
-
-    @cached_property
-    def readers(self) -> Readers:
-        """The group as the kernels take it, for all layers."""
-        return Readers(
-            self.start, self.n, self._slots.repeat_interleave(self.n), self._ends.flatten(), self.slab, self.reads
-        )
-
-    # -- the tails -------------------------------------------------------------------------------------------
-
-    def _write(self, buffer: Tensor | Room, new: Tensor) -> None:
-        """Puts what is new, [N, n, ...], behind the rows' tails in `buffer` [slots, ..., capacity, ...]."""
-        if self.rows == 1:
-            span = slice(self.extent - self.n, self.extent)
-            if new.dim() == 2:
-                buffer[self.low, span] = new[0]
-            else:
-                buffer[self.low, :, span] = new[0].transpose(0, 1)
-        elif new.dim() == 2:
-            buffer[self._slots[:, None], self._ends - 1] = new
-        else:
-            buffer[self._slots[:, None], :, self._ends - 1] = new
-
-    def _tails(self, room: Room) -> Tensor:
-        """The rows' tails [N or more, kv_heads, extent, head_dim]; a view unless they lie too far apart."""
-        if self._gather:
-            return room.rows(self._slots, self.extent)
-        return room[self.low : self.high, :, : self.extent]
-
-    def _spread(self, x: Tensor) -> Tensor:
-        """Rows [N, ...] to their places among the slots of `_tails`."""
-        if self._pick is None:
-            return x
-        wide = x.new_zeros(self.high - self.low, *x.shape[1:])
-        wide[self._pick] = x
-        return wide
-
-    def _collect(self, x: Tensor) -> Tensor:
-        """The inverse of `_spread`."""
-        return x if self._pick is None else x[self._pick]
-
-    # -- who sees what ---------------------------------------------------------------------------------------
-
-    def _hidden(self, layer: int, window: int | None) -> Tensor | None:
-        """True where a token must not look, broadcastable to [kv_heads, g, N, n, keys]; None if nowhere.
-
-        It covers the last keys: those of the tail, and of the reads only where a window cuts them.
-        """
-        window = window if self.cut(window) else None
-        per_head = window is not None and any(r.positions.dim() == 3 for r in self.reads)
-        if window in self._blocked and not per_head:
-            return self._blocked[window]
-        blocked: Tensor | None = None
-        if self.n > 1 or not self.even:
-            blocked = (torch.arange(self.extent, device=self._at.device) >= self._ends[..., None])[None, None]
-        if window is not None:
-            keys = [self._read_positions(r.positions, layer) for r in self.reads]
-            own = self.slab.positions.index_select(0, self._slots)[None, None, :, None, : self.extent]
-            gone = [k <= self._at[..., None] - window for k in (*keys, own)]
-            heads = max(g.shape[0] for g in gone)
-            left = torch.cat([g.expand(heads, -1, -1, -1, -1) for g in gone], -1)
-            if blocked is not None:
-                left[..., left.shape[-1] - self.extent :] |= blocked
-            blocked = left
-        if not per_head:
-            self._blocked[window] = blocked
-        return blocked
-
-    def cut(self, window: int | None) -> bool:
-        """Whether a window hides anything yet: positions are not negative."""
-        return window is not None and self.newest >= window
-
-    @staticmethod
-    def _read_positions(positions: Tensor, layer: int) -> Tensor:
-        """[1 or kv_heads, 1, 1, 1, tokens]"""
-        at = positions[layer] if positions.dim() == 3 else positions[None]
-        return at[:, None, None, None, :]
-
-    # -- the computation -------------------------------------------------------------------------------------
-
-    def attend(self, layer: Layer) -> Tensor:
-        """Writes the new keys and values behind the tails and attends -> [N * n, heads, d]."""
-        mine = slice(self.start, self.start + self.size)
-        rooms = self.slab.layer(layer.number)
-        heads, kv_heads, d = layer.query.shape[0], layer.key.shape[0], layer.query.shape[-1]
-        q = layer.query[:, mine].reshape(kv_heads, heads // kv_heads, self.rows, self.n, d)
-        for room, new in zip(rooms, (layer.key, layer.value), strict=True):
-            self._write(room, new[:, mine].transpose(0, 1).reshape(self.rows, self.n, kv_heads, d))
-        parts = [r.layer(layer.number) for r in self.reads]
-        tails = self._tails(rooms[0]), self._tails(rooms[1])
-        blocked = self._hidden(layer.number, layer.window)
-        prefill = self.rows == 1 and layer.softcap is None and (self.n > 1 or not parts)
-        if prefill:
-            tails = _joined(parts, tails)
-        width = self.extent + sum(r.tokens for r in self.reads)
-        piece = max(1, MAX_SCORES // (heads * self.rows * width))
-        out = []
-        for i in range(0, self.n, piece):
-            some = q[:, :, :, i : i + piece]
-            mask = None if blocked is None else blocked[..., i : i + piece, :]
-            if prefill:
-                out.append(_prefill(some, tails, layer.scaling, mask))
-            else:
-                out.append(self._batched(some, parts, tails, layer, mask))
-        whole = out[0] if len(out) == 1 else torch.cat(out, 3)
-        return whole.permute(2, 3, 0, 1, 4).reshape(self.size, heads, d)
-
-    def _batched(
-        self,
-        q: Tensor,
-        parts: list[tuple[Tensor, Tensor]],
-        tails: tuple[Tensor, Tensor],
-        layer: Layer,
-        blocked: Tensor | None,
-    ) -> Tensor:
-        """Attention of q over shared parts [kv_heads, S, d] and tails [N, kv_heads, M, d].
-
-        q, and what is returned, is [kv_heads, g, N, m, d]: g heads share one of keys, m tokens of each row.
-        """
-        kv_heads, g, rows, m, d = q.shape
-        flat = q.reshape(kv_heads, g * rows * m, d)
-        own = self._spread(q.permute(2, 0, 1, 3, 4).reshape(rows, kv_heads, g * m, d))
-        scores = [torch.bmm(flat, k.transpose(1, 2)).view(kv_heads, g, rows, m, -1) for k, _ in parts]
-        private = self._collect(torch.matmul(own, tails[0].transpose(2, 3)))
-        scores.append(private.view(rows, kv_heads, g, m, -1).permute(1, 2, 0, 3, 4))
-        # The softmax is fp32 as in transformers; the scores are ours, so they are changed in place.
-        all_scores = (torch.cat(scores, -1) if parts else scores[0]).float().mul_(layer.scaling)
-        if layer.softcap is not None:
-            all_scores = all_scores.div_(layer.softcap).tanh_().mul_(layer.softcap)
-        if blocked is not None:
-            all_scores[..., all_scores.shape[-1] - blocked.shape[-1] :].masked_fill_(blocked, float("-inf"))
-        weights = torch.softmax(all_scores, -1).to(q.dtype)
-        place = sum(k.shape[1] for k, _ in parts)
-        mine = self._spread(weights[..., place:].permute(2, 0, 1, 3, 4).reshape(rows, kv_heads, g * m, -1))
-        out = self._collect(torch.matmul(mine, tails[1])).view(rows, kv_heads, g, m, d).permute(1, 2, 0, 3, 4)
-        place = 0
-        for k, v in parts:
-            shared = weights[..., place : place + k.shape[1]].reshape(kv_heads, g * rows * m, -1)
-            out = out + torch.bmm(shared, v).view(kv_heads, g, rows, m, d)
-            place += k.shape[1]
-        return out
-
-
-def _joined(parts: list[tuple[Tensor, Tensor]], tails: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Shared parts and the one tail of a group as one: keys and values [1, kv_heads, tokens, d]."""
-    if not parts:
-        return tails
-    keys = torch.cat([*(k for k, _ in parts), tails[0][0]], 1)
-    values = torch.cat([*(v for _, v in parts), tails[1][0]], 1)
-    return keys[None], values[None]
-
-
-def _prefill(q: Tensor, whole: tuple[Tensor, Tensor], scaling: float, blocked: Tensor | None) -> Tensor:
-    """One row of many tokens, q [kv_heads, g, 1, m, d], by torch's fused attention.
-
-    It never holds the scores, which `_batched` does.
-    """
-    keys, values = whole[0][0, :, None], whole[1][0, :, None]
-    if q.shape[3] == 1 and blocked is None:
-        # One token sees all: the heads that share keys are taken for queries of one head, which reads the keys once.
-        folded = q[:, :, 0].transpose(1, 2)
-        out = nn.functional.scaled_dot_product_attention(folded, keys, values, scale=scaling)
-        return out.transpose(1, 2)[:, :, None]
-    mask = None
-    if blocked is not None:
-        mask = nn.functional.pad(~blocked[:, :, 0], (keys.shape[2] - blocked.shape[-1], 0), value=True)
-    out = nn.functional.scaled_dot_product_attention(q[:, :, 0], keys, values, mask, scale=scaling, enable_gqa=True)
-    return out[:, :, None]

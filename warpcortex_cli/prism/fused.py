@@ -68,7 +68,7 @@ class FusedLayer(nn.Module):
 
     def forward(self, hidden: Tensor, *_: Any, position_embeddings: tuple[Tensor, Tensor], **__: Any) -> Tensor:
         """[1, tokens, width] -> the same shape and type."""
-        if attention.taken_along(self.number):
+        if attention.already_computed(self.number):
             return hidden
         x = hidden[0].float()
         cosine, sine = (angles[0].float() for angles in position_embeddings)
@@ -78,7 +78,8 @@ class FusedLayer(nn.Module):
                 return found[None]
         qkv = self.around.before(x, cosine, sine).to(self._dtype)
         query, key, value = qkv.split((self._heads, self._kv_heads, self._kv_heads))
-        read = attention.attend(query, key, value, self.scaling, self.softcap, self.window)
+        layer = attention.Layer(self.number, query, key, value, self.scaling, self.softcap, self.window)
+        read = attention.attend(layer)
         return self.around.after(x, read.float()).to(hidden.dtype)[None]
 
     def take_along(self, others: Sequence[FusedLayer]) -> None:
@@ -186,7 +187,7 @@ def _gives_the_same(fused: FusedLayer, seen: _Seen, given: attention.Layer) -> b
     trial = Trial()
     with attention.running(trial):
         out = fused(seen.hidden, position_embeddings=seen.position_embeddings)
-    mine = trial.given[0]
+    mine = trial.given[fused.number]
     pairs = [(mine.query, given.query), (mine.key, given.key), (mine.value, given.value)]
     pairs.append((out - seen.hidden, seen.out - seen.hidden))
     return given.key.dtype in (torch.float32, torch.bfloat16) and all(_near(a, b) for a, b in pairs)

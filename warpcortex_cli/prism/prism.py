@@ -26,6 +26,7 @@ from warpcortex_cli.prism.quantize import quantize as quantized
 from warpcortex_cli.prism.rows import Row, RowResult
 from warpcortex_cli.prism.source import ModelSource
 from warpcortex_cli.prism.stack import Stack
+from warpcortex_cli.prism.step import PackedStep
 from warpcortex_cli.prism.support import (
     check_config,
     check_tokenizer,
@@ -96,6 +97,7 @@ class Prism:
             with phase(WEIGHTS):
                 quantized(model, quantize, dtype or model.dtype)
         model.set_attn_implementation(attention.NAME)
+        attention.number_layers(decoder)
         self.model: Any = model
         self.tokenizer: Any = tokenizer
         self.name = name
@@ -208,7 +210,7 @@ class Prism:
                 )
         if self._crowded:
             crowding.look()
-        step = attention.PackedStep(rows, self.device, self._native)
+        step = PackedStep(rows, self.device, self._native)
         tokens = torch.tensor([t for r in step.rows for t in r.tokens], device=self.device)
         positions = torch.tensor([p for r in step.rows for p in r.positions], device=self.device)
         wanted = _wanted(step.rows, self._head is not None)
@@ -218,9 +220,7 @@ class Prism:
         step.commit()
         return results
 
-    def _computed(
-        self, step: attention.PackedStep, tokens: Tensor, positions: Tensor, whole: list[int]
-    ) -> tuple[Tensor, Tensor]:
+    def _computed(self, step: PackedStep, tokens: Tensor, positions: Tensor, whole: list[int]) -> tuple[Tensor, Tensor]:
         """Hidden states of all tokens, and logits of those that stand at the places `whole`."""
         places = torch.tensor(whole, dtype=torch.long, device=self.device)
         hidden = self._stack.run(step, tokens, positions) if self._stack else None
@@ -269,9 +269,7 @@ class Prism:
                 return None
         return head if isinstance(head, Packed) else PlainHead(head)
 
-    def _unpacked(
-        self, step: attention.PackedStep, wanted: Sequence[_Wanted], hidden: Tensor, logits: Tensor
-    ) -> list[RowResult]:
+    def _unpacked(self, step: PackedStep, wanted: Sequence[_Wanted], hidden: Tensor, logits: Tensor) -> list[RowResult]:
         """Each row's share of hidden [T, hidden_size] and logits [wanted, vocabulary], in the caller's order."""
         results: dict[int, RowResult] = {}
         tops = largest(logits)  # of all rows at once, which is much faster than one by one

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from warpcortex_cli.prism.attention import Angles, PackedStep
+from warpcortex_cli.prism.attention import Angles
 from warpcortex_cli.prism.fused import FusedLayer, norm_of
+from warpcortex_cli.prism.step import PackedStep
 
 _FIRST, _LAST = 1024, 1 << 14  # positions whose angles are kept, at first and at most; others are computed each time
 

@@ -133,20 +133,19 @@ def test_no_tier_grows_over_its_budget_and_no_block_is_lost(
                 store.use(log, 7)
             elif action == "save" and not full:  # as the archive does at a turn's end
                 store.use(log, 7)
-                store.written({n: log.append(7, n, packed) for n, packed in list(store.unwritten())})
+                store.save(())
             elif action == "rewrite" and store._log is log and not full:
                 left_out = store.left_out()
-                log.rewrite([(7, n, b"" if n in left_out else store.packed(n)) for n in sorted(held)])
-                store.moved(contents(log))
+                store.rewrite([(n, b"" if n in left_out else store.packed(n)) for n in sorted(held)], ())
                 assert log.nbytes <= on_disk(store) + 32 * len(held)
             elif action == "reopen" and not full:
                 store.use(log, 7)
-                store.written({n: log.append(7, n, packed) for n, packed in list(store.unwritten())})
+                store.save(())
                 found = {n: r for n, r in contents(log).items() if n in held}
                 assert found.keys() == held  # nothing that the log holds of a block is older than what it is now
                 store = BlockStore(LAYOUT, "exact", budgets)
                 store.use(log, 7)
-                store.written(found)
+                store.take_up(found)
             elif action in ("full", "space"):
                 full = action == "full"
                 patch.setattr(RecordLog, "_write", no_space if full else append)
@@ -188,9 +187,9 @@ def test_a_block_that_was_bare_on_disk_and_came_back_is_said_to_be_bare_again(tm
         store.use(log, 7)
 
         def save() -> dict[int, int]:
-            told = dict(store.unwritten())
-            store.written({number: log.append(7, number, packed) for number, packed in told.items()})
-            return {number: len(packed) for number, packed in told.items()}
+            before = len(log.records)
+            store.save(())
+            return {record.key: record.length for record in log.records[before:]}
 
         for number in range(3):
             store.put(number, *block(number))

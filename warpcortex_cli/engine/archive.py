@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -39,11 +39,28 @@ from warpcortex_cli.engine.river import PREFILL_CHUNK, Mark
 from warpcortex_cli.engine.session import Session
 from warpcortex_cli.memory.log import WORTH_REWRITING, DamagedError, RecordLog
 from warpcortex_cli.memory.segment import Readable, Segment
-from warpcortex_cli.memory.store import BLOCK
+from warpcortex_cli.memory.store import BLOCK, Entry
 from warpcortex_cli.prism.fingerprint import fingerprint
 from warpcortex_cli.prism.rows import Row
 
 Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """What of a session is in its file.
+
+    Attributes:
+        asides: by the number of their Stream.
+        turns: what was said.
+        state: the last one; None: the file is empty.
+        blocks: how many blocks of the past have their fingerprints there.
+    """
+
+    asides: dict[int, Aside] = field(default_factory=dict)
+    turns: tuple[Said, ...] = ()
+    state: State | None = None
+    blocks: int = 0
 
 
 class Archive:
@@ -53,37 +70,24 @@ class Archive:
         self.log = log
         self.failure = ""
         self._looked = log.nbytes  # bytes of it when it was last looked at for what is of no use
-        self._forget()
-
-    def _forget(self) -> None:
-        """As if nothing were stored yet."""
-        self._asides: dict[int, Aside] = {}
-        self._turns: list[Said] = []
-        self._state: State | None = None
-        self._begun = False
-        self._printed = 0  # blocks whose fingerprints are written
+        self._stored = _Stored()
 
     # -- writing ------------------------------------------------------------------------------------------------
 
     def save(self, session: Session) -> None:
         """Writes what has changed since the last time. A full disk ends the writing, not the chat."""
         river = session.river
-        if self.failure or (river.unchanged == river.length and _state_of(session) == self._state):
+        if self.failure or (river.unchanged == river.length and _state_of(session) == self._stored.state):
             return
         store = river.past.store
         store.use(self.log, PAST)
-        count = len(self.log.records)
+        known, now = self._stored, _stored_of(session, self._stored)
         try:
-            for kind, key, payload in self._pending_records(session, store.unwritten()):
-                self.log.append(kind, key, payload)
-            self.log.commit()
+            store.save(_records(session, river.unchanged, known, now))
         except OSError as error:
             self._fail(error)
-            with contextlib.suppress(OSError):  # whoever reads it stops at the last whole state anyway
-                self.log.forget_from(count)
             return
-        store.written({r.key: r for r in self.log.records[count:] if r.kind == PAST})
-        river.unchanged = river.length
+        self._stored, river.unchanged = now, river.length
         self._looked = min(self._looked, self.log.nbytes)
         if self.log.nbytes - self._looked >= WORTH_REWRITING:
             self.compact(session)
@@ -93,40 +97,6 @@ class Archive:
             f"the session is not saved any more ({error.strerror or error}); the chat goes on in memory. "
             "Make room, and start again with the same --session to go on from the last turn that was saved."
         )
-
-    def _pending_records(self, session: Session, past: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, int, bytes]]:
-        river = session.river
-        if not self._begun:
-            yield MODEL, 0, _json({"fingerprint": fingerprint(session.prism), "model": session.prism.name})
-            self._begun = True
-        start, end, stored = river.unchanged, river.length, river.past.tokens
-        sentences = river.sentences
-        yield (
-            TOKENS,
-            start,
-            _json({"ids": sentences.ids[start:end].tolist(), "own": list(sentences.own[start:end])}),
-        )
-        for number, packed in past:
-            yield PAST, number, packed
-        blocks = len(river.past.prints)
-        self._printed = min(self._printed, start // BLOCK)
-        if blocks > self._printed:
-            yield PRINTS, self._printed, river.past.prints.rows(self._printed).tobytes()
-            self._printed = blocks
-        start = max(start, stored)
-        for a, b in pairwise([start, *range(start - start % BLOCK + BLOCK, end, BLOCK), end] if end > start else []):
-            yield BLOCK_OF_TAIL, a, _packed(river.tail.freeze(a - stored, b - stored))
-        for aside in dict.fromkeys((*river.asides, *(a for mark in session.marks for a in mark.asides))):
-            if self._asides.get(aside.stream) is not aside:  # numbers begin anew after /clear
-                yield ASIDE, aside.stream, _packed(aside.kv, aside.text, aside.anchor)
-                self._asides[aside.stream] = aside
-        same = next((n for n, (a, b) in enumerate(zip(self._turns, session.turns, strict=False)) if a is not b), None)
-        known = min(len(self._turns), len(session.turns)) if same is None else same
-        for number, turn in enumerate(session.turns[known:], start=known):
-            yield TURN, number, _json(asdict(turn))
-        self._turns = list(session.turns)
-        self._state = _state_of(session)
-        yield STATE, 0, _json(asdict(self._state))
 
     def compact(self, session: Session) -> None:
         """Writes the file anew where much of it is of no use any more."""
@@ -151,17 +121,9 @@ class Archive:
         Raises:
             OSError: it could not be written.
         """
-        river = session.river
-        before = self._asides, self._turns, self._state, self._begun, self._printed, river.unchanged
-        river.unchanged = 0
-        self._forget()
-        try:
-            self.log.rewrite(self._pending_records(session, river.past.packed()))
-        except OSError:
-            self._asides, self._turns, self._state, self._begun, self._printed, river.unchanged = before
-            raise
-        river.past.store.moved({r.key: r for r in self.log.records if r.kind == PAST})
-        river.unchanged = river.length
+        river, now = session.river, _stored_of(session, _Stored())
+        river.past.store.rewrite(river.past.packed(), _records(session, 0, _Stored(), now))
+        self._stored, river.unchanged = now, river.length
 
     # -- reading ------------------------------------------------------------------------------------------------
 
@@ -181,8 +143,8 @@ class Archive:
             except OSError as error:
                 self._fail(error)
             del found.ids[state.tokens :], found.own[state.tokens :]
-            self._take_up_past(session, state, found)
-            self._take_up(session, state, found, self._fill(session, found, progress))
+            blocks = self._take_up_past(session, state, found)
+            self._take_up(session, state, found, self._fill(session, found, progress), blocks)
         elif found.turns:
             was = found.model.get("model", "another model")
             session.repeat(found.turns, progress)
@@ -232,13 +194,17 @@ class Archive:
             found.damaged.append(f"{anew} tokens whose KV was damaged were computed anew")
         return good
 
-    def _take_up_past(self, session: Session, state: State, found: Contents) -> None:
-        """Tokens and fingerprints; blocks stay where they are."""
+    def _take_up_past(self, session: Session, state: State, found: Contents) -> int:
+        """Tokens and fingerprints; blocks stay where they are.
+
+        Returns:
+            The number of blocks whose fingerprints were there.
+        """
         river = session.river
         river.sentences.extend(found.ids)
         river.sentences.own[:] = bytes(found.own)
         blocks = state.past // BLOCK
-        river.past.store.written({n: r for n, r in found.past.items() if n < blocks})
+        river.past.store.take_up({n: r for n, r in found.past.items() if n < blocks})
         prints: list[bytes] = []
         with contextlib.suppress(DamagedError):  # they are made again from the blocks
             for first, record in found.prints:
@@ -246,9 +212,9 @@ class Archive:
                 size = river.past.prints.bytes_per_block
                 del prints[first:]
                 prints += [rows[i : i + size] for i in range(0, len(rows), size)]
-        self._printed = river.past.take_up(state.past, state.base, state.pinned, b"".join(prints[:blocks]))
+        return river.past.take_up(state.past, state.base, state.pinned, b"".join(prints[:blocks]))
 
-    def _take_up(self, session: Session, state: State, found: Contents, good: int) -> None:
+    def _take_up(self, session: Session, state: State, found: Contents, good: int, blocks: int) -> None:
         river = session.river
         wanted = {*state.asides, *(s for mark in state.marks for s in mark["asides"])}
         held: dict[int, Aside] = {}
@@ -266,7 +232,7 @@ class Archive:
             anchor = int(kept["anchor"]) if "anchor" in kept else min(max(0, stood), river.length)
             held[stream] = Aside(stream, text, anchor, kv)
         river.asides.keep(held[s] for s in state.asides if s in held)
-        self._asides, self._turns, self._state, self._begun = dict(held), list(found.turns), state, True
+        self._stored = _Stored(dict(held), tuple(found.turns), state, blocks)
         session.turns = list(found.turns)
         session.marks = [
             Mark(**{**mark, "asides": tuple(held[s] for s in mark["asides"] if s in held)}) for mark in state.marks
@@ -274,6 +240,48 @@ class Archive:
         river.unchanged = good
         river.lay_out()  # the profile may be another one than it was
         session.conversation.crew.streams.continue_from(state.spawned)
+
+
+def _stored_of(session: Session, known: _Stored) -> _Stored:
+    """What is in the file when the session as it is now has been written to it."""
+    asides = (*session.river.asides, *(a for mark in session.marks for a in mark.asides))
+    return _Stored(
+        {**known.asides, **{aside.stream: aside for aside in asides}},
+        tuple(session.turns),
+        _state_of(session),
+        len(session.river.past.prints),
+    )
+
+
+def _records(session: Session, unchanged: int, known: _Stored, now: _Stored) -> Iterator[Entry]:
+    """What has to be written of a session besides the blocks of its past; the state comes last.
+
+    Args:
+        unchanged: its first tokens, which are in the file as they are now.
+        known: what is in the file.
+        now: what will be.
+    """
+    river = session.river
+    if known.state is None:
+        yield MODEL, 0, _json({"fingerprint": fingerprint(session.prism), "model": session.prism.name})
+    end, stored, sentences = river.length, river.past.tokens, river.sentences
+    tokens = {"ids": sentences.ids[unchanged:end].tolist(), "own": list(sentences.own[unchanged:end])}
+    yield TOKENS, unchanged, _json(tokens)
+    first = min(known.blocks, unchanged // BLOCK)
+    if now.blocks > first:
+        yield PRINTS, first, river.past.prints.rows(first).tobytes()
+    start = max(unchanged, stored)
+    for a, b in pairwise([start, *range(start - start % BLOCK + BLOCK, end, BLOCK), end] if end > start else []):
+        yield BLOCK_OF_TAIL, a, _packed(river.tail.freeze(a - stored, b - stored))
+    for number, aside in now.asides.items():
+        if known.asides.get(number) is not aside:  # numbers begin anew after /clear
+            yield ASIDE, number, _packed(aside.kv, aside.text, aside.anchor)
+    before = zip(known.turns, now.turns, strict=False)
+    same = next((n for n, (a, b) in enumerate(before) if a is not b), min(len(known.turns), len(now.turns)))
+    for number, turn in enumerate(now.turns[same:], start=same):
+        yield TURN, number, _json(asdict(turn))
+    assert now.state is not None
+    yield STATE, 0, _json(asdict(now.state))
 
 
 def _state_of(session: Session) -> State:

@@ -4,13 +4,16 @@ Hot blocks are unpacked on the device, warm ones packed in memory, cold ones rec
 block moves down when its tier is over budget; a block that is asked for moves up. A block once written to the file
 stays there, so moving it down again costs nothing. Where the file has a budget too, blocks evicted from it become bare:
 only their tokens are kept, from which they can be recomputed.
+
+The store alone writes to its file. Where that is a session's file, records of other kinds come through `save` and
+`rewrite`, so nobody else has to know where blocks are.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 
@@ -24,6 +27,7 @@ from warpcortex_cli.memory.shelf import Shelf
 
 BLOCK = 32  # tokens
 EARLIER = "an earlier run stored them"
+Entry = tuple[int, int, bytes]  # kind, key and payload of a record
 Plain = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]  # keys, unrotated, and values: per layer [kv_heads, tokens, d]
 
 
@@ -244,8 +248,41 @@ class BlockStore:
         if isinstance(mine, ScratchLog):
             mine.close()
 
-    def written(self, records: dict[int, Record]) -> None:
-        """Takes note of blocks that were written to the log; an empty record marks a bare block."""
+    def save(self, others: Iterable[Entry]) -> None:
+        """Appends the blocks that are not in the log yet, then records of other kinds, and syncs: all or nothing.
+
+        Raises:
+            OSError: it could not be written. The log ends with what it held before.
+        """
+        log = self._file()
+        count = len(log.records)
+        try:
+            for number, packed in self._unwritten():
+                log.append(self._kind, number, packed)
+            for entry in others:
+                log.append(*entry)
+            log.commit()
+        except OSError:
+            with contextlib.suppress(OSError):  # whoever reads it stops at the last whole state anyway
+                log.forget_from(count)
+            raise
+        self.take_up({r.key: r for r in log.records[count:] if r.kind == self._kind})
+
+    def rewrite(self, blocks: Iterable[tuple[int, bytes]], others: Iterable[Entry]) -> None:
+        """Replaces the log by these blocks, all that there are, and records of other kinds: all or nothing.
+
+        Args:
+            blocks: as they are stored; empty ones are bare from now on.
+
+        Raises:
+            OSError: it could not be written; everything is what it was.
+        """
+        log = self._file()
+        log.rewrite(chain(((self._kind, number, packed) for number, packed in blocks), others))
+        self._moved({r.key: r for r in log.records if r.kind == self._kind})
+
+    def take_up(self, records: dict[int, Record]) -> None:
+        """Takes note of blocks that are in the log; an empty record marks a bare block."""
         for number, record in records.items():
             self._drop(self._cold, number)
             self._drop(self._copies, number)
@@ -261,15 +298,15 @@ class BlockStore:
                 self._cold.put(number, record)
         self._shed()
 
-    def moved(self, records: dict[int, Record]) -> None:
+    def _moved(self, records: dict[int, Record]) -> None:
         """The log was rewritten: its blocks are now in these records."""
         kept = {n: records[n] for n in self._cold if n in records and records[n].length}
         for number, record in kept.items():  # in the order of their last use
             self._cold.swap(number, record)
-        self.written({n: r for n, r in records.items() if n not in kept})
+        self.take_up({n: r for n, r in records.items() if n not in kept})
         self._dead.clear()
 
-    def unwritten(self) -> Iterator[tuple[int, bytes]]:
+    def _unwritten(self) -> Iterator[tuple[int, bytes]]:
         """What is still to be written, in order: blocks, and empty payloads for those that are not to be on disk."""
         out = self.left_out()
         for number in sorted({*self._warm, *out}):

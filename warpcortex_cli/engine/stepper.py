@@ -6,7 +6,8 @@
     absorb    each result goes back to whose row it was; whoever fails, fails alone
 
 What a conversation has to know before it can plan (the queries of a task, an instruction that Streams share, a block
-that was lost) it reads in forwards of its own, between the steps.
+that was lost) it computes in short forwards of its own: docs/architecture.md lists them, tests/test_forwards.py
+allows no others.
 """
 
 from __future__ import annotations

@@ -46,9 +46,9 @@ def test_a_run_decodes_what_it_says(prism: Prism) -> None:
     run = measure.run(prism, LOAD)
     assert (run.agents, run.landmarks, run.context, run.tokens_per_agent) == (3, 8, 40, 5)
     # Keys and values of 8 landmarks once, and a tail for each agent, to the byte.
-    assert run.kv_shared_bytes == 8 * prism.kv_bytes_per_token
-    assert run.kv_private_bytes % (3 * prism.kv_bytes_per_token) == 0
-    assert run.kv_private_bytes >= 3 * 5 * prism.kv_bytes_per_token
+    assert run.kv_shared_bytes == 8 * prism.layout.bytes_per_token
+    assert run.kv_private_bytes % (3 * prism.layout.bytes_per_token) == 0
+    assert run.kv_private_bytes >= 3 * 5 * prism.layout.bytes_per_token
     assert run.weights_bytes == prism.parameter_bytes
     assert run.stream_tokens_per_second > run.river_tokens_per_second > 0
     assert run.seconds > 0 and run.memory_peak_bytes >= run.memory_baseline_bytes > 0

@@ -85,16 +85,16 @@ def test_each_is_held_once_and_counted_once(prism) -> None:
         asides.keep(mine[: n + 1])
     gc.collect()
     assert not any(ref() is not None for ref in came)
-    assert asides.nbytes == 15 * prism.kv_bytes_per_token
+    assert asides.nbytes == 15 * prism.layout.bytes_per_token
     room = weakref.ref(asides.view()[0].tail)
     kept = mine.pop(1)  # withdrawn; somebody may go back to it
     asides.keep(mine)
     gc.collect()
-    assert room() is None and asides.nbytes == 15 * prism.kv_bytes_per_token and asides.tokens == 12
+    assert room() is None and asides.nbytes == 15 * prism.layout.bytes_per_token and asides.tokens == 12
     assert kept.kv.tokens == 3
     del kept
     gc.collect()
-    assert asides.nbytes == 12 * prism.kv_bytes_per_token
+    assert asides.nbytes == 12 * prism.layout.bytes_per_token
 
 
 def test_what_is_new_is_put_behind_the_rest(prism) -> None:

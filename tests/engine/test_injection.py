@@ -87,7 +87,8 @@ def test_a_thought_is_held_once(prism) -> None:
     tails = {a.kv.tail for a in engine.river.asides}
     assert len(tails) == 1 and session.snapshot().asides == len(THOUGHTS)
     tokens = sum(a.tokens for a in engine.river.asides)
-    assert session.snapshot().aside_bytes == tokens * prism.kv_bytes_per_token == tails.pop().used_bytes
+    tail = tails.pop()
+    assert session.snapshot().aside_bytes == tokens * prism.layout.bytes_per_token == tail.freeze(0, tail.length).nbytes
 
 
 def test_the_gate_is_told_how_much_likelier_the_river_makes_a_thought(prism) -> None:

@@ -187,9 +187,9 @@ def test_memory_is_counted_to_the_byte_and_given_back(prism) -> None:
     session = Session(prism, make_profile())
     run(session)
     view = session.snapshot()
-    assert view.synapse and view.synapse.bytes == view.synapse.landmarks * prism.kv_bytes_per_token
+    assert view.synapse and view.synapse.bytes == view.synapse.landmarks * prism.layout.bytes_per_token
     started = [s for s in view.streams if s.kv_bytes]
-    assert started and all(s.kv_bytes == 64 * prism.kv_bytes_per_token for s in started)
+    assert started and all(s.kv_bytes == 64 * prism.layout.bytes_per_token for s in started)
     assert session.conversation.crew.writer.tails_in_use == 0
 
 

@@ -223,7 +223,7 @@ def test_tokens_are_never_lost_or_doubled(prism, steps: list[tuple[int, bool]]) 
             session.undo()
         river = session.river
         assert river.length == len(river.sentences.ids)
-        assert len(river.past.store) * BLOCK == river.past.tokens == len(river.past.prints) * BLOCK
+        assert len(river.past.store) * BLOCK == river.past.tokens == len(river.past.fingerprints) * BLOCK
         assert river.position <= prism.max_context and river.tail.length <= river.limit
 
 

@@ -77,7 +77,7 @@ def test_facts_stand_at_their_depth_and_no_other_note_is_of_the_same_name_and_th
 def test_a_method_keeps_its_budget_and_its_turn_leaves_nothing(reader: Reader, method: str) -> None:
     past = reader.river.past
     before = reader.river.length, past.tokens, reader.river.tail.length, len(reader.session.turns)
-    prints = past.prints.rows().copy()
+    prints = past.fingerprints.rows().copy()
     chosen: list[list[int]] = []
 
     def watched(memory: Memory, asked: Wanted) -> list[int]:
@@ -91,7 +91,7 @@ def test_a_method_keeps_its_budget_and_its_turn_leaves_nothing(reader: Reader, m
         starts = {reader.river.sentences.numbers[t] for t in found}
         assert len(found) == sum(reader.river.sentences.numbers.count(s) for s in starts)  # whole sentences
     assert before == (reader.river.length, past.tokens, reader.river.tail.length, len(reader.session.turns))
-    assert "look_for" not in vars(past) and np.array_equal(past.prints.rows(), prints)
+    assert "look_for" not in vars(past) and np.array_equal(past.fingerprints.rows(), prints)
 
 
 def test_what_is_chosen_decides_the_answer(reader: Reader) -> None:
@@ -147,13 +147,13 @@ def test_shuffled_fingerprints_are_those_of_other_blocks(reader: Reader, monkeyp
     past = reader.river.past
     found = []
     monkeypatch.setattr(
-        type(past), "look_for", lambda past, words, *rest: found.append((words, past.prints.rows())) or [1]
+        type(past), "look_for", lambda past, words, *rest: found.append((words, past.fingerprints.rows())) or [1]
     )
-    before = past.prints.rows()
+    before = past.fingerprints.rows()
     assert shuffled(reader.memory, asked) == [1]
     [(words, rows)] = found
     assert words == [] and not np.array_equal(rows, before)
-    assert sorted(map(bytes, rows)) == sorted(map(bytes, before)) and np.array_equal(past.prints.rows(), before)
+    assert sorted(map(bytes, rows)) == sorted(map(bytes, before)) and np.array_equal(past.fingerprints.rows(), before)
 
 
 def test_a_run_gives_a_result_for_each_method_and_depth(pocket: Prism) -> None:

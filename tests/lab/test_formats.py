@@ -23,7 +23,7 @@ def test_fewer_bytes_and_larger_errors() -> None:
     assert exact.kl < 1e-6 and exact.attention_error < 1e-5 and exact.n == 3
     assert exact.attention_error < half.attention_error < eight.attention_error < four.attention_error
     assert eight.kl < four.kl < coarse.kl and coarse.recall <= exact.recall
-    assert 0.99 < exact.bytes_per_token / prism.kv_bytes_per_token < 1.01
+    assert 0.99 < exact.bytes_per_token / prism.layout.bytes_per_token < 1.01
     assert against_uniform(four, results) >= 1 and math.isnan(against_uniform(exact, results))
 
 

@@ -25,7 +25,7 @@ before = probe.read().bytes
 tails = [pool.take() for _ in range(agents)]
 for tail in tails:
     tail.append(new, new, torch.arange(tokens))
-used = sum(tail.used_bytes for tail in tails)
+used = sum(tail.length * tail.slab.bytes_per_token for tail in tails)
 assert used == agents * tokens * layout.bytes_per_token
 assert sum(tail.nbytes for tail in tails) == agents * capacity * layout.bytes_per_token == pool.nbytes
 grown = probe.read().bytes - before

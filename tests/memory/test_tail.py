@@ -118,7 +118,7 @@ class Tails(RuleBasedStateMachine):
         assert self.pool.nbytes <= max(1, len(slabs)) * 3 * CAPACITY * LAYOUT.bytes_per_token
         for tail, marks in self.lists.items():
             assert held(tail) == marks
-            assert tail.used_bytes == len(marks) * LAYOUT.bytes_per_token
+            assert tail.length * tail.slab.bytes_per_token == len(marks) * LAYOUT.bytes_per_token
         for segment, marks in self.frozen:
             assert in_segment(segment) == marks
 
@@ -170,7 +170,7 @@ def test_counted_bytes_are_those_of_the_formula() -> None:
     tail = pool.take()
     tail.append(*tensors([1, 2, 3]))
     token = 2 * 2 * 2 * 3 * 4  # keys and values, layers, heads, dimensions, bytes
-    assert tail.nbytes == CAPACITY * token and tail.used_bytes == 3 * token
+    assert tail.nbytes == CAPACITY * token and tail.slab.bytes_per_token == token
     assert tail.freeze(0, 3).nbytes == 3 * token
     slab = tail.slab
     assert pool.nbytes == slab.nbytes == sum(t.data.nbytes for t in slab.rooms) == 4 * CAPACITY * token

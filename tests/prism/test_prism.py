@@ -24,9 +24,9 @@ from warpcortex_cli.prism.prism import Prism, Row
 
 def test_sizes(prism: Prism) -> None:
     assert (prism.layers, prism.heads, prism.kv_heads, prism.head_dim) == (3, 4, 2, 16)
-    assert prism.kv_bytes_per_token == 2 * 3 * 2 * 16 * 4
+    assert prism.layout.bytes_per_token == 2 * 3 * 2 * 16 * 4
     assert prism.max_context == 512
-    assert prism.new_tail(10).nbytes == 10 * prism.kv_bytes_per_token
+    assert prism.new_tail(10).nbytes == 10 * prism.layout.bytes_per_token
     assert prism.eos_ids == {2}
 
 

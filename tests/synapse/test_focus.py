@@ -29,7 +29,7 @@ WIDTH = 6
 
 def focus_indices(
     prism: Prism,
-    prints: Fingerprints,
+    fingerprints: Fingerprints,
     tail: Tail,
     queries: list[torch.Tensor],
     sentences: torch.Tensor,
@@ -52,7 +52,7 @@ def focus_indices(
     spans = index.spans(range(length), budget)
     if not len(spans):
         return torch.zeros(0, dtype=torch.long)
-    found = found_in_tail(prism, prints, tail, queries, 0, torch.from_numpy(spans.ends)).numpy()
+    found = found_in_tail(prism, fingerprints, tail, queries, 0, torch.from_numpy(spans.ends)).numpy()
     worth = index.worth(spans, [] if task is None else task.tolist(), found, LEAST)
     return torch.tensor(choose(spans, worth, budget), dtype=torch.long)
 
@@ -70,9 +70,9 @@ def span(sentence: int) -> list[int]:
 
 def watching(prism: Prism, layer: int, head: int) -> Fingerprints:
     """Fingerprints that know of one head that finds things."""
-    prints = Fingerprints(prism.layers, prism.heads, prism.kv_heads, prism.head_dim, watched=1)
-    prints.watches = [(layer, head)]
-    return prints
+    fingerprints = Fingerprints(prism.layers, prism.heads, prism.kv_heads, prism.head_dim, watched=1)
+    fingerprints.watches = [(layer, head)]
+    return fingerprints
 
 
 def planted(prism: Prism, sentences: list[int]) -> tuple[Fingerprints, Tail, list[torch.Tensor]]:
@@ -96,8 +96,8 @@ def planted(prism: Prism, sentences: list[int]) -> tuple[Fingerprints, Tail, lis
 
 
 def test_the_sentences_asked_for_come_first_and_whole(prism: Prism) -> None:
-    prints, tail, queries = planted(prism, [4, 2])
-    got = focus_indices(prism, prints, tail, queries, SENTENCES, LENGTHS[4] + LENGTHS[2])
+    fingerprints, tail, queries = planted(prism, [4, 2])
+    got = focus_indices(prism, fingerprints, tail, queries, SENTENCES, LENGTHS[4] + LENGTHS[2])
     assert got.dtype == torch.int64
     assert sorted(got.tolist()) == sorted(span(4) + span(2))
     assert span(0) != got.tolist()[: LENGTHS[0]], "a sink that every query sees says nothing"
@@ -108,8 +108,8 @@ def test_the_sentences_asked_for_come_first_and_whole(prism: Prism) -> None:
 def test_any_budget_is_filled_with_whole_sentences_in_which_more_than_usual_is_found(budget: int) -> None:
     worth = torch.rand(len(LENGTHS), generator=torch.Generator().manual_seed(budget))
     prism = _Flat(worth)
-    prints = Fingerprints(1, 1, 1, 4, watched=1)
-    got = focus_indices(prism, prints, prism, prism.queries, SENTENCES, budget).tolist()  # type: ignore[arg-type]
+    fingerprints = Fingerprints(1, 1, 1, 4, watched=1)
+    got = focus_indices(prism, fingerprints, prism, prism.queries, SENTENCES, budget).tolist()  # type: ignore[arg-type]
     assert len(got) <= budget
     assert len(set(got)) == len(got)
     if budget >= max(LENGTHS):
@@ -147,54 +147,54 @@ class _Flat:
 
 
 def test_a_sentence_longer_than_the_budget_is_read_in_part(prism: Prism) -> None:
-    prints, tail, queries = planted(prism, [4])
-    got = focus_indices(prism, prints, tail, queries, torch.zeros(CONTEXT, dtype=torch.long), 16).tolist()
+    fingerprints, tail, queries = planted(prism, [4])
+    got = focus_indices(prism, fingerprints, tail, queries, torch.zeros(CONTEXT, dtype=torch.long), 16).tolist()
     assert STARTS[4] + 1 in got
     assert 8 <= len(got) <= 16
 
 
 def test_sentences_can_be_left_out(prism: Prism) -> None:
-    prints, tail, queries = planted(prism, [4])
+    fingerprints, tail, queries = planted(prism, [4])
     own = torch.zeros(CONTEXT, dtype=torch.bool)
     own[STARTS[4] + 2] = True
-    everything = set(focus_indices(prism, prints, tail, queries, SENTENCES, CONTEXT).tolist())
-    got = set(focus_indices(prism, prints, tail, queries, SENTENCES, CONTEXT, own).tolist())
+    everything = set(focus_indices(prism, fingerprints, tail, queries, SENTENCES, CONTEXT).tolist())
+    got = set(focus_indices(prism, fingerprints, tail, queries, SENTENCES, CONTEXT, own).tolist())
     assert set(span(4)) <= everything and got and not got & set(span(4))
 
 
 def test_only_the_named_part_of_the_tail_counts(prism: Prism) -> None:
-    prints, tail, queries = planted(prism, [4])
-    got = focus_indices(prism, prints, tail, queries, SENTENCES[: STARTS[3]], 1000)
+    fingerprints, tail, queries = planted(prism, [4])
+    got = focus_indices(prism, fingerprints, tail, queries, SENTENCES[: STARTS[3]], 1000)
     assert sorted(got.tolist()) == list(range(STARTS[3]))
-    assert focus_indices(prism, prints, tail, queries, SENTENCES[:0], 10).tolist() == []
-    assert focus_indices(prism, prints, tail, queries, SENTENCES, 0).tolist() == []
+    assert focus_indices(prism, fingerprints, tail, queries, SENTENCES[:0], 10).tolist() == []
+    assert focus_indices(prism, fingerprints, tail, queries, SENTENCES, 0).tolist() == []
 
 
 def test_only_the_heads_that_find_things_are_asked(prism: Prism) -> None:
-    prints, tail, queries = planted(prism, [4])
+    fingerprints, tail, queries = planted(prism, [4])
     other = watching(prism, 0, 0)
     queries[0][:, :, 2] = -1.0
     assert focus_indices(prism, other, tail, queries, SENTENCES, LENGTHS[4]).tolist() != span(4)
     for layer in (0, 2):  # what all other layers would say is drowned
         queries[layer] = queries[layer] * 1000
-    assert focus_indices(prism, prints, tail, queries, SENTENCES, LENGTHS[4]).tolist() == span(4)
+    assert focus_indices(prism, fingerprints, tail, queries, SENTENCES, LENGTHS[4]).tolist() == span(4)
 
 
 def test_where_a_sentence_stands_does_not_matter(prism: Prism) -> None:
     """Keys are compared without positions."""
-    prints, tail, queries = planted(prism, [4])
+    fingerprints, tail, queries = planted(prism, [4])
     moved = prism.new_tail(None)
     segment = tail.freeze(0, CONTEXT).moved(prism.rope, tail.positions + 100)
     moved.append(list(segment.keys), list(segment.values), segment.positions)
-    here, there = (focus_indices(prism, prints, t, queries, SENTENCES, 40).tolist() for t in (tail, moved))
+    here, there = (focus_indices(prism, fingerprints, t, queries, SENTENCES, 40).tolist() for t in (tail, moved))
     assert here == there
 
 
 def test_a_line_break_belongs_to_the_sentence_before_it(prism: Prism) -> None:
-    prints, tail, queries = planted(prism, [4])
+    fingerprints, tail, queries = planted(prism, [4])
     numbers = SENTENCES.clone()
     numbers[STARTS[5] - 1 :] += 1  # the last token of sentence 4 stands alone
-    assert focus_indices(prism, prints, tail, queries, numbers, LENGTHS[4]).tolist() == span(4)
+    assert focus_indices(prism, fingerprints, tail, queries, numbers, LENGTHS[4]).tolist() == span(4)
 
 
 def test_a_word_in_most_sentences_says_nothing_of_one() -> None:
@@ -212,13 +212,13 @@ def test_a_word_in_most_sentences_says_nothing_of_one() -> None:
 
 def test_a_chance_word_does_not_outweigh_what_queries_find(prism: Prism) -> None:
     """Half of the sentences share a word with the task, the one that queries find does not. Two rare words decide."""
-    prints, tail, queries = planted(prism, [4])
+    fingerprints, tail, queries = planted(prism, [4])
     words = torch.arange(100, 100 + CONTEXT)
     for sentence in (0, 2, 5, 7):
         words[STARTS[sentence] + 1] = 1
     words[STARTS[6]], words[STARTS[6] + 1] = 2, 3
     common, rare = (
-        focus_indices(prism, prints, tail, queries, SENTENCES, 8, None, torch.tensor(task), words).tolist()
+        focus_indices(prism, fingerprints, tail, queries, SENTENCES, 8, None, torch.tensor(task), words).tolist()
         for task in ([1], [1, 2, 3])
     )
     assert common == span(4)
@@ -227,10 +227,10 @@ def test_a_chance_word_does_not_outweigh_what_queries_find(prism: Prism) -> None
 
 def test_what_shares_less_than_the_best_is_left_out(prism: Prism) -> None:
     """It would only distract, whatever room is left."""
-    prints, tail, queries = planted(prism, [4])
+    fingerprints, tail, queries = planted(prism, [4])
     words = torch.arange(100, 100 + CONTEXT)
     words[STARTS[6]], words[STARTS[6] + 1], words[STARTS[1]] = 2, 3, 2
-    got = focus_indices(prism, prints, tail, queries, SENTENCES, CONTEXT, None, torch.tensor([2, 3]), words)
+    got = focus_indices(prism, fingerprints, tail, queries, SENTENCES, CONTEXT, None, torch.tensor([2, 3]), words)
     assert sorted(got.tolist()) == sorted(span(6) + span(1))
 
 

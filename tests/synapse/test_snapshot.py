@@ -46,7 +46,7 @@ def test_keys_are_copied_at_their_own_positions(prism: Prism, k: int) -> None:
         CONTEXT,
         kept,
     )
-    assert synapse.nbytes == kept * prism.kv_bytes_per_token
+    assert synapse.nbytes == kept * prism.layout.bytes_per_token
     assert synapse.compression == pytest.approx(1 - kept / CONTEXT)
     assert torch.equal(synapse.segment.positions, synapse.indices)
     for layer in range(prism.layers):

@@ -24,9 +24,9 @@ from warpcortex_cli.engine.asides import Aside
 from warpcortex_cli.engine.contents import (
     ASIDE,
     BLOCK_OF_TAIL,
+    FINGERPRINTS,
     MODEL,
     PAST,
-    PRINTS,
     STATE,
     TOKENS,
     TURN,
@@ -106,7 +106,7 @@ class Archive:
             *(r for first, _, r in found.blocks if first >= stored),
             *found.asides.values(),
             *(r for number, r in found.past.items() if number < stored // BLOCK),
-            *(r for _, r in found.prints),
+            *(r for _, r in found.fingerprints),
         )
         live = sum(r.length for r in kept)
         self._looked = self.log.nbytes
@@ -205,14 +205,14 @@ class Archive:
         river.sentences.own[:] = bytes(found.own)
         blocks = state.past // BLOCK
         river.past.store.take_up({n: r for n, r in found.past.items() if n < blocks})
-        prints: list[bytes] = []
+        fingerprints: list[bytes] = []
         with contextlib.suppress(DamagedError):  # they are made again from the blocks
-            for first, record in found.prints:
+            for first, record in found.fingerprints:
                 rows = self.log.read(record)
-                size = river.past.prints.bytes_per_block
-                del prints[first:]
-                prints += [rows[i : i + size] for i in range(0, len(rows), size)]
-        return river.past.take_up(state.past, state.base, state.pinned, b"".join(prints[:blocks]))
+                size = river.past.fingerprints.bytes_per_block
+                del fingerprints[first:]
+                fingerprints += [rows[i : i + size] for i in range(0, len(rows), size)]
+        return river.past.take_up(state.past, state.base, state.pinned, b"".join(fingerprints[:blocks]))
 
     def _take_up(self, session: Session, state: State, found: Contents, good: int, blocks: int) -> None:
         river = session.river
@@ -249,7 +249,7 @@ def _stored_of(session: Session, known: _Stored) -> _Stored:
         {**known.asides, **{aside.stream: aside for aside in asides}},
         tuple(session.turns),
         _state_of(session),
-        len(session.river.past.prints),
+        len(session.river.past.fingerprints),
     )
 
 
@@ -269,7 +269,7 @@ def _records(session: Session, unchanged: int, known: _Stored, now: _Stored) -> 
     yield TOKENS, unchanged, _json(tokens)
     first = min(known.blocks, unchanged // BLOCK)
     if now.blocks > first:
-        yield PRINTS, first, river.past.prints.rows(first).tobytes()
+        yield FINGERPRINTS, first, river.past.fingerprints.rows(first).tobytes()
     start = max(unchanged, stored)
     for a, b in pairwise([start, *range(start - start % BLOCK + BLOCK, end, BLOCK), end] if end > start else []):
         yield BLOCK_OF_TAIL, a, _packed(river.tail.freeze(a - stored, b - stored))

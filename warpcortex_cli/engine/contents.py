@@ -8,8 +8,8 @@ from typing import Any
 
 from warpcortex_cli.memory.log import DamagedError, Record, RecordLog
 
-# Keys: -, first token, first token, Stream, number, -, block, block.
-MODEL, TOKENS, BLOCK_OF_TAIL, ASIDE, TURN, STATE, PAST, PRINTS = range(1, 9)
+# Keys: -, first token, first token, Stream, number, -, block, first block.
+MODEL, TOKENS, BLOCK_OF_TAIL, ASIDE, TURN, STATE, PAST, FINGERPRINTS = range(1, 9)
 _ALL = 1 << 60  # no end
 _MARK = ("tokens", "asides", "turns")
 
@@ -46,9 +46,13 @@ class State:
 class Contents:
     """What a log holds: the model that it was written with, the last state, and where the rest is.
 
-    `own`: which tokens the River wrote. `blocks`: first token, the token before which it is still valid, and the record
-    of the KV, in order. `past`: records of the blocks of its past, empty where only tokens are kept. `prints`: first
-    block, and the record of the fingerprints from there on. `used`: records up to and with the last state.
+    Attributes:
+        own: of each token, whether the River wrote it.
+        blocks: in order: the first token, the token before which the block is still valid, and the record of its KV.
+        past: records of the blocks of its past, empty where only tokens are kept.
+        fingerprints: the first block, and the record of the fingerprints from there on.
+        used: records up to and with the last state.
+        damaged: what could not be read, in sentences.
     """
 
     model: dict[str, Any] = field(default_factory=dict)
@@ -59,7 +63,7 @@ class Contents:
     blocks: list[tuple[int, int, Record]] = field(default_factory=list)
     asides: dict[int, Record] = field(default_factory=dict)
     past: dict[int, Record] = field(default_factory=dict)
-    prints: list[tuple[int, Record]] = field(default_factory=list)
+    fingerprints: list[tuple[int, Record]] = field(default_factory=list)
     used: int = 0
     damaged: list[str] = field(default_factory=list)
 
@@ -80,8 +84,10 @@ def read_contents(log: RecordLog) -> Contents:
             out.past.pop(record.key, None)  # in the order of writing: a store takes it for that of their last use
             out.past[record.key] = record
             continue
-        if record.kind == PRINTS:
-            out.prints = [(first, r) for first, r in out.prints if first < record.key] + [(record.key, record)]
+        if record.kind == FINGERPRINTS:
+            out.fingerprints = [(first, r) for first, r in out.fingerprints if first < record.key] + [
+                (record.key, record)
+            ]
             continue
         if record.kind == TOKENS:  # also where its own bytes are damaged: KV from here on is of other tokens now
             out.blocks = [(s, min(e, record.key), r) for s, e, r in out.blocks if s < record.key]

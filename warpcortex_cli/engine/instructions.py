@@ -24,7 +24,7 @@ class Instructions:
     def __init__(self, prism: Prism) -> None:
         self._prism = prism
         self._of: dict[str, Segment] = {}
-        self._told: dict[str, tuple[int, tuple[int, ...]]] = {}  # by role: what its newest Stream was told
+        self._newest: dict[str, tuple[int, tuple[int, ...]]] = {}  # by role: Synapse and beginning of the last prompt
 
     @property
     def nbytes(self) -> int:
@@ -32,7 +32,7 @@ class Instructions:
 
     def forget(self) -> None:
         self._of.clear()
-        self._told.clear()
+        self._newest.clear()
 
     def shared(self, role: Role, alike: list[int], prompt: list[int], synapse: Synapse | None) -> Segment | None:
         """The segment that holds the first tokens of `prompt`, or None where too few of them are the role's own.
@@ -47,8 +47,8 @@ class Instructions:
         if len(tokens) < SHARED_FROM:
             return None
         this = (synapse.version if synapse else 0, tokens)
-        if self._told.get(role.name) != this:
-            self._told[role.name] = this
+        if self._newest.get(role.name) != this:
+            self._newest[role.name] = this
             self._of.pop(role.name, None)
             return None
         if role.name not in self._of:

@@ -57,7 +57,7 @@ class Past:
         self.budget = _recalled(prism, settings)
         self.store = BlockStore(prism.layout, settings.stored, _budgets(settings, self.budget, prism.layout))
         self.index = SentenceIndex(sentences)
-        self.prints = Fingerprints(prism.layers, prism.heads, prism.kv_heads, prism.head_dim)
+        self.fingerprints = Fingerprints(prism.layers, prism.heads, prism.kv_heads, prism.head_dim)
         self.tokens = 0
         self.base = 0
         self.pinned = 0
@@ -72,7 +72,7 @@ class Past:
         """Fixes the layout, when the first tokens leave the tail. `opening`: tokens of the system prompt."""
         self.pinned = min(max(_SINKS, opening), self._prism.max_context // 8)
         self.base = self.pinned + self.budget
-        self.prints = calibrated(self._prism)
+        self.fingerprints = calibrated(self._prism)
 
     def use(self, settings: MemorySettings) -> None:
         """Takes over other budgets, and the format of what is stored from now on. `lay_out` is due then."""
@@ -110,11 +110,11 @@ class Past:
             part = slice(number * BLOCK, (number + 1) * BLOCK)
             keys, values = [k[:, part] for k in plain], [leaving.values[i][:, part] for i in layers]
             self.store.put(first + number, keys, values)
-        prints = self.prints.of_blocks(plain, BLOCK)
+        fingerprints = self.fingerprints.of_blocks(plain, BLOCK)
         del leaving, plain
         by = self.base - (int(tail.positions[tokens]) if tail.length > tokens else self.base)
         rest = tail.without(tokens, rope, by)
-        self.prints.extend(prints)
+        self.fingerprints.extend(fingerprints)
         self.tokens += tokens
         self._working = None
         self.store.tidy()
@@ -131,7 +131,7 @@ class Past:
             tail.append(list(found.keys), list(found.values), positions)
         self.tokens = start
         self.store.truncate(start // BLOCK)
-        self.prints.truncate(start // BLOCK)
+        self.fingerprints.truncate(start // BLOCK)
         if not start:
             self.base = self.pinned = 0
         self.recall([t for t in self.recalled if t < start])
@@ -169,14 +169,14 @@ class Past:
         Both are counted in squared standard deviations from the usual, so that they can be compared.
         """
         found = np.zeros(len(spans), np.float32)
-        if len(self.prints):
-            found = in_blocks(self.prints.scores(queries), spans, BLOCK)
+        if len(self.fingerprints):
+            found = in_blocks(self.fingerprints.scores(queries), spans, BLOCK)
         first = int(np.searchsorted(spans.ends, self.tokens, side="right"))
         if tail is not None and first < len(spans):
-            prints = self.prints if self.tokens else calibrated(self._prism)
+            fingerprints = self.fingerprints if self.tokens else calibrated(self._prism)
             starts = np.maximum(spans.starts[first:] - self.tokens, 0)
             ends = torch.from_numpy(spans.ends[first:] - self.tokens)
-            found[first:] = found_in_tail(self._prism, prints, tail, queries, int(starts[0]), ends).numpy()
+            found[first:] = found_in_tail(self._prism, fingerprints, tail, queries, int(starts[0]), ends).numpy()
         return found
 
     def recall(self, tokens: list[int]) -> None:
@@ -268,7 +268,7 @@ class Past:
         for number in range(self.tokens // BLOCK):
             yield number, b"" if number in left_out else self._mended(self.store.packed, number)
 
-    def take_up(self, tokens: int, base: int, pinned: int, prints: bytes) -> int:
+    def take_up(self, tokens: int, base: int, pinned: int, fingerprints: bytes) -> int:
         """Brings an empty past to where a stored one stood; its blocks are in the store already.
 
         Returns:
@@ -276,11 +276,11 @@ class Past:
         """
         self.tokens, self.base, self.pinned = tokens, base, pinned
         if tokens:
-            self.prints = calibrated(self._prism)
-        rows = np.frombuffer(prints, np.uint64).reshape(-1, self.prints.bytes_per_block // 8)
-        self.prints.extend(rows)
+            self.fingerprints = calibrated(self._prism)
+        rows = np.frombuffer(fingerprints, np.uint64).reshape(-1, self.fingerprints.bytes_per_block // 8)
+        self.fingerprints.extend(rows)
         for number in range(len(rows), tokens // BLOCK):
-            self.prints.extend(self.prints.of_blocks(self._block(number)[0], BLOCK))
+            self.fingerprints.extend(self.fingerprints.of_blocks(self._block(number)[0], BLOCK))
         return len(rows)
 
     def truncate(self, length: int) -> None:

@@ -98,7 +98,7 @@ class River:
         self.asides = Asides(prism, self.position_of)
         self.pending: deque[int] = deque()
         self.holding = False
-        self._told = 0  # how many of these, the first ones, it did not write itself
+        self._prompted = 0  # of these, how many of the first ones it is to read, and did not write itself
         self._state = RiverState.IDLE
         self._seed = seed
         self._sampling: Sampling | None = None
@@ -152,13 +152,13 @@ class River:
     def queue(self, ids: list[int]) -> None:
         """Tokens to prefill before the River writes on."""
         self.pending.extend(ids)
-        self._told += len(ids)
+        self._prompted += len(ids)
 
     def drop_pending(self) -> tuple[list[int], int]:
         """Forgets what it has not read yet; returns that, and how many of it, the last ones, it wrote itself."""
-        left, own = list(self.pending), len(self.pending) - self._told
+        left, own = list(self.pending), len(self.pending) - self._prompted
         self.pending.clear()
-        self._told, self.holding = 0, False
+        self._prompted, self.holding = 0, False
         return left, own
 
     # -- rows ---------------------------------------------------------------------------------------------------
@@ -177,10 +177,10 @@ class River:
 
     def absorb(self, row: Row, result: RowResult) -> None:
         """Remembers hidden states and sentence borders of the tokens that are now in the cache."""
-        told = min(self._told, len(row.tokens))
-        self._told -= told
-        self.sentences.extend(row.tokens[:told])
-        self.sentences.extend(row.tokens[told:], own=True)
+        prompted = min(self._prompted, len(row.tokens))
+        self._prompted -= prompted
+        self.sentences.extend(row.tokens[:prompted])
+        self.sentences.extend(row.tokens[prompted:], own=True)
         self.hidden = result.hidden[-1:].clone()  # a view would keep the whole step's states alive
         if result.queries is not None:
             self._queries.append(result.queries[:, :, -QUERY_WINDOW:].clone())

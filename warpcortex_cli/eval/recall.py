@@ -98,7 +98,7 @@ class Memory:
     @cached_property
     def order(self) -> NDArray[np.intp]:
         """Blocks in an order of no meaning."""
-        return self.rng.permutation(len(self.past.prints))
+        return self.rng.permutation(len(self.past.fingerprints))
 
     @cached_property
     def lottery(self) -> NDArray[np.float32]:
@@ -140,16 +140,16 @@ def fingerprints(memory: Memory, wanted: Wanted) -> list[int]:
 
 def shuffled(memory: Memory, wanted: Wanted) -> list[int]:
     """Ours without any words, and each block with the fingerprint of another one: all that is left is chance."""
-    prints = memory.past.prints
-    rows = prints.rows()
+    held = memory.past.fingerprints
+    rows = held.rows()
     others = rows[memory.order]
-    prints.truncate(0)
-    prints.extend(others)
+    held.truncate(0)
+    held.extend(others)
     try:
         return fingerprints(memory, wanted)
     finally:
-        prints.truncate(0)
-        prints.extend(rows)
+        held.truncate(0)
+        held.extend(rows)
 
 
 def recency(memory: Memory, wanted: Wanted) -> list[int]:

@@ -51,14 +51,14 @@ class Sums:
     unpacked: list[int] = field(default_factory=list)
 
 
-def best_sentences(text: Text, words: list[int], prints: Scores, budget: int) -> list[range]:
-    """The notes that are worth most, whole, of `budget` tokens at most. `prints`: score of each block."""
+def best_sentences(text: Text, words: list[int], fingerprints: Scores, budget: int) -> list[range]:
+    """The notes that are worth most, whole, of `budget` tokens at most. `fingerprints`: score of each block."""
     notes = sorted((n for n in text.notes.values() if n.stop <= text.blocks * text.block), key=lambda n: n.start)
     starts, ends = (np.array(at, np.intp) for at in zip(*((n.start, n.stop) for n in notes), strict=True))
     of_tokens = np.array(text.words)
     sentences = Spans(starts, ends, np.zeros(len(notes), np.bool_))
     shared = shared_words(words, lambda word: np.flatnonzero(of_tokens == word), sentences)
-    near = np.array([max(prints[b] for b in text.blocks_of(n)) for n in notes], np.float32)
+    near = np.array([max(fingerprints[b] for b in text.blocks_of(n)) for n in notes], np.float32)
     chosen: list[range] = []
     for place in np.argsort(-weighed(shared, near), kind="stable"):
         if len(notes[place]) > budget:
@@ -70,10 +70,10 @@ def best_sentences(text: Text, words: list[int], prints: Scores, budget: int) ->
 
 def judge(prism: Prism, text: Text, questions: list[Question], budget: int, sums: Sums) -> None:
     """Adds what one text, cut into blocks of `text.block` tokens, does to its questions."""
-    prints = calibrated(prism, text.block)
-    prints.extend(prints.of_blocks(text.keys, text.block))
+    fingerprints = calibrated(prism, text.block)
+    fingerprints.extend(fingerprints.of_blocks(text.keys, text.block))
     for question in questions:
-        alone = prints.scores(question.queries)
+        alone = fingerprints.scores(question.queries)
         both = weighed(by_words(text, question.words), alone)
         wanted = [text.blocks_of(tokens) for tokens in question.wanted]
         sums.blocks.append(recall(both, wanted, budget // text.block)[0])

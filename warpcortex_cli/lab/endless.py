@@ -38,7 +38,7 @@ def filled(prism: Prism, profile: Profile, tokens: int, seed: int) -> Session:
         river.make_room()
     kept, own = list(river.sentences.ids), bytes(river.sentences.own)
     past = river.past
-    block, prints = past.store.get(1), past.prints.rows(1)[:1]
+    block, fingerprints = past.store.get(1), past.fingerprints.rows(1)[:1]
     line = prism.encode(f"Box {rng.randrange(10**6)} holds {rng.randrange(99)} pairs of gloves.\n")
     more = max(0, tokens - past.tokens) // BLOCK
     words: list[int] = []
@@ -48,7 +48,7 @@ def filled(prism: Prism, profile: Profile, tokens: int, seed: int) -> Session:
     first = past.tokens // BLOCK
     for number in range(first, first + more):
         past.store.put(number, list(block[0]), list(block[1]))
-        past.prints.extend(prints)
+        past.fingerprints.extend(fingerprints)
     tail = kept[past.tokens :]
     river.sentences.truncate(past.tokens)
     river.sentences.extend(words[: more * BLOCK])

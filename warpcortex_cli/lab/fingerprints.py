@@ -162,21 +162,21 @@ def by_words(text: Text, words: Sequence[int]) -> Scores:
     return shared_words(words, lambda word: np.flatnonzero(of_tokens == word), blocks)
 
 
-def by_vectors(prints: Fingerprints, text: Text, vectors: Sequence[Tensor], queries: Sequence[Tensor]) -> Scores:
+def by_vectors(fingerprints: Fingerprints, text: Text, vectors: Sequence[Tensor], queries: Sequence[Tensor]) -> Scores:
     """The ceiling: exact products in the heads that the fingerprints watch, as focus sets are found.
 
     `vectors`: of all tokens, the keys or what is tried in their place.
     """
     ends = text.block * torch.arange(1, text.blocks + 1)
-    watched = [vectors[layer][head, : text.blocks * text.block] for layer, head in prints.watches]
-    scores: Scores = prints.exact(watched, queries, ends).numpy()
+    watched = [vectors[layer][head, : text.blocks * text.block] for layer, head in fingerprints.watches]
+    scores: Scores = fingerprints.exact(watched, queries, ends).numpy()
     return scores
 
 
-def by_mean_key(prints: Fingerprints, text: Text, queries: Sequence[Tensor]) -> Scores:
+def by_mean_key(fingerprints: Fingerprints, text: Text, queries: Sequence[Tensor]) -> Scores:
     """Products of the mean query and each block's mean key in the same heads."""
     total = torch.zeros(text.blocks)
-    for layer, head in prints.watches:
+    for layer, head in fingerprints.watches:
         keys = text.keys[layer][head, : text.blocks * text.block].unflatten(0, (-1, text.block))
         query = queries[layer].unflatten(0, (text.keys[layer].shape[0], -1)).mean(1)[head]
         total += keys.mean(1) @ query.mean(0)
@@ -194,16 +194,16 @@ def made_of(none: Fingerprints, text: Text, live: bool = False, bits: int = BITS
 
     `other`: bits of other directions than those of `none`.
     """
-    prints = copy.copy(none)
-    prints._projection = none._projection.clone()
+    fingerprints = copy.copy(none)
+    fingerprints._projection = none._projection.clone()
     if other:
-        turn = np.linalg.qr(np.random.default_rng(0).standard_normal((len(prints._projection),) * 2))[0]
-        prints._projection = torch.from_numpy(turn).float() @ prints._projection
-    prints._projection[:, bits:] = 0  # a sign that all have tells nothing
+        turn = np.linalg.qr(np.random.default_rng(0).standard_normal((len(fingerprints._projection),) * 2))[0]
+        fingerprints._projection = torch.from_numpy(turn).float() @ fingerprints._projection
+    fingerprints._projection[:, bits:] = 0  # a sign that all have tells nothing
     if live:
-        prints._key_mean = none._query_mean
-    prints.extend(prints.of_blocks(live_queries(text) if live else text.keys, text.block))
-    return prints
+        fingerprints._key_mean = none._query_mean
+    fingerprints.extend(fingerprints.of_blocks(live_queries(text) if live else text.keys, text.block))
+    return fingerprints
 
 
 @dataclass(frozen=True)
@@ -228,10 +228,10 @@ class Kept:
 
 def methods(kept: Kept, question: Question, rng: np.random.Generator) -> dict[str, Scores]:
     """Scores of all blocks by each method."""
-    text, prints, queries = kept.text, kept.keys, question.queries
-    ours, words, live = prints.scores(queries), by_words(text, question.words), kept.live.scores(queries)
+    text, fingerprints, queries = kept.text, kept.keys, question.queries
+    ours, words, live = fingerprints.scores(queries), by_words(text, question.words), kept.live.scores(queries)
     twice = ours + kept.more.scores(queries)
-    exact, exact_live = (by_vectors(prints, text, v, queries) for v in (text.keys, live_queries(text)))
+    exact, exact_live = (by_vectors(fingerprints, text, v, queries) for v in (text.keys, live_queries(text)))
     return {
         "exact attention": exact,
         "fingerprints": ours,
@@ -246,7 +246,7 @@ def methods(kept: Kept, question: Question, rng: np.random.Generator) -> dict[st
         "words + live queries": weighed(words, live),
         "words + keys + live": weighed(words, ours + live),
         "words + keys, twice": weighed(words, twice),
-        "mean key": by_mean_key(prints, text, queries),
+        "mean key": by_mean_key(fingerprints, text, queries),
         "shuffled": rng.permutation(ours),
         "random": rng.random(text.blocks, np.float32),
     }
@@ -270,13 +270,13 @@ def difference(found: Sequence[float], base: Sequence[float]) -> tuple[float, fl
 def scan_ms(blocks: int, width: int, runs: int = 9, block: int = BLOCK) -> float:
     """Milliseconds of one search of `width` queries among fingerprints at random; the median."""
     rng = np.random.default_rng(0)
-    prints = Fingerprints(4, 4, 2, 64, block)
-    prints.extend(rng.integers(0, 1 << 63, (blocks, prints.bytes_per_block // 8), dtype=np.uint64))
+    fingerprints = Fingerprints(4, 4, 2, 64, block)
+    fingerprints.extend(rng.integers(0, 1 << 63, (blocks, fingerprints.bytes_per_block // 8), dtype=np.uint64))
     queries = [torch.randn(4, width, 64) for _ in range(4)]
     times = []
     for _ in range(runs):
         began = time.perf_counter()
-        prints.scores(queries)
+        fingerprints.scores(queries)
         times.append(1000 * (time.perf_counter() - began))
     return sorted(times)[runs // 2]
 
@@ -299,11 +299,11 @@ def main() -> None:
     for number in range(args.texts):
         w = world.make_world(vocabulary.Words(rng, "held-out"), args.tokens // _TOKENS_PER_NOTE)
         text, before = read_notes(prism, w, rng)
-        prints = calibrated(prism)
+        fingerprints = calibrated(prism)
         began = time.perf_counter()
-        prints.of_blocks(text.keys, BLOCK)
+        fingerprints.of_blocks(text.keys, BLOCK)
         blocks, indexing = blocks + text.blocks, indexing + time.perf_counter() - began
-        kept = Kept.of(prints, text)
+        kept = Kept.of(fingerprints, text)
         for kind in _ASKED:
             for _ in range(args.n * (number + 1) // args.texts - args.n * number // args.texts):
                 question = ask(prism, w, text, before, kind, rng)
@@ -314,7 +314,7 @@ def main() -> None:
                     for budget in budgets:
                         result = recall(scores, wanted, budget)
                         found.setdefault((method, budget, kind), []).append(result)
-    print(f"heads (layer, KV head) {prints.watches}, {prints.bytes_per_block} bytes a block,", end=" ")
+    print(f"heads (layer, KV head) {fingerprints.watches}, {fingerprints.bytes_per_block} bytes a block,", end=" ")
     print(f"{1000 * indexing / blocks:.3f} ms a block to make; {blocks // args.texts} blocks a text, seed {args.seed}")
     print(f"{'found / whole':24} {'B':>3}", *(f"{kind:>9}" for kind in _ASKED), "      all, 95 % interval  difference")
 

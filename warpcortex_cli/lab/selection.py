@@ -54,10 +54,10 @@ def measure(prism: Prism, tokens: int, more: int, k: int, runs: int) -> dict[str
     every = [_timed(lambda: take(prism, tail, settings, queries, 1))[0] for _ in range(runs)]
     grow(prism, tail, more)
     grown = [_timed(lambda: take(prism, tail, settings, queries, 2, after=older))[0] for _ in range(runs)]
-    prints = Fingerprints(prism.layers, prism.heads, prism.kv_heads, prism.head_dim)
+    fingerprints = Fingerprints(prism.layers, prism.heads, prism.kv_heads, prism.head_dim)
     task = random_queries(prism, _TASK)
     ends = torch.tensor([*range(_SENTENCE, tail.length, _SENTENCE), tail.length])
-    focus = [_timed(lambda: found_in_tail(prism, prints, tail, task, 0, ends))[0] for _ in range(runs)]
+    focus = [_timed(lambda: found_in_tail(prism, fingerprints, tail, task, 0, ends))[0] for _ in range(runs)]
     candidates = older.candidates
     served = candidates is not None and candidates.serve(tail.length)
     looked_at = candidates.pool(tail.length).shape[2] if candidates and served else tail.length

@@ -145,11 +145,6 @@ class Tail:
         return self.slab.bytes_per_token * self.capacity
 
     @property
-    def used_bytes(self) -> int:
-        """Bytes of keys and values of the valid tokens."""
-        return self.slab.bytes_per_token * self.length
-
-    @property
     def positions(self) -> Tensor:
         """[length]"""
         return self.slab.positions[self.slot, : self.length]

@@ -321,11 +321,6 @@ class Prism:
     # -- sizes -----------------------------------------------------------------------------------------------
 
     @property
-    def kv_bytes_per_token(self) -> int:
-        """Bytes of keys and values of one token over all layers."""
-        return self.layout.bytes_per_token
-
-    @property
     def parameter_bytes(self) -> int:
         """Bytes of all weights; tied ones count once."""
         return sum({t.data_ptr(): t.nbytes for t in self.model.parameters()}.values())

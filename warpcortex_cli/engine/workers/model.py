@@ -98,9 +98,9 @@ class Writing(Work):
         prompt = list(brief.prompt)
         alike = turn(self._prism, brief.role, before_fields(brief.role.prompt))
         self.shared = worker.instructions.shared(brief.role, alike, prompt, brief.synapse)
-        told = self.shared.tokens if self.shared else 0
-        self.pending = prompt[told:]
-        self.position = (brief.synapse.position if brief.synapse else 0) + told
+        shared = self.shared.tokens if self.shared else 0
+        self.pending = prompt[shared:]
+        self.position = (brief.synapse.position if brief.synapse else 0) + shared
         self.tail = tail = worker.new_tail()
         self.kv_bytes = tail.nbytes
         if brief.copied:

@@ -1,10 +1,10 @@
-"""A conversation on disk: the River's tokens, their KV, its asides and what was said, written at a turn's end.
+"""A conversation on disk: the River's tokens, their KV, its asides and what was said, written at the end of a turn.
 
-Blocks of the River's past are records of the same file, which is its cold tier: they are written when memory is short
-or a turn ends, and are not read again before they are asked for. An empty one says that only tokens are kept of it.
+Blocks of the River's past are records in the same file, which is their cold tier. They are written when memory is short
+or a turn ends, and read only when needed. An empty record means that only the block's tokens are kept.
 
-Tokens and KV are records apart, so that KV which is damaged, or of another model, can be computed anew. The last record
-of a turn is its state; what stands behind the last state belongs to a turn that was never finished, and is dropped.
+Tokens and KV are separate records, so KV that is damaged, or of another model, can be recomputed. The last record of a
+turn is its state. Whatever follows the last state belongs to an unfinished turn, and is dropped.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class _Stored:
-    """What of a session is in its file.
+    """The part of a session that is in its file.
 
     Attributes:
         asides: by the number of their Stream.
@@ -64,18 +64,18 @@ class _Stored:
 
 
 class Archive:
-    """Keeps a session in a file. `failure`: why it is not written any more, for the user; empty while it is."""
+    """Keeps a session in a file. `failure`: why it is no longer saved, for the user; empty if it is."""
 
     def __init__(self, log: RecordLog) -> None:
         self.log = log
         self.failure = ""
-        self._looked = log.nbytes  # bytes of it when it was last looked at for what is of no use
+        self._looked = log.nbytes  # its bytes when it was last checked for dead records
         self._stored = _Stored()
 
     # -- writing ------------------------------------------------------------------------------------------------
 
     def save(self, session: Session) -> None:
-        """Writes what has changed since the last time. A full disk ends the writing, not the chat."""
+        """Writes what has changed since the last save. A full disk stops the saving, not the chat."""
         river = session.river
         if self.failure or (river.unchanged == river.length and _state_of(session) == self._stored.state):
             return
@@ -99,7 +99,7 @@ class Archive:
         )
 
     def compact(self, session: Session) -> None:
-        """Writes the file anew where much of it is of no use any more."""
+        """Rewrites the file if much of it is dead."""
         found = read_contents(self.log)
         stored = session.river.past.tokens
         kept = (
@@ -111,12 +111,12 @@ class Archive:
         live = sum(r.length for r in kept)
         self._looked = self.log.nbytes
         if not self.failure and self.log.worth_rewriting(self.log.total - live):
-            with contextlib.suppress(OSError):  # then it stays as large as it is
+            with contextlib.suppress(OSError):  # then the file stays as large as it is
                 self._rewrite(session)
                 self._looked = self.log.nbytes
 
     def _rewrite(self, session: Session) -> None:
-        """Replaces the file by what the session is now, all or nothing.
+        """Replaces the file by the session's current state, all or nothing.
 
         Raises:
             OSError: it could not be written.
@@ -128,7 +128,7 @@ class Archive:
     # -- reading ------------------------------------------------------------------------------------------------
 
     def restore(self, session: Session, progress: Progress | None = None) -> list[str]:
-        """Brings an empty session to where the stored one stood. Returns what the user should know, in sentences."""
+        """Restores the stored session into an empty one. Returns what the user should know, in sentences."""
         found = read_contents(self.log)
         unfinished = self.log.cut + sum(r.length for r in self.log.records[found.used :])
         if unfinished:
@@ -148,7 +148,7 @@ class Archive:
         elif found.turns:
             was = found.model.get("model", "another model")
             session.repeat(found.turns, progress)
-            with contextlib.suppress(OSError):  # `save` will say so
+            with contextlib.suppress(OSError):  # `save` will report it
                 self._rewrite(session)
             why = f"it was held with other weights or types ({was})"
             if same or not found.model:
@@ -157,10 +157,10 @@ class Archive:
         return found.damaged
 
     def _fill(self, session: Session, found: Contents, progress: Progress | None) -> int:
-        """Puts all KV into the River's tail. What has to be computed anew attends to no thoughts.
+        """Fills the River's tail with the stored KV. Recomputed KV attends to no thoughts.
 
         Returns:
-            The tokens that are stored as they are now, from the first on.
+            How many of the first tokens have the KV that is stored.
         """
         prism, river = session.prism, session.river
         ids, good, anew = found.ids, len(found.ids), 0
@@ -176,7 +176,7 @@ class Archive:
 
         for start, end, record in found.blocks:
             if not river.length <= start < len(ids):
-                continue  # of a time whose records are lost
+                continue  # it follows records that are lost
             try:
                 segment = _segment(self.log.read(record), prism.device)
             except DamagedError as error:
@@ -195,7 +195,7 @@ class Archive:
         return good
 
     def _take_up_past(self, session: Session, state: State, found: Contents) -> int:
-        """Tokens and fingerprints; blocks stay where they are.
+        """Restores tokens and fingerprints of the past. Its blocks stay in the file.
 
         Returns:
             The number of blocks whose fingerprints were there.
@@ -206,7 +206,7 @@ class Archive:
         blocks = state.past // BLOCK
         river.past.store.take_up({n: r for n, r in found.past.items() if n < blocks})
         fingerprints: list[bytes] = []
-        with contextlib.suppress(DamagedError):  # they are made again from the blocks
+        with contextlib.suppress(DamagedError):  # they are computed again from the blocks
             for first, record in found.fingerprints:
                 rows = self.log.read(record)
                 size = river.past.fingerprints.bytes_per_block
@@ -227,7 +227,7 @@ class Archive:
             kept = from_bytes(payload)
             text = bytes(kept["text"].tolist()).decode("utf-8", "replace")
             kv = _segment(payload, session.prism.device)
-            # Records of earlier versions say only where it stood.
+            # Records of earlier versions hold no anchor, only the position.
             stood = river.past.tokens + int(kv.positions[-1]) + 1 - river.past.base
             anchor = int(kept["anchor"]) if "anchor" in kept else min(max(0, stood), river.length)
             held[stream] = Aside(stream, text, anchor, kv)
@@ -238,12 +238,12 @@ class Archive:
             Mark(**{**mark, "asides": tuple(held[s] for s in mark["asides"] if s in held)}) for mark in state.marks
         ]
         river.unchanged = good
-        river.lay_out()  # the profile may be another one than it was
+        river.lay_out()  # the profile may have changed
         session.conversation.crew.streams.continue_from(state.spawned)
 
 
 def _stored_of(session: Session, known: _Stored) -> _Stored:
-    """What is in the file when the session as it is now has been written to it."""
+    """What the file holds once the session as it is now has been written."""
     asides = (*session.river.asides, *(a for mark in session.marks for a in mark.asides))
     return _Stored(
         {**known.asides, **{aside.stream: aside for aside in asides}},
@@ -254,12 +254,12 @@ def _stored_of(session: Session, known: _Stored) -> _Stored:
 
 
 def _records(session: Session, unchanged: int, known: _Stored, now: _Stored) -> Iterator[Entry]:
-    """What has to be written of a session besides the blocks of its past; the state comes last.
+    """The records to write, besides the blocks of its past; the state comes last.
 
     Args:
-        unchanged: its first tokens, which are in the file as they are now.
+        unchanged: how many of the first tokens are in the file as they are now.
         known: what is in the file.
-        now: what will be.
+        now: what will be in the file.
     """
     river = session.river
     if known.state is None:
@@ -274,7 +274,7 @@ def _records(session: Session, unchanged: int, known: _Stored, now: _Stored) -> 
     for a, b in pairwise([start, *range(start - start % BLOCK + BLOCK, end, BLOCK), end] if end > start else []):
         yield BLOCK_OF_TAIL, a, _packed(river.tail.freeze(a - stored, b - stored))
     for number, aside in now.asides.items():
-        if known.asides.get(number) is not aside:  # numbers begin anew after /clear
+        if known.asides.get(number) is not aside:  # numbers start again after /clear
             yield ASIDE, number, _packed(aside.kv, aside.text, aside.anchor)
     before = zip(known.turns, now.turns, strict=False)
     same = next((n for n, (a, b) in enumerate(before) if a is not b), min(len(known.turns), len(now.turns)))

@@ -1,7 +1,7 @@
-"""Injected thoughts beside the River: their keys and values, one behind the other, read in one piece.
+"""Injected thoughts beside the River: their keys and values lie one behind the other and are read as one segment.
 
-Each thought is held once: in that piece or, where it was withdrawn and may come back with /undo, by itself. What was
-read before stays as it was, whatever comes, goes or moves, for as long as somebody reads it.
+Each thought is held once: in that segment or, if it was withdrawn and may come back with /undo, by itself. A view that
+somebody reads stays as it is, whatever is added, removed or moved later.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from warpcortex_cli.memory.segment import Readable, Segment
 from warpcortex_cli.memory.tail import FIRST_CAPACITY, Slab, Tail, TailView
 from warpcortex_cli.prism.prism import Prism
 
-_ROOMY = 1024  # tokens that there is room for at first on a CPU, where pages that nobody writes cost nothing
+_ROOMY = 1024  # first capacity in tokens on a CPU, where pages that nobody writes cost nothing
 
 
 def virtual_positions(position: int, tokens: int) -> list[int]:
@@ -29,7 +29,7 @@ class Aside:
 
     Attributes:
         stream: the Stream that it came from.
-        anchor: the River token before which it stands, by its number: positions change, this does not.
+        anchor: the number of the River token before which it stands. Positions change, this does not.
         kv: its keys and values, wherever they are kept.
     """
 
@@ -49,7 +49,7 @@ class Asides:
 
     Args:
         prism: the model; its rotary embedding moves them.
-        place: the position of a River token, by its number.
+        place: gives the position of a River token, by its number.
     """
 
     def __init__(self, prism: Prism, place: Callable[[int], int]) -> None:
@@ -57,7 +57,7 @@ class Asides:
         self._first = _ROOMY if prism.device.type == "cpu" else FIRST_CAPACITY
         self._tail = self._room(self._first)
         self._read: tuple[Aside, ...] = ()
-        self._living: WeakSet[Aside] = WeakSet()  # those that somebody may go back to, too
+        self._living: WeakSet[Aside] = WeakSet()  # also those that /undo may bring back
         self._inside: WeakSet[Aside] = WeakSet()  # those whose keys and values are in the tail
 
     def __iter__(self) -> Iterator[Aside]:
@@ -71,28 +71,28 @@ class Asides:
 
     @property
     def tokens(self) -> int:
-        """Of those that the River reads."""
+        """Tokens of the thoughts that the River reads."""
         return sum(a.tokens for a in self._read)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of keys and values, also of those that are only held to go back to."""
+        """Bytes of keys and values, including thoughts that are only held for /undo."""
         return sum(a.tokens for a in self._living) * self._prism.layout.bytes_per_token
 
     def view(self) -> tuple[TailView, ...]:
-        """All that the River reads, in order and in one piece; nothing where there is none."""
+        """All that the River reads, in order, as one view; empty if there are no thoughts."""
         first = self._read[0].kv if self._read else None
         return (TailView(self._tail, self.tokens, first.start),) if isinstance(first, TailView) else ()
 
     @torch.inference_mode()
     def keep(self, asides: Iterable[Aside]) -> None:
-        """Makes these, in this order, what the River reads, and puts them where its tokens now have them stand.
+        """Makes these thoughts, in this order, what the River reads, each at the position that its anchor now gives.
 
-        New ones are put behind those that are there. The first ones just leave; where they have left half of the room,
-        or another one has left, the others are copied into another room.
+        New thoughts are appended. The first ones can be dropped in place; when they have left half of the room empty,
+        or one in the middle is dropped, the rest is copied into new room.
 
         Raises:
-            RuntimeError: there is no memory; nothing has changed then.
+            RuntimeError: there is not enough memory. Nothing has changed then.
         """
         wanted = tuple(asides)
         found: dict[Aside, Readable] = {a: self._standing(a) for a in wanted}
@@ -115,7 +115,7 @@ class Asides:
             tail.append(keys, values, kv.positions)
             found[aside] = TailView(tail, kv.tokens, start)
         inside = self._inside
-        if tail is not self._tail:  # whoever is not read any more would keep all of the old room
+        if tail is not self._tail:  # a thought that is not read any more would hold all of the old room
             inside = WeakSet()
             for aside in self._inside - found.keys():
                 if isinstance(aside.kv, TailView):
@@ -127,7 +127,7 @@ class Asides:
         self._living.update(wanted)
 
     def _standing(self, aside: Aside) -> Readable:
-        """Its keys and values at the positions that it is to have now."""
+        """Its keys and values, moved to its current positions."""
         kv = aside.kv
         positions = virtual_positions(max(0, self._place(aside.anchor)), kv.tokens)
         if kv.positions.tolist() == positions:

@@ -1,4 +1,4 @@
-"""What a Stream is given and what it comes back as: a Brief goes to a worker, a Thought returns."""
+"""A Stream's input and output: a worker gets a Brief and returns a Thought."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from warpcortex_cli.synapse.snapshot import Synapse
 
 @dataclass(frozen=True)
 class Brief:
-    """The whole of what a Stream knows. It says nothing of where the Stream runs.
+    """All that a Stream knows. It does not say where the Stream runs.
 
     Attributes:
-        number: of the Stream, for messages and seeds.
-        role: what kind of work it is.
+        number: the Stream's, for messages and seeds.
+        role: the kind of work.
         task: what it is asked.
-        groups: the trigger's named groups, which the role's prompt may show.
-        synapse: landmarks of the River that it reads; None where its role or its worker reads none.
+        groups: the trigger's named groups, which the role's prompt may use.
+        synapse: the landmarks of the River that it reads; None if its role or worker reads none.
         focus: River tokens of its focus set, by number, ascending.
-        focus_lines: the sentences of these, numbered, where the role's prompt shows them; their KV is not copied then.
-        prompt: its instruction as a user turn, in tokens; empty where its worker reads no text of the model's.
-        weighed: whether the Gate asks how probable each of its tokens was.
+        focus_lines: their sentences, numbered, if the role's prompt shows them; then their KV is not copied.
+        prompt: its instruction as a user turn, in tokens; empty if its worker takes no tokens.
+        weighed: whether the Gate needs the probability of each token it writes.
     """
 
     number: int
@@ -40,16 +40,16 @@ class Brief:
 
     @property
     def landmarks(self) -> int:
-        """Tokens of the River that it reads in its Synapse."""
+        """How many landmarks it reads."""
         return self.synapse.landmarks if self.synapse else 0
 
     @property
     def copied(self) -> tuple[int, ...]:
-        """River tokens whose KV it reads besides: its focus set, unless its prompt shows that."""
+        """River tokens whose KV is copied into its tail: its focus set, unless the prompt shows that as text."""
         return () if self.role.rereads else self.focus
 
     def instruction(self) -> str:
-        """What it is told: the role's prompt for its task, with the sentences of its focus where these have a place."""
+        """The role's prompt, filled in with the task and, where it asks for them, the sentences of the focus set."""
         drop = self.role.drop
         asked = re2.sub(drop, "", self.task).strip() if drop else self.task
         fields = {**self.groups, "task": asked or self.task, "focus": self.focus_lines}
@@ -58,13 +58,13 @@ class Brief:
 
 @dataclass(frozen=True)
 class Thought:
-    """What a worker made of a Brief.
+    """A worker's answer to a Brief.
 
     Attributes:
-        text: the thought; empty: there is none.
-        why: how the work ended; of a thought that is empty, the reason that the user reads.
-        log_probabilities: of the tokens that came to it, where the Brief asked for them.
-        hidden: the last hidden state of its newest token [1, hidden_size], where a model wrote it. Dropped once the
+        text: the thought; empty if there is none.
+        why: how the work ended; if there is no thought, the reason that the user reads.
+        log_probabilities: of the tokens that led to it, if the Brief asked for them.
+        hidden: the last hidden state of its newest token, [1, hidden_size], if a model wrote it. Dropped once the
             Gate has judged.
     """
 

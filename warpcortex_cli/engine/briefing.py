@@ -1,4 +1,4 @@
-"""What a Stream reads: a Synapse of the River, a focus set of its own, its instruction. Where it runs is not here."""
+"""Prepares what a Stream reads: a Synapse of the River, its own focus set, its instruction."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from warpcortex_cli.synapse.worth import LEAST
 
 
 class Briefing:
-    """Writes Briefs. Keeps the newest Synapse; older versions live only as long as a Stream reads them."""
+    """Writes Briefs and keeps the newest Synapse. Older versions live as long as a Stream reads them."""
 
     def __init__(self, prism: Prism) -> None:
         self.prism = prism
@@ -31,26 +31,26 @@ class Briefing:
         self.synapse = None
 
     def prepare(self, profile: Profile) -> None:
-        """Finds out which heads focus sets take, once for a model: seconds for a larger one, so not within a reply."""
+        """Measures once for a model which heads focus sets use. It can take seconds, so not within a reply."""
         if profile.synapse.focus and any(role.synapse for role in profile.roles):
             calibrated(self.prism)
 
     def task(self, number: int, role: Role, task: str, groups: Mapping[str, str], weighed: bool = False) -> Brief:
-        """The Brief of a worker that reads nothing of the River."""
+        """A Brief for a worker that reads nothing of the River."""
         return Brief(number, role, task, groups, weighed=weighed)
 
     def full(self, brief: Brief, river: River, profile: Profile, journal: Journal) -> Brief:
-        """The same Brief with all that a Stream may read of the River as it is now."""
+        """The same Brief with everything that a Stream may read of the River as it is now."""
         prompt = turn(self.prism, brief.role, brief.instruction())
         synapse = self._synapse(river, profile, journal) if brief.role.synapse and river.tail.length else None
         focus: list[int] = []
         if synapse is not None:
-            # The prompt and what it will write must still fit into its tail.
+            # The prompt and the reply must still fit into its tail.
             room = profile.limits.stream_tail_tokens - len(prompt) - brief.role.max_tokens
             focus = self._focus(brief, prompt, river, synapse, min(room, profile.synapse.focus))
         brief = replace(brief, synapse=synapse, focus=tuple(focus))
         if brief.role.rereads:
-            # Numbered, so that a Stream that goes through them knows where it is.
+            # Numbered, so that a Stream that works through them keeps its place.
             lines = enumerate(river.sentences.lines(focus), start=1)
             brief = replace(brief, focus_lines="\n".join(f"{n} {line}" for n, line in lines))
             prompt = turn(self.prism, brief.role, brief.instruction())
@@ -72,9 +72,9 @@ class Briefing:
         return self.synapse
 
     def _focus(self, brief: Brief, prompt: list[int], river: River, synapse: Synapse, budget: int) -> list[int]:
-        """Sentences that the task itself asks for: its prompt is read once over the River for its queries.
+        """Sentences that the task asks for. Its prompt is read once over the River to get the queries.
 
-        They are found as the River recalls its past, and are of what the Synapse was taken from and the past.
+        They are chosen as the River recalls its past, from the past and from what the Synapse was taken from.
         """
         whole = synapse.landmarks >= synapse.context and not river.past.tokens
         if budget <= 0 or (whole and not brief.role.rereads):

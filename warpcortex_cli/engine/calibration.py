@@ -1,4 +1,4 @@
-"""How a model's River takes unrelated thoughts: measured once and kept, so that the Gate's score knows the model."""
+"""A model's Gate calibration: how unrelated thoughts score on it, measured once and kept in a file."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Calibration:
     thoughts: int
 
     def save(self, path: Path) -> None:
-        """Writes it, creating folders.
+        """Writes it to a file and creates the folders.
 
         Raises:
-            OSError: that is not possible.
+            OSError: it cannot be written.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".tmp")

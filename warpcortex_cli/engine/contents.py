@@ -1,4 +1,4 @@
-"""What the file of a session holds, without the KV: what was said, tokens, and where the rest is. It loads no model."""
+"""The contents of a session's file without KV: what was said, tokens, and where the rest is. It loads no model."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _DAMAGED = Said("assistant", "(this part of the conversation is damaged)")
 
 @dataclass(frozen=True)
 class State:
-    """A conversation at the end of a turn. `tokens`: of the River; `asides`: Streams whose thoughts it holds.
+    """A conversation at the end of a turn. `tokens`: the River's; `asides`: the Streams whose thoughts it holds.
 
     `past`, `base`, `pinned`: as in `Past`.
     """
@@ -69,7 +69,7 @@ class Contents:
 
 
 def read_contents(log: RecordLog) -> Contents:
-    """Reads all but the KV, up to the last state. Damaged records are left out and named."""
+    """Reads everything but KV, up to the last state. Damaged records are skipped and named."""
     out = Contents(damaged=list(log.lost))
     turns: dict[int, Said] = {}
     out.state, out.used = _last_state(log)
@@ -81,7 +81,7 @@ def read_contents(log: RecordLog) -> Contents:
             out.asides[record.key] = record
             continue
         if record.kind == PAST:
-            out.past.pop(record.key, None)  # in the order of writing: a store takes it for that of their last use
+            out.past.pop(record.key, None)  # in the order of writing, which a store takes for the order of use
             out.past[record.key] = record
             continue
         if record.kind == FINGERPRINTS:
@@ -89,7 +89,7 @@ def read_contents(log: RecordLog) -> Contents:
                 (record.key, record)
             ]
             continue
-        if record.kind == TOKENS:  # also where its own bytes are damaged: KV from here on is of other tokens now
+        if record.kind == TOKENS:  # even if it is damaged: KV from here on belongs to other tokens
             out.blocks = [(s, min(e, record.key), r) for s, e, r in out.blocks if s < record.key]
             del out.ids[record.key :], out.own[record.key :]
         try:
@@ -97,7 +97,7 @@ def read_contents(log: RecordLog) -> Contents:
         except (DamagedError, ValueError) as error:
             out.damaged.append(str(error))
             if record.kind == TURN:
-                turns.pop(record.key, None)  # an older one of this number was taken back
+                turns.pop(record.key, None)  # an older turn of this number was taken back
             continue
         if record.kind == MODEL:
             out.model = found
@@ -124,6 +124,6 @@ def _last_state(log: RecordLog) -> tuple[State | None, int]:
 
 
 def _state(found: dict[str, Any]) -> State:
-    """A stored state. What an earlier version wrote besides is left out."""
+    """A stored state. Fields of earlier versions are ignored."""
     marks = [{name: mark[name] for name in _MARK} for mark in found["marks"]]
     return State(**{f.name: found[f.name] for f in fields(State) if f.name in found} | {"marks": marks})

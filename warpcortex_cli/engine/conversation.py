@@ -1,4 +1,4 @@
-"""A conversation: a River and all that is its own. It plans rows of a step, and takes in what they gave."""
+"""A conversation: a River and everything that belongs to it. It plans rows of a step and absorbs their results."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ class Conversation:
     """A River, its Router and Gate, its Streams, asides, past and journal. A `Stepper` steps it.
 
     Args:
-        watched: somebody reads along, so that the River keeps a part of its speed if the profile does not say how much.
+        watched: somebody reads along, so the River keeps part of its speed even if the profile does not say how much.
         wake: tells the Stepper that a worker has something, from any thread.
 
     Attributes:
-        turn: the reply that is written, or was written last.
+        turn: the current reply, or the last one.
         crew: its Streams.
-        fault: an error that ended the River's work and that nobody has been told yet.
+        fault: an error that ended the River's work and has not been reported yet.
     """
 
     def __init__(
@@ -66,9 +66,9 @@ class Conversation:
         self.turn = self._new_turn()
 
     def use(self, profile: Profile) -> None:
-        """Takes a profile: the first one, or another one between turns. The conversation stays.
+        """Applies a profile: the first one, or another one between turns. The conversation stays.
 
-        It is the one way in which settings come to anything, so what a session begins with can also be changed.
+        All settings take effect here and nowhere else, so whatever a session begins with can be changed later.
         """
         self.profile = profile
         self.router = Router(profile.roles)
@@ -92,18 +92,18 @@ class Conversation:
         """Queues a user turn and lets the River write.
 
         Args:
-            words: of the user, which are the task of roles that start at a turn.
-            notes: what the user gave before.
+            words: the user's; they are the task of roles that start at a turn.
+            notes: what the user loaded before.
         """
         self.turn = self._new_turn()
         self.turn.due = list(self._starting("turn", words, notes))
         self._queue(ids, RiverState.PREFILL)
-        self._make_room()  # before the recall, which looks among what has left the tail
+        self._make_room()  # before the recall, which searches what has left the tail
         self.turn.asked = self.river.recall(ids)
         self.river.holding = any(role.arrives == "aside" for role, _, _ in self.turn.due)
 
     def read(self, ids: list[int]) -> None:
-        """Queues tokens that the River reads without an answer."""
+        """Queues tokens that the River reads and does not answer."""
         self._queue(ids, RiverState.READING)
 
     def _queue(self, ids: list[int], state: RiverState) -> None:
@@ -118,7 +118,7 @@ class Conversation:
     # -- a step -------------------------------------------------------------------------------------------------
 
     def plan(self) -> Plan | None:
-        """Its part of the next step; None: its reply is over, or an error ended it, and its reader is not told yet."""
+        """Its part of the next step; None if the reply is over or failed, and the reader has not been told yet."""
         plan: Plan | None = None
         if self.fault is None and not (self.turn.awaited and self.river.idle):
             with self._contained():
@@ -135,7 +135,7 @@ class Conversation:
         row, ready = self.river.row(), self.crew.ready()
 
         def others(width: int) -> list[Part]:
-            # A Stream whose thought comes in is worth more than one that goes on.
+            # Thoughts on their way in come before Streams that go on: they are nearly done.
             thoughts = self.crew.entrance.parts(width)
             return [*thoughts, *self.crew.parts(ready, width - sum(len(p.row.tokens) for p in thoughts))]
 
@@ -144,14 +144,14 @@ class Conversation:
 
     @contextmanager
     def _contained(self) -> Iterator[None]:
-        """Does the River's own work. An error is kept for whoever drives the conversation, and disturbs no other."""
+        """Runs the River's own work. An error is kept for the driver of this conversation; others go on."""
         try:
             yield
         except Exception as error:
             self.fault = error
 
     def raise_fault(self) -> None:
-        """Raises what ended the River's work, if anything did; it is not kept then."""
+        """Raises the error that ended the River's work, if there is one, and clears it."""
         fault, self.fault = self.fault, None
         if fault is not None:
             raise fault
@@ -163,7 +163,7 @@ class Conversation:
             return
         river.make_room()
         self.crew.river_changed()
-        if river.state != RiverState.READING:  # what a turn asks for may just have left the tail
+        if river.state != RiverState.READING:  # what the turn asks for may just have left the tail
             river.recall_again(self.turn.asked)
 
     def _absorbing(self, row: Row) -> Callable[[RowResult], None]:
@@ -198,13 +198,13 @@ class Conversation:
     # -- what the River writes ----------------------------------------------------------------------------------
 
     def _write(self, token: int) -> None:
-        """Takes a token of the reply, and sees where that leads."""
+        """Takes a token of the reply and acts on it: requests, pauses, the end."""
         river, turn = self.river, self.turn
         self._say(token)
         if turn.written % QUERY_WINDOW == 0 or turn.builder.text.endswith("\n"):
             river.recall_again(turn.asked)
         self._show()
-        if turn.stopped:  # whoever asks for a reply to end here wants no more of it, whatever Streams still think
+        if turn.stopped:  # a stop text ends the reply, even while Streams think
             turn.finish_reason, river.state = "stop", RiverState.IDLE
         elif turn.full:
             self._at_end("length")
@@ -214,7 +214,7 @@ class Conversation:
             self._wait(RiverState.WAITING)
 
     def _say(self, token: int) -> None:
-        """Puts a token into the reply and starts the Streams that it asks for."""
+        """Adds a token to the reply and starts the Streams that it requests."""
         self.river.pending.append(token)
         for match in self.turn.write(token):
             self._spawn(match.role, match.task, match.groups, match.end)
@@ -225,7 +225,7 @@ class Conversation:
     # -- Streams that it waits for, or that start by themselves -----------------------------------------------------
 
     def _spawn(self, role: Role, task: str, groups: Mapping[str, str], at: int | None = None) -> None:
-        """Starts a Stream, if its role has any left. `at`: where in the reply it was asked for."""
+        """Starts a Stream unless its role's limit is reached. `at`: where in the reply it was requested."""
         if not self.turn.may_start(role):
             return
         stream = self.crew.spawn(role, task, groups, at)
@@ -235,7 +235,7 @@ class Conversation:
                 self.turn.awaiting.append(stream)
 
     def _starting(self, at: str, words: str, notes: str = "") -> Iterator[tuple[Role, str, dict[str, str]]]:
-        """Roles that start by themselves there, their task and groups, if these words say so."""
+        """Roles that start by themselves at this moment, each with its task and groups, if the words fit."""
         for role in self.profile.roles if words and self.crew.spawning else ():
             found = matched(role, words) if role.starts == at else None
             if found is not None:
@@ -244,9 +244,9 @@ class Conversation:
                     yield role, found["task"], groups
 
     def _start_due(self) -> None:
-        """Starts the roles of the turn before the last token of the prompt is read: they may know all others.
+        """Starts the turn's roles before the last token of the prompt is read, so that they can read all others.
 
-        Those that need none of it, as their thoughts are no asides, need not wait for that.
+        Roles whose thoughts are no asides need not wait for that.
         """
         river, turn = self.river, self.turn
         if not turn.due or river.state != RiverState.PREFILL or (river.holding and len(river.pending) > 1):
@@ -258,7 +258,7 @@ class Conversation:
             self._await(RiverState.PREFILL)
 
     def _await(self, then: RiverState) -> None:
-        """Holds the River before its next token, for the longest deadline at most. `then`: its state behind that."""
+        """Holds the River before its next token, at most for the longest deadline. `then`: its state afterwards."""
         river, turn = self.river, self.turn
         turn.goes_on, river.state = then, RiverState.AWAITING
         patience = max(s.role.deadline_seconds for s in turn.awaiting)
@@ -266,9 +266,9 @@ class Conversation:
         self.journal.write(RiverWaiting(streams=tuple(s.id for s in turn.awaiting)))
 
     def _take_inline(self, stream: Stream) -> bool:
-        """Takes a thought as the River's next words, where it waits for it right behind what asked for it.
+        """Takes a thought as the River's next words, if the River waits for it right behind the request.
 
-        A token may have brought more than that. Then, and where the thought comes late, it arrives as an aside.
+        If the token held more text than the request, or the thought is late, the thought arrives as an aside.
         """
         river, turn = self.river, self.turn
         before = turn.builder.text
@@ -299,7 +299,7 @@ class Conversation:
         self.journal.write(RiverWaiting(streams=tuple(s.id for s in self.alive)))
 
     def _at_end(self, reason: str) -> None:
-        """The River wants to stop; it is held while Streams that it asked still think."""
+        """The River wants to stop; it is held while Streams that it requested still think."""
         self.turn.finish_reason = reason
         if reason == "stop" and self.alive:
             self._wait(RiverState.HELD)
@@ -307,7 +307,7 @@ class Conversation:
             self.river.state = RiverState.IDLE
 
     def _resume(self) -> None:
-        """Lets a waiting River go on once the Streams it asked are done, or the wait is over."""
+        """Lets a waiting River go on when the Streams it requested are done, or the wait is over."""
         river, turn = self.river, self.turn
         if river.state == RiverState.AWAITING:
             if all(s.final for s in turn.awaiting) or self.journal.now() >= turn.wait_until:
@@ -321,7 +321,7 @@ class Conversation:
             turn.mark_pause()
             river.state = RiverState.WRITING
         elif self.crew.entrance.injected > turn.thoughts:
-            # The end-of-turn token was never forwarded; a visible break stands in its place and the River goes on.
+            # The end-of-turn token was never forwarded; a visible line break takes its place and the River goes on.
             turn.thoughts = self.crew.entrance.injected
             for token in self.prism.chat.encoder.continued(turn.builder.text, river.settings.resume):
                 self._say(token)
@@ -343,13 +343,13 @@ class Conversation:
         self.crew.river_changed()
 
     def close(self) -> None:
-        """It is over: gives back what lies outside of it."""
+        """Ends the conversation and gives back its resources."""
         self.crew.close()
         self.river.past.close()
 
 
 def matched(role: Role, words: str) -> dict[str, str] | None:
-    """The groups of a role that starts by itself, for these words; None if they are none of its own."""
+    """The groups of a self-starting role for these words; None if they are not for this role."""
     if role.when is None:
         return {"task": words.strip()}
     found = compile_re2(role.when).search(words)

@@ -1,4 +1,4 @@
-"""The Streams of a conversation: who there is, who works on what, and how each ends."""
+"""The Streams of a conversation: which there are, which worker does each one's work, and how each ends."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ STEP_PREFILL_TOKENS = 512  # over all Streams: bounds the activations when many 
 
 
 class Ready(NamedTuple):
-    """A Stream that would have `wanted` tokens in the next step."""
+    """A Stream that wants `wanted` tokens in the next step."""
 
     stream: Stream
     work: Work
@@ -35,19 +35,19 @@ class Ready(NamedTuple):
 
 
 class Crew:
-    """All Streams, and those who do their work.
+    """All Streams, and the workers that do their work.
 
     Args:
         host: what workers may use of the conversation.
-        profile: what it begins with; `use` is due.
-        gate: says whether it asks how sure a Stream was.
-        spawning: False: requests come to nothing.
+        profile: the first one; call `use` next.
+        gate: says whether it needs a Stream's probabilities.
+        spawning: if False, requests start nothing.
         inline: as in `Entrance`.
 
     Attributes:
         streams: all of them.
-        workers: by the name that a role says; made when one is first asked for.
-        writer: the one that writes with the model.
+        workers: by the name in `Role.work`; made on first use.
+        writer: the worker that writes with the model.
         entrance: where their thoughts go.
     """
 
@@ -70,7 +70,7 @@ class Crew:
         self._host, self._profile, self._gate, self._journal = host, profile, gate, journal
 
     def use(self, profile: Profile) -> None:
-        """Takes its settings from a profile."""
+        """Applies the settings of a profile."""
         self._profile = profile
         if self.spawning:
             self.briefing.prepare(profile)
@@ -79,7 +79,7 @@ class Crew:
         self.entrance.use(profile.injection)
 
     def river_changed(self) -> None:
-        """Drops what was made of the River's KV for Streams that have not begun: it is not what it was."""
+        """Drops what was made from the River's KV for later Streams: the KV has changed."""
         self.briefing.forget()
         for worker in self.workers.values():
             worker.forget()
@@ -90,13 +90,13 @@ class Crew:
 
     @property
     def shared_bytes(self) -> int:
-        """Keys and values that Streams starting now share: the newest Synapse, and what roles are told over it."""
+        """Bytes of keys and values that Streams starting now share: the newest Synapse, and the roles' instructions."""
         return (self.briefing.synapse.nbytes if self.briefing.synapse else 0) + self.writer.instructions.nbytes
 
     # -- their beginning ----------------------------------------------------------------------------------------
 
     def wants(self, role: Role, task: str, groups: Mapping[str, str]) -> bool:
-        """Whether a role that starts by itself finds work in a task."""
+        """Whether a self-starting role finds work in a task."""
         return self._worker(role).wants(role, task, groups)
 
     def spawn(
@@ -105,8 +105,8 @@ class Crew:
         """Starts a Stream.
 
         Args:
-            groups: what else its role's prompt may show, by name.
-            at: where in River text it was asked for; None: it starts by itself.
+            groups: what else its role's prompt may use, by name.
+            at: where in River text it was requested; None: it starts by itself.
         """
         if not self.spawning:
             return None
@@ -120,7 +120,7 @@ class Crew:
         return stream
 
     def admit(self) -> None:
-        """Gives Streams their turn: at once where their work takes no seat, else as seats are free."""
+        """Starts queued Streams: at once if their work takes no seat, else when a seat is free."""
         alive = self.alive
         seated = [s for s in alive if WORKERS[s.role.work].seated]
         at_once: list[Stream] = []
@@ -136,7 +136,7 @@ class Crew:
                     self.parking.park(stream, self._profile.memory)
 
     def _begin(self, stream: Stream) -> None:
-        """Gives a Stream its Brief and has a worker begin it."""
+        """Gives a Stream its Brief, and the Brief to a worker."""
         worker = self._worker(stream.role)
         weighed = self._gate.settings.certainty > 0
         brief = self.briefing.task(stream.id, stream.role, stream.task, stream.groups, weighed)
@@ -157,7 +157,7 @@ class Crew:
         )
 
     def _worker(self, role: Role) -> Worker:
-        """Who does the work of a role."""
+        """The worker of a role."""
         if role.work not in self.workers:
             self.workers[role.work] = worker = WORKERS[role.work](self._host)
             worker.use(self._profile)
@@ -166,15 +166,15 @@ class Crew:
     # -- their work ---------------------------------------------------------------------------------------------
 
     def ready(self) -> list[Ready]:
-        """Who would have rows in the next step, in the order in which they come.
+        """The Streams that want rows in the next step, in the order in which they are served.
 
-        Where not all may come, the oldest do: a Stream that is finished early is worth more than many half done.
+        If not all fit, the oldest go first: one finished Stream is worth more than many half done.
         """
         found = [Ready(s, s.work, s.work.wanted) for s in self.streams.alive if _at_work(s) and s.work is not None]
         return sorted((r for r in found if r.wanted), key=lambda r: -r.stream.role.priority)
 
     def parts(self, ready: list[Ready], width: int) -> list[Part]:
-        """Their rows, `width` tokens at most."""
+        """Their rows, with at most `width` tokens."""
         parts: list[Part] = []
         prefill = STEP_PREFILL_TOKENS
         for stream, work, wanted in ready:
@@ -200,14 +200,14 @@ class Crew:
         return absorb
 
     def collect(self) -> None:
-        """Takes the thoughts of work that is done without rows of the step."""
+        """Takes the thoughts of work that needs no rows."""
         for stream in self.alive:
             if _at_work(stream) and stream.work is not None and not stream.work.wanted:
                 with self.contained(stream):
                     self._poll(stream, stream.work)
 
     def _poll(self, stream: Stream, work: Work) -> None:
-        """Asks for a Stream's thought. Where the work ends without one, the Stream expires."""
+        """Asks for a Stream's thought. If the work ended without one, the Stream expires."""
         thought = work.poll()
         if thought is None:
             return
@@ -225,9 +225,9 @@ class Crew:
 
     @contextmanager
     def contained(self, stream: Stream) -> Iterator[None]:
-        """Does some work for a Stream: if it fails, in whatever way, that Stream ends and nobody else knows of it.
+        """A context for work on a Stream's behalf: any error in it ends that Stream, and nobody else notices.
 
-        All work for Streams is done in here.
+        All work for Streams is done in this context.
         """
         try:
             yield
@@ -240,7 +240,7 @@ class Crew:
         return lambda: self.contained(stream)
 
     def expire(self) -> None:
-        """Ends those whose deadline has passed."""
+        """Ends the Streams whose deadline has passed."""
         now = self._journal.now()
         for stream in self.alive:
             if now - stream.spawned > stream.role.deadline_seconds:
@@ -255,7 +255,7 @@ class Crew:
         its = self.entrance.drop(stream)
         self.streams.close(stream)
         for give_back in (stream.release, *(i.release for i in its), lambda: self.parking.forget(stream)):
-            with self.contained(stream):  # it has ended: what fails here changes nothing
+            with self.contained(stream):  # it has ended already, so an error here changes nothing
                 give_back()
         seconds = stream.ended - stream.spawned
         self._journal.write(
@@ -263,12 +263,12 @@ class Crew:
         )
 
     def cancel_all(self, reason: str) -> None:
-        """Ends all that are alive."""
+        """Cancels all Streams that are alive."""
         for stream in self.alive:
             self.end(stream, StreamState.CANCELLED, reason)
 
     def close(self) -> None:
-        """The conversation is over."""
+        """Ends all Streams and closes the workers."""
         self.cancel_all("the conversation is over")
         for worker in self.workers.values():
             worker.close()

@@ -1,4 +1,4 @@
-"""Where thoughts come into the River: each is read beside it, judged by the Gate, and put among its asides."""
+"""How thoughts enter the River: each is read beside it, judged by the Gate, and added to its asides."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from warpcortex_cli.events import GateDecided, ThoughtInjected, ThoughtWithdrawn
 from warpcortex_cli.prism.rows import Row, RowResult
 from warpcortex_cli.profile import InjectionSettings
 
-STEP_THOUGHT_TOKENS = 128  # on their way in: they come with all tails still full, and may ask for wide logits
+STEP_THOUGHT_TOKENS = 128  # thoughts on their way in: all tails are still full then, and they may need whole logits
 
 
 class Entrance:
     """Thoughts on their way in.
 
     Args:
-        contained: in here whatever fails for a Stream ends that Stream alone.
+        contained: a context in which an error ends that Stream alone.
         end: ends a Stream.
         inline: makes a Stream's thought the River's next words, if it can.
 
     Attributes:
-        injections: the thoughts that are being read, the one that waits longest first.
-        injecting: whether thoughts are let in at all.
-        injected: how many ever came in.
-        withheld: Streams whose thoughts are not let in, so that one sees what the River writes without them.
+        injections: the thoughts that are being read, the oldest first.
+        injecting: whether thoughts are injected at all.
+        injected: how many have been injected so far.
+        withheld: Streams whose thoughts are not injected, to see what the River writes without them.
     """
 
     def __init__(
@@ -55,13 +55,13 @@ class Entrance:
         self._journal, self._contained, self._end = journal, contained, end
 
     def use(self, settings: InjectionSettings) -> None:
-        """Takes its settings from a profile. Thoughts that the budget has no room for any more leave."""
+        """Applies the settings of a profile. Thoughts that no longer fit the budget are dropped."""
         self.injecting, self._budget = settings.enabled, settings.budget_tokens
         while self.river.asides.tokens > self._budget:
             self.withdraw(self.river.asides[0].stream, "budget")
 
     def offer(self, stream: Stream, thought: Thought) -> None:
-        """Takes up a Stream's thought; its work is over."""
+        """Takes a Stream's thought in; the Stream's work is over."""
         stream.thought = thought
         if not self.injecting:
             self._end(stream, StreamState.REJECTED, "injection is off")
@@ -88,7 +88,7 @@ class Entrance:
         return sum(i.left for i in self.injections)
 
     def parts(self, width: int) -> list[Part]:
-        """Their next rows, at most `width` tokens."""
+        """Their next rows, with at most `width` tokens."""
         parts: list[Part] = []
         room = min(width, STEP_THOUGHT_TOKENS)
         for injection in self.injections:
@@ -147,7 +147,7 @@ class Entrance:
         staying, leaving = list(self.river.asides), []
         while staying and sum(a.tokens for a in staying) + aside.tokens > self._budget:
             leaving.append(staying.pop(0))
-        self.river.asides.keep([*staying, aside])  # there may be no memory for it: then all is as it was
+        self.river.asides.keep([*staying, aside])  # if memory runs out here, nothing has changed
         self.injected += 1
         for old in leaving:
             self._journal.write(ThoughtWithdrawn(id=old.stream, reason="budget"))
@@ -158,12 +158,12 @@ class Entrance:
         self._end(stream, StreamState.INJECTED, stream.reason)
 
     def withdraw(self, stream: int, reason: str) -> None:
-        """Takes a thought out of the River's attention; what the River wrote meanwhile stays."""
+        """Removes a thought from the River's attention. What the River wrote meanwhile stays."""
         self.river.asides.keep(a for a in self.river.asides if a.stream != stream)
         self._journal.write(ThoughtWithdrawn(id=stream, reason=reason))
 
     def drop(self, stream: Stream) -> list[Injection]:
-        """Reads a Stream's thought no further. What it has is left to be given back."""
+        """Stops reading a Stream's thought. The caller gives back what it holds."""
         its = [i for i in self.injections if i.stream is stream]
         self.injections = [i for i in self.injections if i.stream is not stream]
         return its

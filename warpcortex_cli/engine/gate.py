@@ -1,4 +1,4 @@
-"""The Gate: whether a finished thought is let into the River."""
+"""The Gate: decides whether a finished thought is injected into the River."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from warpcortex_cli.profile import GateSettings
 
 _HIGHEST = 0.9999  # of a calibrated score, so that a threshold of 1 lets nothing pass
 _NEUTRAL = 0.5
-_CENTRE, _SPREAD = 0.0, 1.0  # nats a token, where the model has no calibration
+_CENTRE, _SPREAD = 0.0, 1.0  # nats a token, for a model without a calibration
 _NARROWEST = 0.05  # spread
-_LEAST, _MOST = -4.0, 2.0  # nats that one token can count for
+_LEAST, _MOST = -4.0, 2.0  # nats: the bounds of what one token can count for
 
-_REPEATS = 4  # times in a row that a word, or some words, make a thought garbled
+_REPEATS = 4  # a word, or some words, this often in a row make a thought garbled
 _NUMERIC_REPEATS = 8  # "5 + 5 + 5 + 5" is arithmetic
 _LONGEST_PHRASE = 8
 _LOOKED_AT = 4000  # characters
@@ -45,18 +45,18 @@ class GateDecision:
 
 
 class Gate:
-    """Judges thoughts by what River and Stream make of them.
+    """Judges thoughts by how likely they are to the River, and how sure the Stream was.
 
     Modes:
-        calibrated: how much more likely the River makes the thought than it is by itself, see `gained`, as a
-            share: 0.5 is what a thought scores that the River makes neither more nor less likely, on any
-            model. A calibration centres it on unrelated thoughts and scales it by their spread, so that a
-            score is the share of them that lies below.
+        calibrated: how much more likely the thought is after the River than alone (see `gained`), mapped to 0..1:
+            a thought that the River makes neither more nor less likely scores 0.5 on any model. A calibration
+            centres the score on unrelated thoughts and scales it by their spread, so that a score is the share
+            of them that lies below.
         raw: the cosine of the two last hidden states, as in the paper (arXiv 2601.01298). It is high for
-            anything.
-        off: everything passes that the River could bear to read.
+            almost any thought.
+        off: everything passes that the River can read.
 
-    Garbled thoughts never get to a score.
+    Garbled thoughts are rejected before they are scored.
     """
 
     def __init__(self, settings: GateSettings, calibration: Calibration | None = None) -> None:
@@ -66,7 +66,7 @@ class Gate:
 
     @property
     def threshold(self) -> float:
-        """The one that was set, else that of the model's calibration, else the default."""
+        """The threshold of the settings, else of the model's calibration, else the default."""
         settings = self.settings
         if self._calibration and self.weighs and "threshold" not in settings.model_fields_set:
             return self._calibration.threshold
@@ -74,7 +74,7 @@ class Gate:
 
     @property
     def weighs(self) -> bool:
-        """Whether it asks how likely a thought is, with the River and by itself."""
+        """Whether it needs to know how likely a thought is after the River and alone."""
         return self.settings.mode == "calibrated"
 
     def use(self, settings: GateSettings) -> None:
@@ -107,9 +107,9 @@ class Gate:
             thought: its text.
             thought_hidden: hidden states of what the Stream wrote, the newest last, [n, hidden_size].
             river_hidden: the River's newest, [m, hidden_size].
-            gain: as for `score`; None where it cannot be known, which is not held against the thought.
-            threshold: in the place of the settings'.
-            certainty: of the Stream about what it wrote, 0..1.
+            gain: as for `score`; None if it cannot be known, which is not held against the thought.
+            threshold: used instead of the settings'.
+            certainty: how sure the Stream was of what it wrote, 0..1.
         """
         decision = self._decide(thought, thought_hidden, river_hidden, gain, threshold, certainty)
         self.passed += decision.passed
@@ -148,10 +148,10 @@ class Gate:
 
 
 def gained(likely: Tensor | None, by_itself: Tensor | None) -> float | None:
-    """How much more likely a thought is with the River than by itself, nats a token; None if one is not known.
+    """How much more likely a thought is after the River than alone, nats a token; None if either is not known.
 
-    Pointwise mutual information (Church & Hanks 1990), its tokens winsorized: a name that the River did expect does
-    not make up for one that it did not.
+    Pointwise mutual information (Church & Hanks 1990) with winsorized tokens: a name that the River expected does not
+    make up for one that it did not.
 
     Args:
         likely, by_itself: log-probabilities of its tokens, [n].
@@ -162,14 +162,14 @@ def gained(likely: Tensor | None, by_itself: Tensor | None) -> float | None:
 
 
 def raw_cosine(thought: Tensor, river: Tensor) -> float | None:
-    """The cosine of the last states of [n, hidden_size] and [m, hidden_size]; None if one of them has none."""
+    """The cosine of the last states of [n, hidden_size] and [m, hidden_size]; None if either is empty."""
     if not len(thought) or not len(river):
         return None
     return float(torch.cosine_similarity(thought[-1].float(), river[-1].float(), dim=0))
 
 
 def _unreadable(thought: str, hidden: Tensor) -> str:
-    """Why the River must not read a thought even with the Gate off; empty if it may."""
+    """Why the River must not read a thought even if the Gate is off; empty if it may."""
     if not thought.strip():
         return "the thought is empty"
     if not bool(torch.isfinite(hidden).all()):
@@ -178,7 +178,7 @@ def _unreadable(thought: str, hidden: Tensor) -> str:
 
 
 def garbled(thought: str) -> str:
-    """What is wrong with a thought's text, or nothing. Looks at 4,000 characters at most, in linear time."""
+    """What is wrong with a thought's text; empty if nothing. Looks at 4,000 characters at most, in linear time."""
     text = thought[:_LOOKED_AT]
     if "\ufffd" in text:
         return "garbled: it holds broken characters"

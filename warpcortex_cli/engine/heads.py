@@ -1,4 +1,4 @@
-"""Which of a model's heads find things again: their keys are what fingerprints are made of."""
+"""Which of a model's heads are retrieval heads. Fingerprints are made from their keys."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from warpcortex_cli.prism.kept import keep, kept, machine
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.rows import Row
 
-# Read twice to see which heads find things again. Of tokens at random the heads are the same, but their mean key is not
-# that of a text.
+# Read twice in a row to find the retrieval heads. Random tokens would find the same heads, but not the mean key of a
+# text.
 PROBE = """The ferry to the island leaves at seven in the morning, when the harbour is still dark, and Judith is always
 the first to step on board. She carries two baskets of bread for the bakery near the church, a box with 48 candles, and
 the letters that her uncle forgot on Monday. "You are early again," says the captain; he has known her since 1987, and
@@ -28,13 +28,13 @@ winter the sea is rough, so most of the islanders stay at home, mend their nets,
 there are visitors with cameras, tents and bicycles, and the only hotel, which has 19 rooms, is full until October. What
 do they all look for? Silence, perhaps, or a piece of amber on the beach; few of them find either."""
 _KIND = "heads"
-_known: WeakKeyDictionary[Prism, dict[int, Fingerprints]] = WeakKeyDictionary()  # by size of blocks; none made yet
+_known: WeakKeyDictionary[Prism, dict[int, Fingerprints]] = WeakKeyDictionary()  # by block size; without fingerprints
 
 
 def calibrated(prism: Prism, block: int = BLOCK) -> Fingerprints:
-    """Fingerprints, none yet, whose heads were chosen by reading a text twice: the same ones for the same weights.
+    """Empty `Fingerprints` whose heads were chosen by reading a text twice; the same heads for the same weights.
 
-    That takes half a second for SmolLM2, so what was found is kept for weights, types and machine.
+    Choosing takes half a second for SmolLM2, so the result is cached by weights, types and machine.
     """
     known = _known.setdefault(prism, {})
     if block not in known:
@@ -73,7 +73,7 @@ def _key(prism: Prism) -> dict[str, object]:
 
 @torch.inference_mode()
 def read(prism: Prism, before: Sequence[int], ids: Sequence[int]) -> tuple[list[Tensor], list[Tensor]]:
-    """Unrotated keys and queries of `ids`, read behind `before`."""
+    """Unrotated keys and queries of `ids`, read after `before`."""
     tail = prism.new_tail(len(before) + len(ids))
     positions = list(range(len(before) + len(ids)))
     queries = prism.forward([Row([*before, *ids], positions, tail, logits="none", queries=True)])[0].queries

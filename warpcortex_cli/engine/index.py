@@ -1,6 +1,6 @@
-"""The index of the River's words: where each stands, so that sentences are found by it however long the River is.
+"""The index of the River's words: where each occurs, so that sentences are found quickly however long the River is.
 
-It has two users: the River recalls by it what has left its tail, and a Stream's focus set is found by it.
+It has two users: the River recalls what has left its tail, and a Stream's focus set is chosen.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class SentenceIndex:
-    """Words by their tokens. It follows `Sentences`: what is new, or was taken back, is noticed when it is asked."""
+    """The tokens of each word. It follows `Sentences`: new tokens are added when it is next asked."""
 
     def __init__(self, sentences: Sentences) -> None:
         self._sentences = sentences
@@ -27,7 +27,7 @@ class SentenceIndex:
         self._indexed = 0  # tokens
 
     def truncate(self, length: int) -> None:
-        """Forgets all tokens from number `length` on. Called before they are gone."""
+        """Forgets all tokens from number `length` on. Call it before they are gone."""
         for word in set(self._sentences.words.numbers[length : self._indexed]):
             places = self._places.get(word, array("i"))
             while places and places[-1] >= length:
@@ -58,7 +58,7 @@ class SentenceIndex:
         return score(spans, shared_words(words, self._tokens_of, spans), found, least)
 
     def tells_apart(self, word: int) -> bool:
-        """Whether a word is in few enough sentences to say anything of one."""
+        """Whether a word is in few enough sentences to tell them apart."""
         starts = np.array(self._sentences.starts)
         holding = np.unique(np.searchsorted(starts, self._tokens_of(word), side="right"))
         return word != 0 and tells_apart(len(holding), len(starts))
@@ -71,7 +71,7 @@ class SentenceIndex:
         return np.concatenate([np.array(self._places.get(word, ()), np.intp), np.array(newest, np.intp)])
 
     def _follow(self) -> None:
-        """Takes in the sentences that were finished since the last time; in the last one, words may still grow."""
+        """Adds tokens since the last time, but not the last sentence: its words may still grow."""
         sentences = self._sentences
         numbers = sentences.words.numbers
         finished = sentences.starts[-1] if len(sentences.starts) else 0

@@ -1,8 +1,8 @@
-"""Referential Injection: a thought's KV beside the River, at virtual positions that end where it was offered.
+"""Referential Injection: a thought's KV stands beside the River, at virtual positions that end where it was offered.
 
-The thought is forwarded in the River's context into a buffer of its own. The River's tokens, positions and KV bytes
-stay what they were; later tokens also attend to the buffer. The Gate judges the thought in between. Where the River was
-promised its speed, a thought comes in pieces of a few tokens, beside the River's own.
+The thought is forwarded in the River's context into a buffer of its own. The River's tokens, positions and KV bytes do
+not change; later tokens also attend to the buffer. The Gate judges the thought in between. If the River was promised
+its speed, a thought is read a few tokens at a time, in the same steps as the River's own tokens.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Reading:
     """Tokens that are read into a tail of their own, in one piece or in several.
 
     Args:
-        scored: whether to find out how likely each of them is.
+        scored: whether to compute how likely each token is.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Reading:
         reads: Reads,
         scored: bool = False,
     ) -> None:
-        self.tail: Tail | None = None  # made when its turn comes: many thoughts may wait at once
+        self.tail: Tail | None = None  # made when it is needed: many thoughts may wait at once
         self.finite = True
         self.hidden = torch.zeros(0, prism.hidden_size)
         self._prism, self._tokens, self._positions, self._reads = prism, tokens, positions, reads
@@ -48,7 +48,7 @@ class Reading:
 
     @property
     def left(self) -> int:
-        """Tokens that are not read yet."""
+        """Tokens still to be read."""
         return len(self._tokens) - self._read
 
     def row(self, room: int) -> Row:
@@ -60,7 +60,7 @@ class Reading:
         return self._reads.row(self._tokens[piece], self.tail, logits, positions=self._positions[piece])
 
     def absorb(self, result: RowResult) -> None:
-        """Takes in what the row of the tokens read last gave."""
+        """Takes the result of its last row."""
         first, self._read = self._read, self._read + len(result.hidden)
         self.finite = self.finite and bool(torch.isfinite(result.hidden).all())
         self.hidden = result.hidden[-1:].clone().float()  # a view would keep the whole step's states alive
@@ -70,21 +70,21 @@ class Reading:
             self._scores.append(chosen(scores, following))
 
     def likelihood(self, tokens: int) -> Tensor | None:
-        """Log-probabilities of the last `tokens` of them, nats; None if there is none, or they were not asked for."""
+        """Log-probabilities of the last `tokens` tokens, in nats; None if there are none, or none were asked for."""
         return torch.cat(self._scores)[-tokens:] if tokens > 0 and self._scores else None
 
     def release(self) -> None:
-        """Gives its room back."""
+        """Releases its tail."""
         if self.tail is not None:
             self.tail.release()
             self.tail = None
 
 
 class Injection:
-    """A thought on its way into the River: it is read there and, where the Gate weighs it, by itself.
+    """A thought on its way into the River. It is read in the River's context and, if the Gate weighs it, also alone.
 
     Attributes:
-        there: what it is read in the River's context as.
+        there: its reading in the River's context.
     """
 
     def __init__(self, stream: Stream, river: River, weighs: bool) -> None:
@@ -93,8 +93,8 @@ class Injection:
         self._ids = prism.encode(stream.role.injected_as.format(thought=stream.thought.text))
         self.positions = virtual_positions(river.position, len(self._ids))
         self._anchor = river.length
-        # What it reads is fixed here: a River token of the same step, or of a later one, is not seen; and the River,
-        # when it moves on, leaves this tail behind as it is.
+        # What it reads is fixed here: it sees no River token of this step or a later one. When the River moves its tail
+        # on, the old tail stays as it is.
         beside = river.reads()
         parts = (("of its tail", river.tail.view(river.tail.length)), *beside.parts)
         reads = Reads(parts, river.position, beside.bound + len(self._ids))
@@ -111,7 +111,7 @@ class Injection:
         return sum(r.left for r in self._readings)
 
     def rows(self, room: int) -> list[tuple[Reading, Row]]:
-        """The next tokens, at most `room`, and whose they are."""
+        """The next rows, with at most `room` tokens, each with the reading that it is for."""
         found = []
         for reading in self._readings:
             if room > 0 and reading.left:
@@ -120,20 +120,20 @@ class Injection:
         return found
 
     def absorb(self, reading: Reading, result: RowResult) -> None:
-        """Takes in what one of its rows gave."""
+        """Takes the result of one of its rows."""
         reading.absorb(result)
         if reading is not self.there and not reading.left:
             reading.release()
 
     def gain(self) -> float | None:
-        """How much more likely the River makes the thought than it is by itself, nats a token; None if not known."""
+        """How much more likely the thought is after the River than alone, in nats a token; None if not known."""
         if len(self._readings) < 2:
             return None
         by_itself, there = (r.likelihood(len(self._ids) - 1) for r in self._readings)
         return gained(there, by_itself)
 
     def aside(self) -> Aside:
-        """The finished aside, in its working buffer, until it is put beside the others."""
+        """The finished aside, still in its own buffer; `Asides.keep` puts it beside the others."""
         tail, self.there.tail = self.there.tail, None
         assert tail is not None and not self.there.left
         return Aside(self.stream.id, self.stream.thought.text, self._anchor, tail.segment())

@@ -1,4 +1,4 @@
-"""What all Streams of a role are told before their task: prefilled once over a Synapse, and read by each of them."""
+"""The part of a prompt that all Streams of a role share: prefilled once over a Synapse, and read by each of them."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ SHARED_FROM = 12  # tokens; fewer are cheaper in each tail than as one more segm
 class Instructions:
     """The newest shared instruction of each role. An older one lives as long as a Stream reads it.
 
-    The first Stream of a role over a Synapse is told in its own tail, for there may be no second. What is shared does
-    not attend to any Stream's focus set.
+    The first Stream of a role over a Synapse reads the instruction in its own tail, because there may be no second. A
+    shared instruction attends to no Stream's focus set.
     """
 
     def __init__(self, prism: Prism) -> None:
@@ -35,13 +35,13 @@ class Instructions:
         self._newest.clear()
 
     def shared(self, role: Role, alike: list[int], prompt: list[int], synapse: Synapse | None) -> Segment | None:
-        """The segment that holds the first tokens of `prompt`, or None where too few of them are the role's own.
+        """The segment that holds the first tokens of `prompt`; None if too few of them are common to the role.
 
         Args:
-            alike: a prompt of the role without a task.
-            prompt: all of its prompt, task included; at least its last token is never shared.
+            alike: the role's prompt without a task.
+            prompt: the whole prompt, task included; its last token is never shared.
         """
-        # Where the task begins, letters of both may have become one token.
+        # Where the task begins, one token may hold letters of both.
         same = takewhile(lambda pair: pair[0] == pair[1], zip(alike, prompt[:-1], strict=False))
         tokens = tuple(token for token, _ in same)
         if len(tokens) < SHARED_FROM:

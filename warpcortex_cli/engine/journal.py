@@ -1,4 +1,4 @@
-"""Stamps events with their order and time, and hands them to every listener."""
+"""Gives events their order and time, and passes them to every listener."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from warpcortex_cli.events import Event, Listener
 
 
 class Journal:
-    """The session's total order of events. `drain` gives those that nobody has drained yet.
+    """The session's events in total order. `drain` returns those not drained yet.
 
-    A listener that fails disturbs neither the others nor the agent whose event it was told: `drain` raises its error.
+    A failing listener disturbs neither other listeners nor the agent that wrote the event: `drain` raises its error.
     """
 
     def __init__(self, listeners: Sequence[Listener] = ()) -> None:
@@ -20,7 +20,7 @@ class Journal:
         self._start = time.monotonic()
         self._next = 0
         self._fresh: list[Event] = []
-        self._error: Exception | None = None  # the first of a listener
+        self._error: Exception | None = None  # the first error of a listener
 
     def now(self) -> float:
         """Seconds since the session began."""

@@ -1,4 +1,4 @@
-"""The ledger of an answer: what each injected thought was, what its Stream read, and what it changed."""
+"""The ledger of an answer (`ask --explain`): each injected thought, what its Stream read, and what it changed."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Entry:
     """One injected thought.
 
     Attributes:
-        landmarks: the tokens that at least half of all heads kept, as text, a line for each sentence they are of.
-        focus: the sentences that were chosen by its task.
+        landmarks: the tokens that at least half of all heads kept, as text, a line for each sentence.
+        focus: the sentences of its focus set.
         without: River text of the same run with this thought withheld.
-        changed: words of the River's text that differ from that.
-        arrived: as an "aside", or "inline" as text of the River.
+        changed: words of the River's text that differ from `without`.
+        arrived: "aside", or "inline" if it became River text.
     """
 
     stream: int
@@ -40,8 +40,8 @@ class Ledger:
     """Listens to a session, and replays it for each thought that was injected.
 
     Args:
-        session: listened to from now on.
-        again: makes the same session anew, with the same notes loaded.
+        session: the session to listen to.
+        again: makes a new session like it, with the same notes loaded.
     """
 
     def __init__(self, session: Session, again: Callable[[], Session]) -> None:
@@ -61,7 +61,7 @@ class Ledger:
             self._read[event.id] = ("\n".join(landmarks), "\n".join(lines(stream.focus_tokens)))
 
     def entries(self, question: str, text: str) -> list[Entry]:
-        """The ledger of the reply `text` to `question`. Costs a run for each injected thought."""
+        """The entries for the reply `text` to `question`. It costs one run for each injected thought."""
         out = []
         for stream in self._session.streams:
             if stream.state != "injected":
@@ -86,9 +86,9 @@ class Ledger:
         return out
 
     def _without(self, question: str, withheld: int) -> str:
-        """River text of the same run; a thought withdrawn before the next step was never attended to.
+        """River text of the same run without one thought. Withdrawn before the next step, it was never attended to.
 
-        One that arrives as text is kept from arriving.
+        A thought that would arrive as text is withheld instead.
         """
         session = self._again()
         if withheld in self._inlined:
@@ -103,7 +103,7 @@ class Ledger:
 
 
 def _kept(stream: Stream) -> list[int]:
-    """Tokens of the River's tail that at least half of the heads of all layers hold as landmarks."""
+    """Tokens of the River's tail that at least half of all heads keep as landmarks."""
     if stream.synapse is None or not stream.synapse.landmarks:
         return []
     indices = stream.synapse.indices
@@ -112,7 +112,7 @@ def _kept(stream: Stream) -> list[int]:
 
 
 def changed_words(before: str, after: str) -> tuple[str, ...]:
-    """Words of `after` that do not stand in `before` at their place."""
+    """Words of `after` that are not in `before` at the same place."""
     old, new = before.split(), after.split()
     changes = difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes()
     return tuple(word for kind, _, _, start, end in changes if kind != "equal" for word in new[start:end])

@@ -1,11 +1,11 @@
 """Pacing: how many Stream tokens may join a step so that the River keeps its share of its own speed.
 
-What a step costs is learnt while it runs. Each River token pays in the time that the share leaves over; Streams spend
-it in steps of the width that gives most of their tokens for a second. A few tokens cost next to nothing where a step
-waits for the weights, so every width is tried now and then. While the River waits, Streams have every step.
+The cost of a step is learnt while it runs. Each River token adds the time that the share leaves over to a budget;
+Streams spend it in steps of the width that gives the most Stream tokens a second. A few tokens cost almost nothing if a
+step waits for the weights, so every width is tried now and then. While the River waits, Streams have every step.
 
-A machine is not equally fast from step to step. What Streams pay is the mean of what their steps take beyond the mean
-of the River's own: what makes the River slower while nobody else runs is not theirs.
+A machine's speed varies from step to step. Streams are charged the mean time of their steps beyond the mean of the
+River's solo steps, so they do not pay for what slows down the River alone.
 """
 
 from __future__ import annotations
@@ -14,39 +14,39 @@ import math
 from typing import NamedTuple
 
 _NEWEST = 0.2  # weight of a width's newest measurement
-_SOLO = 0.05  # the same of a solo step, of which there are many; the first ones weigh alike
-_SELDOM = 32  # after so many steps with Streams comes a solo one, so that the River's own speed stays known
-_TRIES = 8  # of so many steps with Streams, one is of the width that was tried longest ago,
-_TRIED = 1 / 16  # if such steps have taken no more than this part of what Streams spent
-_FRESH = 400  # steps after which a width that was not taken again is not known any more: it may just have been unlucky
+_SOLO = 0.05  # the same for solo steps, of which there are many; the first ones have equal weight
+_SELDOM = 32  # steps with Streams after which a solo step refreshes the River's own speed
+_TRIES = 8  # one in so many steps with Streams tries the width that was tried longest ago,
+_TRIED = 1 / 16  # as long as tries take no more than this part of what Streams spent
+_FRESH = 400  # steps after which the cost of an unused width is forgotten: it may just have been unlucky
 _WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
-_KNOWN = 3  # solo steps before the first one with Streams; the fastest counts, for the first may load something
-_FIRST = 4  # the widest step before any was measured
-_BURST = 2.0  # widths known to take so many solo steps longer are not chosen, or the River would stutter
+_KNOWN = 3  # solo steps before the first one with Streams; the fastest counts, as the first may load something
+_FIRST = 4  # the widest step before any is measured
+_BURST = 2.0  # a width that takes longer by so many solo steps is not chosen, or the River would stutter
 
 
-SHARE = 0.7  # of its own speed, which a River keeps where somebody reads along,
-READING = 12.0  # or so many tokens a second if that is less: some nine words, twice what most people read
+SHARE = 0.7  # of its own speed: what a River keeps while somebody reads along,
+READING = 12.0  # or so many tokens a second, if that is less: some nine words, twice as fast as most people read
 
 
 class Pacer:
-    """Learns the seconds of a step by the number of Stream tokens in it, and grants widths.
+    """Learns how long a step takes by the number of Stream tokens in it (its width), and grants widths.
 
     Args:
         share: the part of its solo speed that the River keeps, 0 (no promise) to below 1.
-        enough: tokens a second that the River never has to exceed.
+        enough: tokens a second above which the River needs no more speed.
     """
 
     def __init__(self, share: float, enough: float = math.inf) -> None:
         self.share = share
         self.enough = enough
         self._solo: float | None = None  # mean seconds of a step in which the River is alone
-        self._solos = self._since = 0  # such steps, and those with Streams after the last one
+        self._solos = self._since = 0  # how many solo steps, and how many steps with Streams since the last of them
         self._extra: dict[int, float] = {}  # by width: mean seconds beyond a solo step
-        self._taken: dict[int, int] = {}  # by width: the last step that had it
+        self._taken: dict[int, int] = {}  # by width: the last step of that width
         self._steps = self._wide = 0
-        self._trying = False  # in the step that comes
-        self._spent = self._tried = 0.0  # seconds beyond solo steps: of all steps with Streams, and of tries
+        self._trying = False  # whether the next step is a try
+        self._spent = self._tried = 0.0  # seconds beyond solo steps: in all steps with Streams, and in tries
         self._credit = 0.0
 
     def width(self, wanted: int, river_writes: bool) -> int:
@@ -63,13 +63,13 @@ class Pacer:
         self._trying = bool(fitting) and self._wide % _TRIES == 0 and self._tried <= _TRIED * self._spent
         if self._trying:
             return min(fitting, key=lambda w: self._taken.get(_bucket(w), -1))
-        # Tokens for each River token: what costs more than is allowed runs in a part of the steps only.
+        # Stream tokens per River token: a width that costs more than is allowed runs in only some of the steps.
         return max(fitting, key=lambda w: (round(w * min(1.0, allowed / self._cost(w)), 6), w)) if fitting else 1
 
     def observe(self, width: int, seconds: float, river_writes: bool, besides: float = 0.0) -> None:
-        """Takes in how long the forward of a step with `width` Stream tokens took, and what was done `besides` it."""
+        """Notes the seconds of a forward with `width` Stream tokens, and those spent `besides` it in the same step."""
         if not river_writes:
-            self._since = 0  # while the River reads there are no solo steps to wait for
+            self._since = 0  # while the River reads, there are no solo steps to wait for
             return
         self._steps += 1
         if width == 0:
@@ -84,16 +84,16 @@ class Pacer:
         if width:
             self._wide += 1
             self._since += 1
-            extra = seconds - self._solo  # below nothing, too: only a mean of all is what a width costs
+            extra = seconds - self._solo  # may be negative: only the mean over all is the cost of a width
             self._learn(_bucket(width), extra)
         for old in [w for w, step in self._taken.items() if self._steps - step > _FRESH]:
             del self._extra[old], self._taken[old]
         if self.share > 0:
-            # What was saved up is bounded, so that a long solo stretch does not buy a long disturbed one.
+            # The budget is bounded, so that a long solo stretch does not buy a long disturbed one.
             self._credit = min(self._most(), self._credit + self._allowed() - extra - besides)
 
     def _learn(self, place: int, extra: float) -> None:
-        """Takes in what a step with Streams took longer than a solo one."""
+        """Notes how much longer a step with Streams took than a solo one."""
         known = self._extra.get(place, extra)
         self._extra[place] = known + _NEWEST * (extra - known)
         self._taken[place] = self._steps
@@ -111,25 +111,25 @@ class Pacer:
         return max(_BURST * self._solo, 1 / self.enough - self._solo)
 
     def _cost(self, width: int) -> float:
-        """Seconds beyond a solo step, from the nearest width that was tried; never quite nothing."""
+        """Seconds beyond a solo step, from the nearest width that was tried; always above 0."""
         assert self._solo is not None
         floor = 1e-3 * self._solo
         if not self._extra:
             return floor
-        # A width not tried yet is taken for as costly, token by token, as the nearest one.
+        # An untried width costs, per token, what the nearest measured one costs.
         nearest = min(self._extra, key=lambda w: abs(w - width))
         return max(floor, self._extra[nearest] * width / nearest)
 
 
 class Promise(NamedTuple):
-    """What a River is promised: its profile's `limits.river_share`, and whether somebody reads along."""
+    """What a River is promised: the profile's `limits.river_share`, and whether somebody reads along."""
 
     share: float | None
     watched: bool
 
 
 def pacer(share: float | None, watched: bool) -> Pacer:
-    """Keeps a `Promise`. None promises what a reader needs, and nothing where nobody reads along."""
+    """A pacer that keeps a `Promise`. Without a share it promises what a reader needs, or nothing if nobody reads."""
     if share is not None:
         return Pacer(share)
     return Pacer(SHARE, READING) if watched else Pacer(0.0)

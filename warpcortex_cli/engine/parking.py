@@ -1,11 +1,11 @@
-"""Parking: a Stream whose seat is wanted by one of higher priority waits without room on the device.
+"""Parking: a Stream whose seat goes to one of higher priority waits without room on the device.
 
-Its private KV is kept as blocks of the River's past are, in the same tiers and formats, and comes back to the very
-positions that it left. So its keys stay rotated: what is stored `exact` then has every bit again, in any type, which
-turning there and back does not give. (A tail in int8 is rounded once more where it lands; in fp32 nothing comes of it.)
+Its private KV is kept like blocks of the River's past, in the same tiers and formats, and returns to the positions that
+it left. So its keys stay rotated: stored as `exact` they come back bit for bit in any type, which rotating back and
+forth would not give. (A tail in int8 is rounded once more on its return; in fp32 that changes nothing.)
 
-The store is not the River's own, for the blocks of that become records of the conversation's file, and no Stream
-outlives a reply. It ends with the last Stream in it, and so does its file, if memory was short and it needed one.
+It has a store of its own, because blocks of the River's store become records of the session's file, and no Stream
+outlives a reply. The store is dropped with the last Stream in it, and so is its file, if it needed one.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from warpcortex_cli.profile import MemorySettings
 
 
 def seating(alive: Sequence[Stream], seats: int) -> list[Stream]:
-    """Whose turn it is to move: "thinking" ones give their seat up, "queued" and "parked" ones take one, in this order.
+    """Streams that move now, in order: "thinking" ones give up their seat, "queued" and "parked" ones take one.
 
-    Seats are given by priority; among equals first to the parked, then to the oldest. Where none is free, the newest
-    Stream of the lowest priority gives its own to one of a strictly higher. Only a Stream that writes does: one that
-    still reads its prompt gives it up when it has, and one at the Gate is nearly done.
+    Seats go by priority; among equals, to the parked first, then to the oldest. If none is free, the newest Stream of
+    the lowest priority gives its seat to one of a strictly higher priority. Only a Stream that writes does so: one that
+    still reads its prompt does it afterwards, and one at the Gate is nearly done.
     """
     waiting = [s for s in alive if s.state in ("queued", "parked")]
     if not waiting:  # as in nearly every step
@@ -41,7 +41,7 @@ def seating(alive: Sequence[Stream], seats: int) -> list[Stream]:
     seated = [s for s in alive if s.state in ("thinking", "gating")]
     writing = [s for s in seated if s.state == "thinking" and s.tokens]
     writing.sort(key=lambda s: (s.role.priority, -s.id))
-    free = seats - len(seated)  # below zero where a profile of fewer seats came meanwhile
+    free = seats - len(seated)  # below zero if a new profile has fewer seats
     moves: list[Stream] = []
     for stream in waiting:
         missing = max(0, 1 - free)
@@ -67,10 +67,10 @@ class Parking:
 
     Args:
         layout: the model's KV shape.
-        journal: is told who is parked and resumed.
+        journal: gets an event for each Stream that is parked or resumed.
 
     Attributes:
-        failure: why parked tails stay in memory beyond their budget, for the user; empty while they do not.
+        failure: why parked tails stay in memory beyond their budget, for the user; empty if they do not.
     """
 
     def __init__(self, layout: KVLayout, journal: Journal) -> None:
@@ -88,15 +88,15 @@ class Parking:
 
     @torch.inference_mode()
     def park(self, stream: Stream, memory: MemorySettings) -> None:
-        """Takes a Stream's tail in and gives its room back.
+        """Stores a Stream's tail and releases it.
 
         Raises:
-            RuntimeError: there is no memory for it. The Stream is as before, and has to be forgotten here.
+            RuntimeError: there is not enough memory. The Stream is unchanged; call `forget` for it.
         """
         work = _writing(stream)
         tail = work.tail
         assert tail is not None
-        if self._store is None:  # one unpacked block is at hand while it is read, and none afterwards
+        if self._store is None:  # one block is unpacked at a time, while it is read
             self._store = BlockStore(self._layout, memory.stored, Budgets(hot=0, warm=memory.warm_mb << 20))
         before, starts = self._nbytes, range(0, tail.length, BLOCK)
         numbers = range(self._next, self._next + len(starts))
@@ -115,10 +115,10 @@ class Parking:
 
     @torch.inference_mode()
     def resume(self, stream: Stream, tail: Tail) -> None:
-        """Puts a parked Stream's KV into an empty tail, with which it goes on.
+        """Puts a parked Stream's KV into an empty tail and lets the Stream go on with it.
 
         Raises:
-            RuntimeError, ValueError: it cannot be read, or does not fit. The tail is released then.
+            RuntimeError, ValueError: the KV cannot be read, or does not fit. The tail is released then.
         """
         kept, store = self._kept[stream.id], self._store
         assert store is not None
@@ -131,13 +131,13 @@ class Parking:
         except (KeyError, OSError, RuntimeError, ValueError) as error:
             tail.release()
             raise ValueError(f"its parked KV did not come back: {error}") from error
-        _writing(stream).resume(tail)  # which gives it back, whatever happens from here on
+        _writing(stream).resume(tail)  # from here on, closing the work releases the tail
         self.forget(stream)
         stream.state = StreamState.THINKING
         self._journal.write(StreamResumed(id=stream.id, tokens=tail.length))
 
     def forget(self, stream: Stream) -> None:
-        """Frees what is kept of a Stream, if anything."""
+        """Frees what is stored of a Stream, if anything."""
         kept = self._kept.pop(stream.id, None)
         if kept is None or self._store is None:
             return
@@ -154,6 +154,6 @@ class Parking:
 
 
 def _writing(stream: Stream) -> Writing:
-    """The work of a Stream that writes: only such a one has a tail to be parked."""
+    """The work of a Stream that writes. Only such a Stream has a tail to park."""
     assert isinstance(stream.work, Writing)
     return stream.work

@@ -1,8 +1,8 @@
-"""The River's past: tokens that left its tail, in blocks of 32, and those of them that are in its working set.
+"""The River's past: tokens that left its tail, in blocks of 32, and its working set, the part that is read again.
 
-Positions are laid out once and for all: the first tokens (a system prompt) stand at 0, 1, ..., what is recalled ends
-just before `base`, and the tail begins there. So a River of any length stays inside the positions that its model knows,
-and the tokens that a step attends to are bounded by the sum of the three.
+The layout of positions is fixed: the first tokens (a system prompt) stand at 0, 1, ..., recalled tokens end just before
+`base`, and the tail begins there. So a River of any length stays within the positions that its model knows, and the
+tokens that a step attends to are bounded by the sum of the three.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from warpcortex_cli.synapse.focus import found_in_tail
 from warpcortex_cli.synapse.worth import Spans, choose
 
 _SINKS = 4  # first tokens that are always read (StreamingLLM, arXiv 2309.17453)
-_BEFORE = 64  # tokens that a bare or damaged block is computed anew behind
+_BEFORE = 64  # tokens before a bare or damaged block that are read again with it
 _Read = TypeVar("_Read")
 
 
 class Past:
-    """What the River no longer holds in its tail.
+    """Tokens that the River no longer holds in its tail.
 
     Args:
         prism: the model.
@@ -44,11 +44,11 @@ class Past:
         sentences: of the whole River; it grows with it.
 
     Attributes:
-        tokens: how many tokens are in blocks: the tail's first one has this number.
+        tokens: how many tokens are in blocks; also the number of the tail's first token.
         base: the position at which the tail begins; 0 while nothing is in blocks.
-        recalled: which tokens are back, ascending.
-        brought: all that came back since the turn began.
-        anew: numbers of blocks that were damaged and computed anew.
+        recalled: the tokens that are recalled now, ascending.
+        brought: all tokens that were recalled since the turn began.
+        anew: numbers of damaged blocks that were recomputed.
     """
 
     def __init__(self, prism: Prism, settings: MemorySettings, sentences: Sentences) -> None:
@@ -69,18 +69,18 @@ class Past:
     # -- what goes in -------------------------------------------------------------------------------------------
 
     def begin(self, opening: int) -> None:
-        """Fixes the layout, when the first tokens leave the tail. `opening`: tokens of the system prompt."""
+        """Fixes the layout when the first tokens leave the tail. `opening`: tokens of the system prompt."""
         self.pinned = min(max(_SINKS, opening), self._prism.max_context // 8)
         self.base = self.pinned + self.budget
         self.fingerprints = calibrated(self._prism)
 
     def use(self, settings: MemorySettings) -> None:
-        """Takes over other budgets, and the format of what is stored from now on. `lay_out` is due then."""
+        """Applies budgets, and the format of blocks stored from now on. Call `lay_out` next."""
         self.budget = _recalled(self._prism, settings)
         self.store.change(settings.stored, _budgets(settings, self.budget, self._prism.layout))
 
     def lay_out(self) -> int:
-        """Fits the layout to the budget, which may be another one than when the first tokens left the tail.
+        """Fits the layout to the budget, which may have changed since the first tokens left the tail.
 
         Returns:
             By how many positions the tail has to move.
@@ -99,8 +99,8 @@ class Past:
         """Moves the first `tokens` of the tail, whole blocks, to the store.
 
         Returns:
-            A tail of the others, at the position where it begins, and by how many they were moved. The old one stays
-            as it is: somebody may be reading it.
+            A tail of the remaining tokens, and by how many positions they were moved. The old tail is not changed:
+            somebody may be reading it.
         """
         rope, layers = self._prism.rope, range(self._prism.layers)
         leaving = tail.freeze(0, tokens)
@@ -122,7 +122,7 @@ class Past:
 
     @torch.inference_mode()
     def give_back(self, tail: Tail, length: int, window: int) -> None:
-        """Makes the tail end with token `length`, which is in a block: the blocks before it return to the tail."""
+        """Makes the tail end before token `length`, which is in a block: the blocks before it return to the tail."""
         start = max(0, length - window) // BLOCK * BLOCK
         positions = torch.arange(length - start, device=self._prism.device) + (self.base if start else 0)
         tail.truncate(0)
@@ -154,7 +154,7 @@ class Past:
             queries: unrotated, per layer [heads, W, head_dim].
             budget: tokens to choose at most.
             among: sentences that lie within these tokens may be chosen.
-            least: where words are shared, what shares less than this part of what the best does is left out.
+            least: a sentence that shares less than this part of what the best one shares is left out.
             tail: the River's, where `among` reaches beyond what is stored.
         """
         if budget <= 0:
@@ -166,7 +166,7 @@ class Past:
     def _found(self, queries: Sequence[Tensor], spans: Spans, tail: Tail | None) -> NDArray[np.float32]:
         """What queries find in spans: in stored ones by fingerprints, in those of the tail by its keys.
 
-        Both are counted in squared standard deviations from the usual, so that they can be compared.
+        Both are squared standard deviations above the usual, so they can be compared.
         """
         found = np.zeros(len(spans), np.float32)
         if len(self.fingerprints):
@@ -180,14 +180,14 @@ class Past:
         return found
 
     def recall(self, tokens: list[int]) -> None:
-        """Puts these of the stored tokens into the working set, in the place of those that were there."""
+        """Makes these stored tokens the recalled ones, instead of those before."""
         self.brought.update(tokens)
         if tokens != self.recalled:
             self.recalled, self._working = tokens, None
             self.store.tidy()
 
     def working(self) -> tuple[Segment, ...]:
-        """The first tokens and the recalled ones at their compacted positions; nothing while nothing is stored."""
+        """The first tokens and the recalled ones, at their compacted positions; empty while nothing is stored."""
         if not self.tokens:
             return ()
         if self._working is None:
@@ -218,7 +218,7 @@ class Past:
         return self._mended(self.store.get, number)
 
     def _mended(self, read: Callable[[int], _Read], number: int) -> _Read:
-        """What `read` gives of a block, which is computed anew if it is bare, or its record is damaged or lost."""
+        """The result of `read` for a block, which is recomputed first if it is bare, damaged or lost."""
         try:
             return read(number)
         except BareError:
@@ -229,7 +229,7 @@ class Past:
         return read(number)
 
     def _computed(self, number: int) -> tuple[list[Tensor], list[Tensor]]:
-        """A block from its tokens, behind a few of those before it: what it once attended to beyond is lost."""
+        """A block recomputed from its tokens and a few before them. It no longer attends to anything earlier."""
         start = max(0, number * BLOCK - _BEFORE)
         ids = list(self.sentences.ids[start : (number + 1) * BLOCK])
         tail = self._prism.new_tail(len(ids))
@@ -240,9 +240,9 @@ class Past:
         return self._prism.rope.unrotated(found.keys, found.positions), list(found.values)
 
     def reasons(self, asked: Iterable[int]) -> list[tuple[str, list[str]]]:
-        """The sentences that came back since the turn began, and the rare words that each shares with what was asked.
+        """The sentences recalled since the turn began, and the rare words that each shares with what was asked.
 
-        Those that share most come first.
+        Sentences that share the most words come first.
         """
         rare = {w for w in asked if self.index.tells_apart(w)}
         sentences = self.sentences
@@ -263,16 +263,16 @@ class Past:
     # -- on disk ------------------------------------------------------------------------------------------------
 
     def packed(self) -> Iterator[tuple[int, bytes]]:
-        """All blocks as they are to be on disk, in order; bare ones are empty, damaged ones computed anew."""
+        """All blocks as they go to disk, in order; bare ones are empty, damaged ones are recomputed."""
         left_out = self.store.left_out()
         for number in range(self.tokens // BLOCK):
             yield number, b"" if number in left_out else self._mended(self.store.packed, number)
 
     def take_up(self, tokens: int, base: int, pinned: int, fingerprints: bytes) -> int:
-        """Brings an empty past to where a stored one stood; its blocks are in the store already.
+        """Restores a stored past into an empty one. Its blocks are in the store already.
 
         Returns:
-            The number of blocks whose fingerprints were there; the others' are made from the blocks.
+            The number of blocks whose fingerprints were stored. The others are computed from the blocks.
         """
         self.tokens, self.base, self.pinned = tokens, base, pinned
         if tokens:
@@ -284,7 +284,7 @@ class Past:
         return len(rows)
 
     def truncate(self, length: int) -> None:
-        """Forgets what the index knows of tokens from number `length` on; called before they are gone."""
+        """Removes tokens from number `length` on from the index. Call it before they are gone."""
         self.index.truncate(length)
 
     def close(self) -> None:
@@ -292,12 +292,12 @@ class Past:
 
 
 def _recalled(prism: Prism, settings: MemorySettings) -> int:
-    """Tokens that are recalled at once at most."""
+    """How many tokens can be recalled at once."""
     return min(settings.recall, prism.max_context // 4)
 
 
 def _budgets(settings: MemorySettings, recall: int, layout: KVLayout) -> Budgets:
-    """Bytes of each tier, where `recall` tokens are recalled at once."""
+    """Bytes of each tier, if `recall` tokens are recalled at once."""
     hot, cold = settings.hot_mb, settings.cold_mb
     return Budgets(
         hot=(2 * recall + 2 * BLOCK) * layout.bytes_per_token if hot is None else hot << 20,

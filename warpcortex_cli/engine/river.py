@@ -1,4 +1,4 @@
-"""The River: the main agent, which owns the growing context and whatever was injected into it."""
+"""The River: the main agent, which owns the growing context and the thoughts injected into it."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from warpcortex_cli.prism.rows import Row, RowResult
 from warpcortex_cli.profile import Example, Profile, RiverSettings, Sampling
 
 PREFILL_CHUNK = 512
-QUERY_WINDOW = 32  # newest tokens whose queries say what the River is at
+QUERY_WINDOW = 32  # newest tokens, whose queries show what the River is about
 _AT_WORK = frozenset({RiverState.READING, RiverState.PREFILL, RiverState.WRITING})
-_ASKED = 128  # newest tokens of a turn that say what is asked for
+_ASKED = 128  # last tokens of a turn, which say what is asked
 
 
 def check_context(prism: Prism, profile: Profile) -> None:
-    """Refuses a model in whose context the River of a profile finds no room to move.
+    """Refuses a model whose context is too short for the River of a profile.
 
     Raises:
-        ModelError: with what would be enough.
+        ModelError: with the context that would be enough.
     """
     opening = opening_of(prism, profile.river)
     if _has_room(prism.max_context, profile, opening):
@@ -48,7 +48,7 @@ def check_context(prism: Prism, profile: Profile) -> None:
 
 
 def opening_of(prism: Prism, settings: RiverSettings) -> int:
-    """Tokens of the system prompt and of the examples."""
+    """How many tokens the system prompt and the examples have."""
     return prism.chat.pinned(settings.prompt, shown(settings.examples))
 
 
@@ -58,7 +58,7 @@ def shown(examples: Sequence[Example]) -> list[Message]:
 
 
 def _has_room(context: int, profile: Profile, opening: int) -> bool:
-    """Whether a full tail always has a block to give up beside the third of it that stays."""
+    """Whether a full tail can always give up a block and still keep a third of itself."""
     base = min(opening, context // 8) + min(profile.memory.recall, context // 4)
     room = context - base - min(profile.river.max_tokens, context // 4)
     limit = min(profile.memory.window or room, room)
@@ -66,13 +66,13 @@ def _has_room(context: int, profile: Profile, opening: int) -> bool:
 
 
 def _chunk(limit: int) -> int:
-    """Tokens of a row; they fit beside what stays, up to a block too much."""
+    """Tokens of a row: as many as fit beside the third that stays, less a block."""
     return max(1, min(PREFILL_CHUNK, limit // 2 - BLOCK))
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A point to return to. `tokens`: of the whole River."""
+    """A point to return to. `tokens`: how many the whole River has there."""
 
     tokens: int
     asides: tuple[Aside, ...]
@@ -80,13 +80,13 @@ class Mark:
 
 
 class River:
-    """State of the main agent between steps.
+    """The main agent's state between steps.
 
     Its newest tokens are in its tail, at positions `past.base`, `past.base` + 1, ...; asides stand beside them and
-    never move them; older tokens are in its past. What it writes is a `Turn`.
+    never move them; older tokens are in its past. The reply that it writes is a `Turn`.
 
     Attributes:
-        holding: whether the last token of a prompt is left unread for now.
+        holding: whether the last token of a prompt is held back for now.
     """
 
     def __init__(self, prism: Prism, profile: Profile, seed: int) -> None:
@@ -98,14 +98,14 @@ class River:
         self.asides = Asides(prism, self.position_of)
         self.pending: deque[int] = deque()
         self.holding = False
-        self._prompted = 0  # of these, how many of the first ones it is to read, and did not write itself
+        self._prompted = 0  # how many of the first ones are prompt, not written by itself
         self._state = RiverState.IDLE
         self._seed = seed
         self._sampling: Sampling | None = None
         self.sampler = Sampler()
         self.hidden = torch.zeros(0, prism.hidden_size)  # last hidden state of its newest token, [<= 1, hidden_size]
         self._queries: list[torch.Tensor] = []  # of its newest rows
-        self.unchanged = 0  # first tokens that are what they were when somebody last set this to `position`
+        self.unchanged = 0  # first tokens that have not changed since they were saved
         self.use(profile)
 
     @property
@@ -122,9 +122,9 @@ class River:
         return self._state == RiverState.IDLE
 
     def use(self, profile: Profile) -> None:
-        """Takes all that is the River's from a profile; its context stays, and stands where the new budgets want it.
+        """Applies the River's part of a profile. Its context stays, laid out for the new budgets.
 
-        Blocks that are stored stay in the format that they have.
+        Stored blocks keep their format.
         """
         if self._sampling != profile.sampling:
             self._sampling = profile.sampling
@@ -141,7 +141,7 @@ class River:
         return self.past.base + self.tail.length
 
     def position_of(self, token: int) -> int:
-        """The position of a token, by its number; of one in its past, where it would stand before its base."""
+        """The position of a token, by its number; for one in the past, where it would stand before the base."""
         return self.past.base + token - self.past.tokens
 
     @property
@@ -155,7 +155,7 @@ class River:
         self._prompted += len(ids)
 
     def drop_pending(self) -> tuple[list[int], int]:
-        """Forgets what it has not read yet; returns that, and how many of it, the last ones, it wrote itself."""
+        """Drops the tokens not read yet. Returns them, and how many of the last ones it wrote itself."""
         left, own = list(self.pending), len(self.pending) - self._prompted
         self.pending.clear()
         self._prompted, self.holding = 0, False
@@ -164,7 +164,7 @@ class River:
     # -- rows ---------------------------------------------------------------------------------------------------
 
     def row(self) -> Row | None:
-        """What the River contributes to the next step, if anything."""
+        """The River's row of the next step, or None."""
         if self.state not in _AT_WORK or not self.pending:
             return None
         count = min(self._chunk, len(self.pending) - self.holding)
@@ -176,7 +176,7 @@ class River:
         return self.reads().row(tokens, self.tail, "none" if silent else self.sampler.asks, queries=True)
 
     def absorb(self, row: Row, result: RowResult) -> None:
-        """Remembers hidden states and sentence borders of the tokens that are now in the cache."""
+        """Takes its row's result: the tokens are in the cache now."""
         prompted = min(self._prompted, len(row.tokens))
         self._prompted -= prompted
         self.sentences.extend(row.tokens[:prompted])
@@ -195,25 +195,25 @@ class River:
         return self._queries[0] if self._queries else None
 
     def reads(self) -> Reads:
-        """What its next row reads beside its tail: its past in one piece, and asides, which come and go, in another."""
+        """What its next row reads beside its tail: its past as one segment, and its asides as another."""
         past = (("of its past", part) for part in self.past.working())
         thoughts = (("of thoughts", part) for part in self.asides.view())
         return Reads((*past, *thoughts), self.position, self.bound + self.asides.tokens)
 
     def beside(self) -> tuple[Segment | TailView, ...]:
-        """The same as segments alone."""
+        """The segments of `reads`."""
         return self.reads().segments
 
     @property
     def bound(self) -> int:
-        """Tokens that a row reads at most, its own included, beside asides."""
+        """The most tokens that a row attends to, its own included, without asides."""
         return self.past.base + self.limit
 
     # -- the past -----------------------------------------------------------------------------------------------
 
     @property
     def limit(self) -> int:
-        """Tokens that the tail may hold; of a model's context, what a reply may add is left free."""
+        """Tokens that the tail may hold. Room for a reply is left free in the model's context."""
         room = self.prism.max_context - self.past.base - min(self.settings.max_tokens, self.prism.max_context // 4)
         return min(self._window or room, room)
 
@@ -227,7 +227,7 @@ class River:
         return bool(self.pending) and self.tail.length + min(self._chunk, len(self.pending)) > self.limit
 
     def make_room(self) -> None:
-        """Moves all but the newest third of the tail into the past. Who reads the tail that was goes on reading it."""
+        """Moves all but the newest third of the tail into the past. Readers of the old tail go on reading it."""
         if self.tail.length - self.limit // 3 < BLOCK:
             if self.full:
                 said = f"a context of {self.prism.max_context} tokens is too short for what is to be read."
@@ -240,7 +240,7 @@ class River:
         self._moved(by)
 
     def lay_out(self) -> None:
-        """Moves all to where it stands with the budgets that there are now."""
+        """Moves everything to its place under the current budgets."""
         by = self.past.lay_out()
         if by:
             self.tail = self.tail.without(0, self.prism.rope, by)
@@ -249,7 +249,7 @@ class River:
             self.make_room()
 
     def _moved(self, by: int) -> None:
-        """What goes with the tail when that has moved by so many positions, or lost its first tokens."""
+        """Updates what depends on the tail after it was moved by `by` positions or lost its first tokens."""
         self.unchanged = min(self.unchanged, self.past.tokens)
         self.asides.keep(self.asides)
         if by and self.queries is not None:
@@ -257,7 +257,7 @@ class River:
             self._queries = [torch.stack(self.prism.rope.turn(list(self.queries), turns))]
 
     def queries_of(self, ids: list[int], context: int) -> torch.Tensor:
-        """Rotated queries of tokens that are read behind the first `context` ones of the tail, and forgotten again.
+        """Rotated queries of tokens, read behind the first `context` tokens of the tail and not kept.
 
         Returns:
             [layers, heads, tokens, head_dim], for positions from `past.base` + `context` on.
@@ -275,19 +275,19 @@ class River:
     def look_for(
         self, words: Sequence[int], queries: torch.Tensor, first: int, budget: int, among: range, least: float = 0.0
     ) -> list[int]:
-        """As in `Past`, for rotated queries at positions from `first` on, in all that it holds."""
+        """As `Past.look_for`, for rotated queries at positions from `first` on, in past and tail."""
         plain = self.unrotated(queries, first)
         if among.stop <= self.past.tokens:
             return self.past.look_for(words, plain, budget, among, least)
         return self.past.look_for(words, plain, budget, among, least, self.tail)
 
     def unrotated(self, queries: torch.Tensor, first: int) -> list[torch.Tensor]:
-        """Queries [layers, heads, W, head_dim] at positions from `first` on, as they were before these were applied."""
+        """Queries [layers, heads, W, head_dim] at positions from `first` on, with their rotation undone."""
         positions = torch.arange(first, first + queries.shape[2], device=queries.device)
         return self.prism.rope.unrotated(list(queries), positions)
 
     def recall(self, ids: list[int]) -> Asked:
-        """Brings back what a turn asks for, before it is read."""
+        """Recalls what a turn asks for, before the turn is read."""
         self.past.brought.clear()
         if not self.past.tokens:
             return Asked()
@@ -298,7 +298,7 @@ class River:
         return asked
 
     def recall_again(self, asked: Asked) -> None:
-        """Brings back what its newest words ask for, beside what the turn asked for."""
+        """Recalls what its newest words ask for, and what the turn asked for."""
         if not self.past.tokens or self.queries is None:
             return
         newest = self.sentences.words.numbers[-QUERY_WINDOW:].tolist()
@@ -307,11 +307,11 @@ class River:
         self.past.recall(sorted({*found, *self._answering(asked, budget - len(found))}))
 
     def _answering(self, asked: Asked, budget: int) -> list[int]:
-        """What the turn itself asked for."""
+        """Tokens of the past that the turn asks for."""
         return self.past.look_for(asked.words, asked.queries, budget, range(self.past.tokens))
 
     def copy(self, tokens: Sequence[int], into: Tail) -> None:
-        """Appends its tokens of these numbers, ascending, to a tail: at their positions, or just before its base."""
+        """Copies tokens, by number, ascending, to a tail: at their positions or, from the past, before its base."""
         stored = [t for t in tokens if t < self.past.tokens]
         if stored:
             end = self.past.base
@@ -322,7 +322,7 @@ class River:
             into.copy_from(self.tail, torch.tensor(rest))
 
     def choose(self, result: RowResult) -> int | SamplingError:
-        """Its next token, for what its newest one gave."""
+        """Its next token, chosen from the result of its last row."""
         assert result.largest is not None
         seen = self.sentences.ids[self.past.tokens :] if self.sampler.penalizes else ()
         return sample(result.newest, result.largest, self.sampler, seen)

@@ -1,4 +1,4 @@
-"""Who there is: Streams alive, and those that ended, the newest as they were and older ones as a count."""
+"""The list of Streams: those alive, the newest of those that ended, and a count of older ones."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Roster:
 
     Attributes:
         alive: those that have not ended.
-        spawned: how many there ever were, which is the number of the newest.
-        forgotten: of those that ended too long ago, how many in which state.
+        spawned: how many there ever were, which is also the number of the newest.
+        forgotten: how many that ended long ago are in which state.
     """
 
     def __init__(self, remembered: int = REMEMBERED) -> None:
@@ -34,7 +34,7 @@ class Roster:
         """The Stream of that number.
 
         Raises:
-            KeyError: there is none, or it is forgotten.
+            KeyError: there is none, or it has been forgotten.
         """
         return self._all[number]
 
@@ -43,11 +43,11 @@ class Roster:
         return [self._all[n] for n in range(number + 1, self.spawned + 1) if n in self._all]
 
     def continue_from(self, number: int) -> None:
-        """The next Stream's number is the one after this, as in a conversation that was taken up again."""
+        """Numbers later Streams from here on, as after a session was restored."""
         self.spawned = number
 
     def add(self, stream: Stream) -> None:
-        """Takes in the newest Stream, whose number is `spawned` + 1."""
+        """Adds the newest Stream, whose number is `spawned` + 1."""
         self.spawned += 1
         self._all[stream.id] = stream
         self.alive.append(stream)

@@ -1,8 +1,8 @@
 """The Router: finds requests such as `[MATH: 47 + 86]`, or `47 + 86 =`, in River text while it is being written.
 
-A request fires at the first character that completes it, so the same text gives the same matches however it
-is cut into pieces. Cost is linear in the text, hostile text too: patterns run in google-re2, each place
-is given up once, and a request is at most `WINDOW` characters long, so one more character costs no more.
+A request fires at the first character that completes it, so the same text gives the same matches however it is
+cut into pieces. The cost is linear in the text, even for hostile text: patterns run in google-re2, each starting
+place is discarded once, and a request is at most `WINDOW` characters long.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any
 from warpcortex_cli.pattern import WINDOW, compile_re2, parse, together
 from warpcortex_cli.profile import Role
 
-_SLICE = 256  # characters taken at once: re2's binding encodes its whole input at every call
+_SLICE = 256  # characters at a time: re2's binding encodes its whole input in every call
 
 
 @dataclass(frozen=True)
 class Match:
-    """A request. `start` and `end` count characters since the last reset; a group that took no part is ""."""
+    """A request. `start` and `end` count characters since the last reset; a group that did not match is ""."""
 
     role: Role
     groups: dict[str, str]
@@ -35,11 +35,11 @@ class Router:
     """Finds the requests of `roles`, leftmost first, without overlap, each once.
 
     A half-written request owns the text from its beginning until it is complete or cannot become one.
-    When several roles match at the same character, the role named first wins. Of roles whose trigger is a `visible`
-    part of the answer no text is held back.
+    When several roles match at the same character, the first one in the profile wins. If a role's trigger is a
+    `visible` part of the answer, no text is held back for it.
 
     Raises:
-        PatternError: a trigger is not valid; those of a loaded profile have been checked.
+        PatternError: a trigger is not valid. Triggers of a loaded profile have been checked.
     """
 
     def __init__(self, roles: Sequence[Role]) -> None:
@@ -55,7 +55,7 @@ class Router:
         self.reset()
 
     def reset(self) -> None:
-        """Forgets all text; offsets begin at 0 again."""
+        """Forgets all text; offsets start at 0 again."""
         # One character before the oldest that may still be part of a request is kept, for `^` and `\b`.
         self._text = ""
         self._base = 0  # offset of the first character of _text
@@ -63,7 +63,7 @@ class Router:
         self._open: int | None = None  # where in _text the oldest half-written request begins
 
     def feed(self, text: str) -> list[Match]:
-        """Takes the next piece of text; returns the requests that it completed."""
+        """Takes the next piece of text and returns the requests that it completed."""
         if self._begins is None:
             self._base += len(text)
             return []
@@ -77,7 +77,7 @@ class Router:
         return matches
 
     def pending_from(self) -> int | None:
-        """Offset from which the text could still become a hidden request, or None: hold back what follows it."""
+        """The offset from which the text could still become a hidden request, and must be held back; or None."""
         place, hidden = self._open, self._hidden
         if hidden is None:
             return None
@@ -86,11 +86,11 @@ class Router:
         return None if place is None else self._base + place
 
     def unfinished_from(self, cut: bool) -> int | None:
-        """Offset from which the newest text is a request that nobody will finish, or None.
+        """The offset at which an unfinished request begins at the end of the text, or None.
 
         Args:
-            cut: the text was cut off; so what could have become a request would have. A reply that ended by itself
-                held a request only if it came to its task: a bracket at its end is text.
+            cut: the text was cut off, so whatever could have become a request counts as one. In a reply that ended by
+                itself it counts only if its task had begun: a bracket at the end is text.
         """
         place, hidden = self._open, self._hidden
         if hidden is None:
@@ -100,7 +100,7 @@ class Router:
         return None if place is None else self._base + place
 
     def _advance(self, matches: list[Match]) -> bool:
-        """Takes the next character, or jumps to the next one that may begin a request; False at the end."""
+        """Takes the next character, or skips to the next one that may begin a request. False at the end."""
         if self._open is None:
             self._open = self._next_begin(self._end)
             if self._open is not None:
@@ -111,7 +111,7 @@ class Router:
         self._end += 1
         seen = self._text[: self._end]
         while self._open is not None and not self._alive(seen, self._open):
-            # A beginning that failed fails for good, so every place is given up only once.
+            # A beginning that failed cannot match later, so each place is discarded once.
             begin = self._next_begin(self._open + 1)
             self._open = begin if begin is not None and begin < self._end else None
         if self._open is not None:

@@ -1,4 +1,4 @@
-"""Choosing the next token: greedy or drawn; each agent with a generator of its own."""
+"""Chooses the next token, greedily or by drawing. Each agent has its own generator."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from torch import Tensor
 
 from warpcortex_cli.profile import Sampling
 
-_FIRST_SORTED = 512  # most probable tokens looked at before all of the vocabulary is sorted
+_FIRST_SORTED = 512  # most probable tokens to look at before the whole vocabulary is sorted
 
 
 class SamplingError(ValueError):
-    """One row's logits allow no choice. It is returned for that row, so that the others are not disturbed."""
+    """One row's logits allow no choice. It is returned for that row, so that other rows are not affected."""
 
 
 class Sampler:
     """How one agent chooses its tokens.
 
-    Its generator lives on the CPU and gives one number a token, so that what an agent writes depends on its
-    seed and its logits, never on who else is in the batch. The settings mean what they mean to transformers'
-    `generate`, and are applied in the same order.
+    Its generator lives on the CPU and gives one number a token, so what an agent writes depends on its seed and its
+    logits, never on the rest of the batch. Settings mean what they mean in transformers' `generate`, and are applied
+    in the same order.
 
     Args:
         temperature: divides the logits; 0 is greedy.
         top_p: the smallest set of most probable tokens with at least this probability is drawn from (nucleus sampling,
             arXiv 1904.09751).
         seed: any integer.
-        top_k: only so many of the most probable tokens are drawn from; 0: all.
+        top_k: only this many of the most probable tokens are drawn from; 0: all.
         min_p: tokens less probable than this share of the most probable one are not drawn (arXiv 2407.01082).
-        repetition_penalty: divides positive logits of tokens that were there already, and multiplies negative ones
+        repetition_penalty: divides positive logits of earlier tokens, and multiplies negative ones
             (CTRL, arXiv 1909.05858); 1: none.
 
     Raises:
@@ -61,29 +61,29 @@ class Sampler:
         self.temperature, self.top_p, self.top_k, self.min_p = temperature, top_p, top_k, min_p
         self.repetition_penalty = repetition_penalty
         self.seed = seed
-        self._generator: torch.Generator | None = None  # made when it is first asked
+        self._generator: torch.Generator | None = None  # made on first use
 
     @classmethod
     def of(cls, settings: Sampling, own: Sampling, seed: int) -> Sampler:
-        """One with the settings of a profile; what they leave open is the model's own, or has no effect."""
+        """A sampler with a profile's settings. Unset ones take the model's own values, or have no effect."""
         asked, model = settings.model_dump(exclude_none=True), own.model_dump(exclude_none=True)
         return cls(seed=seed, **{**model, **asked})
 
     @property
     def penalizes(self) -> bool:
-        """Whether a choice depends on the tokens that are there already."""
+        """Whether a choice depends on earlier tokens."""
         return self.repetition_penalty != 1
 
     @property
     def asks(self) -> Literal["largest", "last"]:
-        """What a row wants whose next token it draws."""
+        """The logits that a row must ask for, so that this sampler can choose."""
         return "last" if self.temperature or self.penalizes else "largest"
 
     def draw(self, logits: Tensor, seen: Iterable[int] = ()) -> int:
         """A token for finite-or-minus-infinity logits [vocabulary]; at least one is finite.
 
         Args:
-            seen: the tokens that are there already, for the repetition penalty.
+            seen: earlier tokens, for the repetition penalty.
         """
         weights, order = self.weights(logits, seen)
         if len(order) == 1:
@@ -108,7 +108,7 @@ class Sampler:
         total = float(best.sum() if self.top_k else weights.sum())
         if float(best.sum()) < self.top_p * total:
             best, order = weights.sort(descending=True, stable=True)
-        # A token stays while those before it do not reach top_p; the first one always does.
+        # A token stays if those before it do not reach top_p; the first one always stays.
         kept = int((best.cumsum(0) - best < self.top_p * total).sum())
         return self._probable(best[:kept]), order[:kept]
 
@@ -119,20 +119,20 @@ class Sampler:
         return row.index_copy(0, places, changed)
 
     def _probable(self, weights: Tensor) -> Tensor:
-        """Weights, the largest of them 1, without those that `min_p` leaves out."""
+        """Weights, scaled so that the largest is 1, without those that `min_p` removes."""
         return torch.where(weights < self.min_p, 0.0, weights)
 
 
 def _pick(weights: Tensor, number: float) -> int:
-    """The place at the share `number` (0 <= number < 1) of all weights."""
+    """The index at which the weights add up to the share `number` (0 <= number < 1) of their sum."""
     cumulative = weights.cumsum(0)
     place = int(torch.searchsorted(cumulative, number * float(cumulative[-1]), right=True))
-    # Rounding can put the number on the very end, or behind the last token with any weight.
+    # Rounding can put the number at the very end, behind the last token that has weight.
     return min(place, int(weights.nonzero()[-1]))
 
 
 def chosen(scores: Tensor, ids: Sequence[int]) -> Tensor:
-    """The log-probability of each token that came, [n]. `scores`: from which it was chosen, [n, vocabulary]."""
+    """The log-probability of each chosen token, [n]. `scores`: the logits it was chosen from, [n, vocabulary]."""
     return scores.gather(1, torch.tensor(ids, device=scores.device)[:, None])[:, 0]
 
 
@@ -142,12 +142,12 @@ def sample(
     """A token for one row, or what is wrong with its logits.
 
     Args:
-        logits: [vocabulary], where the sampler asks for them.
-        largest: of them, and its place; NaN if one of them is, as `RowResult` has it.
-        seen: the tokens that are there already.
+        logits: [vocabulary], if the sampler asks for them.
+        largest: the largest logit and its index; NaN if any logit is, as in `RowResult`.
+        seen: earlier tokens.
     """
     value, token = largest
-    # The largest logit is infinite if one is or all are minus infinity.
+    # The largest logit is infinite if one is, or if all are minus infinity.
     if not math.isfinite(value):
         return SamplingError(f"the logits are {'not a number' if math.isnan(value) else 'infinite'}")
     if sampler.asks == "largest":

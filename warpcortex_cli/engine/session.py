@@ -1,4 +1,4 @@
-"""A session: the face of one conversation. Terminal, bench and eval drive the engine through it."""
+"""A session: the public interface of one conversation. Terminal, bench and eval drive the engine through it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.profile import Profile
 
 NOTES_BREAK = "\n\n"
-MOST_NOTES = 20_000  # characters that a tool looks through
+MOST_NOTES = 20_000  # characters that a tool searches
 
 
 @dataclass(frozen=True)
@@ -33,22 +33,22 @@ class UndoResult:
 
 
 class Session:
-    """A conversation. Not thread-safe, but for `interrupt`.
+    """A conversation. Not thread-safe, except for `interrupt`.
 
     Args:
         prism: the loaded model.
         profile: roles, limits, Gate and the rest.
         seed: the same seed gives the same run on CPU.
-        streams: False leaves requests in River text without an effect.
+        streams: if False, requests in River text have no effect.
         listeners: called with every event, in order.
-        calibration: of the Gate, for this model.
+        calibration: the Gate's, for this model.
         watched: as in `Conversation`.
-        stepper: steps it with other conversations of the same model; None: one of its own.
+        stepper: steps it together with other conversations on the same model; None: its own stepper.
 
     Attributes:
-        conversation: what it is the face of; another one after `clear`.
+        conversation: the conversation; a new one after `clear`.
         turns: what was said so far.
-        marks: where each of its notes and user turns began, to go back to.
+        marks: where each of its notes and user turns began, for `undo`.
     """
 
     def __init__(
@@ -95,19 +95,19 @@ class Session:
 
     @property
     def river(self) -> River:
-        """What it holds, to look at."""
+        """The River, read-only."""
         return self.conversation.river
 
     @property
     def streams(self) -> list[Stream]:
-        """Streams that are remembered, to look at."""
+        """The Streams that are remembered, read-only."""
         return list(self.conversation.crew.streams)
 
     def stream(self, number: int) -> Stream:
-        """The Stream of that number, to look at.
+        """The Stream of that number, read-only.
 
         Raises:
-            KeyError: there is none, or it is forgotten.
+            KeyError: there is none, or it has been forgotten.
         """
         return self.conversation.crew.streams[number]
 
@@ -116,7 +116,7 @@ class Session:
         self._journal.listeners.append(listener)
 
     def step(self) -> bool:
-        """One step of all that are stepped together; False when nobody has anything to do. Raises what ended this."""
+        """One step of all conversations on the stepper. False if nobody had anything to do. Raises this one's error."""
         stepped = self.stepper.step()
         self.conversation.raise_fault()
         return stepped
@@ -124,7 +124,7 @@ class Session:
     # -- talking ------------------------------------------------------------------------------------------------
 
     def load_notes(self, text: str, name: str = "notes", progress: Callable[[int, int], None] | None = None) -> int:
-        """Prefills notes in front of the user's next words. Returns their number of tokens."""
+        """Reads notes that stand before the user's next words. Returns their number of tokens."""
         if not text.strip():
             return 0
         said = Said("notes", text)
@@ -132,7 +132,7 @@ class Session:
         self._begin(said)
         try:
             self._prefill(self._rewritten(plan), progress)
-        except BaseException:  # Ctrl-C too: notes are in the context as a whole or not at all
+        except BaseException:  # Ctrl-C too: notes are read as a whole or not at all
             self._take_back()
             raise
         return len(plan.ids)
@@ -190,32 +190,32 @@ class Session:
             self._undoable = injected[-1].id if injected else None
             journal.write(RiverFinished(reason=reason, tokens=turn.written, seconds=journal.now() - began))
         yield from journal.drain()
-        if rest and turn.written:  # a reply that was cut: its last token was said, so it is read
+        if rest and turn.written:  # a cut reply: its last token was shown, so it must be read
             self._prefill(rest, None)
             river.sentences.claim(own)
 
     def _begin(self, said: Said) -> None:
-        """Notes or a user's words: what can be gone back to. Behind notes the user's turn is still open."""
+        """Begins notes or a user's words, and sets a mark for `undo`. After notes the user's turn stays open."""
         self.marks.append(self.conversation.mark(len(self.turns)))
         self.turns.append(said)
 
     def _plan(self, said: Said) -> Plan:
-        """What the River must read so that it holds the conversation with one turn more, as the template writes it."""
+        """What the River must read to hold the conversation with one more turn, as the template writes it."""
         river, chat = self.river, self.prism.chat
         held, opened = river.sentences, said.role == "notes"
         own = len(held.own) - len(held.own.rstrip(b"\1"))
-        if self.conversation.turn.stopped:  # it wrote more than its reply, which is read anew
+        if self.conversation.turn.stopped:  # it wrote beyond the end of its reply, which is read again
             own = 0
         before, after = self._messages(self.turns), self._messages([*self.turns, said])
         thinking = river.settings.thinking
         plan = chat.plan(before, after, held.ids, own, opened=opened, thinking=thinking)
-        if plan.keep < river.past.tokens:  # what has left the window stays what it was when it was read
+        if plan.keep < river.past.tokens:  # tokens in the past stay as they were read
             words = after[-1].content
             return Plan(river.length, chat.turn(words, thinking, opened=opened))
         return plan
 
     def _messages(self, turns: Sequence[Said]) -> list[Message]:
-        """The turns as a template is told of them; notes stand in front of the words that follow them."""
+        """The turns as messages for the template. Notes stand before the words that follow them."""
         river = self.river
         words, messages = "", conversation(river.settings.prompt, *shown(river.settings.examples))
         for said in turns:
@@ -229,11 +229,11 @@ class Session:
         return [*messages, Message("user", words)] if words else messages
 
     def _notes(self) -> str:
-        """All notes of the conversation; of many the newest."""
+        """All notes of the conversation, or the newest part of them."""
         return NOTES_BREAK.join(t.text for t in self.turns if t.role == "notes")[-MOST_NOTES:]
 
     def _rewritten(self, plan: Plan) -> list[int]:
-        """Takes back what the template writes otherwise now, and reads what was said; the rest is left to be read."""
+        """Takes back what the template now writes differently, and reads past replies again. Returns what is left."""
         river = self.river
         if plan.keep < river.length:
             self.marks = [replace(m, tokens=min(m.tokens, plan.keep)) for m in self.marks]
@@ -253,7 +253,7 @@ class Session:
     # -- changing one's mind ------------------------------------------------------------------------------------
 
     def undo(self) -> UndoResult | None:
-        """Withdraws the thought injected last in the last reply; called again, the last turn."""
+        """Withdraws the last thought injected into the last reply. If there is none, takes back the last turn."""
         if self._undoable is not None:
             stream = self.stream(self._undoable)
             self._undoable = None
@@ -263,7 +263,7 @@ class Session:
         return UndoResult("turn", self._take_back()) if self.marks else None
 
     def _take_back(self) -> str:
-        """Returns to the mark set last; the text of the turn that began there."""
+        """Returns to the last mark. Returns the text of the turn that began there."""
         mark = self.marks.pop()
         text = self.turns[mark.turns].text
         del self.turns[mark.turns :]
@@ -271,15 +271,15 @@ class Session:
         return text
 
     def withdraw(self, stream: int, reason: str) -> None:
-        """Takes the thought of a Stream out of the River's attention; what the River wrote meanwhile stays."""
+        """Removes a Stream's thought from the River's attention. What the River wrote meanwhile stays."""
         self.conversation.crew.entrance.withdraw(stream, reason)
 
     def withhold(self, stream: int) -> None:
-        """Lets the thought of a Stream that is to come not in, to see what the River writes without it."""
+        """Keeps a future Stream's thought out, to see what the River writes without it."""
         self.conversation.crew.entrance.withheld.add(stream)
 
     def clear(self) -> None:
-        """Starts the conversation anew; profile and settings stay."""
+        """Starts a new conversation with the same profile and settings."""
         gate, injecting = self.conversation.gate.settings, self.conversation.crew.entrance.injecting
         self.close()
         self._start(self.profile)
@@ -287,12 +287,12 @@ class Session:
         self.set_injection(injecting)
 
     def restart(self) -> None:
-        """Forgets all that was said. What the next conversation begins with, too, is not read anew."""
+        """Forgets all that was said. Tokens stay: what the next conversation begins with, too, is not read again."""
         self.turns, self.marks, self._undoable = [], [], None
         self.river.asides.keep([])
 
     def close(self) -> None:
-        """The conversation is over; nothing steps it any more."""
+        """Ends the conversation and takes it off the stepper."""
         self.stepper.leave(self.conversation)
         self.conversation.close()
 
@@ -313,21 +313,21 @@ class Session:
         return session_view(self.conversation)
 
     def reads(self) -> str:
-        """What the River's next token reads beside its tail, for people."""
+        """What the River's next token reads beside its tail, as text for people."""
         return str(self.river.reads())
 
     def thoughts(self) -> list[StreamView]:
-        """Streams that finished a thought, in order."""
+        """The Streams that finished a thought, in order."""
         now = self._journal.now()
         return [stream_view(s, now) for s in self.streams if s.final and s.thought.text]
 
     def earlier_thoughts(self) -> list[tuple[int, str]]:
-        """Thoughts that the River holds whose Streams are not known any more: of an earlier run, or long ended."""
+        """Thoughts that the River holds whose Streams are forgotten: from an earlier run, or ended long ago."""
         known = {s.id for s in self.streams}
         return [(a.stream, a.text) for a in self.river.asides if a.stream not in known]
 
     def recalled(self) -> list[tuple[str, list[str]]]:
-        """Sentences that came back for the last turn, each with the rare words that it shares with what was asked."""
+        """Sentences recalled for the last turn, each with the rare words that it shares with the question."""
         return self.river.past.reasons(self.conversation.turn.asked.words)
 
     def transcript(self) -> list[Said]:
@@ -336,7 +336,7 @@ class Session:
     # -- coming back --------------------------------------------------------------------------------------------
 
     def repeat(self, turns: Sequence[Said], progress: Callable[[int, int], None] | None = None) -> None:
-        """Brings an empty conversation to where another one stood: all that was said is prefilled, none of it anew."""
+        """Reads another conversation's turns into this empty one. Nothing is generated again."""
         for said in turns:
             if said.role == "notes":
                 self.load_notes(said.text, progress=progress)

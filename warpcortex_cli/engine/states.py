@@ -1,4 +1,4 @@
-"""The states of a River and of a Stream, and from which to which each may go."""
+"""The states of a River and of a Stream, and the moves between them."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import TypeVar
 
 
 class RiverState(StrEnum):
-    """What a River is at."""
+    """What a River is doing."""
 
     IDLE = "idle"
-    READING = "reading"  # what it does not answer
-    PREFILL = "prefill"  # what it is to answer
+    READING = "reading"  # text that it does not answer
+    PREFILL = "prefill"  # text that it will answer
     WRITING = "writing"
-    AWAITING = "awaiting"  # before its next token, for Streams whose thoughts are to come first
+    AWAITING = "awaiting"  # before its next token, for thoughts that must arrive first
     WAITING = "waiting"  # at a pause point, for Streams
     HELD = "held"  # at the end of its turn, for Streams
 
 
 class StreamState(StrEnum):
-    """What a Stream is at. The last five are ends."""
+    """What a Stream is doing. The last five are final."""
 
     QUEUED = "queued"
     THINKING = "thinking"
@@ -36,7 +36,7 @@ class StreamState(StrEnum):
 _State = TypeVar("_State", RiverState, StreamState)
 _R, _S = RiverState, StreamState
 
-# A reply may be cut, and a conversation go back, at any time; until then reading follows reading.
+# Any state may fall back to idle: a reply can be cut, and a conversation can go back, at any time.
 RIVER_MOVES: Mapping[RiverState, frozenset[RiverState]] = {
     _R.IDLE: frozenset({_R.IDLE, _R.READING, _R.PREFILL}),
     _R.READING: frozenset({_R.IDLE, _R.READING, _R.PREFILL}),
@@ -48,7 +48,7 @@ RIVER_MOVES: Mapping[RiverState, frozenset[RiverState]] = {
 }
 FINAL = frozenset({_S.INJECTED, _S.REJECTED, _S.EXPIRED, _S.CANCELLED, _S.FAILED})
 _WITHOUT_A_THOUGHT = FINAL - {_S.INJECTED}
-# A thought may be told to a Stream that has not begun, or another one, so it comes to the Gate from everywhere.
+# A thought may also be given to a Stream from outside, so the Gate can be reached from every state.
 STREAM_MOVES: Mapping[StreamState, frozenset[StreamState]] = {
     _S.QUEUED: _WITHOUT_A_THOUGHT | {_S.THINKING, _S.GATING},
     _S.THINKING: _WITHOUT_A_THOUGHT | {_S.PARKED, _S.GATING},
@@ -59,10 +59,10 @@ STREAM_MOVES: Mapping[StreamState, frozenset[StreamState]] = {
 
 
 def moved(old: _State, new: str, moves: Mapping[_State, frozenset[_State]]) -> _State:
-    """The state `new`, where one may go from `old`.
+    """The state `new`, if `old` may move to it.
 
     Raises:
-        AssertionError: one may not. It is a mistake of the program.
+        AssertionError: it may not. That is a bug.
     """
     found = type(old)(new)
     assert found in moves[old], f"a {type(old).__name__} does not go from {old} to {found}"

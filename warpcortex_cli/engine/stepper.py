@@ -3,7 +3,7 @@
     plan      each conversation says which rows it would have: its River's, its Streams', thoughts on their way in
     pace      how many Stream tokens may come, so that Rivers keep their speed
     forward   all rows in one forward of the Prism
-    absorb    each result goes back to whose row it was; whoever fails, fails alone
+    absorb    each result goes back to the owner of its row; an error ends that owner's work and nobody else's
 
 What a conversation has to know before it can plan (the queries of a task, an instruction that Streams share, a block
 that was lost) it computes in short forwards of its own: docs/architecture.md lists them, tests/test_forwards.py
@@ -31,13 +31,13 @@ _REST = 0.02  # seconds
 
 @dataclass(frozen=True)
 class Part:
-    """One row of a step and what becomes of it.
+    """One row of a step, and its owner's callbacks.
 
     Attributes:
-        absorb: takes its result.
-        contained: in here whatever fails for this row ends whose it is, and nobody else.
-        alive: whether somebody still wants the result.
-        rivers: it is a River's own row.
+        absorb: takes the result.
+        contained: a context in which an error ends the row's owner, and nobody else.
+        alive: whether the owner still wants the result.
+        rivers: whether it is a River's own row.
     """
 
     row: Row
@@ -49,12 +49,12 @@ class Part:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a conversation would have of the next step.
+    """What a conversation wants from the next step.
 
     Attributes:
         river: its River's row.
         wanted: tokens of its other rows.
-        parts: makes those, with so many tokens at most.
+        parts: makes the other rows, given how many tokens they may have together.
     """
 
     river: Part | None
@@ -63,15 +63,15 @@ class Plan:
 
 
 class Stepped(Protocol):
-    """Who takes part in steps."""
+    """A participant in steps: a conversation."""
 
     @property
     def promise(self) -> Promise:
-        """What its River is promised of its own speed."""
+        """How much of its own speed its River is promised."""
         ...
 
     def plan(self) -> Plan | None:
-        """Its part of the next step; None: it takes no part."""
+        """Its part of the next step, or None if it takes no part."""
         ...
 
 
@@ -79,7 +79,7 @@ class Stepper:
     """Steps any number of conversations on one Prism.
 
     Attributes:
-        pacer: grants Stream tokens; of all promises to a River it keeps the strictest.
+        pacer: grants Stream tokens; it keeps the strictest of all promises to Rivers.
     """
 
     def __init__(self, prism: Prism) -> None:
@@ -87,28 +87,28 @@ class Stepper:
         self.pacer = Pacer(0.0)
         self._conversations: list[Stepped] = []
         self._promises: list[Promise] = []
-        self._first = 0  # who is served first in the next step, where not all Streams may come
+        self._first = 0  # the conversation served first in the next step, if not all Streams fit
         self._woken = Flag()
 
     def join(self, conversation: Stepped) -> None:
-        """Steps a conversation from now on."""
+        """Adds a conversation to the steps."""
         self._conversations.append(conversation)
         self.settle()
 
     def leave(self, conversation: Stepped) -> None:
-        """Steps it no more."""
+        """Removes a conversation from the steps."""
         self._conversations.remove(conversation)
         self.settle()
 
     def settle(self) -> None:
-        """Looks at what Rivers are promised: to be called where one's profile has changed."""
+        """Reads the promises to Rivers again; call it when a profile has changed."""
         promises = [c.promise for c in self._conversations]
         if promises and promises != self._promises:
             self.pacer = max((pacer(*p) for p in promises), key=lambda p: p.share)
         self._promises = promises
 
     def step(self) -> bool:
-        """One forward for every row there is. False when nobody has anything to do."""
+        """Runs one forward over all rows. Returns False if nobody had anything to do."""
         began = time.monotonic()
         parts = self._planned()
         if parts:
@@ -122,7 +122,7 @@ class Stepper:
         return bool(parts)
 
     def _planned(self) -> list[Part]:
-        """Rows of all: first the Rivers', then as many of the others' as may come."""
+        """All Rivers' rows, then as many of the other rows as the pacer allows."""
         plans = [plan for plan in (c.plan() for c in self._conversations) if plan is not None]
         parts = [plan.river for plan in plans if plan.river is not None]
         width = self.pacer.width(sum(plan.wanted for plan in plans), bool(parts))
@@ -134,7 +134,7 @@ class Stepper:
         return parts
 
     def _forwarded(self, parts: Sequence[Part]) -> list[tuple[Part, RowResult]]:
-        """Forwards all rows at once; if that fails, each row alone, so that only whose it is ends."""
+        """Forwards all rows at once. If that fails, forwards each alone, so that only the culprit's owner ends."""
         lengths = [p.row.tail.length for p in parts]
         try:
             return list(zip(parts, self.prism.forward([p.row for p in parts]), strict=True))
@@ -146,7 +146,7 @@ class Stepper:
         for part, length in zip(parts, lengths, strict=True):
             with part.contained():
                 if part.alive():
-                    part.row.tail.truncate(length)  # which the step that failed may have left longer
+                    part.row.tail.truncate(length)  # the failed step may have lengthened it
                     done.append((part, self._alone(part)))
         return done
 
@@ -159,17 +159,17 @@ class Stepper:
     # -- waiting ------------------------------------------------------------------------------------------------
 
     def wake(self) -> None:
-        """Something has come from elsewhere. Safe to call from any thread."""
+        """Ends `rest`: a worker has a result. Safe to call from any thread."""
         self._woken.set()
 
     def rest(self) -> None:
-        """Waits for that, a moment at most: deadlines pass meanwhile."""
+        """Waits for `wake`, but only briefly, because deadlines may pass meanwhile."""
         self._woken.wait(_REST)
         self._woken.clear()
 
 
 def _as_told(error: Exception, part: Part) -> Exception:
-    """A forward's error as whose row it was is told of it: of a River's own, what the user can do."""
+    """The error that a row's owner gets; for a River it says what the user can do."""
     if not part.rivers:
         return error
     said = str(error).strip().splitlines() or [type(error).__name__]
@@ -178,10 +178,10 @@ def _as_told(error: Exception, part: Part) -> Exception:
         return MemoryLimitError(
             "there is not enough memory for the River's next step.", "Shorten the notes or choose a smaller model."
         )
-    return RunError(f"the forward pass failed: {said[0]}")
+    return RunError(f"the forward pass failed ({said[0]}).")
 
 
 def _tell(part: Part, error: Exception) -> None:
-    """Tells whose row it was that it failed."""
+    """Reports a failed row to its owner."""
     with part.contained():
         raise _as_told(error, part) from error

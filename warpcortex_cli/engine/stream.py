@@ -1,4 +1,4 @@
-"""A Stream: one task, somebody who works on it, and exactly one end."""
+"""A Stream: one task, the work on it, and exactly one end."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _LEAST_SURE = 3  # tokens of a thought that its certainty is the mean of
 
 
 class Stream:
-    """A side agent. Its life is a way through `STREAM_MOVES`.
+    """A side agent. `STREAM_MOVES` says which states it goes through.
 
-    Making one does no work that could fail: that begins when it is given its Brief.
+    Making one does nothing that could fail. That begins when it gets its Brief.
 
     Attributes:
-        brief: what it was given; None before it began and after its end.
-        work: its Brief on the way to a thought; closed once it has one.
-        at: where in River text it was asked for, in characters; None: it started by itself.
-        judged: whether the Gate decides on its thought.
+        brief: what it was given; None before it begins and after its end.
+        work: the work on its Brief; closed once there is a thought.
+        at: where in River text it was requested, in characters; None: it started by itself.
+        judged: whether the Gate judges its thought.
         focus_tokens: River tokens of its focus set, by number.
     """
 
@@ -68,7 +68,7 @@ class Stream:
 
     @property
     def text(self) -> str:
-        """What it has written, its thought and all that led to it."""
+        """All that it has written: its thought, and what led to it."""
         return self.work.text if self.work else ""
 
     @property
@@ -78,31 +78,31 @@ class Stream:
 
     @property
     def tail(self) -> Tail | None:
-        """Its private KV, while it has some."""
+        """Its private KV, or None."""
         return self.work.tail if self.work else None
 
     @property
     def synapse(self) -> Synapse | None:
-        """What it reads of the River, while it does."""
+        """The Synapse that it reads, or None."""
         return self.brief.synapse if self.brief else None
 
     @property
     def kv_bytes(self) -> int:
-        """Bytes of its private KV; in the end of the last that it had."""
+        """Bytes of its private KV; after its end, of the last tail that it had."""
         return self.work.kv_bytes if self.work else 0
 
     def begin(self, brief: Brief, work: Work) -> None:
-        """Is given what it reads, and the work that it is. What `work` takes from now on, `release` gives back."""
+        """Takes its Brief and its work. Whatever `work` acquires from now on, `release` gives back."""
         self.brief, self.work = brief, work
         self.landmarks, self.focus_tokens = brief.landmarks, brief.focus
 
     def rest(self) -> None:
-        """Its thought is there, so its work is over. Many may wait at the Gate at once."""
+        """Closes its work once there is a thought: many Streams may wait at the Gate at once."""
         if self.work is not None:
             self.work.close()
 
     def release(self) -> None:
-        """Gives all back; the Synapse is freed with the last Stream that reads it."""
+        """Gives everything back. The Synapse is freed with the last Stream that reads it."""
         self.brief = None
         self.thought = replace(self.thought, hidden=None)
         self.rest()

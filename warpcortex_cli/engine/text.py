@@ -1,4 +1,4 @@
-"""Turning tokens into text while they come, and finding where sentences end."""
+"""Turns tokens into text as they arrive, and finds where words and sentences end."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ if TYPE_CHECKING:
 
 _REPLACEMENT = "\ufffd"
 _SPACES = "\u2581\u0120\u010a "  # how tokenizers write a space or a line break before a word
-_LONGEST_WORD = 24  # tokens; the rest of a longer one counts as another, or a text without spaces costs squared time
-_LONGEST_SENTENCE = 256  # tokens; what has no full stops still has parts
+_LONGEST_WORD = 24  # tokens; a longer one is cut, or a text without spaces would cost quadratic time
+_LONGEST_SENTENCE = 256  # tokens; a longer one is cut, so that a text without full stops has parts
 
 
 class TextBuilder:
-    """The text of a growing list of tokens. A character whose bytes are not all there yet is held back.
+    """The text of a growing list of tokens. A character whose bytes are not complete yet is held back.
 
-    Only the tokens since the last safe point are decoded again, so that a long reply costs linear time.
+    Only the tokens since the last safe point are decoded again, so a long reply costs linear time.
 
-    `DecodeStream` of tokenizers 0.23 does not serve here: it waits for a whole character however many invalid bytes
-    come first, decodes all of them at each step, and cannot give what is left at the end of a reply.
+    `DecodeStream` of tokenizers 0.23 cannot be used here: it waits for a whole character however many invalid bytes
+    come first, decodes all of them in each step, and cannot return what is left at the end of a reply.
     """
 
     def __init__(self, prism: Prism) -> None:
         self._prism = prism
         self.ids: list[int] = []
         self.text = ""
-        self._from = 0  # tokens before this one are decoded for good,
-        self._read = 0  # those before this one are shown; some overlap gives the decoder its context
+        self._from = 0  # tokens before this one are decoded for good;
+        self._read = 0  # tokens before this one are shown; the overlap gives the decoder its context
 
     def add(self, token: int) -> str:
         """Appends a token and returns the new characters, which may be none."""
-        if token in self._prism.chat.tags:  # decoding would leave it out
+        if token in self._prism.chat.tags:  # decoding would drop it
             new = self.finish() + self._prism.chat.tags[token]
             self.ids.append(token)
             self._from = self._read = len(self.ids)
@@ -52,7 +52,7 @@ class TextBuilder:
         return new
 
     def finish(self) -> str:
-        """The characters still held back, when no token will follow."""
+        """The characters still held back; call it when no token will follow."""
         known = self._prism.decode(self.ids[self._from : self._read])
         new = self._prism.decode(self.ids[self._from :])[len(known) :]
         self._from = self._read = len(self.ids)
@@ -61,9 +61,9 @@ class TextBuilder:
 
 
 class Words:
-    """The word that each token is a part of, as a number equal for equal words; case and a last s do not count.
+    """The word that each token belongs to, as a number. Equal words have equal numbers; case and a final s are ignored.
 
-    What has neither letters nor digits is no word: 0.
+    A token without letters and digits belongs to no word: 0.
     """
 
     def __init__(self, prism: Prism) -> None:
@@ -97,9 +97,9 @@ class Words:
 
 @lru_cache(1 << 14)
 def _number(word: str) -> int:
-    """Of a noun the same in the plural, nearly: "One rope costs 3 coins" is about ropes.
+    """The number of a word, mostly the same for its plural: "One rope costs 3 coins" is about ropes.
 
-    The same in every process, which `hash` of a text is not.
+    It is the same in every process, which Python's `hash` of a text is not.
     """
     if not any(c.isalnum() for c in word):
         return 0
@@ -108,18 +108,19 @@ def _number(word: str) -> int:
 
 
 def words_of(prism: Prism, ids: Iterable[int]) -> list[int]:
-    """Numbers of the words that these tokens are."""
+    """The numbers of the words of these tokens."""
     words = Words(prism)
     words.extend(ids)
     return words.numbers.tolist()
 
 
 class Sentences:
-    """The tokens so far, their words and sentences; a sentence ends with a line, a full stop or a special token.
+    """The tokens so far, their words and sentences. A sentence ends at a line's end, a full stop or a special token.
 
     Attributes:
-        ids, numbers: of each token, and of the sentence that it is in.
-        own: whether the River wrote it.
+        ids: the tokens.
+        numbers: of each token, the number of its sentence.
+        own: of each token, whether the River wrote it.
         starts: the first token of each sentence.
     """
 
@@ -131,7 +132,7 @@ class Sentences:
         self.numbers = array("i")
         self.own = bytearray()
         self.starts = array("i")
-        self._open = False  # whether the newest sentence goes on
+        self._open = False  # whether the newest sentence is unfinished
 
     def extend(self, ids: Iterable[int], own: bool = False) -> None:
         for token in ids:
@@ -144,11 +145,11 @@ class Sentences:
         self.words.extend(self.ids[len(self.words.numbers) :])
 
     def claim(self, tokens: int) -> None:
-        """The newest tokens are the River's own, though they were read."""
+        """Marks the newest tokens as the River's own, though they were read."""
         self.wrote(len(self.own) - tokens, len(self.own))
 
     def wrote(self, first: int, last: int) -> None:
-        """The River itself wrote the tokens [first, last)."""
+        """Marks the tokens [first, last) as the River's own."""
         self.own[first:last] = bytes([True]) * (last - first)
 
     def truncate(self, length: int) -> None:
@@ -159,7 +160,7 @@ class Sentences:
         self._open = self._open and len(self.ids) - self.starts[-1] < _LONGEST_SENTENCE
 
     def lines(self, tokens: Iterable[int]) -> list[str]:
-        """The text of some of the tokens, by index: a line for each sentence, in order, without special tokens."""
+        """The text of some tokens, by index: a line for each sentence, in order, without special tokens."""
         special = set(self._prism.tokenizer.all_special_ids)
         found: dict[int, list[int]] = {}
         for index in sorted(tokens):

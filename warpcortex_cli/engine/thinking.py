@@ -1,4 +1,4 @@
-"""Where in a reply the model thinks, found while it is being written."""
+"""Finds where in a reply the model thinks, while the reply is being written."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from warpcortex_cli.prism.chat_format import Thinking
 
 
 class Thoughtful:
-    """The stretches of a growing text that stand between the tags of thinking, the tags included.
+    """The stretches of a growing text between thinking tags, the tags included.
 
     Args:
-        tags: of the model. Where it is not known for them they count at the beginning of a reply only, so that an
-            answer about such tags is shown.
+        tags: the model's. If the model is not known to use them, they count only at the beginning of a reply, so that
+            an answer about such tags is shown.
         opened: whether the text begins within such a stretch.
 
     Attributes:
-        borders: where thinking begins and ends, in turn; the first is 0 where the text begins in it.
-        settled: the characters of which it is known what they are.
+        borders: where thinking begins and ends, in turn; the first is 0 if the text begins with thinking.
+        settled: how many of the first characters are decided.
     """
 
     def __init__(self, tags: Thinking, opened: bool) -> None:
@@ -30,7 +30,7 @@ class Thoughtful:
         return len(self.borders) % 2 == 1
 
     def look(self, text: str) -> None:
-        """Takes the whole text so far."""
+        """Looks at the whole text so far."""
         while True:
             tag = self._tags.closing if self.inside else self._tags.opening
             found = self._next(text, tag)
@@ -45,17 +45,17 @@ class Thoughtful:
         return found if found >= 0 and (self._counts(text[:found])) else None
 
     def _counts(self, before: str) -> bool:
-        """Whether a tag behind this text is one."""
+        """Whether a tag after this text counts."""
         return self.inside or self._tags.known or not before.strip() or self._tags.opening.startswith(before.strip())
 
     def cut(self, start: int, end: int) -> list[tuple[int, int, bool]]:
-        """A stretch of the text in parts, and whether each is thinking."""
+        """Cuts a stretch of the text into parts, each with whether it is thinking."""
         inner = [b for b in self.borders if start < b < end]
         parts = pairwise([start, *inner, end])
         return [(a, b, sum(border <= a for border in self.borders) % 2 == 1) for a, b in parts]
 
     def shown(self, text: str) -> str:
-        """All of a finished text without thinking."""
+        """A finished text without its thinking."""
         self.look(text)
         return "".join(text[a:b] for a, b, thinks in self.cut(0, len(text)) if not thinks and a < b)
 

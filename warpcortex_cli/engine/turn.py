@@ -1,4 +1,4 @@
-"""A turn: all that is true for one reply of the River, from what it is asked to its last shown character."""
+"""A turn: the state of one reply of the River, from what it is asked to its last shown character."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SENTENCE_END = re2.compile(r"[.!?]+[\"')\]]*\s|\n")
 
 @dataclass(frozen=True)
 class Asked:
-    """What a turn asks for: numbers of its words, and its queries, unrotated, per layer [heads, W, head_dim]."""
+    """What a turn asks for: the numbers of its words, and its unrotated queries, per layer [heads, W, head_dim]."""
 
     words: tuple[int, ...] = ()
     queries: Sequence[Tensor] | None = None
@@ -36,20 +36,20 @@ class Turn:
     """One reply while it is written.
 
     Args:
-        router: finds requests in its text; it begins anew.
+        router: finds requests in its text; it is reset.
 
     Attributes:
-        prompt_total: tokens that are read for it, or last were.
+        prompt_total: tokens of the prompt that is, or last was, read for it.
         asked: what is recalled for it.
-        written: tokens of it.
+        written: tokens written so far.
         wait_until: when a River that waits for Streams goes on without them.
-        thoughts: how many had come in when it began, or last came to an end.
-        awaited: somebody reads it, and will say when it is over; until then nothing goes on behind its end.
+        thoughts: how many thoughts had been injected when it began, or last wanted to end.
+        awaited: a reader follows it and will end it; until then nothing goes on behind its end.
         finish_reason: why it ended: "stop", "length" or "loop".
-        due: roles that start by themselves when the prompt has been read, their task and groups.
-        awaiting: Streams whose thoughts are to come before the next token.
-        goes_on: the River's state behind that.
-        started: by role, at which of its tokens Streams were started.
+        due: roles that start by themselves when the prompt has been read, each with its task and groups.
+        awaiting: Streams whose thoughts must arrive before the next token.
+        goes_on: the River's state after that.
+        started: by role, the token counts at which its Streams were started.
     """
 
     def __init__(self, prism: Prism, settings: RiverSettings, router: Router) -> None:
@@ -73,7 +73,7 @@ class Turn:
         self._pause = re2.compile(f"(?:{settings.pause})\\z") if settings.pause else None
         self._shown = 0
         self._requests: list[tuple[int, int]] = []
-        self._inlined: list[tuple[int, int, int]] = []  # text that came from a Stream, and which
+        self._inlined: list[tuple[int, int, int]] = []  # (start, end, Stream) of text that came from a Stream
         self._sentence_from = 0
         self._paused_at = 0
         self._stopped_at: int | None = None
@@ -86,14 +86,14 @@ class Turn:
         return self._route(self.builder.add(token))
 
     def take(self, ids: Sequence[int], stream: int) -> None:
-        """Takes the thought of a Stream as its own next words, which complete no request: one may begin in them."""
+        """Takes a Stream's thought as its own next words. They complete no request, but one may begin in them."""
         before = len(self.builder.text)
         for token in ids:
             self.write(token)
         self._inlined.append((before, len(self.builder.text), stream))
 
     def may_start(self, role: Role) -> bool:
-        """Whether a role has Streams left in this reply, and has rested."""
+        """Whether a role may start another Stream in this reply: its limit and its pause between starts allow it."""
         before = self.started.get(role.name, [])
         rested = not before or self.written - before[-1] >= role.rest_tokens
         return rested and (role.most is None or len(before) < role.most)
@@ -108,21 +108,21 @@ class Turn:
 
     @property
     def text(self) -> str:
-        """What is written, up to a text that ends a reply."""
+        """The text written so far, up to a stop text."""
         return self.builder.text[: self._stopped_at]
 
     @property
     def stopped(self) -> bool:
-        """Whether a text that ends a reply is written."""
+        """Whether a stop text has been written."""
         return self._stopped_at is not None
 
     @property
     def full(self) -> bool:
-        """Whether it has as many tokens as it may have."""
+        """Whether it has reached its token limit."""
         return self.written >= self.settings.max_tokens
 
     def repeats(self, token: int) -> bool:
-        """Whether it goes in circles if this is its next token."""
+        """Whether it would repeat itself too often with this as its next token."""
         most = self.settings.most_repeats
         return most is not None and repetitions([*self.builder.ids[-LOOP_WINDOW + 1 :], token], LOOP_SPAN) >= most
 
@@ -136,7 +136,7 @@ class Turn:
         return matches
 
     def _look_for_stop(self, new: str) -> None:
-        """Finds the first text that ends a reply; the newest characters may complete one that began before them."""
+        """Finds the first stop text; the newest characters may complete one that began before them."""
         text, stops = self.builder.text, self._stops
         found = [text.find(stop, max(0, len(text) - len(new) - len(stop) + 1)) for stop in stops]
         self._stopped_at = min((place for place in found if place >= 0), default=None)
@@ -149,7 +149,7 @@ class Turn:
         return bool(self._pause and len(text) > self._paused_at and self._pause.search(text[self._paused_at :]))
 
     def mark_pause(self) -> None:
-        """The pause is over."""
+        """Notes that the pause is over."""
         self._paused_at = len(self.builder.text)
 
     # -- what is shown ------------------------------------------------------------------------------------------
@@ -160,7 +160,7 @@ class Turn:
         A half-written request or tag is held back.
         """
         if self.stopped and not all_of_it:
-            return []  # its end comes with `finish`
+            return []  # `finish` shows its end
         text = self.text
         self._thinking.look(text)
         stop = len(text)
@@ -189,9 +189,9 @@ class Turn:
         return found
 
     def finish(self, cut: bool) -> list[RiverText]:
-        """The rest of the reply, which ended by itself or was `cut`; a half-written request is marked as a request."""
+        """The rest of a reply that ended by itself or was `cut`. A half-written request is marked as a request."""
         self._route(self.builder.finish())
-        if self.stopped:  # a text that ends a reply may stand in a request, too
+        if self.stopped:  # a stop text may stand within a request
             self.router.reset()
             self.router.feed(self.text)
         start = self.router.unfinished_from(cut or self.stopped)
@@ -201,7 +201,7 @@ class Turn:
 
 
 def repetitions(tokens: Sequence[int], span: int) -> int:
-    """How often the last `span` tokens stand among all of them; they may overlap, as in a run of one token."""
+    """How often the last `span` tokens occur in all of them. Occurrences may overlap, as in a run of one token."""
     newest = list(tokens[-span:])
     if len(newest) < span:
         return 0

@@ -1,4 +1,4 @@
-"""What a terminal or a script may see of a running session: plain values, no tensors."""
+"""Snapshots of a running session for terminals and scripts: plain values, no tensors."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from warpcortex_cli.memory.store import Tier
 
 @dataclass(frozen=True)
 class StreamView:
-    """One Stream. `gate_score` is None until the Gate has judged; `seconds` since it was spawned.
+    """One Stream. `gate_score` is None until the Gate has judged; `seconds` counts from its start.
 
-    `work`, `starts`: as its role says, who does its work and what started it.
+    `work`, `starts`: from its role: which worker does its work, and what starts it.
     """
 
     id: int
@@ -44,12 +44,12 @@ class SynapseView:
 
 @dataclass(frozen=True)
 class MemoryView:
-    """The River's context: tokens in its tail, in blocks and recalled out of them; blocks and bytes of each tier.
+    """The River's context: tokens in its tail, in blocks, and recalled; blocks and bytes of each tier.
 
-    The tiers hold tails of parked Streams too. `bare`: blocks of which only the tokens are kept.
-    `bound`: tokens that the River's row reads at most, beside thoughts, which are at most `thoughts`.
-    `format`: how blocks are stored from now on; `formats`: how many there are, by how they were stored.
-    `anew`: damaged blocks that were computed anew.
+    The tiers include tails of parked Streams. `bare`: blocks of which only the tokens are kept.
+    `bound`: the most tokens that the River's row attends to, besides at most `thoughts` tokens of thoughts.
+    `format`: how new blocks are stored; `formats`: how many blocks are stored in which format.
+    `anew`: damaged blocks that were recomputed.
     """
 
     tail: int
@@ -75,7 +75,7 @@ class GateView:
 
 @dataclass(frozen=True)
 class SessionView:
-    """One look at everything; byte counts are those of KV tensors. `forgotten`: Streams no longer listed, by state."""
+    """The whole session at one moment. Byte counts are of KV tensors. `forgotten`: Streams not listed, by state."""
 
     river_tokens: int
     river_positions: int

@@ -1,4 +1,4 @@
-"""Kinds of work that a Stream may be: one file each. `base.py` is the interface."""
+"""The kinds of workers, one file each. `base.py` is the interface."""
 
 from __future__ import annotations
 

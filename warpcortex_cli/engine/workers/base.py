@@ -1,21 +1,21 @@
-"""What does a Stream's work: a worker takes a Brief, and the work that it makes of it comes back with a Thought.
+"""The interface of workers: a worker takes a Brief and makes a `Work` of it, which comes back with a Thought.
 
 To add a kind of work: one file here with a `Worker` and its `Work`, one line in `WORKERS` (`workers/__init__.py`), and
-its name in `Role.work` of the profile. The conversation does the rest. It gives every work
+its name in `Role.work` of the profile. The conversation does the rest. It calls, for each work,
 
 - `start`, when the Stream's turn has come;
-- a place in the forwards, if `wanted` says so: `row`, then `absorb`;
-- `poll` before each step, and behind each of its rows, until there is a Thought;
-- `close`, exactly once after `start` was called, however it ended: with its Thought, at its deadline
+- `row`, then `absorb`, for each step in which `wanted` asks for tokens;
+- `poll` before each step, and after each of its rows, until there is a Thought;
+- `close`, exactly once after `start`, however the work ended: with its Thought, at its deadline
   (`Role.deadline_seconds`), cancelled, or failed.
 
-All of these are called on the conversation's own thread. Whatever one of them raises ends this Stream as `failed` and
-nobody else; a `WorkError` says in its message what the user reads.
+All of these are called on the conversation's own thread. Any error in them ends this Stream as `failed`, and nobody
+else; the message of a `WorkError` is shown to the user.
 
-A role that starts by itself asks its worker first whether it `wants` the task, so that no Stream starts in vain.
+Before a role starts by itself, its worker is asked whether it `wants` the task, so that no Stream starts in vain.
 
-A calculator has its Thought at the first `poll`. What runs elsewhere (a thread, a subprocess, another machine) starts
-there in `start`, leaves its result where `poll` finds it, and calls `Host.wake`. Neither has rows or a tail.
+A calculator has its Thought at the first `poll`. Work that runs elsewhere (a thread, a subprocess, another machine)
+begins in `start`, leaves its result where `poll` finds it, and calls `Host.wake`. Neither has rows or a tail.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from warpcortex_cli.profile import Profile, Role
 
 
 def picked(role: Role, text: str) -> str:
-    """The thought in a text that a work of a role came to; empty when there is none."""
+    """The part of a worker's text that the role takes as its thought; empty if there is none."""
     if role.thought is None:
         return text.strip()
     found = ""
@@ -54,7 +54,7 @@ def _thought_pattern(thought: str) -> re2._Regexp[str]:
 
 
 class WorkError(Exception):
-    """The work cannot be done. Its message is the reason that the user reads."""
+    """The work cannot be done. Its message, the reason, is shown to the user."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,9 @@ class Host:
     """What a worker may use of its conversation.
 
     Attributes:
-        river: its text, its index and its KV; to read only.
-        seed: of the conversation; a work's own is made of it and the Brief's number.
-        wake: a result has come from another thread. Safe to call from any.
+        river: its text, its index and its KV; read-only.
+        seed: the conversation's; a work derives its own from it and the Brief's number.
+        wake: call it when a result has arrived from elsewhere. Safe to call from any thread.
     """
 
     prism: Prism
@@ -74,11 +74,11 @@ class Host:
 
 
 class Work(ABC):
-    """One Brief on its way to a Thought. Making one does nothing that could fail: that begins with `start`.
+    """The work on one Brief. Making one does nothing that could fail; that begins with `start`.
 
     Attributes:
-        tail: its private KV, where it has some.
-        kv_bytes: of that, as it is or last was.
+        tail: its private KV, or None.
+        kv_bytes: the size of its tail now, or of the last one it had.
     """
 
     tail: Tail | None = None
@@ -94,44 +94,44 @@ class Work(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Stops what still runs and gives everything back."""
+        """Stops whatever still runs and gives everything back."""
 
     @property
     def tokens(self) -> int:
-        """Tokens that it has written so far."""
+        """How many tokens it has written so far."""
         return 0
 
     @property
     def text(self) -> str:
-        """What it has written so far, its thought and all that led to it."""
+        """All that it has written so far: its thought, and what led to it."""
         return ""
 
     @property
     def reads(self) -> Reads | None:
-        """What its rows attend to beside its tail; None: it has no rows."""
+        """What its rows attend to beside its tail; None if it has no rows."""
         return None
 
     @property
     def wanted(self) -> int:
-        """Tokens that it would have in the next step; 0: it takes no part."""
+        """How many tokens it wants in the next step; 0: it takes no part."""
         return 0
 
     def row(self, room: int) -> Row:
-        """Its next tokens, at most `room`. Asked only where some are `wanted`."""
+        """A row of its next tokens, at most `room`. Called only if some are `wanted`."""
         raise NotImplementedError
 
     def absorb(self, result: RowResult) -> str | None:
-        """Takes in what its row gave. Returns new text to show; None: it has written nothing."""
+        """Takes the result of its row. Returns new text to show, or None if it wrote nothing."""
         raise NotImplementedError
 
 
 class Worker(ABC):
-    """All work of one kind in a conversation: what its works share (pools, processes, connections) is its own.
+    """All work of one kind in a conversation. It owns what its works share: pools, processes, connections.
 
     Attributes:
-        seated: its works take one of `limits.streams` seats, and may have to wait for one.
-        reads: its works are given a Synapse, a focus set and a prompt in tokens.
-        exact: its thoughts are right by the way they are made, so that the Gate need not judge them.
+        seated: whether its works each take one of the `limits.streams` seats, and may have to wait for it.
+        reads: whether its works are given a Synapse, a focus set and a prompt in tokens.
+        exact: whether its thoughts are right by construction, so that the Gate need not judge them.
     """
 
     seated: ClassVar[bool] = False
@@ -142,18 +142,18 @@ class Worker(ABC):
         self.host = host
 
     def wants(self, role: Role, task: str, groups: Mapping[str, str]) -> bool:
-        """Whether a role that starts by itself finds work in a task. Called before there is a Stream; must not fail."""
+        """Whether a self-starting role finds work in a task. Called before there is a Stream; must not fail."""
         return True
 
     @abstractmethod
     def take(self, brief: Brief) -> Work:
-        """The work of a Brief, not started yet."""
+        """The work for a Brief, not started yet."""
 
     def use(self, profile: Profile) -> None:  # noqa: B027
-        """Takes its settings from a profile: when it is made, and when there is another one between turns."""
+        """Applies a profile's settings: when the worker is made, and when the profile changes between turns."""
 
     def forget(self) -> None:  # noqa: B027
-        """The River has changed: what was made of its KV is of no use to later works."""
+        """Drops what was made from the River's KV, which has changed: later works cannot use it."""
 
     def close(self) -> None:  # noqa: B027
-        """The conversation is over."""
+        """Ends the worker with its conversation."""

@@ -1,4 +1,4 @@
-"""`work: calculator`: exact results, without the model. What a task says in words is read as an expression."""
+"""`work: calculator`: exact results without the model. A task in words is parsed as an expression."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from warpcortex_cli.work.words import read
 
 
 class CalculatorWorker(Worker):
-    """Nothing is shared between calculations."""
+    """Makes calculations. They share nothing."""
 
     exact: ClassVar[bool] = True
 
@@ -26,7 +26,7 @@ class CalculatorWorker(Worker):
 
 
 class Calculating(Work):
-    """One calculation, done when it is asked for: it takes less than a millisecond, or is refused."""
+    """One calculation, done at once: it takes less than a millisecond, or is refused."""
 
     def __init__(self, brief: Brief) -> None:
         self._brief = brief
@@ -52,7 +52,7 @@ class Calculating(Work):
             self._written = said.equation
 
     def poll(self) -> Thought:
-        """`12 * 7 = 84`, or what the role's `thought` picks out of that."""
+        """Gives `12 * 7 = 84`, or the part that the role's `thought` picks."""
         text = picked(self._brief.role, self._written)
         return Thought(text, "it is exact" if text else "its role picks no thought out of it")
 

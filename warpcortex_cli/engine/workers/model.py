@@ -19,13 +19,13 @@ from warpcortex_cli.prism.reads import Reads
 from warpcortex_cli.prism.rows import Row, RowResult
 from warpcortex_cli.profile import Limits, Profile, Role, Sampling
 
-LARGEST_SLAB = 128  # tails of one slab attend in one multiplication
+LARGEST_SLAB = 128  # tails in one slab attend in one batched product
 PREFILL_CHUNK = 128  # tokens of a prompt in one step
 _SEED_STRIDE = 1_000_003
 
 
 class ModelWorker(Worker):
-    """Where Streams that write run: it owns their tails, and what all Streams of a role are told."""
+    """Runs Streams that write. It owns their tails and the instructions that they share."""
 
     seated: ClassVar[bool] = True
     reads: ClassVar[bool] = True
@@ -47,7 +47,7 @@ class ModelWorker(Worker):
         self.instructions.forget()
 
     def sampler(self, number: int) -> Sampler:
-        """Each Stream draws from a generator of its own, so that batching does not change what it writes."""
+        """A Stream's own sampler, so that batching does not change what it writes."""
         return Sampler.of(self._sampling, self.host.prism.sampling, self.host.seed * _SEED_STRIDE + number)
 
     def new_tail(self) -> Tail:
@@ -72,7 +72,7 @@ class Writing(Work):
     def __init__(self, worker: ModelWorker, brief: Brief) -> None:
         self.number = brief.number
         self.sampler = Sampler()
-        self.shared: Segment | None = None  # the beginning of its prompt, where others of its role are told the same
+        self.shared: Segment | None = None  # the beginning of its prompt, if it is shared with others of its role
         self.position = 0
         self.pending: list[int] = []
         self.builder = TextBuilder(worker.host.prism)
@@ -82,12 +82,12 @@ class Writing(Work):
         self._role = brief.role
         self._weighed = brief.weighed
         self._hidden: torch.Tensor | None = None
-        self._over = ""  # why it writes no more
+        self._over = ""  # why it stopped writing
 
     # -- its life -----------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Gets its tail, with the focus tokens in it.
+        """Takes a tail and copies the focus tokens into it.
 
         Raises:
             ValueError: its task does not fit into a tail.
@@ -116,20 +116,20 @@ class Writing(Work):
         return Thought(self._concluded(), self._over, tuple(self.log_probabilities), self._hidden)
 
     def close(self) -> None:
-        """Gives all back. What was written can still be looked at."""
+        """Gives everything back. The text can still be read."""
         self._brief = self.shared = self._hidden = None
         tail, self.tail = self.tail, None
         if tail is not None:
             tail.release()
 
     def leave(self, nbytes: int) -> None:
-        """Parks: gives its tail back. Its KV is kept elsewhere, in `nbytes`; what it shares it goes on holding."""
+        """Parks: gives its tail back. Its KV is stored elsewhere, in `nbytes`; it keeps what it shares with others."""
         assert self.tail is not None
         self.tail.release()
         self.tail, self.kv_bytes = None, nbytes
 
     def resume(self, tail: Tail) -> None:
-        """Goes on where it was parked, with its KV in another tail."""
+        """Goes on after parking, with its KV in another tail."""
         self.tail, self.kv_bytes = tail, tail.nbytes
 
     # -- rows ---------------------------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ class Writing(Work):
         return min(len(self.pending), PREFILL_CHUNK) if self.tail is not None else 0
 
     def row(self, room: int) -> Row:
-        """Up to `room` tokens of the prompt, or the token written last."""
+        """A row of up to `room` prompt tokens, or of the token written last."""
         assert self.tail is not None
         chunk = min(room, self.wanted)
         tokens, self.pending = self.pending[:chunk], self.pending[chunk:]
@@ -172,7 +172,7 @@ class Writing(Work):
         """Chooses its next token.
 
         Raises:
-            WorkError: the model gave no usable one.
+            WorkError: the model gave no usable token.
         """
         if self.tokens:
             # A copy: the result is a view that would keep the whole step's states alive.
@@ -205,7 +205,7 @@ class Writing(Work):
 
     @property
     def spent(self) -> bool:
-        """Whether its token budget, its tail or the model's positions are used up."""
+        """Whether its token limit, its tail or the model's context is used up."""
         assert self.tail is not None
         room = min(self.tail.capacity - self.tail.length, self._prism.max_context - self.position)
         return self.tokens >= self._role.max_tokens or room <= 0
@@ -216,7 +216,7 @@ class Writing(Work):
         return self.builder.add(token)
 
     def weigh(self, token: int, result: RowResult) -> None:
-        """Notes how probable the token was that was sampled from a result."""
+        """Notes the log-probability of the token that was sampled from a result."""
         if result.newest is not None:
             scores = result.newest.float()
             self.log_probabilities.append(float(scores[token] - scores.logsumexp(0)))
@@ -224,7 +224,7 @@ class Writing(Work):
             self.log_probabilities.append(result.largest[0] - result.logsumexp)
 
     def _concluded(self) -> str:
-        """The thought in the finished text, less what the model thinks first; empty when there is none."""
+        """The thought in the finished text, without the model's own thinking; empty if there is none."""
         chat = self._prism.chat
         self.builder.finish()
         text = Thoughtful(chat.thinking, bool(chat.opened(thinking=False))).shown(self.builder.text)
@@ -236,9 +236,9 @@ class Writing(Work):
 
 
 def turn(prism: Prism, role: Role, words: str) -> list[int]:
-    """Words to a Stream as a user turn, in tokens.
+    """A Stream's prompt as a user turn, in tokens.
 
-    With a Synapse they follow the River's half-written answer, which they close. A Stream does not think before it
-    answers, where the template lets it choose: it has few tokens.
+    With a Synapse it follows the River's half-written answer, which it closes. Where the template allows, thinking is
+    turned off: a Stream has few tokens.
     """
     return prism.chat.turn(words, thinking=False) if role.synapse else prism.chat.prompt(words, thinking=False)

@@ -1,8 +1,8 @@
-"""What logs share after a fork: the first bytes of a file never change, so the copy reads those it has in common.
+"""What logs share after a fork. The first bytes of a file never change, so a fork reads them from the same file.
 
-A base is a hard link of the copy's own to such a file, `NAME.base1`, `NAME.base2`, ... in their order, and is read up
-to a number of bytes that the first record of NAME's own file says. The file system counts the links: whichever log is
-deleted, the other is whole. Where there are no hard links, a base is a copy of those bytes.
+A base is the fork's own hard link to that file: `NAME.base1`, `NAME.base2`, ... in order. The first record of NAME's
+own file says how many bytes of each are read. The file system counts the links, so either log can be deleted without
+harm to the other. Without hard links, a base is a copy of those bytes.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from pathlib import Path
 
 from warpcortex_cli.memory.records import DamagedError, Record, checked, scan, size_of
 
-BASES = 0xFFFF  # the kind of the record that says what is read of each base
-_FIRST_BYTES = 1 << 16  # of a file: that record is among them
+BASES = 0xFFFF  # kind of the record that says how many bytes of each base are read
+_FIRST_BYTES = 1 << 16  # of a file, which hold that record
 
 
 @dataclass(frozen=True)
 class Base:
-    """The first `nbytes` of a file that is open to be read; None if it is missing."""
+    """The first `nbytes` of an open file; `file` is None if it is missing."""
 
     path: Path
     nbytes: int
@@ -38,17 +38,17 @@ class Base:
 
     @property
     def shared(self) -> bool:
-        """Whether another log has it too."""
+        """Whether another log has a link to it."""
         return self.file is not None and os.fstat(self.file.fileno()).st_nlink > 1
 
     @property
     def disk_bytes(self) -> int:
-        """Of the whole file, also what is not read of it."""
+        """Bytes of the whole file, including what is not read."""
         return 0 if self.file is None else size_of(self.file)
 
     @property
     def trouble(self) -> str:
-        """What is wrong with it, for the user; empty if nothing is."""
+        """What is wrong with it, for the user; empty if nothing."""
         if self.file is None:
             return f"{self.path.name} is missing, and what it held of the conversation is lost"
         if self.disk_bytes < self.nbytes:
@@ -67,7 +67,7 @@ class Base:
             os.link(self.path, to)
             if os.path.samestat(os.fstat(self.file.fileno()), to.lstat()):
                 return
-            to.unlink()  # the file has been written anew meanwhile
+            to.unlink()  # the file has been rewritten meanwhile
         copied(self.file, self.nbytes, to).close()
 
     def close(self) -> None:
@@ -76,7 +76,7 @@ class Base:
 
 
 def copied(file: FileIO, size: int, to: Path) -> FileIO:
-    """A new file of the first `size` bytes of this one, for nobody else to read, on the disk and open.
+    """A new open file with the first `size` bytes of this one, synced, readable by its owner alone.
 
     Raises:
         OSError: it cannot be made.
@@ -98,32 +98,32 @@ def copied(file: FileIO, size: int, to: Path) -> FileIO:
 
 
 def base_path(path: Path, number: int) -> Path:
-    """The link number 1, 2, ... of the log at `path`."""
+    """The path of base number 1, 2, ... of the log at `path`."""
     return path.with_suffix(f".base{number}")
 
 
 def links_of(path: Path) -> list[Path]:
-    """All links that the log at `path` has, those that a killed process left too."""
+    """All links of the log at `path`, including those left by a killed process."""
     name = re.compile(rf"{re.escape(path.stem)}\.base\d+")
     return [found for found in path.parent.glob("*.base*") if name.fullmatch(found.name)]
 
 
 def remove_links(path: Path, beyond: int = 0) -> None:
-    """Removes the links of the log at `path`, but the first ones."""
+    """Removes the links of the log at `path` except the first ones."""
     kept = {base_path(path, number) for number in range(1, beyond + 1)}
     for link in links_of(path):
         if link not in kept:
-            with contextlib.suppress(OSError):  # Windows deletes no open file
+            with contextlib.suppress(OSError):  # Windows does not delete open files
                 link.unlink()
 
 
 def packed_bases(bases: list[Base]) -> bytes:
-    """The payload of the record that says what is read of each."""
+    """The payload of the record that says how many bytes of each base are read."""
     return json.dumps({"bytes": [base.nbytes for base in bases]}).encode()
 
 
 def open_bases(path: Path, file: FileIO, records: list[Record]) -> tuple[list[Base], list[str]]:
-    """The bases of the log at `path`, by the records of its own file, and what is wrong with them, in sentences."""
+    """The bases of the log at `path`, from the records of its own file, and what is wrong with them, in sentences."""
     if not any(record.kind == BASES for record in records):
         return [], []
     sizes = _sizes(file, records)
@@ -134,7 +134,7 @@ def open_bases(path: Path, file: FileIO, records: list[Record]) -> tuple[list[Ba
 
 
 def _sizes(file: FileIO, records: list[Record]) -> list[int]:
-    """Bytes of each base; nothing if no record says it."""
+    """Bytes of each base; empty if no record says."""
     for record in records:
         if record.kind == BASES:
             with contextlib.suppress(DamagedError, ValueError, KeyError, TypeError):
@@ -150,7 +150,7 @@ def _opened(path: Path, size: int) -> Base:
 
 
 def forked_bytes(path: Path, file: FileIO) -> int:
-    """How many first bytes of a log's own file its forks read: these must stay as they are."""
+    """How many first bytes of a log's own file are read by its forks and must not change."""
     stat, most = os.fstat(file.fileno()), 0
     for link in path.parent.glob("*.base*") if stat.st_nlink > 1 else ():
         name = re.fullmatch(r"(.+)\.base(\d+)", link.name)

@@ -1,9 +1,9 @@
 """Fingerprints of blocks: sign bits of their keys, by which a few queries find the blocks that they look for.
 
-A few heads find things again: an induction head (Olsson et al. 2022, arXiv 2209.11895) looks for what came before the
-same words. The fingerprint of a block has 64 sign bits of random projections (Charikar 2002, SimHash) for each of its
-tokens in each of these heads: heads are kept apart, and a name of three tokens is not lost in the mean of 32. Which
-heads they are is measured on the model itself, see `calibrate`.
+A few heads retrieve: an induction head (Olsson et al. 2022, arXiv 2209.11895) looks for earlier occurrences of the
+same words. A block's fingerprint has 64 sign bits of random projections (SimHash, Charikar 2002) for each of its tokens
+in each of these heads. Heads are kept apart, and a name of three tokens is not lost in a mean over 32. Which heads
+these are is measured on the model itself, see `calibrate`.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from warpcortex_cli.memory.store import BLOCK
 
 WATCHED = 2
 BITS = 64
-_SEED = 20156060  # stored fingerprints are only worth something beside the same projections
-_CHUNK = 8192  # blocks compared at once, so that differences and counts stay in the second cache
-_COMPARED = 7_500_000  # words that one search compares; `python -m warpcortex_cli.lab.fingerprints` prints its times
-_SECOND = 1_000_000  # of them, for blocks that are looked at again
-_SAMPLE = 512  # blocks, at most, that tell what is usual
-_PRODUCTS = 1 << 22  # held at once
-_NEAR = 1  # tokens beside the right one that a head may find as well: it looks for the token or for what followed it
+_SEED = 20156060  # stored fingerprints can only be compared under the same projections
+_CHUNK = 8192  # blocks compared at once, so that differences and counts stay in the L2 cache
+_COMPARED = 7_500_000  # words of 64 bits in one search; `python -m warpcortex_cli.lab.fingerprints` prints its times
+_SECOND = 1_000_000  # of these, for blocks that are compared with all queries
+_SAMPLE = 512  # blocks at most in the sample that shows what distances are usual
+_PRODUCTS = 1 << 22  # products held at once
+_NEAR = 1  # a head may be off by this many tokens: it looks for the same token or for the one after it
 
 Codes = NDArray[np.uint64]
 
 
 class Fingerprints:
-    """The fingerprints of all blocks, in their order, and the search among them.
+    """The fingerprints of all blocks, in order, and a search among them.
 
     Args:
         layers, heads, kv_heads, head_dim: the model's.
         block: tokens in a block.
-        watched: KV heads whose keys are kept, 8 bytes a token each.
+        watched: how many KV heads to use, at 8 bytes a token each.
 
     Attributes:
-        watches: which heads these are, (layer, KV head), the best first.
-        bytes_per_block: of one fingerprint.
+        watches: these heads as (layer, KV head), the best first.
+        bytes_per_block: bytes of one fingerprint.
     """
 
     def __init__(
@@ -53,13 +53,13 @@ class Fingerprints:
         self.block = block
         every = [(layer, head) for layer in range(layers) for head in range(kv_heads)]
         count = min(watched, len(every))
-        # Not known to be good: spread over the layers, until somebody calibrates.
+        # Spread over the layers until `calibrate` finds the good ones.
         self.watches = [every[(2 * i + 1) * len(every) // (2 * count)] for i in range(count)]
         self._key_mean = torch.zeros(count, head_dim)
         self._query_mean = torch.zeros(count, head_dim)
         self._projection = _projection(head_dim)
         self.bytes_per_block = 8 * count * block
-        # A row for each token of each head, a column for each block: a search goes along the blocks.
+        # A row for each token of each head, a column for each block: a search runs along the blocks.
         self._codes: Codes = np.zeros((count * block, 0), np.uint64)
         self._blocks = 0
 
@@ -69,12 +69,12 @@ class Fingerprints:
     # -- which heads ---------------------------------------------------------------------------------------------
 
     def calibrate(self, keys: Sequence[Tensor], queries: Sequence[Tensor], period: int) -> list[float]:
-        """Chooses the heads, and what is usual in them, from a text that is read twice in a row.
+        """Chooses the heads, and their mean keys and queries, from a text that is read twice in a row.
 
-        A head is as good as the share of tokens of the second reading whose query points best to themselves, or the
-        token after it, in the first ("prefix matching", Olsson et al. 2022). Keys and queries have a large mean in
-        common that says nothing; it is taken off before the signs. So the text should be of the usual kind, and the
-        same one whenever stored fingerprints are to be read.
+        A head's score is the share of tokens in the second reading whose query fits best to the same token, or the one
+        after it, in the first reading ("prefix matching", Olsson et al. 2022). Keys and queries have a large common
+        mean without information; it is subtracted before the signs are taken. So the text should be ordinary, and the
+        same whenever stored fingerprints are to be read.
 
         Args:
             keys: unrotated, per layer [kv_heads, 2 * period, head_dim].
@@ -82,10 +82,10 @@ class Fingerprints:
             period: tokens of the text.
 
         Returns:
-            The share of each (layer, KV head), in the order of layers.
+            The score of each (layer, KV head), layer by layer.
 
         Raises:
-            ValueError: there are fingerprints already, which other heads could not read.
+            ValueError: there are fingerprints already, made with other heads.
         """
         if self._blocks:
             raise ValueError(f"{self._blocks} fingerprints are there, made by other heads")
@@ -129,13 +129,13 @@ class Fingerprints:
 
         Args:
             keys: unrotated, per layer [kv_heads, tokens, head_dim].
-            block: tokens in a block, as told to the constructor.
+            block: tokens in a block, as given to the constructor.
 
         Returns:
             [tokens // block, words]
 
         Raises:
-            ValueError: another size of blocks.
+            ValueError: `block` is not the constructor's.
         """
         if block != self.block:
             raise ValueError(f"fingerprints are of blocks of {self.block} tokens, not of {block}")
@@ -145,13 +145,13 @@ class Fingerprints:
         return np.ascontiguousarray(codes.reshape(len(codes), blocks, block).swapaxes(0, 1)).reshape(blocks, -1)
 
     def _signs(self, vectors: Tensor) -> Codes:
-        """64 sign bits of each, [..., head_dim] -> [...]."""
+        """64 sign bits of each vector, [..., head_dim] -> [...]."""
         bits = (vectors @ self._projection > 0).numpy()
         codes: Codes = np.packbits(bits, axis=-1, bitorder="little").view("<u8")[..., 0].astype(np.uint64)
         return codes
 
     def _pooled(self, queries: Tensor) -> Tensor:
-        """The mean query of the heads that share a KV head, [kv_heads, W, head_dim] in fp32: they look for the same."""
+        """The mean query of the heads that share a KV head, [kv_heads, W, head_dim] in fp32."""
         _, heads, kv_heads, _ = self._shape
         return queries.float().cpu().unflatten(0, (kv_heads, heads // kv_heads)).mean(1)
 
@@ -161,7 +161,7 @@ class Fingerprints:
         """Appends fingerprints [blocks, words].
 
         Raises:
-            ValueError: they have another number of words.
+            ValueError: they have a different number of words.
         """
         if rows.ndim != 2 or rows.shape[1] != len(self._codes):
             raise ValueError(f"fingerprints of shape {rows.shape} do not fit to those of {len(self._codes)} words")
@@ -184,13 +184,15 @@ class Fingerprints:
     # -- searching -----------------------------------------------------------------------------------------------
 
     def scores(self, queries: Sequence[Tensor]) -> NDArray[np.float32]:
-        """How much each block holds of what the queries look for; higher is better, 0 is nothing unusual.
+        """How well each block matches the queries; higher is better, 0 is nothing unusual.
 
-        A query's distance to a block is that of the nearest token's bits. It counts by how far below the usual it is,
-        in standard deviations, squared: what is near everywhere says nothing, two unusual finds say more than one.
+        A query's distance to a block is the Hamming distance to its nearest token. It scores the square of how many
+        standard deviations it lies below the mean: a query that is near to everything scores nothing, and two unusual
+        matches score more than one.
 
-        While blocks times queries are few enough, all are compared. Beyond that, the queries with the most unusual
-        finds in a sample of the blocks choose blocks for the others, so that a search costs about `_COMPARED` words.
+        If blocks times queries are few enough, all are compared. Otherwise the queries with the most unusual matches
+        in a sample of the blocks choose the blocks that are compared with all, so that a search costs about
+        `_COMPARED` words.
 
         Args:
             queries: unrotated, per layer [heads, W, head_dim].
@@ -212,14 +214,15 @@ class Fingerprints:
         first = _sum(self._distances(codes, [pairs[i] for i in telling]), worth, telling)
         second = max(1, min(self._blocks, _SECOND // (self.block * len(pairs))))
         chosen = np.sort(np.argpartition(-first, second - 1)[:second])
-        out = first / (1 + first.max())  # below 1, for those that are not looked at again
+        out = first / (1 + first.max())  # below 1, for blocks that are not compared with all queries
         out[chosen] = 1 + _sum(self._distances(np.take(codes, chosen, 1), pairs), worth, every)
         return out
 
     def exact(self, keys: Sequence[Tensor], queries: Sequence[Tensor], ends: Tensor) -> Tensor:
-        """What `scores` estimates, by the keys themselves and for stretches of tokens of any length.
+        """What `scores` estimates, computed from the keys themselves, for stretches of tokens of any length.
 
-        A query's find in a stretch is its largest product with a key there. It counts by how far above the usual it is.
+        A query's match in a stretch is its largest product with a key there. It scores as in `scores`, by how far it
+        lies above the mean of all stretches.
 
         Args:
             keys: unrotated, of each watched head, [tokens, head_dim].
@@ -243,7 +246,7 @@ class Fingerprints:
         return total
 
     def _query_codes(self, queries: Sequence[Tensor]) -> list[tuple[int, np.uint64]]:
-        """Number of the watched head, and signs, of each query in it."""
+        """For each query in each watched head: the number of the head, and the query's sign bits."""
         found = []
         for number, (layer, head) in enumerate(self.watches):
             signs = self._signs(self._pooled(queries[layer])[head] - self._query_mean[number])
@@ -251,11 +254,11 @@ class Fingerprints:
         return found
 
     def _distances(self, codes: Codes, pairs: Sequence[tuple[int, np.uint64]]) -> NDArray[np.uint8]:
-        """Bits in which each query differs from the nearest token of each block, [pairs, blocks].
+        """The Hamming distance of each query to the nearest token of each block, [pairs, blocks].
 
         Args:
-            codes: as they are kept, [words, blocks].
-            pairs: head and signs of each query.
+            codes: as they are stored, [words, blocks].
+            pairs: the head and sign bits of each query.
         """
         blocks = codes.shape[1]
         out = np.empty((len(pairs), blocks), np.uint8)
@@ -272,7 +275,7 @@ class Fingerprints:
 
 
 def _sum(distances: NDArray[np.uint8], worth: NDArray[np.float32], rows: NDArray[np.intp]) -> NDArray[np.float32]:
-    """Sum of what distances [n, blocks] are worth; `worth` [pairs, BITS + 1], of which `rows` [n] are these."""
+    """The summed scores of distances [n, blocks]. `worth` [pairs, BITS + 1] gives them; `rows` [n] are the pairs."""
     total = np.zeros(distances.shape[1], np.float32)
     for distance, row in zip(distances, rows, strict=True):
         total += worth[row].take(distance)
@@ -280,10 +283,10 @@ def _sum(distances: NDArray[np.uint8], worth: NDArray[np.float32], rows: NDArray
 
 
 def _projection(head_dim: int) -> Tensor:
-    """Random directions as columns, [head_dim, BITS]: orthogonal ones, in as many sets as it takes.
+    """Random directions as columns, [head_dim, BITS], in as many orthogonal sets as it takes.
 
-    Signs of orthogonal directions estimate an angle better than those of independent ones (Ji et al. 2012, Super-Bit
-    LSH). Signs of the coordinates themselves do not: on pocket a few are large in all keys.
+    Signs along orthogonal directions estimate an angle better than along independent ones (Super-Bit LSH, Ji et al.
+    2012). Signs of the coordinates themselves do not: on pocket a few coordinates are large in all keys.
     """
     generator = np.random.default_rng(_SEED)
     sets = [np.linalg.qr(generator.standard_normal((head_dim, head_dim)))[0] for _ in range(-(-BITS // head_dim))]

@@ -1,9 +1,9 @@
 """Formats of stored blocks: keys and values of some tokens in few bytes.
 
-One head of one layer's keys, or of its values, is a unit [tokens, head_dim] with a format of its own. Rounding is
-uniform, over the tokens of a channel or over the channels of a token. KIVI (arXiv 2402.02750) and KVQuant (arXiv
-2401.18079) take channels for keys and tokens for values, over many tokens and with 16-bit scales. A block holds few
-tokens: a scale has 8 bits here, and so has an offset, or they would weigh as much as the numbers.
+The keys, or the values, of one head in one layer are a unit [tokens, head_dim] with a format of its own. Quantization
+is uniform, in groups along the tokens of a channel or along the channels of a token. KIVI (arXiv 2402.02750) and
+KVQuant (arXiv 2401.18079) group keys by channel and values by token, over many tokens and with 16-bit scales. A block
+has few tokens, so scales and offsets have 8 bits here; otherwise they would take as much space as the numbers.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ KV = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
 _SCALES = torch.exp2(
     torch.arange(256) / 7 - 22
 )  # seven to the octave: each covers the one before and an offset's grain
-_LARGEST = 8192.0  # a unit that holds more, or no number, is stored as it is
+_LARGEST = 8192.0  # a unit with larger numbers, or with NaN, is stored as it is
 _FURTHEST = 126  # grains from zero to an offset, in a signed byte
 _HEAD = struct.Struct("<IBBHHHH")  # checksum of what follows, version, type, layers, kv_heads, tokens, head_dim
 _VERSION = 1
@@ -35,7 +35,7 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 class _Grid(NamedTuple):
-    """Levels `low + scale * (0, 1, ...)` of groups, and the bytes that say so; uint8 and int8."""
+    """Levels `low + scale * (0, 1, ...)` of groups, and the bytes that encode them; uint8 and int8."""
 
     scales: Tensor
     offsets: Tensor | None
@@ -48,11 +48,11 @@ class Format:
     """How a unit is stored.
 
     Attributes:
-        bits: of a number; 16: as a 16-bit float; 0: as it is.
-        symmetric: the levels lie around zero, and a group has a scale; else it has an offset too.
-        axis: what a group runs along: the tokens of a channel, or the channels of a token.
-        group: channels in a group of a token, where they divide the head; 0: all.
-        first: so many tokens at the beginning have scales of their own where groups run along tokens. The first of a
+        bits: of a number; 16: a 16-bit float; 0: stored as it is.
+        symmetric: whether levels lie around zero, so that a group has only a scale; otherwise it also has an offset.
+        axis: whether a group runs along the tokens of a channel, or along the channels of a token.
+        group: channels in a group of a token, if that divides the head; 0: all.
+        first: if groups run along tokens, this many first tokens have scales of their own. The first tokens of a
             context are unlike all others (KVQuant).
     """
 
@@ -85,9 +85,9 @@ class Format:
         return b"".join(parts)
 
     def decode(self, data: Tensor, units: int, tokens: int, head_dim: int, dtype: torch.dtype) -> Tensor:
-        """What `encode` was given, [units, tokens, head_dim]; `dtype` is what those had that are stored as they are."""
+        """The inverse of `encode`, [units, tokens, head_dim]. `dtype`: of units that are stored as they are."""
         if self.bits in (0, 16):
-            kept = data.clone().view(dtype if self.bits == 0 else torch.float16)  # a copy begins at a whole number
+            kept = data.clone().view(dtype if self.bits == 0 else torch.float16)  # a copy is aligned
             return kept.view(units, tokens, head_dim)
         out = torch.empty(units, tokens, head_dim)
         place = 0
@@ -107,7 +107,7 @@ class Format:
         return out
 
     def worst(self, units: Tensor) -> Tensor:
-        """Root mean square of half a step over each unit's numbers, [n]: no error is larger. Units as in `encode`."""
+        """The root mean square of half a step over each unit, [n]: a bound of the error. Units as in `encode`."""
         total = torch.zeros(len(units))
         for view, along in self._groups(units):
             step = self._grid(view.amin(along, keepdim=True), view.amax(along, keepdim=True)).scale
@@ -125,13 +125,13 @@ class Format:
         return [(by_token[:, : self.first], 3), (units[:, self.first :, None], 1)]
 
     def _grid(self, least: Tensor, most: Tensor) -> _Grid:
-        """The finest levels that reach from `least` to `most`."""
+        """The finest levels that cover `least` to `most`."""
         top = 2**self.bits - 1
         if self.symmetric:
             return self._levels(torch.bucketize(2 * torch.maximum(-least, most) / top, _SCALES), None)
         grain = self._grain
         scales = torch.bucketize(torch.maximum((most - least) / top, least.abs() / (_FURTHEST * grain)), _SCALES)
-        # An offset lies up to a grain below the least; where the levels then end too early, the next scale does.
+        # Rounding the offset down may push the top level below the maximum; then use the next scale.
         step = _SCALES[scales]
         scales += ((least / (grain * step)).floor() * grain + top) * step < most
         return self._levels(scales, (least / (grain * _SCALES[scales])).floor())
@@ -144,15 +144,15 @@ class Format:
 
     @property
     def _grain(self) -> float:
-        """What offsets count in, in steps: a sixteenth of the levels, so that they reach eight ranges far: steps
-        grow where all of a group lies farther from zero."""
+        """The unit of offsets, in steps: a sixteenth of the levels, so that offsets reach eight ranges from zero. If a
+        group lies farther away, its steps grow."""
         return 2.0 ** (self.bits - 4)
 
 
 _WIDTHS = (8, 6, 5, 4, 3, 2)
 _GROUPS: tuple[tuple[Axis, int, int], ...] = (("channel", 0, 0), ("channel", 0, 4), ("token", 0, 0), ("token", 32, 0))
 AS_IS, HALF = Format(0), Format(16)
-# A format is written as its number here, so this may only grow at its end.
+# A format is stored as its index here, so new ones go to the end.
 FORMATS: tuple[Format, ...] = (
     AS_IS,
     HALF,
@@ -162,16 +162,16 @@ FORMATS: tuple[Format, ...] = (
 
 @dataclass(frozen=True)
 class Policy:
-    """Which formats a block's units may have; the smallest whose error is small enough is taken, else 16 bits.
+    """Which formats a block's units may have. The smallest with a small enough error is taken, else 16 bits.
 
-    Softmax makes a key's error a factor of weights, and a value's error is averaged; so they are tested apart, both by
-    the root mean square of half a step.
+    Through the softmax an error in a key multiplies weights, while errors in values are averaged. So they have separate
+    limits, both for the root mean square of half a step.
 
     Attributes:
-        keys, values: what may be chosen. Where a few tokens make it larger than 16 bits, it is not.
-        key_error: nats: the error times the root mean square of the unit's keys about their mean, which stands for the
-            queries: what the keys have in common moves all logits alike, and queries are not known here.
-        value_error: the error over the root mean square of the unit's values.
+        keys, values: the formats to choose from. A format that few tokens make larger than 16 bits is skipped.
+        key_error: limit in nats, of the error times the root mean square of the unit's keys about their mean. That
+            stands for the queries, which are not known here; the common mean moves all logits alike.
+        value_error: limit of the error relative to the root mean square of the unit's values.
     """
 
     keys: tuple[Format, ...]
@@ -181,12 +181,12 @@ class Policy:
 
 
 def uniform(key_bits: int, value_bits: int) -> Policy:
-    """All keys in one width, and all values: by channel and with an offset, which measured best for both at any."""
+    """One width for all keys, one for all values; by channel and with an offset, which measured best at any width."""
     return Policy((Format(key_bits, axis="channel"),), (Format(value_bits, axis="channel"),))
 
 
 def ladder(key_error: float, value_error: float) -> Policy:
-    """2 to 8 bits, chosen for each head of a block by its errors."""
+    """2 to 8 bits, chosen for each head of a block by its error."""
     rungs = tuple(Format(bits, axis="channel") for bits in _WIDTHS)
     return Policy(rungs, rungs, key_error, value_error)
 
@@ -211,7 +211,7 @@ def pack_block(keys: Sequence[Tensor], values: Sequence[Tensor], policy: Policy)
         keys, values: per layer [kv_heads, tokens, head_dim], keys unrotated.
 
     Raises:
-        ValueError: the layers' shapes differ, there is no token, or they are of no type that a model has.
+        ValueError: the layers' shapes differ, there are no tokens, or the type is not a model's.
     """
     if len({t.shape for t in (*keys, *values)}) != 1 or len(keys) != len(values) or not keys[0].numel():
         raise ValueError("the layers of a block need keys and values of one shape")
@@ -260,13 +260,13 @@ def _size(chosen: Sequence[int], tokens: int, head_dim: int, own: torch.dtype) -
 
 
 def _places(chosen: Sequence[int]) -> list[tuple[int, list[int]]]:
-    """Each format that was chosen, and its units."""
+    """Each chosen format with its units."""
     return [(n, [i for i, c in enumerate(chosen) if c == n]) for n in sorted(set(chosen))]
 
 
 def _chosen(own: Tensor, policy: Policy) -> list[int]:
     """Formats of all units of [2, layers, kv_heads, tokens, head_dim]."""
-    plain = own.float().abs().amax((3, 4)) <= _LARGEST  # not so where there is no number
+    plain = own.float().abs().amax((3, 4)) <= _LARGEST  # False for NaN
     wide = torch.where(plain[..., None, None], own.float(), 0.0)
     chosen = torch.full(own.shape[:3], FORMATS.index(HALF))
     for side, (formats, bound) in enumerate(((policy.keys, policy.key_error), (policy.values, policy.value_error))):
@@ -288,7 +288,7 @@ def _chosen(own: Tensor, policy: Policy) -> list[int]:
 
 @cache
 def _by_size(formats: tuple[Format, ...], tokens: int, head_dim: int) -> list[int]:
-    """Numbers of the formats, the smallest first; without those that a few tokens make larger than 16 bits."""
+    """Indices of the formats, the smallest first, without those that few tokens make larger than 16 bits."""
     sizes = {FORMATS.index(f): f.nbytes(1, tokens, head_dim, 2) for f in formats}
     whole = HALF.nbytes(1, tokens, head_dim, 2)
     return sorted((n for n, size in sizes.items() if size < whole or FORMATS[n].bits in (0, 16)), key=sizes.__getitem__)

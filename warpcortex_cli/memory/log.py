@@ -1,7 +1,7 @@
-"""An append-only file of records with checksums: what was written before a crash is there after it.
+"""An append-only file of records with checksums. Records written before a crash are there after it.
 
-Opening reads headers only and cuts off a last record that was not finished. A payload is checked when it is read. A
-log can begin with records of others (`bases.py`), which it reads and never writes.
+Opening reads only headers, and cuts off an unfinished last record. A payload is checked when it is read. A log can
+begin with records of other logs (`bases.py`), which it reads and never writes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class RecordLog:
     """One open file, and its bases. Not thread-safe; one process at a time.
 
     Attributes:
-        records: those that are whole, by their headers, in order.
+        records: all records with a whole header, in order.
         cut: bytes at the end that belonged to no whole record and were cut off.
         lost: what is wrong with the bases, in sentences.
 
@@ -48,7 +48,7 @@ class RecordLog:
         self.path = path
         if not readonly:
             path.parent.mkdir(parents=True, exist_ok=True)
-        # Unbuffered: what a full disk did not take must not come back with the next write.
+        # Unbuffered: bytes that a full disk refused must not appear with the next write.
         self._file = path.open("rb", buffering=0) if readonly else _open_locked(path)
         self._bases: list[Base] = []
         try:
@@ -62,7 +62,7 @@ class RecordLog:
         own, self._end = rec.scan(self._file, size)
         self.cut = size - self._end
         if not own and self.cut >= rec.HEADER_BYTES and not rec.begins_a_record(self._file):
-            # Nothing in it is ours to cut off.
+            # It is not a log, so nothing may be cut off.
             raise OSError(errno.EINVAL, "nothing in this file is a record; move it away")
         self._bases, self.lost = open_bases(self.path, self._file, own)
         self.records = [record for part, base in enumerate(self._bases, 1) for record in base.records(part)]
@@ -71,10 +71,10 @@ class RecordLog:
             self._cut()
 
     def append(self, kind: int, key: int, payload: bytes) -> Record:
-        """Writes a record behind the others. It is safe only after `commit`.
+        """Appends a record. It survives a crash only after `commit`.
 
         Raises:
-            OSError: the disk is full, or gone; nothing of the record remains then.
+            OSError: the disk is full, or gone. Nothing of the record remains then.
         """
         record = self._write(kind, key, payload, zlib.crc32(payload))
         self.records.append(record)
@@ -95,7 +95,7 @@ class RecordLog:
         return record
 
     def commit(self) -> None:
-        """Syncs everything appended so far to disk: one wait for many records."""
+        """Syncs everything appended so far to disk, which costs one wait for many records."""
         os.fsync(self._file.fileno())
 
     def read(self, record: Record) -> bytes:
@@ -123,7 +123,7 @@ class RecordLog:
         if count >= len(self.records):
             return
         first = self.records[count]
-        if first.part:  # bases are not written: from now on less is read of them
+        if first.part:  # bases are never written; from now on fewer of their bytes are read
             last = self._bases[first.part - 1]
             bases = [*self._bases[: first.part - 1], Base(last.path, first.start, last.file)]
             self._replace(lambda fresh: fresh._begin_with(bases), bases)
@@ -133,7 +133,7 @@ class RecordLog:
         del self.records[count:]
 
     def _cut(self) -> None:
-        """Cuts the file at its end. What forks read stays as it is: this log goes on with a copy then."""
+        """Cuts the file at `_end`. If forks read beyond that, their file stays and this log goes on with a copy."""
         if self._end >= forked_bytes(self.path, self._file):
             self._file.truncate(self._end)
             return
@@ -145,9 +145,9 @@ class RecordLog:
         self._file = own
 
     def worth_rewriting(self, dead: int) -> bool:
-        """Whether a rewrite pays when this many bytes of it are dead.
+        """Whether a rewrite pays off if this many of its bytes are dead.
 
-        Bytes that another log shares are not freed by it.
+        A rewrite does not free bytes that another log shares.
         """
         live = self.total - dead
         alone = sum(base.disk_bytes for base in self._bases if not base.shared)
@@ -167,9 +167,9 @@ class RecordLog:
         self.records = self._replace(fill)
 
     def thin(self, emptied: Container[Record]) -> None:
-        """Replaces the file, and its bases, by the same records, these without their payload: all or nothing.
+        """Replaces the file and its bases by the same records, `emptied` ones without payload: all or nothing.
 
-        What is damaged stays so.
+        Damaged records stay damaged.
 
         Raises:
             OSError: it could not be written; everything is what it was.
@@ -186,7 +186,7 @@ class RecordLog:
         self.records = self._replace(fill)
 
     def _replace(self, fill: Callable[[RecordLog], None], bases: Iterable[Base] = ()) -> list[Record]:
-        """Puts another file in the place of this one. Returns the records of it."""
+        """Replaces this file by a new one and returns the new records."""
         temporary = self._temporary()
         fresh = RecordLog(temporary)
         try:
@@ -216,10 +216,10 @@ class RecordLog:
     def begin_with(self, other: RecordLog, count: int) -> None:
         """Makes this log, which is empty, begin with the first `count` records of another, without copying them.
 
-        They must be records that the other one never drops by itself, but for one that was damaged.
+        The other log must not drop these records later, unless one turns out to be damaged.
 
         Raises:
-            OSError: it could not be written; this log is empty then.
+            OSError: it could not be written. This log is empty then.
         """
         last = other.records[count - 1]
         whole = [*other._bases, Base(other.path, other._end, other._file)]
@@ -240,21 +240,21 @@ class RecordLog:
 
     def _begin_with(self, bases: list[Base]) -> None:
         payload = packed_bases(bases)
-        for _ in range(2):  # nothing else could make up for this record
+        for _ in range(2):  # twice, because nothing could replace this record
             self._write(BASES, 0, payload, zlib.crc32(payload))
 
     @property
     def nbytes(self) -> int:
-        """Of its own file."""
+        """Bytes of its own file."""
         return self._end
 
     @property
     def total(self) -> int:
-        """Of its own file, and what is read of its bases."""
+        """Bytes of its own file, and those that it reads of its bases."""
         return self._end + sum(base.nbytes for base in self._bases)
 
     def disk_bytes(self) -> tuple[int, int]:
-        """On the disk: what this log alone holds, and what others hold too."""
+        """Bytes on disk that this log alone holds, and bytes that it shares."""
         forked = forked_bytes(self.path, self._file)
         alone = rec.size_of(self._file) - forked + sum(base.disk_bytes for base in self._bases if not base.shared)
         return alone, forked + sum(base.nbytes for base in self._bases if base.shared)
@@ -283,7 +283,7 @@ def _open_locked(path: Path) -> io.FileIO:
             _lock(file)
             if os.fstat(file.fileno()).st_ino == path.stat().st_ino:
                 return file
-        except FileNotFoundError:  # deleted meanwhile, as after a rewrite by another process
+        except FileNotFoundError:  # deleted meanwhile, as by another process's rewrite
             pass
         except BaseException:
             file.close()
@@ -294,6 +294,6 @@ def _open_locked(path: Path) -> io.FileIO:
 def _lock(file: io.FileIO) -> None:
     try:
         import fcntl
-    except ImportError:  # Windows: two chats on one session are not prevented there
+    except ImportError:  # Windows, where two chats can open one session
         return
     fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)

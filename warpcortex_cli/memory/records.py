@@ -1,7 +1,7 @@
-"""Records with checksums, one behind the other in a file.
+"""Records with checksums, one after another in a file.
 
-A record is a header (magic, kind, a key of its own, length and CRC-32 of the payload, CRC-32 of the header) and the
-payload. Looking for records reads headers only.
+A record is a header (magic, kind, key, length and CRC-32 of the payload, CRC-32 of the header) and the payload. Looking
+for records reads only headers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class DamagedError(ValueError):
 
 @dataclass(frozen=True)
 class Record:
-    """Where a payload of `length` bytes begins in its file, and what its checksum must be.
+    """Where a payload of `length` bytes begins in its file, and its checksum.
 
     `part`: 0 is the log's own file, 1, 2, ... its bases.
     """
@@ -53,7 +53,7 @@ def packed(kind: int, key: int, payload: bytes, checksum: int) -> bytes:
 
 
 def scan(file: FileIO, size: int, part: int = 0) -> tuple[list[Record], int]:
-    """Whole records among the first `size` bytes, by their headers, and where the last of them ends."""
+    """The whole records in the first `size` bytes, by their headers, and where the last one ends."""
     records: list[Record] = []
     place = 0
     while place + HEADER_BYTES <= size:
@@ -64,7 +64,7 @@ def scan(file: FileIO, size: int, part: int = 0) -> tuple[list[Record], int]:
             following = _next_header(file, place + 1, size)
             if following is None:
                 break
-            place = following  # what lies between is lost, what follows is not
+            place = following  # what lies between is lost, but not what follows
             continue
         record = Record(kind, key, place + HEADER_BYTES, length, checksum, part)
         if length > _LARGEST or record.end > size:
@@ -91,7 +91,7 @@ def _next_header(file: FileIO, place: int, size: int) -> int | None:
 
 
 def payload_of(file: FileIO, record: Record) -> bytes:
-    """The bytes that stand there, whatever was written."""
+    """The payload's bytes, unchecked."""
     file.seek(record.offset)
     return file.read(record.length)
 
@@ -109,7 +109,7 @@ def checked(file: FileIO, record: Record, name: str) -> bytes:
 
 
 def begins_a_record(file: FileIO) -> bool:
-    """Whether the first bytes are a record's, but for one that may be damaged."""
+    """Whether the file begins with a record; one byte of the magic may be damaged."""
     file.seek(0)
     return sum(a == b for a, b in zip(file.read(len(_MAGIC)), _MAGIC, strict=False)) >= len(_MAGIC) - 1
 

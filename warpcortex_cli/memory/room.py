@@ -1,4 +1,4 @@
-"""Where a slab keeps keys and values: in the model's own type, or in int8 with scales."""
+"""Storage for a slab's keys and values: in the model's own type, or in int8 with scales."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from warpcortex_cli.memory.segment import KVLayout
 
 Stored = Literal["model", "int8"]
 _LEVELS = 127
-_SCALE = torch.float16  # of one token and KV head
-_PAGES = 1 << 18  # bytes from which a room has pages of its own
-# Linux refuses a piece that is larger than all of its memory unless it is told that most of it may stay unwritten.
+_SCALE = torch.float16  # one for each token and KV head
+_PAGES = 1 << 18  # bytes from which a room is mapped on pages of its own
+# Linux refuses a mapping larger than all of its memory unless it is told that most of it may stay unwritten.
 _UNRESERVED = 0x4000 if sys.platform == "linux" else 0  # MAP_NORESERVE, which Python names from 3.13 on
 
 
 def blank(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Zeros. On a CPU they take memory where they are written, page by page, and the system has all back at the end.
+    """Zeros. On a CPU they take memory only where they are written, page by page, and all of it returns to the system.
 
-    So an agent costs what it uses of its room, and nothing is left in a heap where it lies between other things.
+    So an agent costs what it uses of its room, and leaves no holes in the heap.
 
     Raises:
         RuntimeError: there is no memory.
@@ -52,17 +52,17 @@ class Room:
         """`count` rooms in one, [count, slots, ...].
 
         Raises:
-            RuntimeError: there is no memory.
+            RuntimeError: there is not enough memory.
         """
         shape = count, slots, layout.kv_heads, capacity, layout.head_dim
         return cls(layout, blank(shape, layout.dtype, layout.device))
 
     def each(self) -> Sequence[Self]:
-        """The rooms in one, views."""
+        """The rooms in this one, as views."""
         return [type(self)(self.layout, data) for data in self.data.unbind(0)]
 
     def __getitem__(self, index: Any) -> Tensor:
-        """What is kept there, in the model's type: a view where the index allows one."""
+        """The numbers at an index, in the model's type; a view if the index allows it."""
         return self.data[index]
 
     def __setitem__(self, index: Any, new: Tensor) -> None:
@@ -87,9 +87,9 @@ class Room:
 
 
 class Int8Room(Room):
-    """The same in int8, each token and KV head with a scale of its own; half of bf16's bytes.
+    """The same in int8, with a scale for each token and KV head; half of bf16's bytes.
 
-    What is read is a copy in the model's type, which lives as long as one layer's attention.
+    Reading makes a copy in the model's type, which lives as long as one layer's attention.
     """
 
     def __init__(self, layout: KVLayout, data: Tensor, scale: Tensor) -> None:
@@ -111,14 +111,14 @@ class Int8Room(Room):
 
     def __setitem__(self, index: Any, new: Tensor) -> None:
         wide = new.float()
-        # Finite, whatever a broken row holds: its slot is read together with those of others.
+        # Finite even if the row is broken: its slot is read together with others.
         most = min(torch.finfo(self.layout.dtype).max, torch.finfo(_SCALE).max) / (_LEVELS + 1)
         scale = (wide.abs().amax(-1, keepdim=True) / _LEVELS).nan_to_num(0.0).clamp_max(most).to(_SCALE)
         self.scale[index] = scale
         self.data[index] = (wide / scale.float().clamp_min(1e-7)).nan_to_num(0.0).round_().clamp_(-127, 127).char()
 
     def put(self, index: Any, new: Sequence[Tensor]) -> None:
-        for room, one in zip(self.each(), new, strict=True):  # each by itself: what is computed is wide
+        for room, one in zip(self.each(), new, strict=True):  # one at a time, because intermediate results are wide
             room[index[1:]] = one
 
     def clear(self, index: Any) -> None:

@@ -1,4 +1,4 @@
-"""A temporary log that disappears with the process, however that ends."""
+"""A temporary log that disappears with its process, however that ends."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ScratchLog(RecordLog):
         self._hide()
 
     def _hide(self) -> None:
-        """Open, it needs no name; a killed process then leaves nothing behind."""
+        """Removes its name: an open file needs none, and a killed process then leaves nothing behind."""
         with contextlib.suppress(OSError):
             self.path.unlink()
 

@@ -27,7 +27,7 @@ class KVLayout:
 
 
 class Turns(Protocol):
-    """What moving needs of a model's rotary embedding (`prism.rope.Rope` is the one implementation)."""
+    """What moving needs from a model's rotary embedding. `prism.rope.Rope` is the implementation."""
 
     def turn(self, keys: Sequence[Tensor], by: Tensor) -> list[Tensor]:
         """Keys of all layers, moved by `by` positions.
@@ -40,7 +40,7 @@ class Turns(Protocol):
 
 
 class Readable(Protocol):
-    """Keys and values that a row can read: a `Segment`, or the beginning of somebody's tail."""
+    """Keys and values that a row can read: a `Segment`, or part of a tail."""
 
     @property
     def tokens(self) -> int: ...
@@ -58,13 +58,12 @@ class Readable(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Segment:
-    """Keys and values of some tokens, never changed after they were made; equal to itself only.
+    """Keys and values of some tokens, immutable. A segment equals only itself.
 
     Attributes:
         keys: per layer [kv_heads, tokens, head_dim], rotated for `positions`.
         values: per layer [kv_heads, tokens, head_dim].
-        positions: [tokens]; or [layers, kv_heads, tokens] where each head keeps its own tokens, as landmarks
-            do.
+        positions: [tokens]; or [layers, kv_heads, tokens] if each head has its own tokens, as landmarks do.
     """
 
     keys: tuple[Tensor, ...]
@@ -81,7 +80,7 @@ class Segment:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of keys and values; positions are bookkeeping and not counted."""
+        """Bytes of keys and values, without positions."""
         return sum(t.nbytes for t in (*self.keys, *self.values))
 
     def layer(self, index: int) -> tuple[Tensor, Tensor]:
@@ -89,21 +88,21 @@ class Segment:
         return self.keys[index], self.values[index]
 
     def moved(self, rope: Turns, positions: Tensor) -> Segment:
-        """The same tokens read at other positions; values are shared with this segment.
+        """The same tokens at other positions. Values are shared with this segment.
 
         Args:
             rope: the rotary embedding of the model that made the keys.
-            positions: where they shall stand, broadcastable to this segment's positions.
+            positions: the new ones, broadcastable to this segment's.
         """
         keys = rope.turn(self.keys, positions - self.positions)
         return Segment(tuple(keys), self.values, positions.expand_as(self.positions).clone())
 
 
 def join(segments: Sequence[Segment]) -> Segment:
-    """One segment that holds the tokens of all, in order: its reader multiplies once a layer.
+    """One segment with the tokens of all, in order, so that its reader multiplies once a layer.
 
     Raises:
-        ValueError: there is none, or positions are kept in different ways.
+        ValueError: there are no segments, or positions have different shapes.
     """
     if not segments:
         raise ValueError("there is no segment to join")

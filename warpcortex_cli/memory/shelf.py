@@ -1,4 +1,4 @@
-"""A least-recently-used map from numbers to items, with the bytes of all of them."""
+"""A least-recently-used map from numbers to items that counts their bytes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ class Shelf(Generic[T]):
     """Items by number; the least recently used comes first.
 
     Args:
-        size: bytes of one.
+        size: gives the bytes of an item.
 
     Attributes:
-        nbytes: of all.
+        nbytes: bytes of all items.
     """
 
     def __init__(self, size: Callable[[T], int]) -> None:
@@ -25,7 +25,7 @@ class Shelf(Generic[T]):
         self.nbytes = 0
 
     def put(self, number: int, item: T, *, oldest: bool = False) -> None:
-        """Adds or replaces an item, as the most recently used, or as the least."""
+        """Adds or replaces an item, as the most recently used one, or as the least."""
         self.pop(number)
         self._items[number] = item
         self.nbytes += self._size(item)

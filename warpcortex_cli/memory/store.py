@@ -1,8 +1,8 @@
 """Blocks of KV that left the working set, in three tiers.
 
-Hot blocks are unpacked on the device, warm ones packed in memory, cold ones records in a file. The least recently used
-block moves down when its tier is over budget; a block that is asked for moves up. A block once written to the file
-stays there, so moving it down again costs nothing. Where the file has a budget too, blocks evicted from it become bare:
+Hot blocks are unpacked on the device, warm ones are packed in memory, cold ones are records in a file. When a tier is
+over budget, its least recently used block moves down; a block that is used moves up. A block stays in the file once it
+is written, so moving it down again costs nothing. If the file has a budget too, blocks evicted from it become bare:
 only their tokens are kept, from which they can be recomputed.
 
 The store alone writes to its file. Where that is a session's file, records of other kinds come through `save` and
@@ -37,7 +37,7 @@ class BareError(KeyError):
 
 @dataclass(frozen=True)
 class Budgets:
-    """Bytes that each tier may hold; hot and warm hold at least one block. `cold` None: no bound, 0: no disk."""
+    """Bytes that each tier may hold. Hot and warm hold at least one block. `cold`: None is no bound, 0 is no disk."""
 
     hot: int
     warm: int
@@ -46,7 +46,7 @@ class Budgets:
 
 @dataclass(frozen=True)
 class Tier:
-    """How much is in one: blocks, and bytes as they are stored."""
+    """How much a tier holds: blocks, and bytes as stored."""
 
     blocks: int
     bytes: int
@@ -59,16 +59,16 @@ class Tier:
 
 
 class BlockStore:
-    """Numbered blocks of keys, unrotated, and values. Each is warm, cold or bare, and may be hot besides.
+    """Numbered blocks of unrotated keys and values. Each is warm, cold or bare, and may also be hot.
 
     Args:
-        layout: shape and type of what comes out.
+        layout: shape and type of unpacked blocks.
         stored: the format of warm and cold blocks.
         budgets: of the tiers.
 
     Attributes:
-        stored: the format of blocks that come from now on.
-        failure: why the cold tier is not written any more; empty while it is. Blocks then stay warm beyond the budget.
+        stored: the format of blocks that are put in from now on.
+        failure: why the cold tier is no longer written; empty if it is. Blocks then stay warm beyond the budget.
     """
 
     def __init__(self, layout: KVLayout, stored: BlockFormat, budgets: Budgets) -> None:
@@ -78,19 +78,19 @@ class BlockStore:
         self._hot: Shelf[Plain] = Shelf(_plain_bytes)
         self._warm: Shelf[bytes] = Shelf(len)
         self._cold: Shelf[Record] = Shelf(_record_bytes)
-        self._copies: Shelf[Record] = Shelf(_record_bytes)  # records of blocks that are warm
+        self._copies: Shelf[Record] = Shelf(_record_bytes)  # records of blocks that are also warm
         self._bare: set[int] = set()
-        self._recorded_bare: set[int] = set()  # bare blocks that the log knows of: their last record is empty
-        self._dead: set[Record] = set()  # records that are of no use any more
+        self._recorded_bare: set[int] = set()  # bare blocks whose last record in the log is empty
+        self._dead: set[Record] = set()  # records that nobody needs any more
         self._log: RecordLog | None = None
         self._kind = 0
         self._tidies = True
-        self._formats: dict[int, BlockFormat] = {}  # of the blocks that were put in here
+        self._formats: dict[int, BlockFormat] = {}  # of blocks that this process put in
         self._counts: Counter[str] = Counter()
         self.failure = ""
 
     def change(self, stored: BlockFormat, budgets: Budgets) -> None:
-        """Stores what comes from now on in another format, and all in other budgets. What is stored stays as it is."""
+        """Sets the budgets, and the format of blocks put in from now on. Stored blocks keep theirs."""
         self.stored, self._budgets = stored, budgets
         self._settle()
         self._cap()
@@ -98,7 +98,7 @@ class BlockStore:
     # -- in and out ---------------------------------------------------------------------------------------------
 
     def put(self, number: int, keys: list[Tensor], values: list[Tensor]) -> None:
-        """Takes a block in, in the place of an older one of this number."""
+        """Adds a block, or replaces the one of this number."""
         self.forget(number)
         self._warm.put(number, pack_block(keys, values, POLICIES[self.stored]))
         self._note(number, self.stored)
@@ -109,7 +109,7 @@ class BlockStore:
 
         Raises:
             BareError: only its tokens are kept.
-            KeyError: there is none of this number.
+            KeyError: there is no block of this number.
             DamagedError: its record is damaged.
         """
         if number not in self._hot:
@@ -153,7 +153,7 @@ class BlockStore:
         self._note(number, None)
 
     def _note(self, number: int, stored: BlockFormat | None) -> None:
-        """Counts a block under its storage format; None: it is not stored any more."""
+        """Counts a block under its format; None: it is no longer stored."""
         before = self._formats.pop(number, None)
         if before is not None:
             self._counts[before] -= 1
@@ -162,7 +162,7 @@ class BlockStore:
             self._counts[stored] += 1
 
     def _lay_bare(self, number: int) -> None:
-        """Evicts a block: from now on only its tokens are kept."""
+        """Evicts a block: only its tokens remain."""
         self._bare.add(number)
         self._note(number, None)
 
@@ -215,7 +215,7 @@ class BlockStore:
             self._dead.add(record)
 
     def left_out(self) -> set[int]:
-        """Blocks that are not to be on disk: bare ones, and those for which its budget has no room."""
+        """Blocks that do not go to disk: bare ones, and those that do not fit its budget."""
         out, size = set(self._bare), 0
         if self._has_room(self._warm.nbytes + self._cold.nbytes):
             return out
@@ -229,7 +229,7 @@ class BlockStore:
     # -- the file -----------------------------------------------------------------------------------------------
 
     def use(self, log: RecordLog, kind: int) -> None:
-        """Makes a log the cold tier and moves the blocks of the previous file there."""
+        """Makes a log the cold tier, and moves blocks of the previous file there."""
         if self._log is log:
             return
         own, mine = self._cold, self._log
@@ -242,7 +242,7 @@ class BlockStore:
         self._log, self._kind, self._tidies = log, kind, True
         for number in own:
             if mine is not None:
-                with contextlib.suppress(DamagedError):  # there is none of this number then
+                with contextlib.suppress(DamagedError):  # then there is no such block any more
                     self._warm.put(number, mine.read(own[number]), oldest=True)
                     self._settle()
         if isinstance(mine, ScratchLog):
@@ -252,7 +252,7 @@ class BlockStore:
         """Appends the blocks that are not in the log yet, then records of other kinds, and syncs: all or nothing.
 
         Raises:
-            OSError: it could not be written. The log ends with what it held before.
+            OSError: it could not be written. The log holds what it held before.
         """
         log = self._file()
         count = len(log.records)
@@ -263,16 +263,16 @@ class BlockStore:
                 log.append(*entry)
             log.commit()
         except OSError:
-            with contextlib.suppress(OSError):  # whoever reads it stops at the last whole state anyway
+            with contextlib.suppress(OSError):  # readers stop at the last whole state anyway
                 log.forget_from(count)
             raise
         self.take_up({r.key: r for r in log.records[count:] if r.kind == self._kind})
 
     def rewrite(self, blocks: Iterable[tuple[int, bytes]], others: Iterable[Entry]) -> None:
-        """Replaces the log by these blocks, all that there are, and records of other kinds: all or nothing.
+        """Replaces the log by all blocks and by records of other kinds: all or nothing.
 
         Args:
-            blocks: as they are stored; empty ones are bare from now on.
+            blocks: every block, packed; those that are empty become bare.
 
         Raises:
             OSError: it could not be written; everything is what it was.
@@ -282,7 +282,7 @@ class BlockStore:
         self._moved({r.key: r for r in log.records if r.kind == self._kind})
 
     def take_up(self, records: dict[int, Record]) -> None:
-        """Takes note of blocks that are in the log; an empty record marks a bare block."""
+        """Notes blocks that are in the log. An empty record marks a bare block."""
         for number, record in records.items():
             self._drop(self._cold, number)
             self._drop(self._copies, number)
@@ -299,15 +299,15 @@ class BlockStore:
         self._shed()
 
     def _moved(self, records: dict[int, Record]) -> None:
-        """The log was rewritten: its blocks are now in these records."""
+        """Notes where the blocks are after the log was rewritten."""
         kept = {n: records[n] for n in self._cold if n in records and records[n].length}
-        for number, record in kept.items():  # in the order of their last use
+        for number, record in kept.items():  # in order of use
             self._cold.swap(number, record)
         self.take_up({n: r for n, r in records.items() if n not in kept})
         self._dead.clear()
 
     def _unwritten(self) -> Iterator[tuple[int, bytes]]:
-        """What is still to be written, in order: blocks, and empty payloads for those that are not to be on disk."""
+        """What the log lacks, in order: blocks, and empty payloads for blocks that do not go to disk."""
         out = self.left_out()
         for number in sorted({*self._warm, *out}):
             held = number in self._copies or number in self._cold
@@ -318,7 +318,7 @@ class BlockStore:
                 yield number, self._warm[number]
 
     def tidy(self) -> None:
-        """Rewrites the file when much of it is dead blocks. Its records move."""
+        """Rewrites the file if much of it is dead. Its records move."""
         if self._log is None or not self._tidies:
             return
         if not self._log.worth_rewriting(sum(record.length for record in self._dead)):
@@ -326,7 +326,7 @@ class BlockStore:
         before = self._log.records
         try:
             self._log.thin(self._dead)
-        except OSError:  # it stays as large as it is
+        except OSError:  # then the file stays as large as it is
             self._tidies = False
             return
         self._dead.clear()
@@ -348,7 +348,7 @@ class BlockStore:
     # -- looking ------------------------------------------------------------------------------------------------
 
     def tiers(self) -> dict[str, Tier]:
-        """Hot, warm and cold; a block counts in the highest tier that holds it. Only hot ones are walked: a few."""
+        """Hot, warm and cold. A block counts in its highest tier. Only hot blocks, which are few, are walked."""
         hot, warm, cold = (Tier(len(shelf), shelf.nbytes) for shelf in (self._hot, self._warm, self._cold))
         for number in self._hot:
             if number in self._warm:
@@ -358,13 +358,13 @@ class BlockStore:
         return {"hot": hot, "warm": warm, "cold": cold}
 
     def formats(self) -> dict[str, int]:
-        """How many blocks are stored in which format; bare ones are in none."""
+        """How many blocks are stored in which format, without bare ones."""
         earlier = len(self._warm) + len(self._cold) - self._counts.total()
         return {kind: n for kind, n in sorted([*self._counts.items(), (EARLIER, earlier)]) if n}
 
     @property
     def bare(self) -> int:
-        """Blocks of which only the tokens are kept."""
+        """How many blocks have only their tokens left."""
         return len(self._bare) - sum(number in self._bare for number in self._hot)
 
     def __len__(self) -> int:

@@ -1,7 +1,7 @@
 """Tails: the growing keys and values of one agent.
 
-Every tail is a slot of a slab. The River has a slab of its own that grows; Streams take slots out of a pool's
-slabs, so that the decode rows of a slab attend in one batched multiplication.
+Every tail is a slot of a slab. The River has a growing slab of its own. Streams take slots in a pool's slabs, so that
+the decode rows of a slab attend in one batched product.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from torch import Tensor
 from warpcortex_cli.memory.room import ROOMS, Room, Stored
 from warpcortex_cli.memory.segment import KVLayout, Segment, Turns
 
-FIRST_CAPACITY = 256  # tokens a growing tail begins with
-SLOTS = 16  # tails in a slab, unless the pool is told how many agents to expect
+FIRST_CAPACITY = 256  # tokens: first capacity of a growing tail
+SLOTS = 16  # tails in a slab, unless the pool is given another number
 
 
 class Slab:
     """Room for `slots` tails of `capacity` tokens.
 
-    What lies behind a tail's end is kept finite (zero, or what was written there before): the batched
-    attention multiplies it with weights of zero, and zero times NaN is NaN.
+    Numbers behind a tail's end stay finite (zero, or old ones): batched attention multiplies them by zero weights, and
+    zero times NaN is NaN.
 
     Args:
-        apart: rooms lie in memory of their own, so that a long tail is not held twice while it grows. Otherwise they
-            lie in one, which is written and cleared as one.
+        apart: whether each room has memory of its own, so that a long tail is not held twice while it grows.
+            Otherwise they share one block, which is written and cleared at once.
 
     Attributes:
         rooms: a room [slots, kv_heads, capacity, head_dim] for the keys of each layer, then for the values of each.
@@ -62,14 +62,14 @@ class Slab:
         return self.rooms[self.layout.layers :]
 
     def layer(self, index: int) -> tuple[Room, Room]:
-        """Where keys and values of a layer are."""
+        """The rooms of a layer's keys and values."""
         return self.rooms[index], self.rooms[self.layout.layers + index]
 
     def _rooms(self) -> Sequence[Room]:
         return [room for block in self._blocks for room in block.each()]
 
     def _block(self, capacity: int) -> Room:
-        """Some rooms in one."""
+        """Memory for some rooms."""
         return self._kind.empty(self.layout, self._each, self.slots, capacity)
 
     def _resized(self, block: Room, capacity: int) -> Room:
@@ -82,12 +82,12 @@ class Slab:
         """Allocated bytes of keys and values."""
         return self.bytes_per_token * self.slots * self.capacity
 
-    # What a forward made is an inference tensor, and those change only in inference mode.
+    # Tensors made in a forward are inference tensors, which can only be changed in inference mode.
     @torch.inference_mode()
     def grow(self, capacity: int) -> None:
-        """Widens every slot, one block at a time so that little is held twice; where that fails, none."""
+        """Widens every slot, or none if that fails; one block at a time, so that little is held twice."""
         done = 0
-        self.rooms = []  # which would hold the old blocks
+        self.rooms = []  # or it would hold the old blocks
         try:
             for index in range(len(self._blocks)):
                 self._blocks[index] = self._resized(self._blocks[index], capacity)
@@ -105,13 +105,13 @@ class Slab:
 
     @torch.inference_mode()
     def clear(self, slot: int, start: int, end: int) -> None:
-        """Zeroes tokens [start, end) of a slot."""
+        """Sets tokens [start, end) of a slot to zero."""
         if end > start:
             for block in self._blocks:
                 block.clear((slice(None), slot, slice(None), slice(start, end)))
 
     def write(self, slot: int, start: int, keys: Sequence[Tensor], values: Sequence[Tensor]) -> None:
-        """Puts tokens, per layer [kv_heads, tokens, head_dim], into a slot from its token `start` on."""
+        """Writes tokens, per layer [kv_heads, tokens, head_dim], into a slot from token `start` on."""
         every, span = (*keys, *values), slice(start, start + keys[0].shape[1])
         for number, block in enumerate(self._blocks):
             block.put((slice(None), slot, slice(None), span), every[number * self._each : (number + 1) * self._each])
@@ -123,7 +123,7 @@ class Slab:
 
 
 class Tail:
-    """The private keys and values of one agent. The model's forward appends to it; `length` are valid."""
+    """The private keys and values of one agent. The model's forward appends to it; the first `length` are valid."""
 
     def __init__(self, slab: Slab, slot: int = 0, *, growing: bool = False, pool: TailPool | None = None) -> None:
         self.slab = slab
@@ -131,12 +131,12 @@ class Tail:
         self.length = 0
         self._growing = growing
         self._pool = pool
-        self._touched = 0  # tokens that were ever written
+        self._touched = 0  # tokens written so far, at most
         self._released = False
 
     @property
     def capacity(self) -> int:
-        """Tokens that fit (a growing tail widens by itself)."""
+        """Tokens that fit. A growing tail widens by itself."""
         return self.slab.capacity
 
     @property
@@ -171,7 +171,7 @@ class Tail:
 
     @torch.inference_mode()
     def append(self, keys: Sequence[Tensor], values: Sequence[Tensor], positions: Tensor) -> None:
-        """Appends tokens whose keys are rotated already.
+        """Appends tokens with rotated keys.
 
         Args:
             keys, values: per layer [kv_heads, tokens, head_dim].
@@ -199,7 +199,7 @@ class Tail:
         self.append([k[:, chosen] for k, _ in layers], [v[:, chosen] for _, v in layers], source.positions[chosen])
 
     def truncate(self, length: int) -> None:
-        """Forgets all tokens from `length` on.
+        """Drops all tokens from number `length` on.
 
         Raises:
             ValueError: the tail is shorter than that.
@@ -213,7 +213,7 @@ class Tail:
     def without(self, tokens: int, rope: Turns, by: int) -> Tail:
         """A growing tail that holds all but the first `tokens` tokens, moved by `by` positions.
 
-        This one stays as it is, so that whoever reads it goes on doing so.
+        This tail is not changed, so its readers can go on.
 
         Raises:
             ValueError: the tail is shorter than that.
@@ -226,7 +226,7 @@ class Tail:
         return other
 
     def view(self, tokens: int) -> TailView:
-        """The first `tokens` tokens, to be read by other rows; later ones stay invisible to them.
+        """A view of the first `tokens` tokens for other rows. They do not see later ones.
 
         Raises:
             ValueError: the tail is shorter than that.
@@ -251,11 +251,11 @@ class Tail:
         )
 
     def segment(self) -> Segment:
-        """All tokens, without a copy: nothing may be written to the tail afterwards."""
+        """All tokens, without a copy. The tail must not be written to afterwards."""
         return Segment(*self.slab.read(self.slot, self.length), self.positions)
 
     def release(self) -> None:
-        """Gives the room back. Nothing may read the tail afterwards; releasing twice does nothing."""
+        """Gives its slot back. The tail must not be read afterwards. Releasing twice does nothing."""
         if self._released:
             return
         self._released = True
@@ -266,7 +266,7 @@ class Tail:
 
 @dataclass(frozen=True)
 class TailView:
-    """`tokens` tokens of a tail, from `start` on. Views of the same ones are equal, so readers share work."""
+    """`tokens` tokens of a tail, from `start` on. Views of the same tokens are equal, so their readers share work."""
 
     tail: Tail
     tokens: int
@@ -298,8 +298,8 @@ class TailView:
 class TailPool:
     """Tails of one fixed capacity, for Streams that come and go.
 
-    Slabs are added when all slots are taken and dropped when nobody uses them; the lowest free slot is taken first,
-    so that those in use lie close together.
+    Slabs are added when all slots are taken, and dropped when unused. The lowest free slot is taken first, so that
+    slots in use lie close together.
 
     Args:
         layout: the model's KV shape.
@@ -315,7 +315,7 @@ class TailPool:
         self.stored = stored
         self.taken = 0
         self._free: dict[Slab, list[int]] = {}
-        self._used: dict[tuple[Slab, int], int] = {}  # tokens that were once written in a free slot
+        self._used: dict[tuple[Slab, int], int] = {}  # tokens written so far in each free slot
 
     @property
     def nbytes(self) -> int:
@@ -323,9 +323,9 @@ class TailPool:
         return sum(slab.nbytes for slab in self._free)
 
     def take(self) -> Tail:
-        """An empty tail. Allocates when no slot is free, and may run out of memory then.
+        """An empty tail. If no slot is free it allocates, and may run out of memory.
 
-        Its slot is zeroed here, for it may hold NaN: giving one back is bookkeeping, which cannot fail.
+        The slot is zeroed here, as it may hold NaN, and not in `give_back`, which must not fail.
         """
         slab = next((slab for slab, free in self._free.items() if free), None)
         if slab is None:

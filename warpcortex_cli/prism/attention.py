@@ -1,4 +1,4 @@
-"""The interface between a model's layers and whoever computes their attention.
+"""The interface between a model's layers and the code that computes their attention.
 
 transformers calls `attention` in every layer with the queries, keys and values of all packed tokens, rotated for each
 row's own positions. The layer says which one it is (`number_layers`), and `running` says which `Step` serves it. All of
@@ -23,15 +23,15 @@ NAME = "warpcortex"
 
 
 class Layer(NamedTuple):
-    """What one attention layer is given, for all T packed tokens.
+    """The input of one attention layer, for all T packed tokens.
 
     Attributes:
-        number: of the layer, from 0.
+        number: the layer's, from 0.
         query: [heads, T, head_dim], rotated.
         key, value: [kv_heads, T, head_dim], the key rotated.
         scaling: multiplies the scores.
-        softcap: bounds the scores by its tanh, or None.
-        window: positions that a token sees back, itself included; None for all.
+        softcap: bounds scores to softcap * tanh(score / softcap); None: no bound.
+        window: how many positions back a token sees, itself included; None: all.
     """
 
     number: int
@@ -50,10 +50,10 @@ Limits = frozenset[tuple[float | None, int | None]]
 
 
 class Step(Protocol):
-    """What serves the attention layers of a forward."""
+    """Computes the attention of all layers in one forward."""
 
     def through(self, layers: Layers, limits: Limits, angles: Angles, hidden: Tensor) -> Tensor | None:
-        """Hidden states [T, width] behind some layers; None where they have to attend one by one."""
+        """Runs whole layers at once: hidden states [T, width] after them; None if they have to attend one by one."""
         ...
 
     def attend(self, layer: Layer) -> Tensor:
@@ -112,7 +112,7 @@ def attend(layer: Layer) -> Tensor:
 
 
 _library = torch.library.Library("warpcortex", "FRAGMENT")
-# The number is a tensor: a plain int would be a constant of compiled code, which each layer would then have its own of.
+# The number is a tensor. An int would become a constant in compiled code, and each layer would be compiled by itself.
 _library.define("attend(Tensor n, Tensor q, Tensor k, Tensor v, float scaling, float? softcap, int? window) -> Tensor")
 
 
@@ -125,7 +125,7 @@ def attend_numbered(
     softcap: float | None,
     window: int | None,
 ) -> Tensor:
-    """The operator: `attend` for the layer of a number [] on the CPU."""
+    """The operator: `attend` with the layer's number as a tensor [] on the CPU."""
     return attend(Layer(int(number), query, key, value, scaling, softcap, window))
 
 
@@ -167,7 +167,7 @@ def attention(
 ) -> tuple[Tensor, None]:
     """What transformers calls in each layer: query [1, heads, T, head_dim] -> [1, T, heads, head_dim].
 
-    No mask is registered under this name, so `attention_mask` is None: who sees what is the step's business.
+    No mask is registered under this name, so `attention_mask` is None: the step decides which token sees which.
     """
     if s_aux is not None:
         raise NotImplementedError("it has attention sinks outside its keys")

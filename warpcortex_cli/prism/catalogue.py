@@ -1,4 +1,4 @@
-"""What models this machine has, and whether each is served. No torch in here, and nothing is loaded."""
+"""The models on this machine, and whether each can be served. It imports no torch and loads nothing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from warpcortex_cli.prism.source import SMOLLM2, check_folder, resolve_model, we
 Source = Literal["pocket", "package", "huggingface", "ollama", "lmstudio", "folder"]
 _LAYERS = ("full_attention", "sliding_attention")
 _LARGEST = 10 * 2**20  # bytes of a config.json
-_DEEP, _MANY = 4, 2000  # how deep a folder of LM Studio is searched, and for how many files
+_DEEP, _MANY = 4, 2000  # how deep LM Studio's folder is searched, and for how many files
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class Entry:
         path: its folder or file.
         source: where it was found.
         bytes: of its weights.
-        context: tokens that it was made for, or None where it does not say.
-        architecture: its kind, in the words of its format; "" where it does not say.
-        reason: why it is not served, or None.
-        note: what is worth knowing of a model that is.
+        context: the context length that its files give, or None.
+        architecture: as its files name it, or "".
+        reason: why it cannot be served, or None.
+        note: what the user should know about a model that can.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Entry:
 
 
 def models(folders: list[Path]) -> list[Entry]:
-    """All that is found: pocket, packages, the Hugging Face cache, Ollama's and LM Studio's folders, and `folders`."""
+    """All models found: pocket, packages, the Hugging Face cache, Ollama's and LM Studio's folders, and `folders`."""
     found = [*_own(), *_hugging_face(), *_ollama(), *_lm_studio()]
     known = {entry.path.resolve() for entry in found}
     for folder in folders:
@@ -66,7 +66,7 @@ def models(folders: list[Path]) -> list[Entry]:
 
 
 def _own() -> Iterator[Entry]:
-    with suppress(ModelError):  # a broken installation, of which doctor tells
+    with suppress(ModelError):  # a broken installation, which doctor reports
         yield _safetensors("pocket", resolve_model("pocket").path, "pocket")
     file = sources.package_file()
     if file is not None:
@@ -114,7 +114,7 @@ def _lm_studio() -> Iterator[Entry]:
 
 
 def _folder(folder: Path) -> Iterator[Entry]:
-    """The models in a folder, or the one that it is."""
+    """The models in a folder, or the folder itself if it is one."""
     for inner in [folder, *_inner(folder)]:
         if (inner / "config.json").is_file():
             yield _safetensors(str(inner), inner, "folder")
@@ -130,7 +130,7 @@ def _inner(folder: Path) -> list[Path]:
 
 
 def _first_shards(folder: Path, depth: int) -> list[Path]:
-    """GGUF files in a folder and so deep below it; of several that are one model the first. No projectors of images."""
+    """GGUF files in a folder, down to a depth; of a split model only the first. Image projectors are skipped."""
     found = []
     for place, inner, files in os.walk(folder):
         if len(Path(place).relative_to(folder).parts) >= depth - 1:
@@ -187,7 +187,7 @@ def _safetensors(name: str, folder: Path, source: Source) -> Entry:
 
 
 def _not_served(config: dict[str, Any], text: dict[str, Any]) -> str | None:
-    """Why not, as far as a configuration tells; loading a model may find more."""
+    """Why a model cannot be served, from its configuration alone. Loading it may find more."""
     if text.get("is_encoder_decoder"):
         return "It is an encoder-decoder, and decoder-only models are served."
     if config.get("quantization_config"):

@@ -1,7 +1,7 @@
-"""Layers compiled by torch: their small operations become a few kernels, which is what one token waits for on a CPU.
+"""Layers compiled by torch, which fuses their small operations: those are what one token waits for on a CPU.
 
-Attention and packed weights stay what they are: operators that compiled code calls. All layers of a model share what is
-compiled, once for a single token and once for any other number.
+Attention and packed weights stay operators that compiled code calls. All layers of a model share the compiled code; it
+is compiled once for a single token and once for any other number.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from warpcortex_cli.prism.library import compiler, program
 
 
 def compile_layers(decoder: torch.nn.Module, name: str) -> int:
-    """Marks the layers of a model to be compiled when they first run; returns how many are.
+    """Marks the layers of a model to be compiled on their first run, and returns how many.
 
-    Those that are a kernel of ours already stay what they are.
+    Layers served by our kernels are not compiled.
 
     Raises:
-        ModelError: it keeps its layers elsewhere than models of transformers do.
+        ModelError: its layers are not where transformers keeps them.
     """
     import torch._inductor.config as inductor
 
-    inductor.cpp.cxx = (None, program())  # it takes CXX for one word
-    inductor.compile_threads = 1  # a pool of compiling processes would hold some hundred MB each
+    inductor.cpp.cxx = (None, program())  # torch would take CXX as one word
+    inductor.compile_threads = 1  # each process of a compile pool would hold some hundred MB
     layers = getattr(decoder, "layers", None)
     if not isinstance(layers, torch.nn.ModuleList):
         raise ModelError(f"the layers of {name} cannot be compiled.", "Leave --compile out.")
@@ -37,7 +37,7 @@ def compile_layers(decoder: torch.nn.Module, name: str) -> int:
 
 
 def warm_up(run: Callable[[int], object]) -> None:
-    """Compiles by running one token, and some.
+    """Compiles by running one token, then several.
 
     Raises:
         RunError: nothing can be compiled here, with the reason.
@@ -45,7 +45,7 @@ def warm_up(run: Callable[[int], object]) -> None:
     try:
         for tokens in (1, 3):
             run(tokens)
-    except (RuntimeError, OSError) as error:  # the latter where what was compiled cannot be written
+    except (RuntimeError, OSError) as error:  # OSError: the compiled code cannot be written
         if isinstance(error, torch.OutOfMemoryError):
             raise
         raise RunError(
@@ -55,7 +55,7 @@ def warm_up(run: Callable[[int], object]) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong in one line, in the compiler's own words where it ran."""
+    """What went wrong, in one line; in the compiler's own words if it ran."""
     from torch._inductor.exc import InvalidCxxCompiler
 
     cause = getattr(error, "inner_exception", error)

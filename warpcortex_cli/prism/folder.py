@@ -1,8 +1,8 @@
 """A folder of safetensors as a source of weights, read tensor by tensor.
 
-`from_pretrained` of transformers 5.24 compiles a thousand regexes, for checkpoints whose tensors have other names than
-the parameters of the model, and maps the whole files. Here each tensor is read when its turn comes, under the name that
-its parameter has; a folder where that is not so is left to `from_pretrained`.
+`from_pretrained` of transformers 5.24 compiles a thousand regexes, for checkpoints whose tensors are named differently
+from the model's parameters, and maps whole files. Here each tensor is read when it is needed, under its parameter's
+name. A folder with other names is left to `from_pretrained`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _AGAIN = "Copy or pull the model again."
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor of a file. `kind`: safetensors' name of its type; `offset`: of its first byte in the file."""
+    """A tensor in a file. `kind`: its type in safetensors' words; `offset`: of its first byte in the file."""
 
     path: Path
     kind: str
@@ -43,7 +43,7 @@ class StoredTensor:
 
 
 def stored_tensors(source: ModelSource) -> dict[str, StoredTensor]:
-    """All tensors of a model's files, by their headers. Raises ModelError for a damaged one."""
+    """All tensors of a model's files, from their headers. ModelError if a file is damaged."""
     found: dict[str, StoredTensor] = {}
     for path in weight_files(source.path, source.name):
         try:
@@ -57,7 +57,7 @@ def stored_tensors(source: ModelSource) -> dict[str, StoredTensor]:
 
 
 def _header(path: Path) -> dict[str, StoredTensor]:
-    """The tensors of a file. They lie one behind the other up to its end, which safetensors checks."""
+    """The tensors of a file. They lie one after another up to its end, which safetensors checks."""
     with safe_open(path, "np") as file:
         tensors = [(name, file.get_slice(name)) for name in file.offset_keys()]
         sizes = {name: _nbytes(t.get_dtype(), t.get_shape()) for name, t in tensors}
@@ -69,17 +69,17 @@ def _header(path: Path) -> dict[str, StoredTensor]:
 
 
 def _nbytes(kind: str, shape: Sequence[int]) -> int:
-    """Bytes of so many values of a type, whose name says its bits: F32, BF16, F8_E4M3, I64, ..."""
+    """Bytes of this many values of a type whose name says its bits: F32, BF16, F8_E4M3, I64, ..."""
     bits = re.search(r"\d+", kind)
     return math.prod(shape) * (int(bits[0]) if bits else 8) // 8  # BOOL
 
 
 class FolderWeights:
-    """Tensors of a folder whose names and shapes are those of a model's parameters.
+    """Tensors of a folder with the names and shapes of a model's parameters.
 
     Args:
-        name: of the model, for the user.
-        dtype: that weights are rounded to first.
+        name: the model's, for the user.
+        dtype: the type that weights are rounded to first.
     """
 
     def __init__(self, name: str, tensors: dict[str, StoredTensor], dtype: torch.dtype) -> None:
@@ -101,18 +101,18 @@ class FolderWeights:
         return kept if kept.itemsize < self._dtype.itemsize else self._dtype
 
     def grouped(self, name: str) -> Grouped | None:
-        """As a `WeightSource`: all are plain numbers."""
+        """As a `WeightSource`: None, all weights are plain numbers."""
         return None
 
     def blocks(self, name: str) -> tuple[str, Tensor] | None:
-        """As a `WeightSource`: none is."""
+        """As a `WeightSource`: None, this is no GGUF file."""
         return None
 
 
 def weights_of(model: nn.Module, source: ModelSource, dtype: torch.dtype) -> FolderWeights | None:
-    """The weights of a model whose parameters are on meta; None where the files are not simply those.
+    """The weights of a model whose parameters are on meta; None if the files do not match the parameters one to one.
 
-    Where a tied weight is stored in both of its places, transformers compares them.
+    If a tied weight is stored twice, transformers is left to compare the two.
     """
     tensors = stored_tensors(source)
     parameters = dict(model.named_parameters())
@@ -123,7 +123,7 @@ def weights_of(model: nn.Module, source: ModelSource, dtype: torch.dtype) -> Fol
         stored = tensors.get(name)
         if stored is None or stored.kind not in NUMBERS or stored.shape != tuple(parameter.shape):
             return None
-        if ".experts." in name:  # which transformers joins
+        if ".experts." in name:  # transformers joins these
             return None
     if dtype != torch.float32 and any(getattr(model, f"_keep_in_fp32_modules{s}", None) for s in ("", "_strict")):
         return None

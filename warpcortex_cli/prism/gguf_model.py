@@ -1,4 +1,4 @@
-"""A GGUF file as a model of transformers: configuration, tokenizer, and its tensors as a source of weights."""
+"""A GGUF file as a transformers model: configuration, tokenizer, and its tensors as a source of weights."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from warpcortex_cli.prism.weights import attach, on_meta
 from warpcortex_cli.process import importing
 
 _AGAIN = "Copy or pull the file again."
-_PLACELESS = ("rope_", "rope.", "rot_embd")  # of what configures a rotary embedding
-_SAMPLING = {  # keys of a file, and what transformers calls them
+_PLACELESS = ("rope_", "rope.", "rot_embd")  # tensors that configure a rotary embedding
+_SAMPLING = {  # keys of the file, and transformers' names
     "temp": "temperature",
     "top_k": "top_k",
     "top_p": "top_p",
@@ -41,10 +41,10 @@ _SAMPLING = {  # keys of a file, and what transformers calls them
 
 
 class GgufModel:
-    """A model in a GGUF file, of which nothing but the header is read at first.
+    """A model in a GGUF file. Only its header is read at first.
 
     Args:
-        source: names the file.
+        source: where the file is.
 
     Raises:
         ModelError: it is damaged, or cannot be served.
@@ -57,23 +57,23 @@ class GgufModel:
         check_served(self.header)
 
     def config(self) -> Any:
-        """Its configuration; ModelError if it is of an architecture that is not served."""
+        """Its configuration; ModelError if its architecture cannot be served."""
         values = configured(self.header, self._factors)
         ends = tokenizer.end_tokens(self.header)
         try:
             config = AutoConfig.for_model(**values)
-        except Exception as error:  # of transformers' checks: the file contradicts itself
+        except Exception as error:  # transformers' checks: the file contradicts itself
             reason = (str(error).strip().splitlines() or [""])[-1].strip()[:200]
             raise ModelError(f"{self.name} is damaged: {reason}", _AGAIN) from error
         config.eos_token_id = ends[0] if ends else None
         return config
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """Its tokenizer, with the chat template; ModelError if it has none that is served."""
+        """Its tokenizer with the chat template; ModelError if it has none that can be served."""
         return tokenizer.built(self.header)
 
     def model(self, config: Any, dtype: torch.dtype) -> PreTrainedModel:
-        """The model, with its parameters on meta and this file as their source.
+        """The model, with parameters on meta and this file as their source.
 
         Raises:
             ModelError: tensors are missing, have other shapes, or have no place in the model.
@@ -93,7 +93,7 @@ class GgufModel:
                 values[name] = found
         if values.get("temperature", 0):
             values["do_sample"] = True
-        if self._params is not None:  # who made Ollama's model chose them on top of the file's
+        if self._params is not None:  # Ollama's parameters override the file's
             values |= ollama.generation(self._params, self.name)
         return GenerationConfig(**values)
 
@@ -106,12 +106,12 @@ class GgufModel:
 
 
 class GgufWeights:
-    """The tensors of a GGUF file under the names that parameters have in transformers.
+    """The tensors of a GGUF file, by the names of transformers' parameters.
 
     Args:
-        header: of the file.
-        config: of the model.
-        parameters: of the model, for their names and shapes.
+        header: the file's.
+        config: the model's.
+        parameters: the model's, for their names and shapes.
 
     Raises:
         ModelError: they do not fit each other.
@@ -151,7 +151,7 @@ class GgufWeights:
         return kept or torch.float32
 
     def grouped(self, name: str) -> Grouped | None:
-        """As a `WeightSource`: the levels of the file, or 8 bits for groups that are not of 32."""
+        """As a `WeightSource`: the file's levels; rounded to 8 bits if its groups are not of 32."""
         origin = self._origins[name]
         if origin.shift or not origin.names:
             return None
@@ -172,7 +172,7 @@ class GgufWeights:
     def _levels(self, stored: Blocks | None, name: str) -> Grouped | None:
         if stored is None:
             return None
-        # A sum of fp16 numbers is finite in fp32 if they are.
+        # A sum of finite fp16 numbers is finite in fp32.
         if any(x is not None and not x.sum().isfinite() for x in (stored.scales, stored.minima)):
             raise ModelError(f"{self._header.name} holds weights that are no finite numbers, in {name}.", _AGAIN)
         if stored.size != GROUP:
@@ -180,11 +180,11 @@ class GgufWeights:
         return Grouped(stored.levels, stored.scales, stored.minima, stored.bits)
 
     def names(self) -> list[str]:
-        """Of all parameters."""
+        """The names of all parameters."""
         return list(self._origins)
 
     def _rows(self, origin: Origin) -> Iterable[tuple[TensorInfo, Tensor]]:
-        """Tensors of a parameter, and their rows in transformers' order, uint8 [rows, bytes]."""
+        """A parameter's tensors, and their rows in transformers' order, uint8 [rows, bytes]."""
         for name in origin.names:
             info = self._header.tensors[name]
             flat = torch.from_numpy(info.read())
@@ -199,7 +199,7 @@ class GgufWeights:
             yield info, data
 
     def _check(self) -> None:
-        """Shapes and types, before anything is read; and that no tensor is passed over."""
+        """Checks shapes before anything is read, and that every tensor is used."""
         tensors = self._header.tensors
         used: set[str] = set()
         for name, origin in self._origins.items():

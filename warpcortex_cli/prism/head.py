@@ -1,4 +1,4 @@
-"""What greedy sampling asks of a model's head: the largest logit of each row, without all of them at once."""
+"""A model's head for greedy sampling: the largest logit of each row, without holding all logits at once."""
 
 from __future__ import annotations
 
@@ -8,28 +8,30 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-_PART = 128  # of the vocabulary
-_LOGITS = 1 << 22  # held at once: enough for some rows with all of a vocabulary, which then are one product
-_WIDE = 1 << 18  # of them, so many are fp32 at once
+_PART = 128  # tokens of the vocabulary
+_LOGITS = 1 << 22  # held at once: enough for a few rows over the whole vocabulary, which are then one product
+_WIDE = 1 << 18  # of these, converted to fp32 at once
 
-Summary = tuple[float, int, float | None]  # the largest, the first place that has it, the logarithm of the sum
+Summary = tuple[float, int, float | None]  # the largest logit, its first index, the logsumexp
 
 
 class Head(Protocol):
-    """The last layer of a model, where the logits are what it gives."""
+    """The last layer of a model whose output is the logits."""
 
     def summarize(self, x: Tensor, total: bool) -> Sequence[Summary]:
-        """Of each of [n, hidden_size] the largest logit, its place, and, if asked for, the logarithm of the sum of
-        all as powers of e. The largest is NaN if a logit is."""
+        """For each of [n, hidden_size]: the largest logit, its index and, if asked for, the logsumexp of all.
+
+        The largest is NaN if any logit is.
+        """
         ...
 
     def logits_bytes(self, rows: int) -> int:
-        """Of the logits that it holds at once while it summarizes so many rows."""
+        """Bytes of logits held at once while it summarizes this many rows."""
         ...
 
 
 class PlainHead:
-    """A linear layer of torch's, computed for a part of the vocabulary after the other.
+    """A torch linear layer, computed for one part of the vocabulary after another.
 
     The logits of 1,000 rows of a vocabulary of 151,936 tokens are 290 MiB in bf16: as much as 400 agents.
     """
@@ -41,12 +43,12 @@ class PlainHead:
         size, vocabulary = part_size(len(x), self._linear.out_features), self._linear.out_features
         parts = [self._part(x, slice(start, start + size), total) for start in range(0, vocabulary, size)]
         values, places = torch.stack([p[0] for p in parts]), torch.stack([p[1] for p in parts])
-        value, best = values.max(0)  # the first of equals, and NaN before all
+        value, best = values.max(0)  # the first of equal ones, and NaN before all others
         totals = torch.stack([p[2] for p in parts]).logsumexp(0).tolist() if total else [None] * len(x)
         return list(zip(value.tolist(), places.gather(0, best[None])[0].tolist(), totals, strict=True))
 
     def _part(self, x: Tensor, some: slice, total: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Of some of the vocabulary each row's largest logit, its place, and the total; the logits end here."""
+        """For part of the vocabulary: each row's largest logit, its index, and the logsumexp. Logits are freed here."""
         weight, bias = self._linear.weight, self._linear.bias
         logits = nn.functional.linear(x, weight[some], None if bias is None else bias[some])
         value, place = _by_parts(logits)
@@ -59,12 +61,12 @@ class PlainHead:
 
 
 def part_size(rows: int, vocabulary: int) -> int:
-    """Of a vocabulary, so many tokens are computed at once for this many rows."""
+    """How many tokens of a vocabulary are computed at once for this many rows."""
     return min(vocabulary, max(_PART, _LOGITS // rows // _PART * _PART))
 
 
 def largest(logits: Tensor) -> list[tuple[float, int]]:
-    """The largest of each row of [n, vocabulary] and the first place that has it; NaN where there is one."""
+    """The largest of each row of [n, vocabulary] and its first index; NaN if the row has one."""
     if not len(logits):
         return []
     value, place = _by_parts(logits)
@@ -72,7 +74,7 @@ def largest(logits: Tensor) -> list[tuple[float, int]]:
 
 
 def _by_parts(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Largest values and their places. Torch looks for a place much slower than for a value."""
+    """Largest values and their indices, by parts: torch finds an index much more slowly than a value."""
     rows, size = logits.shape
     whole = size - size % _PART
     if not whole:

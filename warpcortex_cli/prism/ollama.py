@@ -1,4 +1,4 @@
-"""Models that Ollama has fetched: manifests by name, blobs by digest, parameters. No torch, no Ollama."""
+"""Models that Ollama has pulled: manifests by name, blobs by digest, parameters. It needs neither torch nor Ollama."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _MODEL, _ADAPTER = "application/vnd.ollama.image.model", "application/vnd.ollama.image.adapter"
 _PARAMS = "application/vnd.ollama.image.params"
 _LARGEST = 2**20  # bytes of a manifest, or of parameters
-_SAMPLING = {  # what Ollama calls settings, and what transformers calls them
+_SAMPLING = {  # Ollama's names of settings, and transformers'
     "temperature": "temperature",
     "top_k": "top_k",
     "top_p": "top_p",
     "min_p": "min_p",
     "repeat_penalty": "repetition_penalty",
 }
-_USUAL = {"temperature": 0.8, "top_k": 40, "top_p": 0.9}  # Ollama's own, of what a model's parameters do not set
+_USUAL = {"temperature": 0.8, "top_k": 40, "top_p": 0.9}  # Ollama's defaults
 
 
 @dataclass(frozen=True)
 class Files:
-    """Of a model: its GGUF file, and the JSON file of its parameters (PARAMETER in a Modelfile), if it has one."""
+    """A model's GGUF file, and the JSON file of its parameters (PARAMETER in a Modelfile), if there is one."""
 
     model: Path
     params: Path | None = None
 
 
 def folders() -> list[Path]:
-    """Where Ollama keeps models: OLLAMA_MODELS, else the user's folder and that of the Linux service."""
+    """Where Ollama keeps models: OLLAMA_MODELS, else the user's folder and the Linux service's."""
     own = os.environ.get("OLLAMA_MODELS")
     if own:
         return [Path(own).expanduser()]
@@ -48,7 +48,7 @@ def find(name: str) -> Files:
     """The files of a model, `[[host/]namespace/]name[:tag]`.
 
     Raises:
-        ModelError: it is not there, incomplete, or more than a model in one file.
+        ModelError: it is missing, incomplete, or not one model in one file.
     """
     place = _place(name)
     for folder in folders():
@@ -63,12 +63,12 @@ def find(name: str) -> Files:
 
 
 def listed() -> Iterator[tuple[str, Path | ModelError]]:
-    """All models by the names that `find` takes: the GGUF file, or why there is none."""
+    """All models, by the names that `find` takes: the GGUF file, or the error."""
     for folder in folders():
         manifests = folder / "manifests"
         try:
             found = sorted(p for p in manifests.glob("*/*/*/*") if p.is_file())
-        except OSError:  # a folder of another user
+        except OSError:  # another user's folder
             continue
         for manifest in found:
             host, namespace, name, tag = manifest.relative_to(manifests).parts
@@ -81,10 +81,10 @@ def listed() -> Iterator[tuple[str, Path | ModelError]]:
 
 
 def generation(params: Path, name: str) -> dict[str, Any]:
-    """What the parameters of a model say of generation, as transformers' `GenerationConfig` calls it.
+    """A model's parameters as settings of transformers' `GenerationConfig`.
 
-    Where they ask for sampling, what they do not set is as Ollama has it. A setting of the wrong type is left out, as
-    are those that are not about choosing tokens (`num_ctx`, `seed`, `mirostat`, ...).
+    If they ask for sampling, unset ones get Ollama's defaults. Settings of the wrong type are ignored, and so are those
+    that do not choose tokens (`num_ctx`, `seed`, `mirostat`, ...).
 
     Raises:
         ModelError: the file is damaged.

@@ -46,26 +46,26 @@ class Prism:
     """A model, its tokenizer, and one packed forward for rows of any kind.
 
     Args:
-        quantize: "none", or "bf16", "int8" or "int4" for weights in so many bits on a CPU; it changes `model` itself.
-        compiled: those layers are compiled that are no kernels of ours already, which takes from seconds to a minute;
-            it changes `model` itself.
-        files: what the model was read from, as `trials.files_of` tells it: trials are not made again for the same.
-        dtype: what a quantized model computes in between its weights; None: the type that it has.
+        quantize: "none", or "bf16", "int8" or "int4" for weights of that type on a CPU. It changes `model` itself.
+        compiled: compiles the layers that our kernels do not serve, which takes from seconds to a minute. It changes
+            `model` itself.
+        files: what the model was read from, as given by `trials.files_of`. Trials are not repeated for the same files.
+        dtype: the type of a quantized model's activations; None: the model's own.
 
     Attributes:
-        quantize: how weights are kept, as it was given.
-        model, tokenizer: as transformers loaded them; the model attends through this class from now on.
-        name: how the user calls the model.
+        quantize: how weights are stored, as given.
+        model, tokenizer: as loaded by transformers; the model's attention now goes through this class.
+        name: the user's name for the model.
         chat: how turns of a conversation are written.
-        layout: shape, type and device of keys and values; of a model in few bits, these are in bf16.
+        layout: shape, type and device of keys and values; bf16 for a quantized model.
         device, dtype: where it runs, and the type of its hidden states.
         layers, heads, kv_heads, head_dim, hidden_size, vocab_size: the model's sizes.
         scalings: each layer's factor on attention scores.
         rope: its rotary embedding, which moves keys.
-        max_context: positions that it can be run at.
+        max_context: how many positions it can be run at.
         eos_ids: tokens that end a reply.
-        sampling: what the model's own files say of how to choose tokens.
-        stops: texts that end a reply, by the same files.
+        sampling: the sampling settings of the model's own files.
+        stops: the stop texts of the same files.
 
     Raises:
         ModelError: the engine cannot serve this model, with the reason.
@@ -91,7 +91,7 @@ class Prism:
         if not model._can_set_attn_implementation() or decoder is None or decoder is model:
             raise refuse(name, "its attention cannot be exchanged through transformers' attention interface")
         model.eval().requires_grad_(False)
-        if source_of(model) is None:  # a source looks at what it reads
+        if source_of(model) is None:  # a source checks what it reads
             check_weights(model, name)
         if quantize != "none":
             with phase(WEIGHTS):
@@ -109,7 +109,7 @@ class Prism:
             shape = known.shape if known is not None else try_out(model, decoder, config, name, quantize)
         self.layout, self.heads, self.scalings, self.rope = shape.layout, shape.heads, shape.scalings, shape.rope
         if quantize != "none":
-            # Half the bytes of fp32. Attention is computed in this type, too: queries and what heads read are rounded.
+            # Half the bytes of fp32. Attention is computed in this type too: queries and attention outputs are rounded.
             self.layout = replace(shape.layout, dtype=torch.bfloat16)
             if native.usable():
                 with phase(TRIALS):
@@ -132,10 +132,10 @@ class Prism:
         self._head: Head | None = None
         self._stack: Stack | None = None
         self._native = self.device.type == "cpu" and (compiled or quantize != "none") and native.usable()
-        # Only what the kernels compute is the same for any number of threads.
-        # What torch has compiled is compiled anew for another number of threads.
+        # Only our kernels give the same results for any number of threads, and torch would compile its layers again
+        # for another number.
         self._crowded = quantize != "none" and not compiled and self._native and crowding.follows()
-        # The model's own forward runs the head, so that its caps and scales apply; this keeps its input.
+        # The model's own forward runs the head, so that its caps and scales apply. This hook keeps the head's input.
         decoder.register_forward_hook(lambda _module, _args, out: self._states.append(out[0]))
         if compiled and compile_layers(decoder, name):
             warm_up(lambda n: self.forward([Row([0] * n, list(range(n)), self.new_tail(n), logits="none")]))
@@ -157,7 +157,7 @@ class Prism:
     ) -> Prism:
         """Loads a model; `quantize` and `compiled` as in the class.
 
-        What is quantized is packed out of the files themselves, and takes no other memory on the way.
+        Quantized weights are packed straight from the files and take no other memory on the way.
 
         Raises:
             ModelError: not found, broken, or not served.
@@ -168,14 +168,14 @@ class Prism:
 
     @classmethod
     def opened(cls, source: ModelSource, options: LoadOptions) -> Prism:
-        """The same with its options as one value, in which `quantize` may be auto."""
+        """The same with the options as one value, in which `quantize` may be auto."""
         options = replace(options, quantize=choose_quantize(source, options))
         model, tokenizer = load_prism_parts(source, options)
         dtype, files = choose_dtype(options.dtype, model.device), files_of(source)
         return cls(model, tokenizer, source.name, options.quantize, options.compiled, dtype, files)
 
     def _fuse(self, decoder: torch.nn.Module, known: Trials | None) -> Trials | None:
-        """Fuses layers as they were before, or else by trials; what is known, if that was right."""
+        """Fuses layers as remembered or, failing that, by trials. Returns `known` if it was right, else None."""
         if known is not None:
             try:
                 fuse_again(decoder, known.fused, self.layout.dtype)
@@ -221,7 +221,7 @@ class Prism:
         return results
 
     def _computed(self, step: PackedStep, tokens: Tensor, positions: Tensor, whole: list[int]) -> tuple[Tensor, Tensor]:
-        """Hidden states of all tokens, and logits of those that stand at the places `whole`."""
+        """Hidden states of all tokens, and logits of the tokens at the places `whole`."""
         places = torch.tensor(whole, dtype=torch.long, device=self.device)
         hidden = self._stack.run(step, tokens, positions) if self._stack else None
         if hidden is not None:
@@ -238,7 +238,7 @@ class Prism:
             self._states.clear()
 
     def _found_stack(self, known: bool | None) -> Stack | None:
-        """The decoder without its own Python, where that gives the same; `known`: whether it does."""
+        """The decoder without the model's Python, if it gives the same; `known`: whether it did before."""
         if known is False or not (self._native and isinstance(self._head, Packed) and self.quantize != "none"):
             return None
         try:
@@ -259,7 +259,7 @@ class Prism:
         return all(bool((a - b).norm() <= 1e-3 * a.norm()) for a, b in zip(theirs, mine, strict=True))
 
     def _found_head(self, known: bool | None) -> Head | None:
-        """The head, where logits are what it gives: then greedy rows need not have them all; `known`: if they are."""
+        """The head, if its output is the logits, so that greedy rows need not hold them all; `known`: whether it is."""
         head = self.model.get_output_embeddings()
         if known is False or not isinstance(head, (Packed, nn.Linear)):
             return None
@@ -272,7 +272,7 @@ class Prism:
     def _unpacked(self, step: PackedStep, wanted: Sequence[_Wanted], hidden: Tensor, logits: Tensor) -> list[RowResult]:
         """Each row's share of hidden [T, hidden_size] and logits [wanted, vocabulary], in the caller's order."""
         results: dict[int, RowResult] = {}
-        tops = largest(logits)  # of all rows at once, which is much faster than one by one
+        tops = largest(logits)  # for all rows at once, which is much faster than one by one
         brief = [w.logits[0] for w in wanted if w.brief]
         summaries: dict[int, Summary] = {}
         if self._head and brief:
@@ -298,7 +298,7 @@ class Prism:
         return [results[i] for i in range(len(results))]
 
     def new_tail(self, capacity: int | None = None) -> Tail:
-        """A tail of its own room: of fixed `capacity` in tokens, or growing when that is None."""
+        """A tail with room of its own: `capacity` tokens, or growing if that is None."""
         if capacity is None:
             return Tail(Slab(self.layout, 1, FIRST_CAPACITY, apart=True), growing=True)
         return Tail(Slab(self.layout, 1, max(1, capacity)))
@@ -310,7 +310,7 @@ class Prism:
     # -- text ------------------------------------------------------------------------------------------------
 
     def encode(self, text: str, special: bool = False) -> list[int]:
-        """Token ids of a text. Names of control tokens in it are plain characters unless `special` is set."""
+        """Token ids of a text. Names of control tokens in it are plain text unless `special` is set."""
         return self.chat.encoder.written(text) if special else self.chat.encoder.ids(text)
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -326,7 +326,7 @@ class Prism:
         return sum({t.data_ptr(): t.nbytes for t in self.model.parameters()}.values())
 
     def logits_bytes(self, rows: int) -> int:
-        """Bytes of logits that are held at once in a step of so many greedy rows."""
+        """Bytes of logits held at once in a step of this many greedy rows."""
         return self._head.logits_bytes(rows) if self._head else rows * self.vocab_size * self.dtype.itemsize
 
     def _end_tokens(self) -> set[int]:
@@ -334,14 +334,14 @@ class Prism:
         ends = {self.tokenizer.eos_token_id, self.chat.turn_end}
         given = getattr(generation, "eos_token_id", None)
         ends.update(given if isinstance(given, list) else [given])
-        stops = own_stops(generation)  # control tokens are never decoded, so they are looked for by number
+        stops = own_stops(generation)  # control tokens are never decoded, so they are found by number
         ends.update(token for token, name in self.chat.encoder.names.items() if name in stops)
         return {e for e in ends if e is not None}
 
 
 @dataclass(frozen=True)
 class _Wanted:
-    """Places of the packed tokens of a row: all of them, and those whose logits are wanted, or only the largest."""
+    """A row's places among packed tokens: all, and those whose logits are wanted. `brief`: only the largest logit."""
 
     own: range
     logits: range

@@ -1,4 +1,4 @@
-"""What an agent's rows attend to beside their own tail: one value that makes its rows and keeps them in their bound."""
+"""What an agent's rows attend to beside their own tail. The same value makes the rows and checks their bound."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from warpcortex_cli.prism.rows import Row
 
 @dataclass(frozen=True)
 class Reads:
-    """Segments in order, where the next token stands, and how much a row may attend to.
+    """Segments in order, the position of the next token, and how much a row may attend to.
 
     Attributes:
-        parts: what is read, each with a name for people; in this order in the attention.
+        parts: the segments in the order of attention, each with a name for people.
         first: the position of the next token.
-        bound: tokens that a row attends to at most, its tail and its own included.
+        bound: the most tokens that a row attends to, its tail and its own included.
     """
 
     parts: tuple[tuple[str, Segment | TailView], ...]
@@ -31,7 +31,7 @@ class Reads:
 
     @property
     def tokens(self) -> int:
-        """Of all parts."""
+        """Tokens of all parts."""
         return sum(segment.tokens for _, segment in self.parts)
 
     def row(
@@ -50,7 +50,7 @@ class Reads:
             positions: of the tokens; None: from `first` on.
 
         Raises:
-            AssertionError: it would attend to more than its bound. That is a mistake of the program.
+            AssertionError: it would attend to more than its bound. That is a bug.
         """
         read = self.tokens + tail.length + len(tokens)
         assert read <= self.bound, f"a row attends to {read} tokens: {self}"

@@ -1,4 +1,4 @@
-"""Moving keys to other positions with the model's own rotary embedding."""
+"""Moves keys to other positions with the model's own rotary embedding."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-_PART = 1 << 16  # numbers turned at once: their copies stay in the cache, and in what the allocator keeps
+_PART = 1 << 16  # numbers rotated at once, so that copies stay in the CPU's cache and the allocator's
 
 
 def unknown_rope(config: Any) -> str | None:
@@ -24,18 +24,18 @@ def unknown_rope(config: Any) -> str | None:
 
 
 class Rope:
-    """Turns keys by a number of positions, layer by layer.
+    """Rotates keys by a number of positions, layer by layer.
 
-    A rotation by a then by b is one by a + b, so keys that stand at p move to p + b by a turn of b, and to
-    position 0 (unrotated) by a turn of -p. The scaling that some embeddings (YaRN) multiply into cosine and
-    sine is in the keys already and left alone.
+    A rotation by a and then by b is one by a + b. So keys at position p move to p + b by a rotation of b, and to
+    position 0 (unrotated) by one of -p. The factor that some embeddings (YaRN) put into cosine and sine is in the
+    keys already and is not applied again.
 
     Args:
         decoder: the base model, which holds `rotary_emb`.
-        layer_types: the kind of each layer where the embedding differs by kind (Gemma 3), else None for each.
+        layer_types: the kind of each layer; the embedding may differ by kind (Gemma 3).
 
     Raises:
-        LookupError: the model has no rotary embedding of transformers' usual form.
+        LookupError: the model has no rotary embedding in transformers' usual form.
     """
 
     def __init__(self, decoder: nn.Module, layer_types: Sequence[str]) -> None:
@@ -54,7 +54,7 @@ class Rope:
         self.rotated[layer] = False
 
     def turn(self, keys: Sequence[Tensor], by: Tensor) -> list[Tensor]:
-        """Keys of all layers, moved.
+        """Moves the keys of all layers.
 
         Args:
             keys: per layer [kv_heads, tokens, head_dim], rotated.
@@ -66,15 +66,15 @@ class Rope:
         return [turned(layer, key) for layer, key in enumerate(keys)]
 
     def unrotated(self, keys: Sequence[Tensor], positions: Tensor) -> list[Tensor]:
-        """Keys of all layers as they were before their positions were applied; shapes as in `turn`."""
+        """Keys of all layers without their rotation; shapes as in `turn`."""
         return self.turn(keys, -positions)
 
     def turning(self, by: Tensor) -> Turn:
-        """One layer at a time, for keys that move by [tokens] or [kv_heads, tokens]."""
+        """Moves keys by [tokens] or [kv_heads, tokens] positions, one layer at a time."""
         return Turn(self, by)
 
     def angles(self, by: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-        """Cosine and sine of a layer, [1 or kv_heads, tokens, rotary dims] in fp32; `by` [1 or kv_heads, tokens]."""
+        """A layer's cosine and sine, [1 or kv_heads, tokens, rotary dims] in fp32; `by`: [1 or kv_heads, tokens]."""
         kind = self.kinds[layer]
         like = torch.zeros(1, device=by.device)
         with torch.inference_mode():
@@ -83,14 +83,14 @@ class Rope:
         return cos / scale, sin / scale
 
     def apply(self, keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """keys [kv_heads, tokens, rotary dims], turned, in fp32."""
-        part = keys[:, None].float()  # heads stand where transformers expects the batch
-        # The function turns queries and keys; no heads of keys are given, so that nothing is turned twice.
+        """Keys [kv_heads, tokens, rotary dims], rotated, in fp32."""
+        part = keys[:, None].float()  # heads take the place of the batch
+        # The function rotates queries and keys. It gets no key heads, so that nothing is rotated twice.
         return self._apply(part, part[:, :0], cos, sin)[0][:, 0]
 
 
 class Turn:
-    """Moves keys of some tokens, layer by layer; a long context goes through in parts that stay in the cache.
+    """Moves the keys of some tokens, layer by layer; a long context in parts that stay in the CPU's cache.
 
     Args:
         rope: the model's.
@@ -115,6 +115,6 @@ class Turn:
         for part, cos, sin in self._parts[kind]:
             dims = cos.shape[2]
             out[:, part, :dims] = rope.apply(key[:, part, :dims], cos, sin)
-            if dims < key.shape[2]:  # some embeddings turn only the first dimensions of a head
+            if dims < key.shape[2]:  # some embeddings rotate only the first dimensions of a head
                 out[:, part, dims:] = key[:, part, dims:]
         return out

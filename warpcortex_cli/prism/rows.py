@@ -1,4 +1,4 @@
-"""What agents hand to a step of the model, and what they get back."""
+"""What agents give to a step of the model, and what they get back."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Row:
         positions: a rotary position for each token; data, not the place in the cache.
         tail: where the tokens' keys and values are appended.
         reads: shared keys and values; rows with the same ones are computed together.
-        logits: for no token, for the last one, or for all; or of the last one only what greedy sampling asks for.
-        queries: whether to keep the tokens' rotated queries.
-        logsumexp: whether the result's `logsumexp` is asked for.
+        logits: for no token, the last one, or all; "largest": only the last token's largest logit, for greedy sampling.
+        queries: whether to return the tokens' rotated queries.
+        logsumexp: whether to return `logsumexp`.
     """
 
     tokens: list[int]
@@ -38,14 +38,14 @@ class Row:
 
 @dataclass(frozen=True)
 class RowResult:
-    """What a row got out of a step.
+    """A row's result.
 
     Attributes:
-        logits: [wanted tokens, vocabulary] in the dtype of the model, or None if none were wanted, or not all of them.
-        largest: the largest logit of the last token, and its place; NaN if one of them is. None if none were wanted.
-        logsumexp: of all its logits, if asked for, where there are no logits to find it in.
-        hidden: [tokens, hidden_size], behind the model's last norm.
-        queries: [layers, heads, tokens, head_dim] rotated, if the row asked for them.
+        logits: [wanted tokens, vocabulary] in the model's dtype; None if none, or only the largest, were asked for.
+        largest: the last token's largest logit and its index; NaN if any logit is. None if no logits were asked for.
+        logsumexp: over the last token's logits, if asked for and `logits` is None.
+        hidden: [tokens, hidden_size], after the model's last norm.
+        queries: [layers, heads, tokens, head_dim], rotated, if asked for.
     """
 
     logits: Tensor | None
@@ -56,5 +56,5 @@ class RowResult:
 
     @property
     def newest(self) -> Tensor | None:
-        """Logits of the last token [vocabulary], where there are any."""
+        """Logits of the last token [vocabulary], or None."""
         return None if self.logits is None else self.logits[-1]

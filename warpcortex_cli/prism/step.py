@@ -19,21 +19,21 @@ from warpcortex_cli.prism.attention import Angles, Layer, Limits
 from warpcortex_cli.prism.native import Attending, Layers, Readers
 from warpcortex_cli.prism.rows import Row
 
-NATIVE_TOKENS = 128  # of a row; longer ones are faster in torch than without tiles: it takes keys and queries in blocks
-MAX_SCORES = 1 << 24  # attention scores held at once; longer prefills take their queries in pieces
+NATIVE_TOKENS = 128  # of a row; without AMX, longer rows are faster in torch's SDPA, which blocks keys and queries
+MAX_SCORES = 1 << 24  # attention scores held at once; a longer prefill splits its queries
 
 
 class PackedStep:
     """One forward: its rows in packed order, and where their keys, values and queries go.
 
     Args:
-        rows: as the caller has them.
+        rows: in the caller's order.
         device: of keys and values.
-        native: rows attend by the kernels for a CPU, where these serve them.
+        native: whether the kernels for a CPU compute attention where they can.
 
     Attributes:
-        rows: the rows, in the order of the packed tokens.
-        order: for each packed row, its index among the rows that were given.
+        rows: in the order of the packed tokens.
+        order: for each packed row, its index in the caller's order.
 
     Raises:
         ValueError: a tail is full, or two rows write to the same one.
@@ -66,7 +66,7 @@ class PackedStep:
         self._queries: dict[int, list[Tensor]] = {packed: [] for packed in self._watched}
 
     def through(self, layers: Layers, limits: Limits, angles: Angles, hidden: Tensor) -> Tensor | None:
-        """Layers in one call, where the kernels serve all groups in each of them, and one row at most is watched."""
+        """Runs layers in one call, if the kernels serve all groups in each layer and at most one row keeps queries."""
         ways = [self._ways(*each) for each in limits]
         served = ways[0][0]
         if served is None or any(others for _, others in ways):
@@ -100,7 +100,7 @@ class PackedStep:
         return whole
 
     def _ways(self, softcap: float | None, window: int | None) -> tuple[Attending | None, list[_Group]]:
-        """What the kernels do of a layer like this one, and the groups that are left to torch."""
+        """For layers with these limits: the groups served by the kernels, and those left to torch."""
         like = softcap is None, window
         if like not in self._known:
             served = [g for g in self.groups if g.native and like[0] and not g.cut(window)]
@@ -113,7 +113,7 @@ class PackedStep:
         return torch.cat(self._queries[packed]) if packed in self._queries else None
 
     def commit(self) -> None:
-        """Counts the written tokens as the tails' own. Until then a step that failed has changed nothing."""
+        """Makes the written tokens part of their tails. A step that fails before has changed nothing."""
         for row in self.rows:
             row.tail.length += len(row.tokens)
 
@@ -130,15 +130,15 @@ class _Group:
         self.reads = tuple(r for r in rows[0].reads if r.tokens)
         slots = [r.tail.slot for r in rows]
         lengths = [r.tail.length for r in rows]
-        self.extent = max(lengths) + self.n  # tokens of the longest tail, its new ones included
+        self.extent = max(lengths) + self.n  # tokens of the longest tail, new ones included
         self.low, self.high = slots[0], slots[-1] + 1
         self.even = min(lengths) + self.n == self.extent
         self.newest = max(max(r.positions) for r in rows)
         self._slots = torch.tensor(slots, device=device)
-        # [N, n] each: how long its tail is with a token, and where the token stands
+        # [N, n] each: the tail's length with each token, and the token's position
         self._ends = torch.tensor(lengths, device=device)[:, None] + torch.arange(1, self.n + 1, device=device)
         self._at = torch.tensor([r.positions for r in rows], device=device)
-        # Few holes: compute over the whole range of slots and ignore them. Many: copy the tails together.
+        # Few holes: compute over the whole range of slots and ignore the holes. Many: copy the tails together.
         self._gather = self.high - self.low > 2 * self.rows
         self._pick = None if self._gather or self.high - self.low == self.rows else self._slots - self.low
         self._blocked: dict[int | None, Tensor | None] = {}
@@ -151,7 +151,7 @@ class _Group:
 
     @cached_property
     def readers(self) -> Readers:
-        """The group as the kernels take it, for all layers."""
+        """The group in the form that the kernels take, for all layers."""
         return Readers(
             self.start, self.n, self._slots.repeat_interleave(self.n), self._ends.flatten(), self.slab, self.reads
         )
@@ -159,7 +159,7 @@ class _Group:
     # -- the tails -------------------------------------------------------------------------------------------
 
     def _write(self, buffer: Tensor | Room, new: Tensor) -> None:
-        """Puts what is new, [N, n, ...], behind the rows' tails in `buffer` [slots, ..., capacity, ...]."""
+        """Appends new numbers [N, n, ...] to the rows' tails in `buffer` [slots, ..., capacity, ...]."""
         if self.rows == 1:
             span = slice(self.extent - self.n, self.extent)
             if new.dim() == 2:
@@ -172,13 +172,13 @@ class _Group:
             buffer[self._slots[:, None], :, self._ends - 1] = new
 
     def _tails(self, room: Room) -> Tensor:
-        """The rows' tails [N or more, kv_heads, extent, head_dim]; a view unless they lie too far apart."""
+        """The rows' tails [N or more, kv_heads, extent, head_dim]; a view unless the slots lie too far apart."""
         if self._gather:
             return room.rows(self._slots, self.extent)
         return room[self.low : self.high, :, : self.extent]
 
     def _spread(self, x: Tensor) -> Tensor:
-        """Rows [N, ...] to their places among the slots of `_tails`."""
+        """Moves rows [N, ...] to their slots in `_tails`."""
         if self._pick is None:
             return x
         wide = x.new_zeros(self.high - self.low, *x.shape[1:])
@@ -192,9 +192,9 @@ class _Group:
     # -- who sees what ---------------------------------------------------------------------------------------
 
     def _hidden(self, layer: int, window: int | None) -> Tensor | None:
-        """True where a token must not look, broadcastable to [kv_heads, g, N, n, keys]; None if nowhere.
+        """The mask, True where a token must not look, broadcastable to [kv_heads, g, N, n, keys]; None if nowhere.
 
-        It covers the last keys: those of the tail, and of the reads only where a window cuts them.
+        It covers the last keys: those of the tail, and those of the reads only if a window cuts them.
         """
         window = window if self.cut(window) else None
         per_head = window is not None and any(r.positions.dim() == 3 for r in self.reads)
@@ -217,7 +217,7 @@ class _Group:
         return blocked
 
     def cut(self, window: int | None) -> bool:
-        """Whether a window hides anything yet: positions are not negative."""
+        """Whether a window hides anything yet. Positions are never negative."""
         return window is not None and self.newest >= window
 
     @staticmethod
@@ -265,7 +265,7 @@ class _Group:
     ) -> Tensor:
         """Attention of q over shared parts [kv_heads, S, d] and tails [N, kv_heads, M, d].
 
-        q, and what is returned, is [kv_heads, g, N, m, d]: g heads share one of keys, m tokens of each row.
+        q and the result are [kv_heads, g, N, m, d]: g query heads share a KV head, m tokens of each row.
         """
         kv_heads, g, rows, m, d = q.shape
         flat = q.reshape(kv_heads, g * rows * m, d)
@@ -273,7 +273,7 @@ class _Group:
         scores = [torch.bmm(flat, k.transpose(1, 2)).view(kv_heads, g, rows, m, -1) for k, _ in parts]
         private = self._collect(torch.matmul(own, tails[0].transpose(2, 3)))
         scores.append(private.view(rows, kv_heads, g, m, -1).permute(1, 2, 0, 3, 4))
-        # The softmax is fp32 as in transformers; the scores are ours, so they are changed in place.
+        # The softmax is in fp32 as in transformers. Nobody else holds the scores, so they are changed in place.
         all_scores = (torch.cat(scores, -1) if parts else scores[0]).float().mul_(layer.scaling)
         if layer.softcap is not None:
             all_scores = all_scores.div_(layer.softcap).tanh_().mul_(layer.softcap)
@@ -292,7 +292,7 @@ class _Group:
 
 
 def _joined(parts: list[tuple[Tensor, Tensor]], tails: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Shared parts and the one tail of a group as one: keys and values [1, kv_heads, tokens, d]."""
+    """Shared parts and a group's only tail, joined: keys and values [1, kv_heads, tokens, d]."""
     if not parts:
         return tails
     keys = torch.cat([*(k for k, _ in parts), tails[0][0]], 1)
@@ -307,7 +307,7 @@ def _prefill(q: Tensor, whole: tuple[Tensor, Tensor], scaling: float, blocked: T
     """
     keys, values = whole[0][0, :, None], whole[1][0, :, None]
     if q.shape[3] == 1 and blocked is None:
-        # One token sees all: the heads that share keys are taken for queries of one head, which reads the keys once.
+        # One token that sees all keys: heads that share a KV head become queries of one head, which reads keys once.
         folded = q[:, :, 0].transpose(1, 2)
         out = nn.functional.scaled_dot_product_attention(folded, keys, values, scale=scaling)
         return out.transpose(1, 2)[:, :, None]

@@ -1,4 +1,4 @@
-"""Whether the engine can serve a model: what its config says, and what one trial forward shows."""
+"""Checks whether the engine can serve a model: by its config, and by a trial forward."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _TRIAL_TOKENS = 4
 _TRIAL_DISTANCE = (
     977  # positions between the two copies of each trial token; prime, so that no frequency comes full circle
 )
-_PART = 16384  # rows of a weight that are looked at in fp32 at once
+_PART = 16384  # rows of a weight converted to fp32 at once
 _HINT = "Choose another model; Llama, Mistral, Qwen2, Qwen3, Phi-3, SmolLM and Gemma are known to work."
 
 
 def refuse(name: str, reason: str) -> ModelError:
-    """The error that says why a model is not served."""
+    """The error that says why a model cannot be served."""
     return ModelError(f"warpcortex cannot serve {name}: {reason}.", _HINT)
 
 
 def check_config(config: Any, name: str) -> None:
-    """Refuses what a model's (text) config already rules out.
+    """Refuses a model whose (text) config already rules it out.
 
     Raises:
         ModelError: with the reason.
@@ -54,7 +54,7 @@ def check_config(config: Any, name: str) -> None:
 
 
 def check_tokenizer(tokenizer: Any, vocabulary: int, name: str) -> None:
-    """Refuses a tokenizer with tokens that the model has no embedding of: one of them would end a reply by an error.
+    """Refuses a tokenizer with tokens that have no embedding: such a token would end a reply with an error.
 
     Raises:
         ModelError: with the first of these tokens.
@@ -68,11 +68,11 @@ def check_tokenizer(tokenizer: Any, vocabulary: int, name: str) -> None:
 
 
 def max_context(config: Any) -> int:
-    """Positions that the model can be run at.
+    """How many positions the model can be run at.
 
-    LongRoPE changes its frequencies once a context grows past a length, which would turn keys that are in the
-    cache already; up to that length it is an ordinary embedding, so the context ends there. Dynamic NTK does
-    the same, at the length that the config calls the longest.
+    LongRoPE changes its frequencies when a context grows past a length, which would invalidate the keys in the cache.
+    Up to that length it is an ordinary embedding, so the context ends there. Dynamic NTK does the same at the longest
+    length in the config.
     """
     longest: int = getattr(config, "max_position_embeddings", None) or 1 << 20
     rope = getattr(config, "rope_parameters", None) or {}
@@ -83,21 +83,21 @@ def max_context(config: Any) -> int:
 
 
 def check_weights(model: PreTrainedModel, name: str) -> None:
-    """Refuses a model that holds a weight which is no finite number: in few bits it would be taken for another one.
+    """Refuses a model with NaN or infinite weights, which quantization would turn into ordinary numbers.
 
     Raises:
-        ModelError: with the first tensor that does.
+        ModelError: with the first such tensor.
     """
     for tensor, weight in model.named_parameters():
         check_finite(weight.detach(), tensor, name)
 
 
 def check_finite(weight: Tensor, tensor: str, name: str) -> None:
-    """The same for one weight; those on meta are looked at by whoever reads them."""
+    """The same for one weight. Weights on meta are checked when they are read."""
     if not weight.is_floating_point() or weight.is_meta:
         return
     parts = (part for part in weight.split(_PART) if len(part)) if weight.dim() else (weight,)
-    # What is not finite is seen in a sum; which may be infinite without, so then each number is looked at.
+    # A number that is not finite shows in the sum. The sum may also overflow, so then each number is checked.
     if all(bool(p.sum(dtype=torch.float32).isfinite() or p.isfinite().all()) for p in parts):
         return
     kind = str(weight.dtype).removeprefix("torch.")
@@ -109,7 +109,7 @@ def check_finite(weight: Tensor, tensor: str, name: str) -> None:
 
 
 def more_exact(dtype: torch.dtype, quantize: str = "none") -> str:
-    """What may help where a model computes something that is not finite."""
+    """What to try if a model computes something that is not finite."""
     if dtype == torch.float16:
         return "Try --dtype bf16 or fp32: fp16 ends at 65,504."
     if dtype != torch.float32 or quantize != "none":
@@ -119,7 +119,7 @@ def more_exact(dtype: torch.dtype, quantize: str = "none") -> str:
 
 @dataclass(frozen=True)
 class Shape:
-    """What a trial shows of a model's attention.
+    """A model's attention, as a trial shows it.
 
     Attributes:
         layout: shape of its keys and values.
@@ -134,7 +134,7 @@ class Shape:
     rope: Rope
 
     def held(self) -> dict[str, Any]:
-        """In JSON's types."""
+        """As JSON types."""
         layout = self.layout
         return {
             "layers": layout.layers, "heads": self.heads, "kv_heads": layout.kv_heads, "head_dim": layout.head_dim,
@@ -144,7 +144,7 @@ class Shape:
 
     @classmethod
     def restored(cls, held: Any, decoder: torch.nn.Module, config: Any) -> Shape:
-        """What `held` gave for this model. Raises ValueError, KeyError, TypeError or LookupError: it is none."""
+        """The inverse of `held`. Raises ValueError, KeyError, TypeError or LookupError if it does not fit the model."""
         parameter = next(decoder.parameters())
         layers, heads, kv_heads, head_dim = (int(held[n]) for n in ("layers", "heads", "kv_heads", "head_dim"))
         dtype = getattr(torch, str(held["dtype"]).removeprefix("torch."))
@@ -159,18 +159,18 @@ class Shape:
 
 
 def layer_kinds(config: Any) -> Sequence[str]:
-    """Of each layer, as its configuration calls it."""
+    """The kind of each layer, from the configuration."""
     return getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
 
 
 class Trial:
-    """A step in which every token sees itself only; it keeps what each layer was given."""
+    """A step in which every token sees only itself. It keeps each layer's input."""
 
     def __init__(self) -> None:
         self.given: dict[int, Layer] = {}
 
     def through(self, layers: Layers, limits: Limits, angles: Angles, hidden: Tensor) -> Tensor | None:
-        return None  # each is looked at by itself
+        return None  # so that each layer attends by itself
 
     def attend(self, layer: Layer) -> Tensor:
         self.given[layer.number] = layer
@@ -180,14 +180,14 @@ class Trial:
 def try_out(model: PreTrainedModel, decoder: torch.nn.Module, config: Any, name: str, quantize: str = "none") -> Shape:
     """Runs a few tokens, each at two positions, and looks at the keys that reach the attention function.
 
-    A token that sees only itself has the same hidden states at every position, so its keys must differ by the
-    turn alone. That proves in each layer that the keys arrive here and that they can be moved.
+    A token that sees only itself has the same hidden state at every position, so its keys may differ only by their
+    rotation. That proves, for each layer, that the keys arrive here and can be moved.
 
     Args:
-        quantize: how its weights are kept, to be told.
+        quantize: how its weights are stored, for the message.
 
     Raises:
-        ModelError: with what is not as it must be.
+        ModelError: with what is wrong.
     """
     layers: int = config.num_hidden_layers
     try:
@@ -231,12 +231,12 @@ def try_out(model: PreTrainedModel, decoder: torch.nn.Module, config: Any, name:
 
 
 def _check_turns(rope: Rope, keys: list[Tensor], distance: int, name: str) -> None:
-    """Compares keys at the far position with those at 0, turned; finds layers that carry no position."""
+    """Compares keys at the far position with rotated ones from position 0. Marks layers without positions."""
     near = [k[:, :_TRIAL_TOKENS] for k in keys]
     far = [k[:, _TRIAL_TOKENS:] for k in keys]
     turned = rope.turn(near, torch.full((_TRIAL_TOKENS,), distance, device=keys[0].device))
     for layer, (start, want, got) in enumerate(zip(near, far, turned, strict=True)):
-        # bf16 keeps 8 bits of each factor; a wrong turn is off by as much as the keys themselves.
+        # bf16 keeps 8 bits of each factor. A wrong rotation is off by as much as the keys themselves.
         tolerance = (1e-3 if want.dtype == torch.float32 else 5e-2) * float(want.abs().max())
         if float((got - want).abs().max()) <= tolerance:
             continue

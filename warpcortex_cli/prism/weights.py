@@ -1,7 +1,7 @@
-"""Where the weights of a model come from, parameter by parameter, so that none need be held before it is used.
+"""Sources of weights: a model's parameters are read one by one, when they are needed.
 
-A model whose weights come from a `WeightSource` is made with parameters on the meta device; whoever needs those of a
-part of it asks for them: the loader for all of them, `quantize` for one layer at a time.
+A model whose weights come from a `WeightSource` is made with its parameters on the meta device. They are read later:
+all at once by the loader, or one layer at a time by `quantize`.
 """
 
 from __future__ import annotations
@@ -19,37 +19,37 @@ from warpcortex_cli.prism.grouped import Grouped
 
 
 class WeightSource(Protocol):
-    """Named tensors, under the names that the parameters have in the model."""
+    """Tensors by the names of the model's parameters."""
 
     def read(self, name: str, dtype: torch.dtype) -> Tensor:
         """A parameter on the CPU, in its own shape; ModelError if it cannot be read."""
 
     def stored(self, name: str) -> torch.dtype:
-        """The smallest type that holds what is stored of a parameter as it is."""
+        """The smallest type that holds a stored parameter exactly."""
 
     def grouped(self, name: str) -> Grouped | None:
-        """A matrix as it is stored, in levels; None where it is stored as plain numbers, or in no such form."""
+        """A matrix in its stored levels; None if it is stored as plain numbers or in another form."""
 
     def blocks(self, name: str) -> tuple[str, Tensor] | None:
-        """A matrix as it lies in a GGUF file: the type, and its rows uint8 [outputs, bytes]; None if it does not."""
+        """A matrix as a GGUF file stores it: its type, and its rows, uint8 [outputs, bytes]; None for other files."""
 
 
 _sources: WeakKeyDictionary[nn.Module, WeightSource] = WeakKeyDictionary()
 
 
 def attach(model: nn.Module, source: WeightSource) -> None:
-    """From now on the parameters of `model` that are on meta are those of `source`."""
+    """Makes `source` the source of those parameters of `model` that are on meta."""
     _sources[model] = source
 
 
 def source_of(model: nn.Module) -> WeightSource | None:
-    """Where parameters on meta come from."""
+    """The source of the parameters on meta, or None."""
     return _sources.get(model)
 
 
 @contextmanager
 def on_meta() -> Iterator[None]:
-    """Modules that are made inside have their parameters on the meta device, and their buffers for real."""
+    """Modules made in this context have their parameters on the meta device, but real buffers."""
     register = nn.Module.register_parameter
 
     def registered(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
@@ -59,23 +59,23 @@ def on_meta() -> Iterator[None]:
 
     nn.Module.register_parameter = registered  # type: ignore[method-assign, assignment]
     try:
-        with no_init_weights():  # nobody reads them, and on meta it costs a tenth of a second
+        with no_init_weights():  # the values are not used, and on meta it would cost a tenth of a second
             yield
     finally:
         nn.Module.register_parameter = register  # type: ignore[method-assign]
 
 
 class Filling:
-    """Puts parameters of a model in their places.
+    """Fills a model's parameters from its source.
 
     Args:
-        model: with parameters on meta; those that are real stay as they are.
+        model: with parameters on meta. Real ones stay as they are.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self._source = source_of(model)
         self._names: dict[nn.Parameter, str] = {}
-        self._holders: dict[nn.Parameter, list[tuple[nn.Module, str]]] = {}  # several of tied ones
+        self._holders: dict[nn.Parameter, list[tuple[nn.Module, str]]] = {}  # several for a tied parameter
         for path, module in model.named_modules():
             for name, parameter in module.named_parameters(recurse=False):
                 if parameter.device.type == "meta":
@@ -83,12 +83,12 @@ class Filling:
                     self._holders.setdefault(parameter, []).append((module, name))
 
     def grouped(self, module: nn.Module) -> Grouped | None:
-        """The weight of `module` as it is stored, in levels; None where it is not."""
+        """The weight of `module` as `WeightSource.grouped` gives it."""
         name = self._name(module)
         return None if name is None or self._source is None else self._source.grouped(name)
 
     def blocks(self, module: nn.Module) -> tuple[str, Tensor] | None:
-        """The weight of `module` as it lies in a GGUF file; None where it does not."""
+        """The weight of `module` as `WeightSource.blocks` gives it."""
         name = self._name(module)
         return None if name is None or self._source is None else self._source.blocks(name)
 
@@ -102,9 +102,9 @@ class Filling:
         device: torch.device | None = None,
         but: tuple[str, ...] = (),
     ) -> None:
-        """Reads the parameters that `module` holds itself, not those of its children, and none that is called `but`.
+        """Reads the parameters that `module` itself holds, not its children's, except those named in `but`.
 
-        `dtype`: of what is read; None: the one that it is stored in.
+        `dtype`: the type to read as; None: the type it is stored in.
         """
         if self._source is None:
             return
@@ -113,14 +113,14 @@ class Filling:
                 path = self._names[parameter]
                 value = self._source.read(path, dtype or self._source.stored(path))
                 value = nn.Parameter(value.to(device or "cpu"), requires_grad=False)
-                for holder, name in self._holders.pop(parameter):  # which must not outlive its place in the model
+                for holder, name in self._holders.pop(parameter):  # it must not outlive its place in the model
                     setattr(holder, name, value)
 
 
 def fill_all(
     model: nn.Module, dtype: torch.dtype, device: torch.device | None = None, without: tuple[type, ...] = ()
 ) -> None:
-    """Reads all parameters that are on meta, but those of modules of the kinds `without`."""
+    """Reads all parameters on meta, except those of modules of the types `without`."""
     filling = Filling(model)
     for module in list(model.modules()):
         if not isinstance(module, without):

@@ -33,7 +33,9 @@ inline float half_at(const uint8_t* at) { return from_half(load<uint16_t>(at)); 
 
 // Low halves of 16 bytes, then the high ones; of 32 bytes only one or the other.
 inline void halves(const uint8_t* packed, uint8_t* levels) {
-    for (int i = 0; i < 16; i++) levels[i] = packed[i] & 15, levels[16 + i] = packed[i] >> 4;
+    uint8_t own[16];  // or each level would be written before the next one is read: they might be in one place
+    std::memcpy(own, packed, sizeof(own));
+    for (int i = 0; i < 16; i++) levels[i] = own[i] & 15, levels[16 + i] = own[i] >> 4;
 }
 
 // The fifth bits of 32 levels, the lowest first.

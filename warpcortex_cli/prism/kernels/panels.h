@@ -229,14 +229,33 @@ inline void put_scale(uint16_t scale, uint16_t minimum, int64_t group, int64_t l
     if (has_minima(FORMAT)) std::memcpy(panel + minima_at<FORMAT>(group) + 2 * lane, &minimum, 2);
 }
 
+// All words of a group.
+template <int FORMAT>
+inline void words_of(const uint8_t* levels, uint32_t* words) {
+    constexpr int64_t EACH = 32 / bits_of(FORMAT);  // levels of a word
+#if defined(__SSSE3__)
+    const __m128i low = _mm_loadu_si128((const __m128i*)levels), high = _mm_loadu_si128((const __m128i*)levels + 1);
+    if constexpr (bits_of(FORMAT) == 4) {
+        const __m128i apart = _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15);
+        const auto joined = [&](__m128i x) { return _mm_maddubs_epi16(_mm_shuffle_epi8(x, apart), _mm_set1_epi16(0x1001)); };
+        _mm_storeu_si128((__m128i*)words, _mm_packus_epi16(joined(low), joined(high)));
+    } else {
+        const __m128i swapped = _mm_setr_epi8(0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15);
+        _mm_storeu_si128((__m128i*)words, _mm_shuffle_epi8(low, swapped));
+        _mm_storeu_si128((__m128i*)words + 1, _mm_shuffle_epi8(high, swapped));
+    }
+#else
+    for (int64_t i = 0; i < GROUP / EACH; i++) words[i] = word_of<FORMAT>(levels + i * EACH);
+#endif
+}
+
 template <int FORMAT>
 inline void put_group(const uint8_t* levels, int64_t group, int64_t lane, uint8_t* panel) {
-    constexpr int64_t EACH = 32 / bits_of(FORMAT);  // levels of a word
+    constexpr int64_t COUNT = GROUP * bits_of(FORMAT) / 32;
+    uint32_t words[COUNT];
+    words_of<FORMAT>(levels, words);
     uint8_t* line = panel + group_at<FORMAT>(group) + lane * WORD_BYTES;
-    for (int64_t j = 0; j < GROUP; j += EACH, line += LINE) {
-        const uint32_t word = word_of<FORMAT>(levels + j);
-        std::memcpy(line, &word, sizeof(word));
-    }
+    for (int64_t i = 0; i < COUNT; i++) std::memcpy(line + i * LINE, &words[i], WORD_BYTES);
 }
 
 // Puts an output into its lane of a panel that is zero.

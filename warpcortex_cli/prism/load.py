@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import takewhile
@@ -112,7 +113,13 @@ def packs_bf16(options: LoadOptions) -> bool:
 
 
 def load_prism_parts(source: ModelSource, options: LoadOptions) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Loads model and tokenizer, in eval mode, without gradients.
+    """Loads model and tokenizer, as `loading` does."""
+    model, tokenizer = loading(source, options)
+    return model, tokenizer.result()
+
+
+def loading(source: ModelSource, options: LoadOptions) -> tuple[PreTrainedModel, Future[PreTrainedTokenizerBase]]:
+    """Loads a model, in eval mode, without gradients, and its tokenizer, which another thread may still be making.
 
     Args:
         source: a model on this machine.
@@ -143,8 +150,9 @@ def load_prism_parts(source: ModelSource, options: LoadOptions) -> tuple[PreTrai
         number = stored.dtype
     else:
         check_room(source.name, stored.parameters * number.itemsize, target, f"in {name_of(number)}")
+    tokenizer: Future[PreTrainedTokenizerBase] = Future()
     with phase(TOKENIZER):
-        tokenizer = _tokenizer(source)
+        tokenizer.set_result(_tokenizer(source))
     try:
         model = _plain_model(source, config, number, target, packed=quantize != "none")
         if model is None:
@@ -192,7 +200,7 @@ def _converted_model(source: ModelSource, config: Any, number: torch.dtype) -> A
 
 def _gguf_parts(
     source: ModelSource, target: torch.device, number: torch.dtype, quantize: str
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+) -> tuple[PreTrainedModel, Future[PreTrainedTokenizerBase]]:
     with phase(HEADER):
         found = GgufModel(source)
         parameters = stored_values(source).parameters
@@ -202,10 +210,12 @@ def _gguf_parts(
         check_device(quantize, target)
         nbytes = found.header.nbytes if quantize == FILE else parameters * (max(BITS[quantize], 8) + 1) // 8
         check_room(source.name, nbytes, target, "as in its file" if quantize == FILE else f"as {quantize}")
-    with phase(TOKENIZER):
-        tokenizer = found.tokenizer()
     with phase(CODE):
         model = found.model(found.config(), number)
+    # Beside the weights: to pack these is work of the kernels, which leave Python to others meanwhile.
+    beside = ThreadPoolExecutor(1)
+    tokenizer = beside.submit(found.tokenizer)
+    beside.shutdown(wait=False)
     try:
         with phase(WEIGHTS):
             fill_all(model, number, target, without=(nn.Linear, nn.Embedding) if quantize != "none" else ())

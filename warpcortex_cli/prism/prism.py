@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +20,7 @@ from warpcortex_cli.prism.compile import compile_layers, warm_up
 from warpcortex_cli.prism.fused import fuse, fuse_again, fused_layers
 from warpcortex_cli.prism.generation import own_sampling, own_stops
 from warpcortex_cli.prism.head import Head, PlainHead, Summary, largest
-from warpcortex_cli.prism.load import TOKENIZER, WEIGHTS, choose_dtype, choose_quantize, load_prism_parts
+from warpcortex_cli.prism.load import TOKENIZER, WEIGHTS, choose_dtype, choose_quantize, loading
 from warpcortex_cli.prism.options import LoadOptions
 from warpcortex_cli.prism.quantize import Packed
 from warpcortex_cli.prism.quantize import quantize as quantized
@@ -37,6 +38,7 @@ from warpcortex_cli.prism.support import (
 )
 from warpcortex_cli.prism.trials import Trials, files_of
 from warpcortex_cli.prism.weights import source_of
+from warpcortex_cli.process import importing
 
 TRIALS = "trials of its layers"  # a phase of a start
 __all__ = ["Prism", "Row", "RowResult"]
@@ -75,7 +77,7 @@ class Prism:
     def __init__(
         self,
         model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: PreTrainedTokenizerBase | Future[PreTrainedTokenizerBase],
         name: str,
         quantize: str = "none",
         compiled: bool = False,
@@ -85,8 +87,6 @@ class Prism:
         config: Any = model.config.get_text_config(decoder=True)
         check_config(model.config, name)
         check_config(config, name)
-        with phase(TOKENIZER):
-            check_tokenizer(tokenizer, config.vocab_size, name)
         decoder = model.get_decoder()
         if not model._can_set_attn_implementation() or decoder is None or decoder is model:
             raise refuse(name, "its attention cannot be exchanged through transformers' attention interface")
@@ -96,6 +96,9 @@ class Prism:
         if quantize != "none":
             with phase(WEIGHTS):
                 quantized(model, quantize, dtype or model.dtype)
+        with phase(TOKENIZER):
+            tokenizer = tokenizer.result() if isinstance(tokenizer, Future) else tokenizer
+            check_tokenizer(tokenizer, config.vocab_size, name)
         model.set_attn_implementation(attention.NAME)
         attention.number_layers(decoder)
         self.model: Any = model
@@ -170,9 +173,10 @@ class Prism:
     def opened(cls, source: ModelSource, options: LoadOptions) -> Prism:
         """The same with the options as one value, in which `quantize` may be auto."""
         options = replace(options, quantize=choose_quantize(source, options))
-        model, tokenizer = load_prism_parts(source, options)
-        dtype, files = choose_dtype(options.dtype, model.device), files_of(source)
-        return cls(model, tokenizer, source.name, options.quantize, options.compiled, dtype, files)
+        with importing():  # nor is garbage looked for among a hundred thousand tokens
+            model, tokenizer = loading(source, options)
+            dtype, files = choose_dtype(options.dtype, model.device), files_of(source)
+            return cls(model, tokenizer, source.name, options.quantize, options.compiled, dtype, files)
 
     def _fuse(self, decoder: torch.nn.Module, known: Trials | None) -> Trials | None:
         """Fuses layers as remembered or, failing that, by trials. Returns `known` if it was right, else None."""

@@ -59,8 +59,9 @@ def check_tokenizer(tokenizer: Any, vocabulary: int, name: str) -> None:
     Raises:
         ModelError: with the first of these tokens.
     """
-    last = max(tokenizer.get_vocab().items(), key=lambda entry: entry[1], default=("", 0))
-    if last[1] >= vocabulary:
+    tokens = tokenizer.get_vocab()
+    if max(tokens.values(), default=0) >= vocabulary:
+        last = max(tokens.items(), key=lambda entry: entry[1])
         raise refuse(
             name,
             f"its tokenizer has a token {last[0]!r} of number {last[1]}, and its embedding ends at {vocabulary - 1}",

@@ -34,18 +34,19 @@ class Machine:
         assert 1 <= threads <= self.most and threads != self.threads
         self.threads = threads
 
-    def run(self, seconds: float) -> list[int]:
+    def run(self, seconds: float, step: float = 0.02) -> list[int]:
         """Steps for so long; how many threads each one had."""
         used = []
-        for _ in range(round(seconds / 0.02)):
+        for _ in range(round(seconds / step)):
             self.crowd.look(self.threads)
             used.append(self.threads)
             free = sorted(self.busy)
             for thread in range(self.threads):
-                part = 0.02 / (1 + free[thread])
+                part = step / (1 + free[thread])
                 ran, waited = self.times[str(thread)]
-                self.times[str(thread)] = ran + part, waited + 0.02 - part
-            self.now += 0.02
+                self.times[str(thread)] = ran + part, waited + step - part
+            self.now += step
+            self.crowd.over()
         return used
 
 
@@ -59,6 +60,11 @@ def test_who_shares_a_core_gives_it_up_soon(busy: list[int], wanted: int) -> Non
     assert machine.run(1.0)[-1] == wanted
     used = machine.run(60)
     assert used.count(wanted) > 0.93 * len(used)  # another one is tried seldom
+
+
+def test_a_core_is_given_up_where_each_step_takes_seconds() -> None:
+    """As it does where threads wait for one whose core has others on it."""
+    assert Machine([2, 2]).run(6.0, step=2.0) == [2, 1, 1]
 
 
 def test_they_come_back_when_the_neighbours_leave() -> None:

@@ -58,6 +58,10 @@ class Crowd:
             self._judge(now, self._neighbours(now))
             self._begin(now)
 
+    def over(self) -> None:
+        """Called after each step: one among many neighbours may take longer than a pause."""
+        self._seen = self._clock()
+
     def _begin(self, now: float) -> None:
         if self._most > 1:
             self._before, self._began = self._times(), now
@@ -111,5 +115,10 @@ _crowd = Crowd(thread_times)
 
 
 def look() -> None:
-    """The one of this process."""
+    """Before a step, the one of this process."""
     _crowd.look(torch.get_num_threads())
+
+
+def over() -> None:
+    """The same after the step."""
+    _crowd.over()

@@ -222,6 +222,8 @@ class Prism:
         hidden, logits = self._computed(step, tokens, positions, whole)
         results = self._unpacked(step, wanted, hidden, logits)
         step.commit()
+        if self._crowded:
+            crowding.over()
         return results
 
     def _computed(self, step: PackedStep, tokens: Tensor, positions: Tensor, whole: list[int]) -> tuple[Tensor, Tensor]:

@@ -85,6 +85,13 @@ class RiverSettings(_Settings):
     examples: tuple[Example, ...] = Field(
         default=(), strict=False, description="Turns that stand before the conversation, in the model's chat format."
     )
+    examples_when: tuple[str, ...] = Field(
+        default=(),
+        strict=False,
+        description="re2 patterns. The examples stand right before the user's newest words, and only where all of these "
+        "match them and no notes stand before them; they leave the context with the next turn. None: always, before "
+        "all.",
+    )
     max_tokens: Positive = Field(default=512, description="Longest reply, in tokens, thinking included.")
     thinking: bool | None = Field(
         default=None,
@@ -111,6 +118,13 @@ class RiverSettings(_Settings):
     wait_seconds: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)] = Field(
         default=30.0, description="Longest wait at a pause, in seconds."
     )
+
+    @field_validator("examples_when")
+    @classmethod
+    def _check_examples_when(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for source in value:
+            _pattern(source)
+        return value
 
     @field_validator("pause")
     @classmethod

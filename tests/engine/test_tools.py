@@ -458,3 +458,34 @@ def test_mistakes_have_a_sentence(lines: str, expected: str) -> None:
 def test_await_is_the_key_of_a_profile() -> None:
     role = Role.model_validate(INLINE)
     assert role.awaits and role.arrives == "inline" and not load_profile("council").roles[0].awaits
+
+
+def test_examples_for_some_words_stand_before_these_and_leave_with_the_next_turn(prism) -> None:
+    examples = [{"user": "ropes?", "assistant": "47"}]
+    settings = {"prompt": "Be short.", "examples": examples, "examples_when": [r"\d.*\d", "(?i)what"]}
+    session = tool_session(prism, profile_of(river=settings), "yes", "so", "well", "no")
+    plain = tool_session(prism, profile_of(river={"prompt": "Be short."}), "yes", "so", "well", "no")
+
+    def held(session: Session) -> str:
+        return prism.decode(list(session.river.sentences.ids))
+
+    for i, question in enumerate(("boats?", "What are 3 and 4?", "barns?")):
+        run(session, question)
+        run(plain, question)
+        assert ("ropes?" in held(session)) == (i == 1)
+        if i == 1:
+            assert held(session).index("boats?") < held(session).index("ropes?") < held(session).index("3 and 4")
+    assert held(session) == held(plain)
+    session.undo()
+    plain.undo()
+    run(session, "barns?")
+    run(plain, "barns?")
+    assert held(session) == held(plain)
+
+
+def test_examples_for_some_words_do_not_stand_before_notes(prism) -> None:
+    settings = {"examples": [{"user": "ropes?", "assistant": "47"}], "examples_when": [r"\d.*\d", "(?i)what"]}
+    session = tool_session(prism, profile_of(river=settings), "yes")
+    session.load_notes("Otto has 12 lamps.")
+    run(session, "What are 3 and 4?")
+    assert "ropes?" not in prism.decode(list(session.river.sentences.ids))

@@ -19,11 +19,12 @@ from warpcortex_cli.errors import ModelError, RunError
 from warpcortex_cli.memory.segment import Segment
 from warpcortex_cli.memory.store import BLOCK
 from warpcortex_cli.memory.tail import Tail, TailView
+from warpcortex_cli.pattern import compile_re2
 from warpcortex_cli.prism.chat_format import Message
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.reads import Reads
 from warpcortex_cli.prism.rows import Row, RowResult
-from warpcortex_cli.profile import Example, Profile, RiverSettings, Sampling
+from warpcortex_cli.profile import Profile, RiverSettings, Sampling
 
 PREFILL_CHUNK = 512
 QUERY_WINDOW = 32  # newest tokens, whose queries show what the River is about
@@ -48,12 +49,21 @@ def check_context(prism: Prism, profile: Profile) -> None:
 
 
 def opening_of(prism: Prism, settings: RiverSettings) -> int:
-    """How many tokens the system prompt and the examples have."""
-    return prism.chat.pinned(settings.prompt, shown(settings.examples))
+    """Tokens of the system prompt, and of the examples that always stand behind it."""
+    return prism.chat.pinned(settings.prompt, shown(settings))
 
 
-def shown(examples: Sequence[Example]) -> list[Message]:
-    """Examples as turns of a conversation."""
+def shown(settings: RiverSettings, words: str | None = None) -> list[Message]:
+    """The examples as turns of a conversation.
+
+    Args:
+        words: those that stand before these words of a user; None: those that stand before the whole conversation.
+    """
+    if settings.examples_when:
+        wanted = words is not None and all(compile_re2(p).search(words) for p in settings.examples_when)
+    else:
+        wanted = words is None
+    examples = settings.examples if wanted else ()
     return [m for e in examples for m in (Message("user", e.user), Message("assistant", e.assistant))]
 
 

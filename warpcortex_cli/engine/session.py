@@ -217,11 +217,14 @@ class Session:
     def _messages(self, turns: Sequence[Said]) -> list[Message]:
         """The turns as messages for the template. Notes stand before the words that follow them."""
         river = self.river
-        words, messages = "", conversation(river.settings.prompt, *shown(river.settings.examples))
-        for said in turns:
+        words, messages = "", conversation(river.settings.prompt, *shown(river.settings))
+        newest = max((i for i, said in enumerate(turns) if said.role == "user"), default=None)
+        for i, said in enumerate(turns):
             if said.role == "notes":
                 words += said.text.strip() + NOTES_BREAK
             elif said.role == "user":
+                if i == newest and not words:
+                    messages += shown(river.settings, said.text)
                 messages.append(Message("user", words + said.text))
                 words = ""
             else:

@@ -362,6 +362,8 @@ FIRST: tuple[Phrasing, ...] = (
     ),
 )
 
+SECOND: tuple[Phrasing, ...] = ()
+
 # Numbers and no calculation: whatever starts here starts needlessly.
 NONE: tuple[str, ...] = (
     "Who won the 2014 world cup?",

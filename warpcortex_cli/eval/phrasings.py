@@ -1,9 +1,9 @@
 """Calculations as people type them, written by somebody who had not seen what the recogniser reads.
 
-`eval/calculations.py` was written beside `work/words.py`, so its held-out phrasings are kin of the others. These are not: the `FIRST`
-were written before their author read that file, and were then used to better its grammar; the `SECOND` were written after that and
-asked once, so their figure is the honest one. `NONE` holds numbers and asks for no calculation. A wrong exact answer is worse than none,
-so it is counted by itself.
+`eval/calculations.py` was written beside `work/words.py`, so its held-out phrasings are kin of the others. These are
+not: the `FIRST` were written before their author read that file, and were then used to better its grammar; the `SECOND`
+were written after that and asked once, so their figure is the honest one. `NONE` holds numbers and asks for no
+calculation. A wrong exact answer is worse than none, so it is counted by itself.
 """
 
 from __future__ import annotations
@@ -98,7 +98,9 @@ FIRST: tuple[Phrasing, ...] = (
         lambda p, q, r: of(p) + of(q) + of(r),
         {"p": price(1, 3), "q": price(2, 6), "r": price(3, 15)},
     ),
-    Phrasing("price", "My rent is ${x} a month. How much is that per year?", lambda x: of(12 * x), {"x": whole(400, 3000)}),
+    Phrasing(
+        "price", "My rent is ${x} a month. How much is that per year?", lambda x: of(12 * x), {"x": whole(400, 3000)}
+    ),
     Phrasing(
         "price",
         "How much change do I get from a $100 bill if I pay for something costing ${p}?",
@@ -163,7 +165,9 @@ FIRST: tuple[Phrasing, ...] = (
             "y": made(lambda source, drawn: drawn["x"] // 100 * (100 + source.randint(1, 40))),
         },
     ),
-    Phrasing("percent", "add {a}% VAT to {x}", lambda a, x: of(x) * (100 + a) / 100, {"a": whole(5, 25), "x": digits(2, 5)}),
+    Phrasing(
+        "percent", "add {a}% VAT to {x}", lambda a, x: of(x) * (100 + a) / 100, {"a": whole(5, 25), "x": digits(2, 5)}
+    ),
     Phrasing(
         "percent",
         "{x} is what percent of {y}?",
@@ -205,7 +209,12 @@ FIRST: tuple[Phrasing, ...] = (
     ),
     Phrasing("units", "how many meters are in {a} km", lambda a: of(1000 * a), {"a": whole(2, 900)}),
     Phrasing("units", "convert {a} inches to cm", lambda a: of(a) * of("2.54"), {"a": whole(2, 900)}),
-    Phrasing("units", "{a} minutes in hours?", lambda a: of(a) / 60, {"a": made(lambda source, drawn: 15 * source.randint(5, 60))}),
+    Phrasing(
+        "units",
+        "{a} minutes in hours?",
+        lambda a: of(a) / 60,
+        {"a": made(lambda source, drawn: 15 * source.randint(5, 60))},
+    ),
     Phrasing("units", "What's {a} feet in inches?", lambda a: of(12 * a), {"a": whole(2, 900)}),
     Phrasing(
         "units",
@@ -214,9 +223,7 @@ FIRST: tuple[Phrasing, ...] = (
         {"a": whole(2, 90)},
     ),
     Phrasing("units", "How many grams is {a} pounds?", lambda a: of(a) * of("453.59237"), {"a": whole(2, 90)}),
-    Phrasing(
-        "units", "{a} degrees celsius in fahrenheit", lambda a: of(a) * 9 / 5 + 32, {"a": whole(-20, 100)}
-    ),
+    Phrasing("units", "{a} degrees celsius in fahrenheit", lambda a: of(a) * 9 / 5 + 32, {"a": whole(-20, 100)}),
     Phrasing("units", "how many seconds are there in {a} hours", lambda a: of(3600 * a), {"a": whole(2, 90)}),
     Phrasing(
         "units",
@@ -258,10 +265,15 @@ FIRST: tuple[Phrasing, ...] = (
         {"a": whole(2, 30)},
     ),
     Phrasing(
-        "dates", "how many weeks are {a} days", lambda a: of(a) / 7, {"a": made(lambda source, drawn: 7 * source.randint(2, 90))}
+        "dates",
+        "how many weeks are {a} days",
+        lambda a: of(a) / 7,
+        {"a": made(lambda source, drawn: 7 * source.randint(2, 90))},
     ),
     Phrasing("dates", "The movie starts at 7:50 pm and is 135 minutes long, when is it over?", lambda: "22:05"),
-    Phrasing("difference", "how much more is {x} than {y}", lambda x, y: of(x - y), {"y": digits(2, 6), "x": _more("y")}),
+    Phrasing(
+        "difference", "how much more is {x} than {y}", lambda x, y: of(x - y), {"y": digits(2, 6), "x": _more("y")}
+    ),
     Phrasing(
         "difference",
         "whats the difference between {x} and {y}?",
@@ -300,7 +312,12 @@ FIRST: tuple[Phrasing, ...] = (
         {"x": digits(4, 6), "y": made(lambda source, drawn: drawn["x"] + source.randint(20, 2000))},
     ),
     Phrasing("plain", "what's {x} times {y}", lambda x, y: of(x * y), {"x": digits(2, 7), "y": digits(2, 4)}),
-    Phrasing("plain", "{x} + {y} * {a}", lambda x, y, a: of(x + y * a), {"x": digits(2, 7), "y": digits(2, 5), "a": whole(2, 99)}),
+    Phrasing(
+        "plain",
+        "{x} + {y} * {a}",
+        lambda x, y, a: of(x + y * a),
+        {"x": digits(2, 7), "y": digits(2, 5), "a": whole(2, 99)},
+    ),
     Phrasing(
         "plain",
         "divide {x} by {a}",
@@ -327,8 +344,8 @@ FIRST: tuple[Phrasing, ...] = (
     ),
     Phrasing(
         "page",
-        "The harbour was built in 1871. In 2019 it handled {x:,} tonnes of grain and {y:,} tonnes of timber. The crane weighs 45 "
-        "tonnes.\n\nHow many tonnes of grain and timber were handled together?",
+        "The harbour was built in 1871. In 2019 it handled {x:,} tonnes of grain and {y:,} tonnes of timber. The crane "
+        "weighs 45 tonnes.\n\nHow many tonnes of grain and timber were handled together?",
         lambda x, y: of(x + y),
         {"x": digits(3, 6), "y": digits(3, 6)},
     ),
@@ -340,7 +357,8 @@ FIRST: tuple[Phrasing, ...] = (
     ),
     Phrasing(
         "page",
-        "Room A seats {a} people. Room B seats {b} people. Parking has 40 spaces.\n\nHow many more people fit in room B than in room A?",
+        "Room A seats {a} people. Room B seats {b} people. Parking has 40 spaces.\n\n"
+        "How many more people fit in room B than in room A?",
         lambda a, b: of(b - a),
         {"a": whole(20, 300), "b": _more("a")},
     ),
@@ -362,7 +380,199 @@ FIRST: tuple[Phrasing, ...] = (
     ),
 )
 
-SECOND: tuple[Phrasing, ...] = ()
+SECOND: tuple[Phrasing, ...] = (
+    Phrasing(
+        "price",
+        "need {a} chairs, ${p} per chair. whats the damage",
+        lambda a, p: a * of(p),
+        {"a": whole(2, 40), "p": price(9, 90)},
+    ),
+    Phrasing(
+        "price",
+        "How much are {a} bus tickets if one is {p} euros?",
+        lambda a, p: a * of(p),
+        {"a": whole(2, 20), "p": price(1, 5)},
+    ),
+    Phrasing(
+        "price",
+        "Dinner: ${x} for the food, ${y} for drinks. Sum?",
+        lambda x, y: of(x) + of(y),
+        {"x": price(20, 90), "y": price(5, 40)},
+    ),
+    Phrasing(
+        "price",
+        "I've got {x} euros. If I spend {y} on shoes, how much do I have left?",
+        lambda x, y: of(x - y),
+        {"x": digits(3, 4), "y": _less("x")},
+    ),
+    Phrasing(
+        "price",
+        "two coffees {p} each and a cake {q}, total please",
+        lambda p, q: 2 * of(p) + of(q),
+        {"p": price(2, 6), "q": price(3, 9)},
+    ),
+    Phrasing(
+        "price", "my phone plan is {p} a month, what do i pay in a year?", lambda p: 12 * of(p), {"p": price(8, 60)}
+    ),
+    Phrasing(
+        "price",
+        "split ${x} between {a} friends",
+        lambda x, a: of(x) / a,
+        {"a": whole(2, 9), "x": made(lambda source, drawn: drawn["a"] * source.randint(5, 90))},
+    ),
+    Phrasing(
+        "price",
+        "The cashier got a 50 from me and my groceries were {p}. how much change should I get back?",
+        lambda p: 50 - of(p),
+        {"p": price(4, 49)},
+    ),
+    Phrasing(
+        "percent",
+        "{x} with {a}% discount?",
+        lambda x, a: of(x) * (100 - a) / 100,
+        {"x": digits(2, 5), "a": whole(5, 70)},
+    ),
+    Phrasing(
+        "percent",
+        "what would a {a} percent raise on {x} be",
+        lambda a, x: of(x) * a / 100,
+        {"a": whole(2, 20), "x": digits(4, 5)},
+    ),
+    Phrasing(
+        "percent",
+        "Rent went up from {x} to {y}. What percentage increase is that?",
+        lambda x, y: of(y - x) / x * 100,
+        {
+            "x": made(lambda source, drawn: source.randint(4, 20) * 100),
+            "y": made(lambda source, drawn: drawn["x"] // 100 * (100 + source.randint(1, 30))),
+        },
+    ),
+    Phrasing(
+        "percent",
+        "I got {a} of {b} points on the test. What's that in percent?",
+        lambda a, b: of(a) / b * 100,
+        {"b": made(lambda source, drawn: source.choice((20, 40, 50, 80))), "a": _less("b")},
+    ),
+    Phrasing(
+        "percent",
+        "how much tax do i pay on ${x} if the rate is {a}%",
+        lambda x, a: of(x) * a / 100,
+        {"x": digits(3, 6), "a": whole(5, 45)},
+    ),
+    Phrasing(
+        "percent",
+        "What's ${x} after {a}% tip?",
+        lambda x, a: of(x) * (100 + a) / 100,
+        {"x": whole(15, 200), "a": whole(8, 25)},
+    ),
+    Phrasing("units", "{a} lbs to kg", lambda a: of(a) * of("0.45359237"), {"a": whole(2, 400)}),
+    Phrasing("units", "How tall is {a} cm in feet?", lambda a: of(a) / of("30.48"), {"a": whole(100, 220)}),
+    Phrasing(
+        "units",
+        "is {a} km more than 10 miles? how many miles is it",
+        lambda a: of(a) / of("1.609344"),
+        {"a": whole(2, 90)},
+    ),
+    Phrasing("units", "oven says {a}F, whats that in C?", lambda a: (of(a) - 32) * 5 / 9, {"a": whole(250, 480)}),
+    Phrasing("units", "how many minutes is {a} days", lambda a: of(1440 * a), {"a": whole(2, 60)}),
+    Phrasing(
+        "units",
+        "The recipe wants {a} ounces of flour, how much is that in grams?",
+        lambda a: of(a) * of("28.349523125"),
+        {"a": whole(2, 60)},
+    ),
+    Phrasing("units", "{a} gb in mb", lambda a: of(1000 * a), {"a": whole(2, 900)}),
+    Phrasing(
+        "dates",
+        "how many days until {e} if today is May 3 2024",
+        lambda e, n: of(n),
+        {"n": whole(3, 200), "e": made(lambda source, drawn: _on(date(2024, 5, 3) + timedelta(drawn["n"])))},
+    ),
+    Phrasing(
+        "dates",
+        "what's the date {a} weeks before 1 December 2025?",
+        lambda a: (date(2025, 12, 1) - timedelta(7 * a)).isoformat(),
+        {"a": whole(2, 20)},
+    ),
+    Phrasing(
+        "dates",
+        "Which weekday was {d}?",
+        lambda d, day: f"{day:%A}",
+        {
+            "day": made(lambda source, drawn: date(2020, 1, 1) + timedelta(source.randint(0, 2000))),
+            "d": made(lambda source, drawn: _on(drawn["day"])),
+        },
+    ),
+    Phrasing("dates", "meeting from 10:15 to 11:50, how many minutes is that?", lambda: of(95)),
+    Phrasing("dates", "flight departs 22:40 and takes 3h 35min. arrival time?", lambda: "2:15"),
+    Phrasing("dates", "born {y}, how old in 2026?", lambda y: of(2026 - y), {"y": whole(1940, 2015)}),
+    Phrasing(
+        "difference", "how much bigger is {x} than {y}?", lambda x, y: of(x - y), {"y": digits(2, 6), "x": _more("y")}
+    ),
+    Phrasing(
+        "difference",
+        "Bank account: yesterday {x}, today {y}. How much did I spend?",
+        lambda x, y: of(x - y),
+        {"x": digits(3, 5), "y": _less("x")},
+    ),
+    Phrasing(
+        "difference",
+        "Everest is {x:,} m high and Mont Blanc {y:,} m. How much higher is Everest?",
+        lambda x, y: of(x - y),
+        {"y": digits(4, 4), "x": _more("y")},
+    ),
+    Phrasing(
+        "difference",
+        "our goal is ${x}, we have raised ${y} so far. how much more do we need",
+        lambda x, y: of(x - y),
+        {"x": digits(4, 6), "y": _less("x")},
+    ),
+    Phrasing("difference", "{x} less {y} equals?", lambda x, y: of(x - y), {"x": digits(3, 6), "y": digits(2, 3)}),
+    Phrasing("plain", "{x} x {y} = ?", lambda x, y: of(x * y), {"x": digits(2, 5), "y": digits(2, 4)}),
+    Phrasing(
+        "plain",
+        "please compute the sum of {x}, {y} and {z}",
+        lambda x, y, z: of(x + y + z),
+        {"x": digits(2, 7), "y": digits(2, 7), "z": digits(2, 7)},
+    ),
+    Phrasing(
+        "plain",
+        "what do you get if you multiply {x} and {y}?",
+        lambda x, y: of(x * y),
+        {"x": digits(2, 5), "y": digits(2, 3)},
+    ),
+    Phrasing("plain", "a quarter of {x}?", lambda x: of(x) / 4, {"x": digits(2, 6)}),
+    Phrasing(
+        "plain",
+        "mean of {x} {y} {z}",
+        lambda x, y, z: of(x + y + z) / 3,
+        {
+            "x": digits(2, 4),
+            "y": digits(2, 4),
+            "z": made(lambda source, drawn: 3 * source.randint(10, 999) - (drawn["x"] + drawn["y"]) % 3),
+        },
+    ),
+    Phrasing(
+        "page",
+        "Team A scored {a} points and Team B scored {b} points. The match lasted 40 minutes.\n\n"
+        "by how many points did Team B win?",
+        lambda a, b: of(b - a),
+        {"a": whole(20, 90), "b": _more("a")},
+    ),
+    Phrasing(
+        "page",
+        "Packing list\n- tent: {a} g\n- stove: {b} g\n- sleeping bag: {c} g\n\n"
+        "How heavy are the tent and the stove together?",
+        lambda a, b, c: of(a + b),
+        {"a": whole(800, 3000), "b": whole(100, 700), "c": whole(500, 1500)},
+    ),
+    Phrasing(
+        "page",
+        "Q1 {x}\nQ2 {y}\nQ3 {z}\n\nadd up all three quarters",
+        lambda x, y, z: of(x + y + z),
+        {"x": digits(3, 6), "y": digits(3, 6), "z": digits(3, 6)},
+    ),
+)
 
 # Numbers and no calculation: whatever starts here starts needlessly.
 NONE: tuple[str, ...] = (

@@ -64,7 +64,9 @@ def is_right(result: str, answer: Fraction | str) -> bool:
         day = date.fromisoformat(answer)
         return f"{day.day} {day:%B} {day.year}" in result
     if re.fullmatch(r"\d+:\d\d", answer):
-        return [int(n) for n in re.findall(r"\d+", result)] == [int(n) for n in answer.split(":")]
+        hour, minute = (int(n) for n in answer.split(":"))
+        shown = [int(n) for n in re.findall(r"\d+", result)]
+        return shown == [hour, minute] or ("pm" in result and shown == [hour - 12, minute])
     return answer.lower() in result.lower()
 
 
@@ -76,7 +78,9 @@ def table(found: Sequence[Asked]) -> list[str]:
         n = count.total()
         shares = "".join(f"{count[outcome] / n:8.0%}" for outcome in ("exact", "left", "wrong"))
         low, high = interval(count["exact"], n)
-        lines.append(f"{kind:12}{n:5}{shares}" + (f"  (95 % interval of exact {low:.0%} to {high:.0%})" * (kind == "all")))
+        lines.append(
+            f"{kind:12}{n:5}{shares}" + (f"  (95 % interval of exact {low:.0%} to {high:.0%})" * (kind == "all"))
+        )
     return lines
 
 

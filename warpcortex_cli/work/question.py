@@ -15,6 +15,7 @@ _COUNTS = {
 _OPERATORS = (
     (r"\bto the power of\b", "^"), (r"\bsquared\b", "^ 2"), (r"\bcubed\b", "^ 3"), (r"\bmultiplied (?:by|with)\b", "*"),
     (r"\bdivided by\b", "/"), (r"\bplus\b", "+"), (r"\bminus\b", "-"), (r"\btimes\b", "*"),
+    (r"(?<=⟧) take(?:n)? away (?=⟦)", " - "),
 )  # fmt: skip
 _UNIT_WORD = r"[a-zA-Z]+"
 _QUANTITY = re.compile(
@@ -37,6 +38,10 @@ _DATE = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 _CLOCK = re.compile(r"\b(\d{1,2})(?::(\d\d))? ?([ap])\.?m\b\.?|\b(\d{1,2}):(\d\d)\b", re.IGNORECASE)
+_ASKS = re.compile(
+    r"\b(?:by how|on average,? how|how (?:much|many|far|long|old|big)|what|whats|which|when|(?:the )?total|sum|"
+    r"together)\b"
+)
 AMOUNT = r"⟦(\d+)⟧"
 ANY = r"⟦\d+⟧"
 
@@ -55,12 +60,14 @@ class Question:
 
     Attributes:
         text: in small letters, each amount as its number in double brackets, word operators as signs.
+        asked: its last words, from the one that asks on, where these hold no amount and something is given before.
     """
 
     def __init__(self, question: str) -> None:
         self.amounts: list[Amount] = []
         self.dates: list[date] = []
         self.clocks: list[int] = []
+        self.halves = False  # whether it says am and pm
         text = question.replace("⟦", "(").replace("⟧", ")")
         text = re.sub("[−–]", "-", text)
         text = _DATE.sub(self._take_date, text)
@@ -72,6 +79,8 @@ class Question:
             text = re.sub(pattern, sign, text)
         text = re.sub(r"\^ ([23])\b", lambda m: f"^ {self._held(Amount(m[1], 'plain'))}", text)
         self.text = " ".join(text.split())
+        behind = _ASKS.search(self.text, self.text.rfind("⟧") + 1)
+        self.asked = self.text[behind.start() :] if behind and self.amounts else ""
 
     def _held(self, amount: Amount) -> str:
         self.amounts.append(amount)
@@ -118,6 +127,7 @@ class Question:
     def _take_clock(self, match: re.Match[str]) -> str:
         hour, minute = int(match[1] or match[4]), int(match[2] or match[5] or 0)
         if match[3]:
+            self.halves = True
             hour = hour % 12 + (12 if match[3].lower() == "p" else 0)
         if hour > 24 or minute > 59:
             return match.group()
@@ -128,6 +138,20 @@ class Question:
     def sentences(self) -> int:
         """How many there are; a story has more than a question."""
         return 1 + len(re.findall(r"[.?!](?= |$)", self.text.rstrip(".?! ")))
+
+    @property
+    def of_one_kind(self) -> bool:
+        """Whether its amounts measure the same, or are plain numbers."""
+        return len({(a.kind, a.unit) for a in self.amounts}) == 1 and self.amounts[0].kind != "percent"
+
+    @property
+    def given(self) -> str:
+        """What stands before `asked`."""
+        return self.text[: len(self.text) - len(self.asked)]
+
+    def sign_of(self, amount: Amount) -> str:
+        """How an amount stands in its text."""
+        return f"⟦{next(i for i, a in enumerate(self.amounts) if a is amount)}⟧"
 
     # -- asking it ----------------------------------------------------------------------------------------------
 

@@ -10,33 +10,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from datetime import date, timedelta
-from fractions import Fraction
 
-from warpcortex_cli.work.calculator import calculate
-from warpcortex_cli.work.quantities import CalculationError, decimal, unit_named
-from warpcortex_cli.work.question import AMOUNT, ANY, MONTHS, Amount, Question
+from warpcortex_cli.work import given, times
+from warpcortex_cli.work.given import EACH, HIDDEN, SUMS
+from warpcortex_cli.work.quantities import CalculationError, unit_named
+from warpcortex_cli.work.question import AMOUNT, ANY, Amount, Question
+from warpcortex_cli.work.reading import Reading, computed, size
 
 MOST_CHARACTERS = 20_000  # of a message with its page; a question itself is short
 _LONGEST_QUESTION = 600
-
-
-@dataclass(frozen=True)
-class Reading:
-    """A calculation that was asked for.
-
-    Attributes:
-        asked: what is computed, as an expression or in a few words.
-        result: as a person would write it.
-    """
-
-    asked: str
-    result: str
-
-    @property
-    def equation(self) -> str:
-        return f"{self.asked} = {self.result}"
 
 
 def read(message: str, page: str = "") -> Reading | None:
@@ -60,7 +42,7 @@ def read(message: str, page: str = "") -> Reading | None:
 
 def _first(question: Question, page: str) -> Reading | None:
     for rule in _RULES:
-        if rule is not _part and question.says(_HIDDEN):
+        if rule is not _part and question.says(HIDDEN):
             continue
         try:
             found = rule(question)
@@ -74,14 +56,8 @@ def _first(question: Question, page: str) -> Reading | None:
         return None
 
 
-def _computed(expression: str) -> Reading:
-    return Reading(expression, calculate(expression).text)
-
-
 # -- rules -----------------------------------------------------------------------------------------------------------
 
-# Numbers and relations that no rule accounts for.
-_HIDDEN = r"\b(?:twice|thrice|half|double|triple|thirds?|quarters?|times|as (?:many|much|old) as|fewer|originally)\b"
 _RATES = (
     r"\b(?:a|per|every|each) (?:day|week|month|year|hour|minute)s?\b|\b(?:daily|weekly|monthly|yearly|rows?|columns?)\b"
 )
@@ -90,11 +66,10 @@ _STORY = (
     r"\b(?:before|difference|number|original|left|paid|earn\w*|spent|received|returned|sav(?:es|ed)|excluding)\b"
     r"|\bhow many(?! percent)\b"
 )
-_DEALS = r"\b(?:more|split|left|average|profit|coins?|after|months?|years?|used the|all items)\b|[*/^]"
+_DEALS = r"\b(?:more|split\w*|shar\w*|left|average|profit|coins?|after|months?|years?|used the|all items)\b|[*/^]"
 _OF_ONE_KIND = rf"\b(?:of|with) {ANY}(?: [a-z]+){{0,3}} and (?:an?|one|another)(?: [a-z]+){{0,2}} (?:of|with) {ANY}"
 _ASKS = r"\b(?:what's|whats|what|how much|how many|calculate|compute|evaluate|work out|solve|result|equals?|find)\b|="
 _POLITE = r"(?:please|pls|thanks|thank you|is|equals|how much|what|the result|for me|me|can you|could you|tell|a lot)"
-_SUMS = r"\b(?:sum|total|totals|together|altogether|in all|combined|add|adding|add up|add together|both)\b"
 
 
 def _expression(q: Question) -> Reading | None:
@@ -115,7 +90,7 @@ def _expression(q: Question) -> Reading | None:
     text = re.sub(r"\bof the\b", "of", text)
     opened, closed = text.count("("), text.count(")")  # of `(what is 3 + 4)` one may belong to the sentence
     text = text.removesuffix(")") if closed > opened else text.removeprefix("(") if opened > closed else text
-    return _computed(re.sub(r"\s*(\*\*|[-+*/^×÷·])\s*", r" \1 ", text).strip().replace("( - ", "(-"))
+    return computed(re.sub(r"\s*(\*\*|[-+*/^×÷·])\s*", r" \1 ", text).strip().replace("( - ", "(-"))
 
 
 def _is_list(q: Question) -> bool:
@@ -135,9 +110,9 @@ def _convert(q: Question) -> Reading | None:
             symbol = unit_named(word) if word != "in" else None
             if symbol is None or (len(amounts) == 1 and symbol == q.amounts[0].unit):
                 continue
-            if len(amounts) > 1 and (q.says(_RATES) or not q.says(rf"{_SUMS}|\+|\band\b")):
+            if len(amounts) > 1 and (q.says(_RATES) or not q.says(rf"{SUMS}|\+|\band\b")):
                 return None
-            return _computed(f"{' + '.join(amounts)} in {symbol}")
+            return computed(f"{' + '.join(amounts)} in {symbol}")
     return None
 
 
@@ -146,36 +121,37 @@ def _percent(q: Question) -> Reading | None:
     shares, others = q.of("percent"), q.of("money", "plain", "unit")
     if q.dates or q.clocks or q.sentences > 2 or q.says(rf"{_RATES}|{_STORY}"):
         return None
+    if q.says(r"\bthan\b|\bsplit\w*|\bshared\b|\btotal time\b"):
+        return None
     if not shares and len(others) == 2 and q.says(r"\bpercent(?:age)?\b|\bper cent\b|%"):
         if q.says(rf"percent(?:age)? of {ANY}") and not q.says(rf"{ANY}[a-z ]* is what"):
             others.reverse()
         if q.says(rf"percent(?:age)? of {ANY}|out of|{ANY}.* is (?:what|which|how many) per|in percent|as a percent"):
-            return _computed(f"{others[0]} / {others[1]} in %")
+            return computed(f"{others[0]} / {others[1]} in %")
         return None
     if len(shares) != 1 or len(others) != 1:
         return None
     share, whole = shares[0], others[0]
     if q.says(rf"\b(?:how much|what)(?: is|'s|s| would be)? (?:a|the) {ANY} (?:tip|tax|discount|vat|fee|commission)"):
-        return _computed(f"{share} of {whole}")
+        return computed(f"{share} of {whole}")
     if q.says(
         r"\bhow much (?:do|would|will|can|did) (?:i|you|we) save\b|\bhow much (?:tax|tip|vat|discount|interest)\b"
     ):
-        return _computed(f"{share} of {whole}")
+        return computed(f"{share} of {whole}")
     some = r"(?: [a-z]+){0,3}"
     less = r"(?:off|discount|rebate|cheaper|less|reduction)"
     lowered = r"(?:discount(?:ed)?|reduced?|decreased?|lower(?:ed)?|minus|less|drops?|falls?)"
     if q.says(rf"{ANY}{some} {less}\b|\b{lowered}{some} {ANY}|\b{lowered} {ANY} by {ANY}| - {ANY}"):
-        return _computed(f"{whole} - {share}")
+        return computed(f"{whole} - {share}")
     more = r"(?:tip|tax|vat|surcharge|markup|service|increase|raise|fee)"
     raised = r"(?:with|plus|and|add|increased?|raised?|rises?|grows?|goes up)"
     if q.says(rf"\b{raised}{some} {ANY}{some} {more}\b|\b{raised} (?:by )?{ANY}|\b{raised} {ANY} by {ANY}|\+ {ANY}"):
-        return _computed(f"{whole} + {share}")
+        return computed(f"{whole} + {share}")
     if q.says(rf"{ANY} of (?:it|that|this|them|these|my|the|{ANY})\b|{ANY} of {ANY}"):
-        return _computed(f"{share} of {whole}")
+        return computed(f"{share} of {whole}")
     return None
 
 
-_EACH = r"(?:each|apiece|a piece|per [a-z]+|every|a pop)"
 _COUNT = r"(⟦\d+⟧|an?|one)"
 _THING = r"((?:[a-z'-]+ ){0,3}?[a-z'-]+)"
 
@@ -193,29 +169,24 @@ def _priced(q: Question) -> Reading | None:
     if not any("*" in t for t in terms) and len(terms) < 2:
         terms, rest = [], []
     if terms and not rest:
-        return _computed(" + ".join(terms))
+        return computed(" + ".join(terms))
     change = bool(q.of("money")) and q.says(r"\bchange\b|\bget back\b")
     if not terms and change and len(q.amounts) == 2:
-        first, second = sorted((a.text for a in q.amounts), key=_size, reverse=True)
-        return _computed(f"{first} - {second}")
+        first, second = sorted((a.text for a in q.amounts), key=size, reverse=True)
+        return computed(f"{first} - {second}")
     if terms and change and len(rest) == 1:
-        return _computed(f"{rest[0].text} - ({' + '.join(terms)})")
-    spent = rf"{_SUMS}|\bhow much (?:did|do|will|must|should) (?:i|we|they|he|she) (?:spend|pay|owe)\b"
+        return computed(f"{rest[0].text} - ({' + '.join(terms)})")
+    spent = rf"{SUMS}|\bhow much (?:did|do|will|must|should) (?:i|we|they|he|she) (?:spend|pay|owe)\b"
     only_money = len(q.of("money")) == len(q.amounts) > 1
-    if not terms and only_money and q.says(spent) and not q.says(r"\b(?:had|has|earns?|than)\b"):
-        return _computed(" + ".join(q.of("money")))
+    if not terms and only_money and q.says(spent) and not q.says(r"\b(?:had|has|earns?|than|per|each|every)\b"):
+        return computed(" + ".join(q.of("money")))
     return None
-
-
-def _size(expression: str) -> Fraction:
-    value = calculate(expression).value
-    return value.value if not isinstance(value, bool) else Fraction(0)
 
 
 def _at_a_price(q: Question) -> tuple[list[str], set[int]]:
     """`3 pens at $1.20 each`, `a book for $7`."""
     terms, used = [], set[int]()
-    pattern = rf"(?:(?<=\W)|^){_COUNT} {_THING} (at|for|@|costing|worth|priced at) {AMOUNT}( {_EACH})?"
+    pattern = rf"(?:(?<=\W)|^){_COUNT} {_THING} (at|for|@|costing|worth|priced at) {AMOUNT}( {EACH})?"
     for match in re.finditer(pattern, q.text):
         count, _, word, price, each = match.groups()
         n = int(count.strip("⟦⟧")) if count[0] == "⟦" else None
@@ -251,14 +222,31 @@ def _by_name(q: Question) -> tuple[list[str], set[int]]:
 def _one_price(q: Question) -> tuple[list[str], set[int]]:
     """`One lamp costs $8. What do 12 of them cost?`, `12 lamps at $8 each`."""
     money, counts = q.of("money"), q.of("plain")
+    if len(money) == 2 and len(counts) == 1 and len(q.amounts) == 3:
+        return _with_fee(q, counts[0])
     if len(money) == len(counts) == 1 and len(q.amounts) == 2:
         if q.says(r"\bhow much (?:did|does|do|is|was|were) (?:each|every|one|a|an)\b"):
             return [], set()
-        if q.says(rf"\b{_EACH}\b|\bof them\b|\b(?:one|single|an?) [a-z ]+(?:costs?|is) ") and not q.says(
+        if q.says(rf"\b{EACH}\b|\bof them\b|\b(?:one|single|an?) [a-z ]+(?:costs?|is) ") and not q.says(
             r"\bsplit|\bshare"
         ):
             return [f"{counts[0]} * {money[0]}"], {0, 1}
     return [], set()
+
+
+def _with_fee(q: Question, count: str) -> tuple[list[str], set[int]]:
+    """`Each ticket is $20. I need 3 of them plus a $5 fee.`"""
+    fee = r"(?:[a-z]+ ){0,2}(?:fee|charge|shipping|delivery|postage|deposit|tip|service)s?"
+    behind, before = (
+        rf"(?:\+|\band\b|\bwith\b) (?:an? |the )?{AMOUNT} (?:for )?{fee}\b",
+        rf"\b{fee} (?:is |of |costs? |for )?{AMOUNT}",
+    )
+    extra = q.finds(f"{behind}|{before}")
+    if extra is None or not q.says(rf"\b{EACH}\b|\bof them\b|\b(?:one|single|an?) [a-z ]+(?:costs?|is) "):
+        return [], set()
+    added = int(extra[1] or extra[2])
+    price = next(i for i, a in enumerate(q.amounts) if a.kind == "money" and i != added)
+    return [f"{count} * {q.amounts[price].text}", q.amounts[added].text], {0, 1, 2}
 
 
 def _stem(name: str) -> str:
@@ -281,34 +269,40 @@ _PAIRS = (  # of two amounts, in the order that they have
 )
 
 
+# Numbers that are names: of versions, rooms, chapters.
+_NAMED = rf"\ban? {ANY}|\b(?!and\b|of\b|is\b|to\b|from\b|add\b|between\b|by\b|the\b)([a-z]+) {ANY}.*\b\1 {ANY}"
+
+
 def _joined(q: Question) -> Reading | None:
     """Sums, differences, products, quotients and averages of numbers that stand beside one another."""
     if not q.amounts or q.dates or q.clocks or q.sentences > 2 or q.says(r"[*/^]"):
+        return None
+    if q.of("plain") and q.says(_NAMED):
         return None
     listed = q.finds(_LIST)
     if listed is not None and q.accounts_for(listed):
         found = q.all(listed)
         if q.says(r"\b(?:average|mean)\b"):
-            return _computed(f"({' + '.join(found)}) / {len(found)}") if "%" not in "".join(found) else None
+            return computed(f"({' + '.join(found)}) / {len(found)}") if "%" not in "".join(found) else None
         if q.says(r"\b(?:product|multiply|multiplied)\b"):
-            return _computed(" * ".join(found))
+            return computed(" * ".join(found))
         if q.says(r"\b(?:difference|how far apart|apart|differ)\b") and len(found) == 2:
-            return _computed(" - ".join(sorted(found, key=_size, reverse=True)))
+            return computed(" - ".join(sorted(found, key=size, reverse=True)))
         if q.says(r"\b(?:largest|biggest|highest|smallest|lowest)\b"):
             return None
         if (
-            q.says(_SUMS)
+            q.says(SUMS)
             and q.sentences == 1
             and not q.says(rf"{_RATES}|\b(?:difference|more|less|left|minus|split|divide|share|each|than)\b")
         ):
-            return _computed(" + ".join(found))
+            return computed(" + ".join(found))
         return None
     if len(q.amounts) != 2 or q.of("percent"):
         return None
     first, second = (amount.text for amount in q.amounts)
     for pattern, expression in _PAIRS:
         if q.says(pattern):
-            return _computed(expression.format(a=first, b=second))
+            return computed(expression.format(a=first, b=second))
     return None
 
 
@@ -319,59 +313,8 @@ def _part(q: Question) -> Reading | None:
     if len(q.amounts) == 1:
         match = q.finds(rf"\b({'|'.join(parts)})(?: of| the)* {AMOUNT}")
         if match is not None and (q.says(_ASKS) or not match.start()) and q.amounts[0].kind != "percent":
-            return _computed(f"{parts[match[1]]} * {q.amounts[0].text}")
+            return computed(f"{parts[match[1]]} * {q.amounts[0].text}")
     return None
-
-
-# -- dates and times -------------------------------------------------------------------------------------------------
-
-
-def _dates(q: Question) -> Reading | None:
-    if q.clocks:
-        return None
-    if len(q.dates) == 2 and not q.amounts:
-        days = abs((q.dates[1] - q.dates[0]).days)
-        weeks = q.says(r"\bhow many weeks\b")
-        if weeks or q.says(r"\bdays?\b|\bhow long\b"):
-            asked = f"{_named(q.dates[0])} to {_named(q.dates[1])}"
-            return Reading(asked, f"{decimal(Fraction(days, 7))} weeks" if weeks else f"{days} day{'s' * (days != 1)}")
-    if len(q.dates) == 1 and len(q.amounts) == 1 and q.amounts[0].unit in ("day", "week"):
-        if not q.says(r"\b(?:what|which|when|date)\b"):
-            return None
-        span = _size(q.amounts[0].text) * (7 if q.amounts[0].unit == "week" else 1)
-        back = q.says(r"\b(?:before|ago|earlier|prior)\b")
-        if span.denominator == 1 and span < 400_000 and q.says(r"\b(?:after|from|later|before|earlier|prior|in)\b"):
-            days = int(span)
-            try:
-                found = q.dates[0] + timedelta(days=-days if back else days)
-            except OverflowError:
-                return None
-            asked = f"{_named(q.dates[0])} {'-' if back else '+'} {days} days"
-            return Reading(asked, f"{found.day} {MONTHS[found.month - 1].capitalize()} {found.year}")
-    return None
-
-
-def _clocks(q: Question) -> Reading | None:
-    """How long it is from one time of the day to another."""
-    if len(q.clocks) != 2 or q.amounts or q.dates or q.sentences > 2:
-        return None
-    first, last = q.clocks
-    minutes = (last - first) % (24 * 60)
-    asked = f"{_clock(first)} to {_clock(last)}"
-    if q.says(r"\bminutes?\b"):
-        return Reading(asked, f"{minutes} minutes")
-    if q.says(r"\bhow (?:long|much time)\b|\bhours?\b"):
-        hours, rest = divmod(minutes, 60)
-        return Reading(asked, f"{hours} h {rest} min" if rest else f"{hours} h")
-    return None
-
-
-def _named(day: date) -> str:
-    return f"{day.day} {MONTHS[day.month - 1].capitalize()} {day.year}"
-
-
-def _clock(minutes: int) -> str:
-    return f"{minutes // 60}:{minutes % 60:02}"
 
 
 # -- numbers on a page -----------------------------------------------------------------------------------------------
@@ -387,13 +330,13 @@ def _on_page(q: Question, page: str) -> Reading | None:
     if not rows:
         return None
     more = q.finds(r"\bhow much (?:more|higher|larger|bigger)\b|\bmore\b.*\bthan\b|\bexceed|\bdifference\b|\bapart\b")
-    wanted = bool(q.says(rf"{_SUMS}|\bcome to\b|\badd\b|\bin total\b|\bcost\b|\bpay\b|\bspen[dt]\b"))
+    wanted = bool(q.says(rf"{SUMS}|\bcome to\b|\badd\b|\bin total\b|\bcost\b|\bpay\b|\bspen[dt]\b"))
     if more is None and not wanted and not q.says(r"\b(?:average|mean)\b"):
         return None
     named = _named_rows(q.text, rows)
     if named is None:
         return None
-    if not named and q.says(_ALL) and more is None:
+    if not named and more is None and (q.says(_ALL) or _is_of(q.text, page)):
         named = [r for r in rows if not re.search(r"\b(?:total|sum)\b", r[0])]
     if len(named) < 2:
         return None
@@ -402,34 +345,57 @@ def _on_page(q: Question, page: str) -> Reading | None:
         if len(amounts) != 2:
             return None
         if "difference" in more.group() or "apart" in more.group():
-            amounts.sort(key=_size, reverse=True)
-        return _computed(" - ".join(amounts))
+            amounts.sort(key=size, reverse=True)
+        return computed(" - ".join(amounts))
     if q.says(r"\b(?:average|mean)\b"):
-        return _computed(f"({' + '.join(amounts)}) / {len(amounts)}")
-    return _computed(" + ".join(amounts))
+        return computed(f"({' + '.join(amounts)}) / {len(amounts)}")
+    return computed(" + ".join(amounts))
 
 
 def _rows(page: str) -> Iterator[tuple[str, Amount]]:
-    """Lines and sentences with one amount: their words, and that."""
+    """Stretches of a page with one amount: their words, and that.
+
+    A line or sentence is one; where it holds several amounts, it is cut at commas and at `and`. Years are no amounts.
+    """
     for line in page.splitlines():
         for sentence in re.split(r"(?<=[.!?;])\s+", line):
-            q = Question(sentence)
-            if len(q.amounts) == 1 and not q.dates and not q.clocks and re.search(r"[a-z]{2}", q.text):
-                yield q.text, q.amounts[0]
+            for piece in _pieces(
+                re.sub(r"\b(?:in|since|of|by|until) (?:1[0-9]|20)\d\d\b(?!,\d)", " ", sentence, flags=re.I)
+            ):
+                q = Question(piece)
+                if len(q.amounts) == 1 and not q.dates and not q.clocks and re.search(r"[a-z]{2}", q.text):
+                    yield q.text, q.amounts[0]
+
+
+def _pieces(sentence: str) -> list[str]:
+    if len(Question(sentence).amounts) < 2:
+        return [sentence]
+    return re.split(r"[,;|]\s|\s(?:and|while|but)\s", sentence)
+
+
+def _is_of(text: str, page: str) -> bool:
+    """Whether a question names nothing but what the page itself is called, as `this invoice`, or what it counts."""
+    said = {_stem(w) for w in re.findall(r"[a-z][a-z'-]+", text) if w not in _COMMON}
+    there = {_stem(w) for w in re.findall(r"[a-z][a-z'-]+", page.lower())}
+    return said <= there
 
 
 _COMMON = frozenset(
     "how much many what is are was were the a an and or of in on for to than more less sum total add up all amounts "
     "together difference between cost costs did do does i we they it pay paid spent amount come came by exceed with "
-    "this that these page everything both in at my our their please euros dollars per month".split()
+    "this that these page everything both in at my our their please euros dollars per month "
+    "hours average day people came work worked fit handled".split()
 )
+_LETTERED = r"\b([a-z]+ [b-z0-9])\b|\b([a-z]+ a)\b(?= than|[ ?.]*$| and| or)"  # `room B`
 
 
 def _named_rows(text: str, rows: list[tuple[str, Amount]]) -> list[tuple[str, Amount]] | None:
     """The rows that a question names, in its order; None where it names one that is not the only one of its name."""
     found: list[tuple[str, Amount]] = []
-    for word in re.findall(r"[a-z][a-z'-]+", text):
-        if word in _COMMON:
+    lettered = [first or second for first, second in re.findall(_LETTERED, text)]
+    kinds = {pair.split()[0] for pair in lettered}
+    for word in [*re.findall(r"[a-z][a-z'-]+", text), *lettered]:
+        if word in _COMMON or word in kinds:
             continue
         among = [r for r in rows if re.search(rf"\b{re.escape(_stem(word))}(?:s|es)?\b", r[0])]
         if len(among) == len(rows) > 1:  # as of whom the whole page is
@@ -441,5 +407,6 @@ def _named_rows(text: str, rows: list[tuple[str, Amount]]) -> list[tuple[str, Am
 
 
 _RULES: tuple[Callable[[Question], Reading | None], ...] = (
-    _expression, _dates, _clocks, _convert, _percent, _priced, _joined, _part,
+    _expression, times.dates, times.clocks, times.years, given.degrees, _convert, given.changed, given.tip, _percent,
+    _priced, given.rated, given.shared, given.fills, _joined, given.listed, given.gap, _part,
 )  # fmt: skip

@@ -1,0 +1,233 @@
+"""Questions whose numbers are given first: what is asked behind them says how they hang together.
+
+Each rule takes exactly the amounts that it names, and looks for words that would make them hang together otherwise.
+"""
+
+from __future__ import annotations
+
+import re
+
+from warpcortex_cli.work.quantities import unit_named
+from warpcortex_cli.work.question import AMOUNT, ANY, Amount, Question
+from warpcortex_cli.work.reading import Reading, computed, size
+
+SUMS = r"\b(?:sum|total|totals|together|altogether|in all|combined|add|adding|add up|add together|both|overall)\b"
+# Numbers and relations that no rule accounts for.
+HIDDEN = (
+    r"\b(?:twice|thrice|half|double|triple|thirds?|quarters?|times|as (?:many|much|old) as|fewer|originally|initially|"
+    r"hundred|thirteen|fourteen|sixteen|seventeen|eighteen|nineteen|forty|sixty|seventy|eighty|ninety|pairs?|couple|fourths?|fifths?|sixths?|eighths?|tenths?)\b"
+)
+EACH = r"(?:each|apiece|a piece|per [a-z]+|every|a pop)"
+_MOVES = (
+    r"\b(?:g[ai]ves?|gave|given|lost|loses?|sold|sells?|sent|took|takes?|ate|eats?|used?|uses|spent|spends?|broke|died|"
+    r"of (?:which|them|these|those)|left|rest|returned|paid|away|more|less|than)\b"
+)
+_SPLITS = r"\b(?:each|every|per|apiece|a piece|one|single|apart|times|rows?|groups?)\b"
+_PER = rf"{AMOUNT} ?(?:/|an?\b|per\b|each\b|every\b) ?([a-z]+)"
+
+
+def listed(q: Question) -> Reading | None:
+    """`Milk 1.20, bread 3.10, cheese 8. What's the total?`"""
+    if len(q.amounts) < 2 or not q.asked or q.of("percent"):
+        return None
+    item = rf"(?:[a-z'-]+:? ){{0,4}}(?:was |is |at |for )?{ANY}(?: (?:of )?[a-z'-]+){{0,3}}"
+    if not re.fullmatch(
+        rf"(?:[^⟦]{{0,60}}[:.] )?{item}(?:\s*(?:,? and |[,;+&/]|- | then )\s*{item})+[\s,.:;!-]*", q.given
+    ):
+        return None
+    if re.search(rf"{_MOVES}|{HIDDEN}|\b(?:each|every|per|apiece|at)\b", q.given):
+        return None
+    if re.search(r"[*/^+]", q.asked) or not _all_named(q, item):
+        return None
+    found = [a.text for a in q.amounts]
+    if re.search(r"\b(?:average|mean)\b", q.asked):
+        return computed(f"({' + '.join(found)}) / {len(found)}")
+    if re.search(rf"{SUMS}|\bcomes? to\b", q.asked) and not re.search(
+        rf"{HIDDEN}|\b(?:more|less|left|each)\b", q.asked
+    ):
+        return computed(" + ".join(found))
+    return None
+
+
+def _all_named(q: Question, item: str) -> bool:
+    """Whether what is asked names all of what is listed, or none of it in particular; and counts what is given."""
+    counted = re.search(r"\bhow many ([a-z]+)", q.asked)
+    if counted and not re.search(rf"\b{re.escape(counted[1].rstrip('s'))}", q.given):
+        return False
+    labels = [set(re.findall(r"[a-z]{3,}", m.group())) for m in re.finditer(item, q.given)]
+    own = [label - set.intersection(*labels) for label in labels]
+    asked = set(re.findall(r"[a-z]{3,}", q.asked)) - {"and", "the"}
+    named = [bool(label & asked) for label in own]
+    return all(named) or not any(named)
+
+
+_SPANS = {  # how many of the first make one of the second
+    ("min", "h"): 60, ("h", "day"): 24, ("day", "week"): 7, ("month", "year"): 12, ("week", "year"): 52,
+    ("quarter", "year"): 4, ("month", "quarter"): 3, ("day", "year"): 365,
+}  # fmt: skip
+
+
+def rated(q: Question) -> Reading | None:
+    """`$900 a month. How much a year?`, `$20 an hour for 32 hours`, `60 km per hour, how far in 3 hours`."""
+    if (
+        q.dates
+        or q.clocks
+        or q.sentences > 2
+        or q.says(rf"{HIDDEN}|\b(?:left|more|less|after|save[sd]?|first|instead|shar\w*|split\w*)\b")
+    ):
+        return None
+    rate = q.finds(_PER)
+    if rate is None or not q.says(r"\b(?:how (?:much|many|far)|what|whats)\b"):
+        return None
+    per, of = unit_named(rate[2]) or rate[2], q.amounts[int(rate[1])]
+    if of.kind == "percent":
+        return None
+    if len(q.amounts) == 1:
+        for word in re.findall(r"\b(?:an?|per|each|every|in one|in an?|one) ([a-z]+)", q.text[rate.end() :]):
+            many = _SPANS.get((per, unit_named(word) or word))
+            if many is not None:
+                return computed(f"{of.text} * {many}")
+        return None
+    if len(q.amounts) != 2:
+        return None
+    other = next(a for i, a in enumerate(q.amounts) if i != int(rate[1]))
+    counted = re.search(rf"{re.escape(q.sign_of(other))} ([a-z]+)", q.text)
+    same = other.unit == per if other.unit else counted is not None and counted[1].rstrip("s") == rate[2].rstrip("s")
+    if not same or other.kind not in ("plain", "unit") or re.search(r"\bhow (?:long|many (?:hours|days))\b", q.text):
+        return None
+    return computed(f"{of.text} * {_number(other)}")
+
+
+def _number(amount: Amount) -> str:
+    return amount.text.split()[0]
+
+
+def shared(q: Question) -> Reading | None:
+    """`A box of 12 pens costs $18. How much is one pen?`, `We are 4 and the bill was $60, what does each pay?`"""
+    if len(q.amounts) != 2 or not q.asked or q.dates or q.clocks or q.of("percent") or q.says(rf"{HIDDEN}|\bleft\b"):
+        return None
+    if re.search(rf"{_SPLITS}|\b(?:more|less|than|at)\b", q.given):
+        return None
+    if re.search(r"\b(?:friends?|siblings?|brothers?|sisters?|others?|colleagues?|and (?:i|me))\b", q.given):
+        return None  # who pays, too, may be one of them
+    one = r"\b(?:each(?: of (?:us|them|you))?|one|a single|per (?:[a-z]+)|apiece|every(?:body|one)?)\b"
+    if not re.search(rf"\b(?:how much|what)\b.*{one}|\bhow many\b.*\b(?:each|per [a-z]+)\b", q.asked):
+        return None
+    money = [a for a in q.amounts if a.kind == "money"]
+    counts = [a for a in q.amounts if a.kind == "plain"]
+    if len(money) == len(counts) == 1:
+        return computed(f"{money[0].text} / {counts[0].text}")
+    return None
+
+
+def fills(q: Question) -> Reading | None:
+    """`I have 2 litres. How many 250 ml glasses can I fill?`"""
+    if len(q.amounts) != 2 or len(q.of("unit")) != 2 or q.sentences > 2:
+        return None
+    match = q.finds(
+        rf"\bhow many (?:[a-z]+ (?:of )?){{0,3}}{AMOUNT}|\bhow many\b[^⟦]*\b(?:of|with|from|hold\w*|into) {AMOUNT}"
+    )
+    if match is None or not q.says(r"\b(?:fill|fit|get|make|cut|need|pour|hold|bottles?|out of)\b"):
+        return None
+    part = q.amounts[int(match[1] or match[2])]
+    whole = next(a for a in q.amounts if a is not part)
+    if (size(f"({whole.text}) / ({part.text})")).denominator != 1:
+        return None
+    return computed(f"{whole.text} / {part.text}")
+
+
+_RISES = r"\b(?:ris\w+|rose|raise[ds]?|increas\w+|gr[eo]w\w*|growth|gain\w*|up|more|higher|larger|markup)\b"
+_FALLS = (
+    r"\b(?:fall\w*|fell|drop\w*|decreas\w+|reduc\w+|discount\w*|cheaper|off|less|lower|lose|loss|lost|sav\w+|down|"
+    r"shr[iau]nk\w*)\b"
+)
+
+
+def changed(q: Question) -> Reading | None:
+    """By how many percent something rose or fell, from one amount to another."""
+    if len(q.amounts) != 2 or q.of("percent") or q.dates or q.clocks or q.sentences > 3:
+        return None
+    if not q.says(r"\bpercent(?:age)?\b|\bper cent\b|%"):
+        return None
+    was, now = r"\b(?:was|were|cost|used to|before|last|old|had|originally)\b", r"\b(?:now|today|this|then|new|later)\b"
+    ordered = rf"\bfrom {ANY}[^⟦]* to {ANY}|{was}[^⟦]*{ANY}.*{now}[^⟦]*{ANY}|{ANY}[^⟦]*\b(?:before|last)\b.*{ANY}"
+    if not q.says(ordered):
+        return None
+    first, last = (a.text for a in q.amounts)
+    grows = size(last) >= size(first)
+    if q.says(_RISES if grows else _FALLS):
+        return computed(f"({last} - {first}) / {first} in %" if grows else f"({first} - {last}) / {first} in %")
+    return computed(f"({last} - {first}) / {first} in %") if q.says(r"\bchang\w+") else None
+
+
+def tip(q: Question) -> Reading | None:
+    """`A 15% tip on $60, how much is that?`, and interest of one year."""
+    shares, others = q.of("percent"), q.of("money", "plain")
+    if len(shares) != 1 or len(others) != 1 or len(q.amounts) != 2 or not q.asked:
+        return None
+    if q.says(r"\b(?:split\w*|shar\w*|evenly|equally)\b"):
+        return None
+    if not re.search(r"\b(?:how much|what|whats)\b", q.asked) or re.search(
+        rf"{SUMS}|\b(?:pay|cost|price|left|final|new)\b", q.asked
+    ):
+        return None
+    kinds = r"(?:tip|tax|vat|discount|commission|fee|interest|deposit|surcharge|cut|share)"
+    if q.says(rf"{ANY} {kinds} (?:on|of|for|from) (?:an?|the|my)? ?(?:[a-z]+ (?:of )?){{0,2}}{ANY}"):
+        return computed(f"{shares[0]} of {others[0]}")
+    return None
+
+
+_GAPS = (
+    r"\b(?:gain\w*|lose|lost|grow|grew|increas\w*|rise|more|fewer|less|left|remain\w*|missing|lack\w*|short|to go|"
+    r"bigger|larger|smaller|higher|lower|taller|shorter|longer|older|younger|heavier|lighter|cheaper|faster|ahead|"
+    r"drop\w*|fall|fell|go(?:ne)? up|went up|apart|difference|over|under|behind)\b"
+)  # fmt: skip
+_FROM_TO = (
+    rf"\b(?:start\w*|began|left|before|said|from|morning|first|yesterday)\b.*{ANY}.*"
+    rf"|{ANY}.*\b(?:start\w*|began|left|before|set out|departure)\b.*"
+)
+
+
+def gap(q: Question) -> Reading | None:
+    """`We need 300 bricks and have 120. How many are missing?`: two amounts of the same, and how far they are apart."""
+    if len(q.amounts) != 2 or not q.asked or q.dates or q.clocks or q.sentences > 3 or not q.of_one_kind:
+        return None
+    if q.says(rf"{HIDDEN}|[*/^+]|\b(?:area|squares?|percent\w*|total|sum|average|altogether|every|each|per|apiece)\b"):
+        return None
+    if q.says(r"\b(?:an? (?:day|week|month|year|hour)|rows?|groups?|packs?|boxes|bags?|flips?)\b"):
+        return None
+    if re.search(r"\b(?:more|less|than|another|extra|other|also|too|at|difference)\b", q.given):
+        return None
+    if re.search(r"\b(?:at first|begin\w*|start\w*|before|ago)\b", q.asked):
+        return None
+    first, last = (a.text for a in q.amounts)
+    has = r"\b(?:has|have|had|is|are|was|were|of|need\w*|got|score\w*|weigh\w*|costs?|people|pages)\b"
+    moved = re.search(r"\b(?:some|after|left|stayed|survived|died)\b", q.given)
+    if re.search(has, q.given) and re.search(_GAPS, q.asked) and not moved:
+        return computed(" - ".join(sorted((first, last), key=size, reverse=True)))
+    ends = re.search(rf"(?:{_FROM_TO})\b(?:back|end\w*|after|now|arriv\w*|finish\w*|came|evening|today)\b", q.text)
+    way = r"\bhow (?:far|long|many|much)\b.*\b(?:drive|drove|go|gone|went|travel\w*|use[ds]?|cover\w*)\b"
+    if ends and re.search(way, q.asked) and size(last) > size(first):
+        return computed(f"{last} - {first}")
+    return None
+
+
+_CELSIUS, _FAHRENHEIT = r"(?:celsius|centigrade|c)\b", r"(?:fahrenheit|f)\b"
+
+
+def degrees(q: Question) -> Reading | None:
+    """Celsius and Fahrenheit in each other."""
+    if len(q.amounts) != 1 or q.amounts[0].kind != "plain" or q.dates or q.clocks or q.sentences > 2:
+        return None
+    number = r"(minus |-\s?)?" + ANY + r" ?(?:degrees? |deg |° ?)?"
+    for mine, theirs, expression, sign in (
+        (_CELSIUS, _FAHRENHEIT, "{n} * 9 / 5 + 32", "°F"),
+        (_FAHRENHEIT, _CELSIUS, "({n} - 32) * 5 / 9", "°C"),
+    ):
+        match = q.finds(number + mine)
+        rest = "" if match is None else q.text[: match.start()] + " " + q.text[match.end() :]
+        if match is not None and re.search(rf"(?:\b|°){theirs}", rest):
+            n = f"(-{q.amounts[0].text})" if match[1] else q.amounts[0].text
+            found = computed(expression.format(n=n))
+            return Reading(found.asked, f"{found.result} {sign}")
+    return None

@@ -38,9 +38,11 @@ OTHERS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "aarch64": {"any": ("-march=armv8-a",)},
 }
-if "avx512_bf16" in (Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""):
+CPU = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+if "avx512_bf16" in CPU:
     OTHERS["x86_64"]["tiles in plain C++"] = ("-march=native", "-include", str(Path(__file__).with_name("tiles.h")))
 LIKE = {"this one": (), **OTHERS.get(platform.machine(), {})}
+NEEDED = {"AVX-512 without VNNI": "avx512vl", "AVX2": "f16c", "AVX2 without F16C": "avx2"}  # of this one, to run them
 
 
 def rounds_to_bf16(format: int) -> bool:
@@ -59,6 +61,21 @@ def same(found: torch.Tensor, wanted: torch.Tensor, format: int) -> None:
         torch.testing.assert_close(found, wanted, atol=2e-3, rtol=1e-4)
 
 
+def as_multiplied(x: torch.Tensor, format: int) -> torch.Tensor:
+    """What kernels make of inputs for weights of a format, on a CPU without tiles."""
+    if format == 16:
+        return x.bfloat16().float() if rounds_to_bf16(16) else x
+    if format % MINIMA == 4:  # int8, and a scale for each 32
+        groups = torch.nn.functional.pad(x, (0, -x.shape[1] % 32)).unflatten(1, (-1, 32))
+        most = groups.abs().amax(2, True)
+        by = torch.where(most > 1e-33, 127 / most, 0)
+        return ((groups * by).round() * (most / 127)).flatten(1)[:, : x.shape[1]]
+    most = x.abs().amax(1, True) if len(x) else x[:, :1]
+    scale = 2.0 ** (torch.frexp(most).exponent - 15)
+    scale = torch.where((x / scale).round().abs().amax(1, True) >= 1 << 15, 2 * scale, scale) if len(x) else scale
+    return (x / scale).round() * scale
+
+
 @pytest.fixture(params=list(LIKE))
 def cpu(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
@@ -71,6 +88,8 @@ def cpu(
             refused = path.with_name("refused.h")  # what a kernel does that does not know the request
             refused.write_text("#include <sys/syscall.h>\n#undef SYS_arch_prctl\n#define SYS_arch_prctl -1\n")
             library.build(path, [str(refused) if flag == refused.name else flag for flag in LIKE[kind]])
+        if CPU and NEEDED.get(kind, "") not in CPU:
+            pytest.skip(f"this CPU is not {kind}: its kernels are compiled, but cannot run")
         made: Any = native.opened(path)
         monkeypatch.setattr(native, "kernels", lambda: made)
     return kind
@@ -98,10 +117,46 @@ def test_products_are_those_of_the_rounded_weights(
     packed = native.pack(torch.randn(outputs, inputs, generator=make), format)
     x, bias = torch.randn(tokens, inputs, generator=make), torch.randn(outputs, generator=make)
     weights = native.unpack(packed, format, torch.arange(outputs), inputs)
-    scale = 2.0 ** (torch.frexp(x.abs().amax(1, True)).exponent - 15) if tokens else x[:, :1]
-    rounded = (x / scale).round() * scale if format != 16 else x.bfloat16().float() if rounds_to_bf16(16) else x
-    same(native.multiply(x, packed, bias, format, outputs), rounded @ weights.T + bias, format)
-    same(native.multiply(x, packed, None, format, outputs), rounded @ weights.T, format)
+    given = as_multiplied(x, format)
+    same(native.multiply(x, packed, bias, format, outputs), given @ weights.T + bias, format)
+    same(native.multiply(x, packed, None, format, outputs), given @ weights.T, format)
+
+
+@given(
+    format=st.sampled_from(FORMATS[:-1]),
+    tokens=st.integers(1, 30),
+    outputs=st.integers(1, 50),
+    inputs=st.integers(1, 400),
+    loud=st.sampled_from([1.0, 1e-30, 1e-6, 1e3, 1e12, 1e30]),
+    seed=st.integers(0, 9),
+)
+@settings(max_examples=60, deadline=None)
+def test_products_of_any_shape_and_size(
+    format: int, tokens: int, outputs: int, inputs: int, loud: float, seed: int
+) -> None:
+    """With outliers, with whole groups of zeros, and each row to the bit what it is alone, in any order."""
+    make = torch.Generator().manual_seed(seed)
+    packed = native.pack(torch.randn(outputs, inputs, generator=make), format)
+    x = torch.randn(tokens, inputs, generator=make) * loud
+    x[:, seed % inputs] *= 100
+    x[seed % tokens, : inputs // 2] = 0
+    weights = native.unpack(packed, format, torch.arange(outputs), inputs)
+    found = native.multiply(x, packed, None, format, outputs)
+    same(found / loud, (as_multiplied(x, format).double() @ weights.double().T / loud).float(), format)
+    order = torch.randperm(tokens, generator=make)
+    assert torch.equal(native.multiply(x[order], packed, None, format, outputs), found[order])
+    some = seed % tokens
+    assert torch.equal(native.multiply(x[some : some + 1], packed, None, format, outputs)[0], found[some])
+
+
+def test_an_outlier_spoils_its_own_group_only(cpu: str) -> None:
+    """With levels of 4 bits, inputs have 8, and a scale for each 32."""
+    packed = native.pack(torch.eye(64), INT4)
+    x = torch.full((1, 64), 0.3)
+    x[0, 5] = 1000.0
+    found = native.multiply(x, packed, None, INT4, 64)[0]
+    assert torch.allclose(found[32:], x[0, 32:], rtol=0.01)
+    assert bool((found[:5] == 0).all()) != rounds_to_bf16(INT4)
 
 
 @pytest.mark.parametrize("format", FORMATS[:-1])
@@ -212,7 +267,7 @@ def test_the_largest_numbers_do_not_overflow(cpu: str, format: int, tokens: int)
     torch.testing.assert_close(found, torch.full((tokens, 16), -1000.0 * wanted * 4096), rtol=1e-4, atol=0)
 
 
-@pytest.mark.parametrize("format", FORMATS[1:])
+@pytest.mark.parametrize("format", [8, 8 + MINIMA, 16])
 def test_an_outlier_costs_nothing(cpu: str, format: int) -> None:
     """An input of a trained model may be 500 times as large as the others, which are not to be rounded away by it."""
     make = torch.Generator().manual_seed(5)

@@ -24,9 +24,6 @@ inline bool tiles_work() {
     return granted;
 }
 
-// What was written lies in memory: not every compiler knows that tiles are read from there.
-inline void written() { asm volatile("" ::: "memory"); }
-
 // While it lives, this thread's tiles have these forms: 0 to 3 hold sums of so many rows and 4, 5 the rows, 6, 7 the
 // columns that they are multiplied with.
 class Forms {
@@ -41,7 +38,7 @@ class Forms {
         if (rows == 0) return;
         Config config;
         for (int i = 0; i < 8; i++) config.bytes[i] = 64, config.rows[i] = uint8_t(i < 6 ? rows : TALL);
-        written();
+        written();  // not every compiler knows that tiles are read from memory
         _tile_loadconfig(&config);
         used = true;
     }

@@ -68,7 +68,8 @@ class Outputs {
 
 template <int FORMAT, int P>
 void by_vectors(const Tokens& x, const Panels& panels, int64_t jump, Floats* sums) {
-    if constexpr (FORMAT != 16) vector_sums<FORMAT, WHOLE, P>(x, panels, jump, sums);
+    if constexpr (bits_of(FORMAT) == 4) vector_sums<FORMAT, BYTES, P>(x, panels, jump, sums);
+    else if constexpr (FORMAT != 16) vector_sums<FORMAT, WHOLE, P>(x, panels, jump, sums);
     else if (x.kind == HALF) vector_sums<FORMAT, HALF, P>(x, panels, jump, sums);
     else vector_sums<FORMAT, FULL, P>(x, panels, jump, sums);
 }
@@ -142,7 +143,7 @@ inline Tokens& begun(Team& team, Room& room, int64_t tokens, int64_t inputs, int
     static thread_local Tokens own;
     const bool few = tokens <= FEW;
     Tokens& found = few ? own : room.tokens;
-    if (few || team.me == 0) found.begin(tokens, inputs, tiles_work() ? TALL : TILE, tiles_work(), format);
+    if (few || team.me == 0) found.begin(tokens, inputs, format);
     if (!few) team.wait();
     return found;
 }

@@ -2,8 +2,8 @@
 // have to split.
 //
 // Sums of a few tokens and one panel or two stay in registers while a group goes by; then they are scaled and added to
-// what other groups gave, in fp32. With few tokens words become pairs on the way; with many, this is done once for all,
-// in room that stays in the first cache.
+// what other groups gave, in fp32. With few tokens words become pairs, or bytes, on the way; with many, this is done once
+// for all, in room that stays in the first cache.
 
 #pragma once
 
@@ -14,17 +14,6 @@
 #endif
 
 namespace {
-
-// Tokens and panels whose sums are held in registers at once.
-#if defined(__AVX512F__)
-constexpr int TILE = 12, PAIR = 2;
-#elif defined(__AVX2__)
-constexpr int TILE = 6, PAIR = 1;
-#elif defined(__x86_64__)
-constexpr int TILE = 2, PAIR = 1;
-#else
-constexpr int TILE = 4, PAIR = 1;
-#endif
 
 // sum[i] plus both products of a pair of weights, which are not negative, and a pair of inputs.
 inline Whole dot(Whole sum, Word weights, int32_t inputs) {
@@ -40,6 +29,37 @@ inline Whole dot(Whole sum, Word weights, int32_t inputs) {
     return sum + (Whole)_mm_madd_epi16((__m128i)weights, _mm_set1_epi32(inputs));
 #else
     return sum + (Whole)(weights & 0xffffu) * int32_t(int16_t(inputs)) + (Whole)(weights >> 16) * (inputs >> 16);
+#endif
+}
+
+// Four levels of 4 bits and four inputs of 8: 8 such products add up in 16 bits, two in each lane. What a group adds up
+// becomes sums of 32 bits at last, where it is not added in these at once.
+inline Whole dot_of_bytes(Whole sum, Word levels, int32_t inputs) {
+#if defined(__AVX512VNNI__)
+    return (Whole)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)levels, _mm512_set1_epi32(inputs));
+#elif defined(__AVX512BW__)
+    return (Whole)((Short)sum + (Short)_mm512_maddubs_epi16((__m512i)levels, _mm512_set1_epi32(inputs)));
+#elif defined(__AVX2__) && defined(__AVXVNNI__)
+    return (Whole)_mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)levels, _mm256_set1_epi32(inputs));
+#elif defined(__AVX2__)
+    return (Whole)((Short)sum + (Short)_mm256_maddubs_epi16((__m256i)levels, _mm256_set1_epi32(inputs)));
+#elif defined(__ARM_FEATURE_DOTPROD)
+    return (Whole)vdotq_s32((int32x4_t)sum, (int8x16_t)levels, vreinterpretq_s8_s32(vdupq_n_s32(inputs)));
+#else
+    const auto input = [inputs](int i) { return int32_t(int8_t(uint32_t(inputs) >> 8 * i)); };
+    const int32_t even = (input(0) & 0xffff) | int32_t(uint32_t(input(2)) << 16);
+    const int32_t odd = (input(1) & 0xffff) | int32_t(uint32_t(input(3)) << 16);
+    return dot(dot(sum, levels & 0x00ff00ffu, even), levels >> 8 & 0x00ff00ffu, odd);
+#endif
+}
+
+inline Whole whole_sums(Whole sum) {
+#if defined(__AVX512BW__) && !defined(__AVX512VNNI__)
+    return (Whole)_mm512_madd_epi16((__m512i)sum, _mm512_set1_epi16(1));
+#elif defined(__AVX2__) && !defined(__AVX512F__) && !defined(__AVXVNNI__)
+    return (Whole)_mm256_madd_epi16((__m256i)sum, _mm256_set1_epi16(1));
+#else
+    return sum;
 #endif
 }
 
@@ -78,6 +98,11 @@ struct PackedLines {
     }
 };
 
+struct PackedBytes {  // four levels of 4 bits, as bytes
+    static constexpr int EACH = 2;
+    static Word pair(Word word, int k) { return (Word)((Short)word >> 4 * k) & 0x0f0f0f0fu; }
+};
+
 struct Prepared {
     static constexpr int EACH = 1;
     static Word pair(Word word, int) { return word; }
@@ -94,7 +119,7 @@ constexpr int64_t BUSY = 8, AHEAD = 4096;
 // Groups that are made pairs at once, and tokens from which on that is done: those of one tile make them on the way, as
 // long as registers suffice.
 constexpr int64_t NEAR = 8;
-constexpr int SHARED = NATIVE == 64 ? 2 * TILE + 1 : std::min(4, TILE) + 1;
+constexpr int shared_from(Kind kind) { return (NATIVE == 64 ? 2 * tokens_at_once(kind) : std::min(4, tokens_at_once(kind))) + 1; }
 
 // One panel of weights or two, which are `panel` bytes apart.
 struct Panels {
@@ -133,22 +158,24 @@ struct Weights {
 // KIND how tokens are kept.
 template <int FORMAT, typename Form, Kind KIND, int P, int M>
 inline void gather(const Weights& weights, const Ahead& ahead, const Tokens& x, int64_t tile, Floats* sums) {
-    typedef std::conditional_t<KIND == WHOLE, Whole, Real> Acc;
-    constexpr int EACH = Form::EACH, WORDS = KIND == FULL ? GROUP : PAIRS;
+    constexpr bool ROUNDED = KIND == WHOLE || KIND == BYTES;
+    typedef std::conditional_t<ROUNDED, Whole, Real> Acc;
+    constexpr int EACH = Form::EACH, WORDS = words_of(KIND);
     constexpr bool STRAIGHT = !std::is_same<Form, Prepared>::value, FEW_ONLY = M < BUSY && FORMAT == 16;
     const int64_t places = x.places();
     const int8_t* values = x.tile(tile) + weights.first * WORDS * WORD_BYTES * M;
-    const int32_t* own = KIND == WHOLE ? x.tile_sums(tile) + weights.first * M : nullptr;
+    const int32_t* own = ROUNDED ? x.tile_sums(tile) + weights.first * M : nullptr;
+    const float* scales = KIND == BYTES ? x.tile_scales(tile) + weights.first * M : nullptr;
     Acc acc[P][M][PARTS];
     const auto begin = [&] {
         UNROLLED for (int m = 0; m < M; m++)
             UNROLLED for (int p = 0; p < P; p++)
                 UNROLLED for (int part = 0; part < PARTS; part++)
-                    if constexpr (zero_of(FORMAT) != 0) acc[p][m][part] = Acc{} + own[m];
+                    if constexpr (KIND == WHOLE && zero_of(FORMAT) != 0) acc[p][m][part] = Acc{} + own[m];
                     else acc[p][m][part] = Acc{};
     };
     const auto place = [&](int p, int m, int part) { return (float*)(sums + p * places + m) + part * (LANES / PARTS); };
-    if constexpr (KIND != WHOLE)
+    if constexpr (!ROUNDED)
         UNROLLED for (int p = 0; p < P; p++)
             UNROLLED for (int m = 0; m < M; m++)
                 UNROLLED for (int part = 0; part < PARTS; part++) acc[p][m][part] = load<Real>(place(p, m, part));
@@ -160,8 +187,8 @@ inline void gather(const Weights& weights, const Ahead& ahead, const Tokens& x, 
             for (int64_t line = 0; line < weights.lines; line++)
                 for (int p = 0; p < P; p++)
                     __builtin_prefetch(weights.soon + p * weights.panel + (g * weights.lines + line) * LINE, 0, 2);
-        if constexpr (KIND == WHOLE) begin();
-        for (int line = 0; line < WORDS / EACH; line++) {
+        if constexpr (ROUNDED) begin();
+        const auto step = [&](int line) {
             Word words[P][PARTS];
             UNROLLED for (int p = 0; p < P; p++) {
                 const uint8_t* from = at + p * apart + line * LINE;
@@ -172,43 +199,56 @@ inline void gather(const Weights& weights, const Ahead& ahead, const Tokens& x, 
             UNROLLED for (int k = 0; k < EACH; k++) {
                 Word pairs[P][PARTS];
                 UNROLLED for (int p = 0; p < P; p++)
-                    UNROLLED for (int part = 0; part < PARTS; part++) pairs[p][part] = Form::pair(words[p][part], k);
+                    UNROLLED for (int part = 0; part < PARTS; part++)
+                        pairs[p][part] = pinned(Form::pair(words[p][part], k));
                 UNROLLED for (int m = 0; m < M; m++) {
                     const int8_t* value = values + WORD_BYTES * ((line * EACH + k) * M + m);
                     UNROLLED for (int p = 0; p < P; p++)
                         UNROLLED for (int part = 0; part < PARTS; part++) {
                             Acc& to = acc[p][m][part];
                             if constexpr (KIND == FULL) to += (Real)pairs[p][part] * load<float>(value);
-                            else to = dot(to, pairs[p][part], load<int32_t>(value));
+                            else if constexpr (KIND == BYTES)
+                                to = pinned(dot_of_bytes(to, pairs[p][part], load<int32_t>(value)));
+                            else to = pinned(dot(to, pairs[p][part], load<int32_t>(value)));
                         }
                 }
             }
+        };
+        if constexpr (KIND == BYTES) {
+            UNROLLED for (int line = 0; line < WORDS / EACH; line++) step(line);
+        } else {
+            for (int line = 0; line < WORDS / EACH; line++) step(line);
         }
-        if constexpr (KIND == WHOLE) {
+        if constexpr (ROUNDED) {
             UNROLLED for (int p = 0; p < P; p++)
                 UNROLLED for (int part = 0; part < PARTS; part++) {
                     const uint8_t* panel = weights.panels + p * weights.panel + part * (NATIVE / 2);
                     const Real scale = reals(panel + scales_at<FORMAT>(group));
                     Real minimum = {};
                     if constexpr (has_minima(FORMAT)) minimum = reals(panel + minima_at<FORMAT>(group));
+                    else if constexpr (KIND == BYTES) minimum = scale * -float(zero_of(FORMAT));
                     UNROLLED for (int m = 0; m < M; m++) {
                         float* to = place(p, m, part);
-                        Real sum = load<Real>(to) + real(acc[p][m][part]) * scale;
-                        if constexpr (has_minima(FORMAT)) sum += minimum * load<float>(own + m);
+                        Real sum = load<Real>(to);
+                        if constexpr (KIND == BYTES) sum += real(whole_sums(acc[p][m][part])) * (scale * scales[m]);
+                        else sum += real(acc[p][m][part]) * scale;
+                        if constexpr (has_minima(FORMAT) || KIND == BYTES) sum += minimum * load<float>(own + m);
                         store(to, sum);
                     }
                 }
             own += M;
+            if constexpr (KIND == BYTES) scales += M;
+            written();  // a compiler would keep sums in other places, too, to read them there
         }
     }
-    if constexpr (KIND != WHOLE)
+    if constexpr (!ROUNDED)
         UNROLLED for (int p = 0; p < P; p++)
             UNROLLED for (int m = 0; m < M; m++)
                 UNROLLED for (int part = 0; part < PARTS; part++)
                     store(place(p, m, part), acc[p][m][part]);
 }
 
-template <int FORMAT, typename Form, Kind KIND, int P, int M = TILE>
+template <int FORMAT, typename Form, Kind KIND, int P, int M = tokens_at_once(KIND)>
 inline void gather_some(int64_t count, const Weights& weights, const Ahead& ahead, const Tokens& x, int64_t tile,
                         Floats* sums) {
     if constexpr (M > 1)
@@ -216,17 +256,14 @@ inline void gather_some(int64_t count, const Weights& weights, const Ahead& ahea
     gather<FORMAT, Form, KIND, P, M>(weights, ahead, x, tile, sums);
 }
 
-// Makes a group's lines pairs, for many tokens: [16] lines.
-template <int FORMAT>
-inline void prepare(const uint8_t* group, uint8_t* to) {
-    typedef PackedLines<FORMAT> Form;
-    for (int line = 0; line < LINES_OF<FORMAT>; line++)
+// Makes of a group's lines what is multiplied, for many tokens.
+template <typename Form>
+inline void prepare(const uint8_t* group, int64_t lines, uint8_t* to) {
+    for (int64_t line = 0; line < lines; line++)
         for (int part = 0; part < PARTS; part++) {
             const Word word = load<Word>(group + line * LINE + part * NATIVE);
-            for (int k = 0; k < Form::EACH; k++) {
-                const Word pair = Form::pair(word, k);
-                std::memcpy(to + (line * Form::EACH + k) * LINE + part * NATIVE, &pair, sizeof(pair));
-            }
+            for (int k = 0; k < Form::EACH; k++)
+                store(to + (line * Form::EACH + k) * LINE + part * NATIVE, Form::pair(word, k));
         }
 }
 
@@ -234,7 +271,9 @@ inline void prepare(const uint8_t* group, uint8_t* to) {
 // what it will read next.
 template <int FORMAT, Kind KIND, int P>
 void vector_sums(const Tokens& x, const Panels& panels, int64_t jump, Floats* sums) {
-    typedef std::conditional_t<KIND == FULL, Widened, PackedLines<FORMAT>> Form;
+    typedef std::conditional_t<KIND == FULL, Widened,
+                               std::conditional_t<KIND == BYTES, PackedBytes, PackedLines<FORMAT>>> Form;
+    constexpr int AT_ONCE = tokens_at_once(KIND), SHARED = shared_from(KIND);
     const Ahead ahead = {AHEAD, panel_bytes<FORMAT>(x.inputs) - AHEAD, jump};
     const auto each_tile = [&](auto use) {
         for (int64_t tile = 0; tile < x.tiles; tile++)
@@ -244,18 +283,20 @@ void vector_sums(const Tokens& x, const Panels& panels, int64_t jump, Floats* su
         for (int64_t first = 0; first < x.groups; first += NEAR) {
             const Weights some = {panels.at, nullptr, panels.panel, 0, 0, first, std::min(NEAR, x.groups - first)};
             each_tile([&](int64_t count, int64_t tile, Floats* to) {
-                gather_some<FORMAT, Form, KIND, P, FORMAT == 16 ? TILE : std::min(TILE, SHARED - 1)>(count, some, ahead, x, tile, to);
+                gather_some<FORMAT, Form, KIND, P, FORMAT == 16 ? AT_ONCE : std::min(AT_ONCE, SHARED - 1)>(
+                    count, some, ahead, x, tile, to);
             });
         }
         return;
     }
-    constexpr int64_t SIZE = PAIRS * LINE;
+    constexpr int64_t SIZE = words_of(KIND) * LINE;
     alignas(LINE) uint8_t room[P * NEAR * SIZE];
     for (int64_t first = 0; first < x.groups; first += NEAR) {
         const int64_t count = std::min(NEAR, x.groups - first), next = first + count;
         for (int64_t g = 0; g < count; g++)
             for (int p = 0; p < P; p++)
-                prepare<FORMAT>(panels.at + p * panels.panel + group_at<FORMAT>(first + g), room + (p * NEAR + g) * SIZE);
+                prepare<Form>(panels.at + p * panels.panel + group_at<FORMAT>(first + g), LINES_OF<FORMAT>,
+                              room + (p * NEAR + g) * SIZE);
         const bool last = next == x.groups;  // then it is the beginning of what this thread will read after these panels
         const int64_t groups = std::min(NEAR, last ? x.groups : x.groups - next);
         const int64_t soon = (scales_at<FORMAT>(groups) + LINE - 1) / LINE, all = x.tiles * count;

@@ -1,8 +1,9 @@
-// Tokens as products take them: rounded to int16, each with a scale of its own, or to bfloat16, or as they are.
+// Tokens as products take them: rounded to int8 or int16, or to bfloat16, or as they are.
 //
 // Inputs of trained models have outliers, a hundred times larger than the rest. Of SmolLM2, int8 with one scale for a
 // token costs 0.03 nats a token, with one for 32 inputs 0.003, and int16 with one for a token nothing that four digits
-// show. It takes no more instructions than int8 where a CPU multiplies pairs of 16 bits, as AVX2 does.
+// show. Levels of 4 bits are multiplied with int8, which takes half the instructions; their own rounding costs more. Those
+// of 8 bits and int8 would overflow 16 bits, and int16 takes no more instructions than what avoids that.
 
 #pragma once
 
@@ -18,6 +19,31 @@ constexpr int LEVEL_BITS = 15;    // of an input, without its sign
 // Sizes as bits: without signs these are in the same order, infinity and NaN last.
 inline Ints sizes(const Floats& some) { return same_bits<Ints>(some) & 0x7fffffff; }
 inline Ints larger(const Ints& a, const Ints& b) { return choose(a > b, a, b); }
+// To the nearest whole number, and of two to the even one; of numbers that are not too large.
+inline Ints nearest(const Floats& some) {
+    const Floats near = some + 12582912.0f;  // which leaves no room behind the point
+    return same_bits<Ints>(near) - 0x4b400000;
+}
+
+// Whole numbers of at most 8 bits as bytes, in the order in which `word_of` puts levels of 4 bits into the bytes of a
+// word: 0, 4, 1, 5, 2, 6, 3, 7 of each eight.
+inline void bytes_of(const Ints (&found)[2], int8_t* to) {
+#if defined(__AVX2__)
+    __m256i eights[4];
+    std::memcpy(eights, found, sizeof(eights));
+    const __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(eights[0], eights[1]),
+                                             _mm256_packs_epi32(eights[2], eights[3]));
+    const __m128i low = _mm256_castsi256_si128(bytes), high = _mm256_extracti128_si256(bytes, 1);
+    _mm_storeu_si128((__m128i*)to, _mm_unpacklo_epi8(low, high));  // the first four of each eight, and the others
+    _mm_storeu_si128((__m128i*)(to + 16), _mm_unpackhi_epi8(low, high));
+#else
+    int32_t all[GROUP];
+    std::memcpy(all, found, sizeof(all));
+    for (int64_t i = 0; i < GROUP; i += 8)
+        for (int64_t j = 0; j < 4; j++) to[i + 2 * j] = int8_t(all[i + j]), to[i + 2 * j + 1] = int8_t(all[i + 4 + j]);
+#endif
+}
+
 inline int32_t highest(const Ints& bits) {
     int32_t most = 0;
     for (int64_t i = 0; i < LANES; i++) most = std::max(most, int32_t(bits[i]));
@@ -65,12 +91,33 @@ class Passed {
     Lines<Ints> most;
 };
 
-// How the numbers of tokens are kept: as int16, as bfloat16, or in fp32.
-enum Kind { WHOLE, HALF, FULL };
+// How the numbers of tokens are kept: as int8 with a scale for each group, as int16 with one for a token, as bfloat16,
+// or in fp32.
+enum Kind { BYTES, WHOLE, HALF, FULL };
+
+// Words of 4 bytes that hold a group.
+constexpr int words_of(Kind kind) { return int(GROUP) / (kind == BYTES ? 4 : kind == FULL ? 1 : 2); }
+
+// Tokens, and panels, whose sums are held in registers at once.
+#if defined(__AVX512F__)
+constexpr int PAIR = 2;
+constexpr int tokens_at_once(Kind) { return 12; }
+#elif defined(__AVX2__)
+constexpr int PAIR = 1;
+constexpr int tokens_at_once(Kind kind) { return kind == WHOLE ? 4 : 6; }
+#else
+constexpr int PAIR = 1;
+#if defined(__x86_64__)
+constexpr int tokens_at_once(Kind) { return 2; }
+#else
+constexpr int tokens_at_once(Kind) { return 4; }
+#endif
+#endif
 
 // What tokens are multiplied as with weights of this format. Tiles multiply bfloat16, which has room for outliers.
 inline Kind kind_for(int64_t format) {
     if (tiles_work()) return HALF;
+    if (bits_of(int(format)) == 4) return BYTES;
     if (format != 16) return WHOLE;
 #if defined(__AVX512BF16__)
     return HALF;
@@ -87,26 +134,30 @@ struct Tokens {
     bool together;
     Kind kind;
     Lines<int8_t> values;
-    std::vector<float> scales;
-    // Of each tile, group and token, the sum of its numbers: times the level of the weight 0, negative, or in fp32, for
-    // a format with minima.
+    std::vector<float> scales;  // of tokens
+    std::vector<float> group_scales;  // of each tile, group and token
+    // The same way, sums of its numbers: times the level of the weight 0, negative; or in fp32, of bytes times their
+    // scale, for bytes and a format with minima.
     std::vector<int32_t> sums;
 
     int64_t start(int64_t tile) const { return count * tile / tiles; }
     int64_t tile_of(int64_t token) const { return ((token + 1) * tiles - 1) / count; }
     // Sums of all tokens have a place each, and so has what a tile lacks that is smaller than others.
     int64_t places() const { return tiles * tall; }
-    int64_t group_bytes() const { return GROUP * (kind == FULL ? 4 : 2); }  // of a token
+    int64_t group_bytes() const { return words_of(kind) * WORD_BYTES; }  // of a token
     const int8_t* tile(int64_t number) const { return &values[start(number) * groups * group_bytes()]; }
     const int32_t* tile_sums(int64_t number) const { return &sums[start(number) * groups]; }
+    const float* tile_scales(int64_t number) const { return &group_scales[start(number) * groups]; }
 
     // Makes room for so many tokens of so many inputs, for weights of a format.
-    void begin(int64_t tokens, int64_t numbers, int64_t tile, bool whole, int64_t format) {
-        count = tokens, inputs = numbers, together = whole, kind = kind_for(format);
+    void begin(int64_t tokens, int64_t numbers, int64_t format) {
+        count = tokens, inputs = numbers, together = tiles_work(), kind = kind_for(format);
+        const int64_t tile = together ? TALL : tokens_at_once(kind);
         tiles = (count + tile - 1) / tile, tall = (count + tiles - 1) / tiles;
         groups = groups_of(inputs);
         values.resize((count + 1) * groups * group_bytes());  // AMX reads one more of a tile that has fewer than others
-        scales.resize(count), sums.resize(kind == WHOLE ? count * groups : 0);
+        scales.resize(count), group_scales.resize(kind == BYTES ? count * groups : 0);
+        sums.resize(kind == WHOLE || kind == BYTES ? count * groups : 0);
         zero = has_minima(int(format)) ? 0 : zero_of(int(format));
     }
 
@@ -166,11 +217,12 @@ struct Tokens {
         void put(int64_t group, float by, Some some) const {
             const int64_t start = of.start(tile), wide = of.start(tile + 1) - start;
             int8_t* at = &of.values[(start * of.groups + group * wide) * of.group_bytes()];
-            if (of.kind == WHOLE) {
+            if (of.kind == BYTES) {
+                put_bytes(at, wide, (start * of.groups + group * wide) + token, some);
+            } else if (of.kind == WHOLE) {
                 Ints sum = {};
                 for (int64_t i = 0; i < GROUP; i += LANES) {
-                    const Floats near = some(i) * by + 12582912.0f;  // which leaves no room behind the point
-                    const Ints found = same_bits<Ints>(near) - 0x4b400000;
+                    const Ints found = nearest(some(i) * by);
                     store(at, wide, 2 * i, shortened(found));
                     sum += found;
                 }
@@ -183,6 +235,25 @@ struct Tokens {
                     else store(at, wide, 4 * i, some(i));
                 }
             }
+        }
+
+        // Rounded to int8, by a scale that makes the largest one 127.
+        template <typename Some>
+        void put_bytes(int8_t* at, int64_t wide, int64_t number, Some some) const {
+            const Floats first = some(0), second = some(LANES);
+            const int32_t most = highest(larger(sizes(first), sizes(second)));
+            const float largest = load<float>(&most);
+            // What is not finite shall be seen in what it gives, not rounded to something.
+            const bool finite = std::isfinite(largest);
+            const float scale = !finite ? std::numeric_limits<float>::quiet_NaN() : largest <= SMALL ? 0 : largest / 127;
+            const float by = finite && largest > SMALL ? 127 / largest : 0;
+            Ints found[2] = {nearest(first * by), nearest(second * by)};
+            int8_t bytes[GROUP];
+            bytes_of(found, bytes);
+            for (int64_t i = 0; i < GROUP; i += WORD_BYTES)
+                std::memcpy(at + i * wide + WORD_BYTES * token, bytes + i, WORD_BYTES);
+            const float sum = float(total(found[0] + found[1])) * scale;
+            of.group_scales[number] = scale, of.sums[number] = load<int32_t>(&sum);
         }
 
         // From a byte of the token's group on.

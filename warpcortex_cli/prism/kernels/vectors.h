@@ -13,6 +13,8 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(__ARM_FEATURE_DOTPROD)
+#include <arm_neon.h>
 #endif
 
 namespace {
@@ -42,6 +44,22 @@ typedef uint32_t Word __attribute__((vector_size(NATIVE)));
 typedef uint16_t Short __attribute__((vector_size(NATIVE)));
 typedef float Real __attribute__((vector_size(NATIVE)));
 typedef uint16_t Half __attribute__((vector_size(NATIVE / 2)));  // as many numbers, of 16 bits
+
+// Keeps a register in its place: a compiler that multiplies all first, to add it up later, has none left for the sums.
+template <typename T>
+inline T pinned(T x) {
+#if defined(__AVX512F__)
+    asm volatile("" : "+v"(x));
+#elif defined(__x86_64__)
+    asm volatile("" : "+x"(x));
+#elif defined(__aarch64__)
+    asm volatile("" : "+w"(x));
+#endif
+    return x;
+}
+
+// What was written lies in memory, and is read from there.
+inline void written() { asm volatile("" ::: "memory"); }
 
 // Two vectors as one. Compilers take vectors wider than a register apart, too, but leave them in memory.
 template <typename T>

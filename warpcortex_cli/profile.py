@@ -32,6 +32,8 @@ Positive = Annotated[int, Field(ge=1, le=1_000_000)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
+Adapter = Annotated[str, Field(min_length=1)]
+_ADAPTER = "A LoRA adapter: a folder as PEFT writes it, org/name in the Hugging Face cache, or a name for --adapter."
 Threshold = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]  # a raw cosine may be negative
 
 
@@ -92,6 +94,7 @@ class RiverSettings(_Settings):
         "match them and no notes stand before them; they leave the context with the next turn. None: always, before "
         "all.",
     )
+    adapter: Adapter | None = Field(default=None, description=_ADAPTER)
     max_tokens: Positive = Field(default=512, description="Longest reply, in tokens, thinking included.")
     thinking: bool | None = Field(
         default=None,
@@ -203,6 +206,7 @@ class Role(_Settings):
         description="Who does the work: `model`, which writes; `calculator`, exact; `search`, which gives the "
         "sentences of notes and past that share most with the task.",
     )
+    adapter: Adapter | None = Field(default=None, validate_default=True, description=_ADAPTER)
     synapse: bool = Field(default=True, description="false: reads no landmarks of the River, as for pure arithmetic.")
 
     @property
@@ -289,6 +293,13 @@ class Role(_Settings):
     def _check_arrives(cls, value: str, info: ValidationInfo) -> str:
         if value == "inline" and info.data.get("awaits") is False:
             raise Mistake("the text would come into whatever the River writes meanwhile", "`await: true` with inline")
+        return value
+
+    @field_validator("adapter")
+    @classmethod
+    def _check_adapter(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("work", "model") != "model":
+            raise Mistake("an adapter changes the model, and this role's work is a tool's", "`work: model`, or none")
         return value
 
     @field_validator("injected_as")
@@ -428,6 +439,36 @@ class Profile(_Settings):
     sampling: Sampling = Sampling()
     stream_sampling: Sampling = Sampling(temperature=0.0)
     limits: Limits = Limits()
+
+    @property
+    def adapters(self) -> list[str]:
+        """Those that the River and its roles are computed with, each once."""
+        named = [self.river.adapter, *(role.adapter for role in self.roles)]
+        return [name for name in dict.fromkeys(named) if name is not None]
+
+    def adapted(self, given: Mapping[str, str]) -> Profile:
+        """The same with other adapters.
+
+        Args:
+            given: adapters by `river`, by the name of a role, or by what this profile calls an adapter.
+
+        Raises:
+            UsageError: there is nothing of that name.
+        """
+        known = {"river", *(role.name for role in self.roles), *self.adapters}
+        for name in given:
+            if name not in known:
+                raise UsageError(
+                    f"--adapter {name}: profile {self.name} has nothing of that name.",
+                    f"Names are {', '.join(sorted(known))}.",
+                )
+
+        def chosen(agent: str, own: str | None) -> str | None:
+            return given.get(agent, own if own is None else given.get(own, own))
+
+        river = self.river.model_copy(update={"adapter": chosen("river", self.river.adapter)})
+        roles = (role.model_copy(update={"adapter": chosen(role.name, role.adapter)}) for role in self.roles)
+        return self.model_copy(update={"river": river, "roles": tuple(roles)})
 
     def with_whole_context(self) -> Profile:
         """A copy with no memory window: the River's tail may fill the model's whole context."""

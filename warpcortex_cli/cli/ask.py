@@ -16,6 +16,7 @@ from rich.text import Text
 from warpcortex_cli.cli.gate import stored_calibration
 from warpcortex_cli.cli.output import (
     AUTO,
+    AdapterOption,
     CompileOption,
     DeviceOption,
     DtypeOption,
@@ -35,6 +36,7 @@ from warpcortex_cli.cli.output import (
     print_json,
     stderr_console,
     stopped,
+    with_adapters,
     with_sampling,
 )
 from warpcortex_cli.errors import UsageError
@@ -75,6 +77,7 @@ def ask(
     dtype: DtypeOption = AUTO,
     quantize: QuantizeOption = AUTO,
     compiled: CompileOption = False,
+    adapter: AdapterOption = None,
     seed: SeedOption = 0,
     no_streams: NoStreamsOption = False,
     temperature: TemperatureOption = None,
@@ -104,6 +107,7 @@ def ask(
         writer = stack.enter_context(TraceWriter(trace)) if trace is not None else None
         options = LoadOptions(device, dtype, quantize, compiled)
         prism, settings = open_prism(model=model, profile=profile, options=options)
+        settings = with_adapters(settings, adapter)
         settings = with_sampling(settings, stop, temperature, top_p, top_k, min_p, repetition_penalty)
         with importing(), phase("importing the engine"):
             from warpcortex_cli.engine.ledger import Ledger

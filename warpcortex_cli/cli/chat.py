@@ -17,6 +17,7 @@ from warpcortex_cli.cli.ask import NotesOption, TraceOption, say
 from warpcortex_cli.cli.gate import stored_calibration
 from warpcortex_cli.cli.output import (
     AUTO,
+    AdapterOption,
     CompileOption,
     DeviceOption,
     DtypeOption,
@@ -36,6 +37,7 @@ from warpcortex_cli.cli.output import (
     stderr_console,
     stdout_console,
     stopped,
+    with_adapters,
     with_sampling,
 )
 from warpcortex_cli.cli.sessions import Keeper, session_file
@@ -62,6 +64,7 @@ def chat(
     dtype: DtypeOption = AUTO,
     quantize: QuantizeOption = AUTO,
     compiled: CompileOption = False,
+    adapter: AdapterOption = None,
     seed: SeedOption = 0,
     no_streams: NoStreamsOption = False,
     temperature: TemperatureOption = None,
@@ -84,6 +87,7 @@ def chat(
         writer = stack.enter_context(TraceWriter(trace)) if trace is not None else None
         options = LoadOptions(device, dtype, quantize, compiled)
         prism, settings = open_prism(model=model, profile=profile, options=options)
+        settings = with_adapters(settings, adapter)
         settings = with_sampling(settings, stop, temperature, top_p, top_k, min_p, repetition_penalty)
         from warpcortex_cli.engine.session import Session
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from warpcortex_cli.errors import ProfileError, WarpError
+from warpcortex_cli.errors import ProfileError, UsageError, WarpError
 from warpcortex_cli.phases import phase
 from warpcortex_cli.prism.options import USUAL, LoadOptions
 from warpcortex_cli.results import FLAG, HELP, recorded
@@ -193,6 +193,15 @@ CompileOption = Annotated[
         help="Compile the layers that --quantize leaves as they are: faster steps. Takes a C++ compiler, and a minute.",
     ),
 ]
+AdapterOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--adapter",
+        metavar="NAME=FOLDER",
+        help="Compute the River (river), or a role, with a LoRA adapter as PEFT writes it. May be given several times.",
+        show_default=False,
+    ),
+]
 SeedOption = Annotated[
     int,
     typer.Option("--seed", min=0, max=2**63 - 1, metavar="N", help="The same seed gives the same run on a CPU."),
@@ -320,6 +329,17 @@ def choose(model: str | None, profile: str | None) -> tuple[ModelSource, Profile
         return source, load_profile("pocket" if source.kind == "pocket" else "council")
     settings = load_profile(profile)
     return resolve_model(model, settings.model), settings
+
+
+def with_adapters(settings: Profile, given: Sequence[str] | None) -> Profile:
+    """A profile with the adapters of `AdapterOption`. UsageError: one is not NAME=FOLDER, or names nobody."""
+    pairs = {}
+    for text in given or ():
+        name, sign, folder = text.partition("=")
+        if not (name and sign and folder):
+            raise UsageError(f"--adapter {text}: this is not NAME=FOLDER.", "Write --adapter river=FOLDER.")
+        pairs[name] = folder
+    return settings.adapted(pairs) if pairs else settings
 
 
 def with_sampling(

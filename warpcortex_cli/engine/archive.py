@@ -172,7 +172,8 @@ class Archive:
             while river.length < upto:
                 some = ids[river.length : min(upto, river.length + PREFILL_CHUNK)]
                 positions = list(range(river.position, river.position + len(some)))
-                prism.forward([Row(some, positions, river.tail, river.beside(), logits="none")])
+                row = Row(some, positions, river.tail, river.beside(), logits="none", adapter=river.settings.adapter)
+                prism.forward([row])
 
         for start, end, record in found.blocks:
             if not river.length <= start < len(ids):

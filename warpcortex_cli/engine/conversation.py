@@ -70,6 +70,8 @@ class Conversation:
 
         All settings take effect here and nowhere else, so whatever a session begins with can be changed later.
         """
+        for name in profile.adapters:  # before anything has changed
+            self.river.prism.open_adapter(name)
         self.profile = profile
         self.router = Router(profile.roles)
         self.gate.use(profile.gate)

@@ -7,6 +7,7 @@ its speed, a thought is read a few tokens at a time, in the same steps as the Ri
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -97,12 +98,12 @@ class Injection:
         # on, the old tail stays as it is.
         beside = river.reads()
         parts = (("of its tail", river.tail.view(river.tail.length)), *beside.parts)
-        reads = Reads(parts, river.position, beside.bound + len(self._ids))
+        reads = replace(beside, parts=parts, bound=beside.bound + len(self._ids))
         self.there = Reading(prism, self._ids, self.positions, reads, weighs)
         self._readings = [self.there]
         if weighs:  # its KV is not kept
             alone = [*prism.chat.opening(""), *self._ids]
-            nothing = Reads((), 0, len(alone))
+            nothing = replace(beside, parts=(), first=0, bound=len(alone))
             self._readings.insert(0, Reading(prism, alone, list(range(len(alone))), nothing, scored=True))
 
     @property

@@ -24,7 +24,7 @@ class Instructions:
     def __init__(self, prism: Prism) -> None:
         self._prism = prism
         self._of: dict[str, Segment] = {}
-        self._newest: dict[str, tuple[int, tuple[int, ...]]] = {}  # by role: Synapse and beginning of the last prompt
+        self._newest: dict[str, tuple[int, tuple[int, ...], str | None]] = {}  # by role: Synapse, prompt's beginning
 
     @property
     def nbytes(self) -> int:
@@ -46,21 +46,21 @@ class Instructions:
         tokens = tuple(token for token, _ in same)
         if len(tokens) < SHARED_FROM:
             return None
-        this = (synapse.version if synapse else 0, tokens)
+        this = (synapse.version if synapse else 0, tokens, role.adapter)
         if self._newest.get(role.name) != this:
             self._newest[role.name] = this
             self._of.pop(role.name, None)
             return None
         if role.name not in self._of:
-            self._of[role.name] = self._prefill(tokens, synapse)
+            self._of[role.name] = self._prefill(tokens, synapse, role.adapter)
         return self._of[role.name]
 
-    def _prefill(self, tokens: tuple[int, ...], synapse: Synapse | None) -> Segment:
+    def _prefill(self, tokens: tuple[int, ...], synapse: Synapse | None, adapter: str | None) -> Segment:
         start = synapse.position if synapse else 0
         tail = self._prism.new_tail(len(tokens))
         reads = (synapse.segment,) if synapse and synapse.landmarks else ()
         positions = list(range(start, start + len(tokens)))
-        self._prism.forward([Row(list(tokens), positions, tail, reads, logits="none")])
+        self._prism.forward([Row(list(tokens), positions, tail, reads, logits="none", adapter=adapter)])
         segment = tail.freeze(0, len(tokens))
         tail.release()
         return segment

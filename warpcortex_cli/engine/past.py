@@ -53,6 +53,7 @@ class Past:
 
     def __init__(self, prism: Prism, settings: MemorySettings, sentences: Sentences) -> None:
         self._prism = prism
+        self._adapter: str | None = None  # that the River is computed with
         self.sentences = sentences
         self.budget = _recalled(prism, settings)
         self.store = BlockStore(prism.layout, settings.stored, _budgets(settings, self.budget, prism.layout))
@@ -74,8 +75,9 @@ class Past:
         self.base = self.pinned + self.budget
         self.fingerprints = calibrated(self._prism)
 
-    def use(self, settings: MemorySettings) -> None:
+    def use(self, settings: MemorySettings, adapter: str | None = None) -> None:
         """Applies budgets, and the format of blocks stored from now on. Call `lay_out` next."""
+        self._adapter = adapter
         self.budget = _recalled(self._prism, settings)
         self.store.change(settings.stored, _budgets(settings, self.budget, self._prism.layout))
 
@@ -234,7 +236,7 @@ class Past:
         ids = list(self.sentences.ids[start : (number + 1) * BLOCK])
         tail = self._prism.new_tail(len(ids))
         positions = list(range(self.base, self.base + len(ids)))
-        self._prism.forward([Row(ids, positions, tail, logits="none")])
+        self._prism.forward([Row(ids, positions, tail, logits="none", adapter=self._adapter)])
         found = tail.freeze(number * BLOCK - start, len(ids))
         tail.release()
         return self._prism.rope.unrotated(found.keys, found.positions), list(found.values)

@@ -142,7 +142,7 @@ class River:
         self.settings = profile.river
         self._window = profile.memory.window
         self.opened = self.prism.chat.opened(self.settings.thinking)
-        self.past.use(profile.memory)
+        self.past.use(profile.memory, self.settings.adapter)
         self.lay_out()
 
     @property
@@ -208,7 +208,8 @@ class River:
         """What its next row reads beside its tail: its past as one segment, and its asides as another."""
         past = (("of its past", part) for part in self.past.working())
         thoughts = (("of thoughts", part) for part in self.asides.view())
-        return Reads((*past, *thoughts), self.position, self.bound + self.asides.tokens)
+        bound = self.bound + self.asides.tokens
+        return Reads((*past, *thoughts), self.position, bound, self.settings.adapter)
 
     def beside(self) -> tuple[Segment | TailView, ...]:
         """The segments of `reads`."""
@@ -275,7 +276,7 @@ class River:
         probe = self.prism.new_tail(len(ids))
         past = (("of its past", part) for part in self.past.working())
         parts: tuple[tuple[str, Segment | TailView], ...] = (*past, ("of its tail", self.tail.view(context)))
-        reads = Reads(parts, self.past.base + context, self.bound + len(ids))
+        reads = Reads(parts, self.past.base + context, self.bound + len(ids), self.settings.adapter)
         row = reads.row(ids, probe, "none", queries=True)
         queries = self.prism.forward([row])[0].queries
         probe.release()

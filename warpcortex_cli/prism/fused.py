@@ -50,13 +50,15 @@ class FusedLayer(nn.Module):
         like: which one it is, and what its attention is given.
         parts: what it holds.
         dtype: that keys and values are kept in.
+        made_of: the layer as the model has it, over the same packed weights.
 
     Attributes:
         together: it and all layers that follow it and are given the same angles, to be run in one call; or None.
     """
 
-    def __init__(self, like: Fused, parts: Parts, dtype: torch.dtype) -> None:
+    def __init__(self, like: Fused, parts: Parts, dtype: torch.dtype, made_of: nn.Module) -> None:
         super().__init__()
+        self.made_of = (made_of,)  # in a tuple, or its parameters would be counted twice
         self.number, self.around, self.like = like.number, Around(parts), like
         self._heads, self._kv_heads = parts.heads, parts.kv_heads
         self._dtype = dtype
@@ -119,7 +121,7 @@ def fuse(decoder: Any, max_context: int, dtype: torch.dtype) -> int:
             given.scaling, given.softcap, given.window, angles[id(found.position_embeddings[0])],
         )  # fmt: skip
         try:
-            fused = FusedLayer(like, _parts(layers[number], like), dtype)
+            fused = FusedLayer(like, _parts(layers[number], like), dtype, layers[number])
             same = _gives_the_same(fused, found, given)
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError):
             continue  # it is of another form
@@ -135,10 +137,18 @@ def fuse_again(decoder: Any, known: Sequence[Fused], dtype: torch.dtype) -> None
     if not isinstance(layers, nn.ModuleList) or any(not 0 <= like.number < len(layers) for like in known):
         raise ValueError("these are no layers of the model")
     try:
-        found = [FusedLayer(like, _parts(layers[like.number], like), dtype) for like in known]
+        found = [FusedLayer(like, _parts(layers[like.number], like), dtype, layers[like.number]) for like in known]
     except (AttributeError, KeyError, TypeError, RuntimeError) as error:
         raise ValueError(str(error)) from error
     _put(layers, found)
+
+
+def unfuse(decoder: Any) -> None:
+    """Puts back the layers of the model that were fused. Each is computed by its own modules then."""
+    layers: Any = getattr(decoder, "layers", ())
+    for number, layer in enumerate(layers):
+        if isinstance(layer, FusedLayer):
+            layers[number] = layer.made_of[0]
 
 
 def fused_layers(decoder: Any) -> list[Fused]:

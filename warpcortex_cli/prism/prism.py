@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,13 +12,15 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from warpcortex_cli.errors import ModelError
 from warpcortex_cli.memory.room import Stored
 from warpcortex_cli.memory.tail import FIRST_CAPACITY, SLOTS, Slab, Tail, TailPool
 from warpcortex_cli.phases import phase
 from warpcortex_cli.prism import attention, crowding, native, trials
+from warpcortex_cli.prism.adapters import Adapters
 from warpcortex_cli.prism.chat_format import ChatFormat
 from warpcortex_cli.prism.compile import compile_layers, warm_up
-from warpcortex_cli.prism.fused import fuse, fuse_again, fused_layers
+from warpcortex_cli.prism.fused import fuse, fuse_again, fused_layers, unfuse
 from warpcortex_cli.prism.generation import own_sampling, own_stops
 from warpcortex_cli.prism.head import Head, PlainHead, Summary, largest
 from warpcortex_cli.prism.load import TOKENIZER, WEIGHTS, choose_dtype, choose_quantize, loading
@@ -68,6 +71,7 @@ class Prism:
         eos_ids: tokens that end a reply.
         sampling: the sampling settings of the model's own files.
         stops: the stop texts of the same files.
+        adapters: its LoRA adapters.
 
     Raises:
         ModelError: the engine cannot serve this model, with the reason.
@@ -131,6 +135,8 @@ class Prism:
         self.sampling = own_sampling(model.generation_config)
         control = set(self.chat.encoder.names.values())
         self.stops = tuple(text for text in own_stops(model.generation_config) if text not in control)
+        self.adapters = Adapters(model)
+        self._compiled = compiled
         self._states: list[Tensor] = []
         self._head: Head | None = None
         self._stack: Stack | None = None
@@ -189,6 +195,24 @@ class Prism:
         fuse(decoder, self.max_context, self.layout.dtype)
         return None
 
+    def open_adapter(self, name: str) -> None:
+        """Reads a LoRA adapter, so that rows may be computed with it.
+
+        From now on, layers that are kernels are computed by the modules that they were made of: a kernel does not know
+        of adapters, and a row must not change with the adapters of others.
+
+        Args:
+            name: a folder as PEFT writes it, or org/name in the Hugging Face cache.
+
+        Raises:
+            ModelError: it is not there, damaged, not served, or was made for another model. Nothing has changed then.
+        """
+        if self._compiled:
+            raise ModelError(f"adapters are not served with --compile, and {name} is one.", "Leave --compile out.")
+        unfuse(self.model.get_decoder())
+        self._stack, self._crowded = None, False
+        self.adapters.get(name)
+
     # -- the forward -----------------------------------------------------------------------------------------
 
     @torch.inference_mode()
@@ -234,8 +258,10 @@ class Prism:
             assert isinstance(self._head, Packed)
             return hidden, self._head(hidden[places]) if whole else hidden.new_empty(0, self.vocab_size)
         self._states.clear()
+        named = [(row.adapter, len(row.tokens)) for row in step.rows]
+        adapted = self.adapters.running(named) if any(name is not None for name, _ in named) else nullcontext()
         try:
-            with attention.running(step):
+            with attention.running(step), adapted:
                 logits = self.model(
                     input_ids=tokens[None], position_ids=positions[None], use_cache=False, logits_to_keep=places
                 ).logits[0]

@@ -40,7 +40,13 @@ class Packed(nn.Module):
         bias: of all outputs, or None.
         format: of the weights, one of `native`'s.
         sizes: outputs of each layer.
+
+    Attributes:
+        in_features, out_features: of one that stands in the place of a linear layer.
     """
+
+    in_features: int
+    out_features: int
 
     def __init__(self, weight: Tensor, bias: Tensor | None, format: int, sizes: Sequence[int]) -> None:
         super().__init__()
@@ -84,6 +90,9 @@ def _multiplied(x: Tensor, packed: Tensor, bias: Tensor | None, format: int, out
 
 class Plain(nn.Module):
     """The same over weights in 8 bits, by torch: slow, for they are made fp32 anew in each step, some at a time."""
+
+    in_features: int
+    out_features: int
 
     def __init__(self, weights: Grouped, bias: Tensor | None, sizes: Sequence[int]) -> None:
         super().__init__()
@@ -133,11 +142,11 @@ class Joint(nn.Module):
 class Share(nn.Module):
     """One layer of a joint."""
 
-    def __init__(self, joint: Joint, number: int) -> None:
+    def __init__(self, joint: Joint, number: int, in_features: int) -> None:
         super().__init__()
         self.joint = joint
         self._number = number
-        self.out_features = joint.linear.sizes[number]
+        self.in_features, self.out_features = in_features, joint.linear.sizes[number]
 
     def forward(self, x: Tensor) -> Tensor:
         return self.joint.part(self._number, x)
@@ -278,8 +287,11 @@ def _exchange(parent: nn.Module, format: int | None, filling: Filling | None = N
     linears = {name: child for name, child in parent.named_children() if type(child) is nn.Linear}
     for names in _TOGETHER:
         if all(name in linears for name in names):
+            inputs = linears[names[0]].in_features
             joint = Joint(joined([linears.pop(name) for name in names], format, filling))
             for number, name in enumerate(names):
-                setattr(parent, name, Share(joint, number))
+                setattr(parent, name, Share(joint, number, inputs))
     for name, linear in linears.items():
-        setattr(parent, name, joined([linear], format, filling))
+        alone = joined([linear], format, filling)
+        alone.in_features, alone.out_features = linear.in_features, linear.out_features
+        setattr(parent, name, alone)

@@ -19,11 +19,13 @@ class Reads:
         parts: the segments in the order of attention, each with a name for people.
         first: the position of the next token.
         bound: the most tokens that a row attends to, its tail and its own included.
+        adapter: the LoRA adapter of whoever reads.
     """
 
     parts: tuple[tuple[str, Segment | TailView], ...]
     first: int
     bound: int
+    adapter: str | None = None
 
     @property
     def segments(self) -> tuple[Segment | TailView, ...]:
@@ -55,7 +57,7 @@ class Reads:
         read = self.tokens + tail.length + len(tokens)
         assert read <= self.bound, f"a row attends to {read} tokens: {self}"
         at = range(self.first, self.first + len(tokens)) if positions is None else positions
-        return Row(tokens, list(at), tail, self.segments, logits, queries, logsumexp)
+        return Row(tokens, list(at), tail, self.segments, logits, queries, logsumexp, self.adapter)
 
     def __str__(self) -> str:
         parts = [f"{segment.tokens:,} {name}" for name, segment in self.parts]

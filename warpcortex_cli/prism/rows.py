@@ -25,6 +25,7 @@ class Row:
         logits: for no token, the last one, or all; "largest": only the last token's largest logit, for greedy sampling.
         queries: whether to return the tokens' rotated queries.
         logsumexp: whether to return `logsumexp`.
+        adapter: the LoRA adapter that it is computed with, one that `Prism.open_adapter` has read.
     """
 
     tokens: list[int]
@@ -34,6 +35,7 @@ class Row:
     logits: Literal["none", "largest", "last", "all"] = "last"
     queries: bool = False
     logsumexp: bool = False
+    adapter: str | None = None
 
 
 @dataclass(frozen=True)

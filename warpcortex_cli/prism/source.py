@@ -196,6 +196,23 @@ def _cached_file(name: str, repo_name: str, file: str) -> ModelSource:
     return _gguf("hub", Path(found), name)
 
 
+def find_folder(spec: str, file: str) -> Path | None:
+    """A folder, or that of org/name in the Hugging Face cache which holds `file`; None where there is neither."""
+    path = _path(spec)
+    if spec and path.is_dir():
+        return path.resolve()
+    if not _HUB_NAME.fullmatch(spec):
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    repo, revision = _split(spec)
+    try:
+        found = try_to_load_from_cache(repo, file, revision=revision)
+    except ValueError:  # huggingface_hub has rules of its own for names
+        found = None
+    return Path(found).parent if isinstance(found, str) else None
+
+
 def check_folder(path: Path, name: str) -> Path:
     """The folder itself, if a model can be loaded from it.
 

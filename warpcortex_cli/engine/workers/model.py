@@ -144,7 +144,8 @@ class Writing(Work):
         if self.shared:
             parts.append(("that others share", self.shared))
         room = self.tail.capacity if self.tail else 0
-        return Reads(tuple(parts), self.position, sum(p.tokens for _, p in parts) + room)
+        bound = sum(p.tokens for _, p in parts) + room
+        return Reads(tuple(parts), self.position, bound, self._role.adapter)
 
     @property
     def tokens(self) -> int:

@@ -1,0 +1,170 @@
+"""LoRA adapters as PEFT writes them: `adapter_config.json` and `adapter_model.safetensors` in a folder.
+
+Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021: a linear layer W gives W x + scale * B (A x),
+where A [rank, inputs] and B [outputs, rank] are the adapter's. No torch in here, and no weights are read.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError, safe_open
+
+from warpcortex_cli.errors import ModelError
+from warpcortex_cli.prism.source import find_folder
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_PICKLED = "adapter_model.bin"
+PREFIX = "base_model.model."
+PART = re.compile(r"(?P<module>.+)\.lora_(?P<part>[AB])\.weight")
+SAVE_AGAIN = "Save it again with PEFT's save_pretrained."
+
+
+class Config(BaseModel):
+    """What matters of adapter_config.json; `r` and `lora_alpha` as in PEFT's LoraConfig."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    peft_type: str
+    base_model_name_or_path: str | None = None
+    r: Annotated[int, Field(ge=1)] = 8
+    lora_alpha: Annotated[float, Field(allow_inf_nan=False)] = 8.0
+    use_rslora: bool = False
+    use_dora: bool = False
+    fan_in_fan_out: bool = False
+    bias: str = "none"
+    lora_bias: bool = False
+    modules_to_save: list[str] | None = None
+    alpha_pattern: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = {}
+
+    def scale(self, module: str, rank: int) -> float:
+        """What B (A x) is multiplied with in a module: alpha by rank, or by its root (rank-stabilised LoRA)."""
+        alpha = next((a for name, a in self.alpha_pattern.items() if _is_named(name, module)), self.lora_alpha)
+        return alpha / (math.sqrt(rank) if self.use_rslora else rank)
+
+
+def find_adapter(spec: str) -> Path:
+    """The folder of an adapter: a path, or org/name in the Hugging Face cache. Downloads nothing.
+
+    Raises:
+        ModelError: it is not on this machine, or holds no adapter that can be read.
+    """
+    folder = find_folder(spec, CONFIG)
+    if folder is None:
+        raise ModelError(
+            f"there is no adapter {spec!r}.", f"Give a folder with {CONFIG}, or org/name from the Hugging Face cache."
+        )
+    if not (folder / CONFIG).is_file():
+        raise ModelError(
+            f"{spec} is no adapter: it holds no {CONFIG}.", "Give the folder that PEFT's save_pretrained wrote."
+        )
+    if not (folder / WEIGHTS).is_file():
+        if (folder / _PICKLED).exists():
+            raise ModelError(f"{spec} holds pickled weights, which are never loaded.", SAVE_AGAIN)
+        raise ModelError(f"{spec} is incomplete: it holds no {WEIGHTS}.", SAVE_AGAIN)
+    return folder
+
+
+def read_config(folder: Path, name: str) -> Config:
+    """Raises ModelError: it is damaged, or of a kind of adapter that is not served."""
+    try:
+        config = Config.model_validate_json((folder / CONFIG).read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        why = ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
+        raise ModelError(f"{CONFIG} of {name} cannot be read: {why}.", SAVE_AGAIN) from None
+    except OSError as error:
+        raise ModelError(f"{CONFIG} of {name} cannot be read: {error.strerror}.", SAVE_AGAIN) from None
+    for refused, what in (
+        (config.peft_type.upper() != "LORA", f"of the kind {config.peft_type}"),
+        (config.use_dora, "a DoRA"),
+        (config.fan_in_fan_out, "for transposed layers (fan_in_fan_out)"),
+        (config.bias != "none" or config.lora_bias, "one with biases"),
+        (bool(config.modules_to_save), "one that brings whole modules (modules_to_save)"),
+    ):
+        if refused:
+            raise ModelError(f"{name} is an adapter {what}, which is not served.", "LoRA of linear layers is.")
+    return config
+
+
+def shapes(folder: Path, name: str) -> dict[str, tuple[int, ...]]:
+    """Of all tensors of an adapter, by the header of its file alone. Raises ModelError for a damaged one."""
+    try:
+        with safe_open(folder / WEIGHTS, framework="np") as file:
+            return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, ValueError) as error:
+        raise ModelError(f"{WEIGHTS} of {name} is damaged: {error}", "Copy it again.") from error
+
+
+def _is_named(pattern: str, module: str) -> bool:
+    """As PEFT matches the keys of rank_pattern and alpha_pattern."""
+    try:
+        return re.match(rf"(.*\.)?({pattern})$", module) is not None
+    except re.error:
+        return False
+
+
+@dataclass(frozen=True)
+class Described:
+    """An adapter as its files describe it.
+
+    Attributes:
+        name: as --adapter takes it.
+        base: the model that it was made for, if it says so.
+        bytes: of its weights' file.
+        ranks: each that occurs, ascending.
+        modules: the linear layers that it changes.
+        reason: why no model can be served with it, or None.
+    """
+
+    name: str
+    path: Path
+    base: str | None
+    bytes: int
+    ranks: list[int]
+    modules: list[str]
+    reason: str | None = None
+
+    @property
+    def kinds(self) -> Counter[str]:
+        """How often each kind of layer occurs, such as q_proj."""
+        return Counter(module.rpartition(".")[2] for module in self.modules)
+
+
+def described(folder: Path, name: str) -> Described:
+    """Raises ModelError: it is damaged, or not served with any model."""
+    config, found = read_config(folder, name), shapes(folder, name)
+    halves = {key: shape for key, shape in found.items() if key.endswith(".lora_A.weight") and len(shape) == 2}
+    modules = [key.removeprefix(PREFIX).removesuffix(".lora_A.weight") for key in halves]
+    ranks = sorted({shape[0] for shape in halves.values()})
+    size = (folder / WEIGHTS).stat().st_size
+    return Described(name, folder, config.base_model_name_or_path, size, ranks, sorted(modules))
+
+
+def adapters(folders: Iterable[Path]) -> list[Described]:
+    """All adapters in these folders, in folders right inside of them, and in the Hugging Face cache."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    found: dict[Path, str] = {}
+    for folder in folders:
+        for config in (folder / CONFIG, *sorted(folder.glob(f"*/{CONFIG}"))):
+            if config.is_file():
+                found.setdefault(config.parent.resolve(), str(config.parent))
+    for config in sorted(Path(HF_HUB_CACHE).glob(f"models--*/snapshots/*/{CONFIG}")):
+        name = config.parts[-4].removeprefix("models--").replace("--", "/", 1)
+        found.setdefault(config.parent.resolve(), name)
+    return [_or_why_not(path, name) for path, name in found.items()]
+
+
+def _or_why_not(path: Path, name: str) -> Described:
+    try:
+        return described(find_adapter(str(path)), name)
+    except ModelError as error:
+        return Described(name, path, None, 0, [], [], str(error))

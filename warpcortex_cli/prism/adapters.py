@@ -1,0 +1,231 @@
+"""Agents that differ: LoRA adapters on the one model, rows with different ones in the same forward.
+
+The model's own products are computed once for all rows; then each adapter adds its low-rank part to its own rows, as in
+Punica (Chen et al., 2023) and S-LoRA (Sheng et al., 2023). Rows without an adapter are left as they are.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from warpcortex_cli.errors import ModelError
+from warpcortex_cli.prism.adapter_files import (
+    PART,
+    PREFIX,
+    SAVE_AGAIN,
+    WEIGHTS,
+    Config,
+    find_adapter,
+    read_config,
+    shapes,
+)
+
+ROOM = 256 * 2**20  # bytes of adapters in memory; those used least recently leave first
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What an adapter adds to one linear layer: x @ down @ up.
+
+    Attributes:
+        down: A [inputs, rank].
+        up: B with its scale [rank, outputs].
+    """
+
+    down: Tensor
+    up: Tensor
+
+    @property
+    def rank(self) -> int:
+        return self.down.shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        return self.down.nbytes + self.up.nbytes
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter that fits a model. `pairs`: by the path of the module in it."""
+
+    name: str
+    config: Config
+    pairs: Mapping[str, Pair]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(pair.nbytes for pair in self.pairs.values())
+
+    @property
+    def ranks(self) -> list[int]:
+        """Each rank that occurs, ascending."""
+        return sorted({pair.rank for pair in self.pairs.values()})
+
+
+class Adapters:
+    """The adapters of a model: which there are, which are in memory, and what they add to a step.
+
+    Args:
+        model: of transformers, of plain or packed linear layers.
+        room: bytes of adapters in memory; a step that needs more at once takes more.
+    """
+
+    def __init__(self, model: Any, room: int = ROOM) -> None:
+        self._model = model
+        self.room = room
+        self._held: OrderedDict[str, Adapter] = OrderedDict()  # the one used last is the last one
+        self._hooked: set[str] = set()
+        self._step: list[tuple[Adapter, Tensor | slice]] = []
+
+    @property
+    def nbytes(self) -> int:
+        """Of those in memory."""
+        return sum(adapter.nbytes for adapter in self._held.values())
+
+    @property
+    def held(self) -> list[str]:
+        """Names of those in memory, the one used last at the end."""
+        return list(self._held)
+
+    def get(self, name: str) -> Adapter:
+        """An adapter, read if it is not in memory.
+
+        Args:
+            name: its folder, or org/name in the Hugging Face cache.
+
+        Raises:
+            ModelError: it is not there, damaged, not served, or was made for another model. Nothing has changed then.
+        """
+        found = self._held.get(name)
+        if found is None:
+            found = read_adapter(find_adapter(name), name, self._model)
+            device = next(self._model.parameters()).device
+            pairs = {module: Pair(p.down.to(device), p.up.to(device)) for module, p in found.pairs.items()}
+            found = Adapter(found.name, found.config, pairs)
+            self._held[name] = found
+            for module in found.pairs.keys() - self._hooked:
+                self._model.get_submodule(module).register_forward_hook(self._hook(module))
+                self._hooked.add(module)
+        self._held.move_to_end(name)
+        return found
+
+    @contextmanager
+    def running(self, rows: Sequence[tuple[str | None, int]]) -> Iterator[None]:
+        """While it is open, a forward of the model computes each row with its adapter.
+
+        Args:
+            rows: the adapter of each row, if it has one, and its tokens, as they are packed.
+        """
+        spans: dict[str, list[range]] = {}
+        start = 0
+        for name, tokens in rows:
+            if name is not None:
+                spans.setdefault(name, []).append(range(start, start + tokens))
+            start += tokens
+        self._step = [(self.get(name), self._places(of)) for name, of in spans.items()]
+        self._make_room(spans.keys())
+        try:
+            yield
+        finally:
+            self._step = []
+
+    def _places(self, spans: list[range]) -> Tensor | slice:
+        first, last = spans[0].start, spans[-1].stop
+        if sum(map(len, spans)) == last - first:
+            return slice(first, last)
+        return torch.tensor([at for span in spans for at in span], device=next(self._model.parameters()).device)
+
+    def _make_room(self, needed: Collection[str]) -> None:
+        for name in [name for name in self._held if name not in needed]:
+            if self.nbytes <= self.room:
+                return
+            del self._held[name]
+
+    def _hook(self, module: str) -> Any:
+        def add(_: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> None:
+            for adapter, places in self._step:
+                pair = adapter.pairs.get(module)
+                if pair is not None:
+                    x, into = given[0][0], out[0]
+                    more = ((x[places].float() @ pair.down) @ pair.up).to(out.dtype)
+                    if isinstance(places, slice):
+                        into[places] += more
+                    else:
+                        into.index_add_(0, places, more)
+
+        return add
+
+
+def read_adapter(folder: Path, name: str, model: Any) -> Adapter:
+    """Reads an adapter that fits the linear layers of a model, in fp32.
+
+    Args:
+        folder: as `find_adapter` finds it.
+        model: of transformers; each layer that the adapter names must be one of `inputs_and_outputs`.
+
+    Raises:
+        ModelError: it is damaged, not served, or was made for another model.
+    """
+    config = read_config(folder, name)
+    found = shapes(folder, name)
+    ranks = _checked(found, config, name, model)
+    pairs = {}
+    with safe_open(folder / WEIGHTS, framework="pt") as file:
+        for module, rank in ranks.items():
+            down, up = (file.get_tensor(f"{PREFIX}{module}.lora_{part}.weight").float() for part in "AB")
+            if not (bool(torch.isfinite(down).all()) and bool(torch.isfinite(up).all())):
+                raise ModelError(f"{name} holds numbers that are not finite, in {module}.", "Train or copy it again.")
+            pairs[module] = Pair(down.T.contiguous(), up.T.contiguous() * config.scale(module, rank))
+    return Adapter(name, config, pairs)
+
+
+def _checked(found: Mapping[str, tuple[int, ...]], config: Config, name: str, model: Any) -> dict[str, int]:
+    """The rank in each module; ModelError where a tensor has no place in the model."""
+    parts: dict[str, dict[str, tuple[int, ...]]] = {}
+    for key, shape in found.items():
+        match = PART.fullmatch(key.removeprefix(PREFIX)) if key.startswith(PREFIX) else None
+        if match is None or len(shape) != 2:
+            raise ModelError(f"{name} holds {key}, which is not served.", "LoRA of linear layers is.")
+        parts.setdefault(match["module"], {})[match["part"]] = shape
+    if not parts:
+        raise ModelError(f"{name} holds no weights.", SAVE_AGAIN)
+    base = f", {config.base_model_name_or_path}" if config.base_model_name_or_path else ""
+    ranks = {}
+    for module, given in parts.items():
+        if given.keys() != {"A", "B"}:
+            raise ModelError(f"{name} is incomplete: of {module} it holds one of A and B.", SAVE_AGAIN)
+        sizes = inputs_and_outputs(model, module)
+        if sizes is None:
+            raise ModelError(f"{name} changes {module}, which is no linear layer of a decoder layer here.",
+                             f"Use it with the model that it was made for{base}.")  # fmt: skip
+        (rank, inputs), (outputs, other) = given["A"], given["B"]
+        if (inputs, outputs) != sizes or rank != other:
+            raise ModelError(
+                f"{name} was made for another model: it has {inputs} inputs, {outputs} outputs and ranks of {rank} and "
+                f"{other} in {module}, where this model has {sizes[0]} inputs and {sizes[1]} outputs.",
+                f"Use it with the model that it was made for{base}.",
+            )
+        if not 0 < rank <= max(sizes):
+            raise ModelError(f"{name} has rank {rank:,} in {module}, which is more than the layer.", SAVE_AGAIN)
+        ranks[module] = rank
+    return ranks
+
+
+def inputs_and_outputs(model: Any, module: str) -> tuple[int, int] | None:
+    """Of a linear layer inside of a decoder layer, plain or packed; None where `module` is none."""
+    try:
+        found = model.get_submodule(module)
+    except AttributeError:
+        return None
+    inputs, outputs = getattr(found, "in_features", None), getattr(found, "out_features", None)
+    within = any(part.isdecimal() for part in module.split("."))
+    return (inputs, outputs) if within and isinstance(inputs, int) and isinstance(outputs, int) else None

@@ -598,8 +598,8 @@ def unpack(packed: Tensor, format: int, which: Tensor, inputs: int) -> Tensor:
 def multiply(x: Tensor, packed: Tensor, bias: Tensor | None, format: int, outputs: int) -> Tensor:
     """fp32 [tokens, inputs] times packed weights, plus the bias: fp32 [tokens, outputs].
 
-    Each token is rounded: for weights of 4 bits to int8 with a scale for each 32 inputs, of 8 bits to int16 with one for
-    all; for those in bfloat16, and on a CPU with AMX, to bfloat16 or not at all. Its result depends on no other row.
+    Each token is rounded: for weights of 4 bits to int8 with a scale for each 32 inputs, of 8 bits to int16 with one
+    for all; for those in bfloat16, and on a CPU with AMX, to bfloat16 or not at all. It depends on no other row.
 
     Raises:
         ValueError: one of them is of another shape or type, or not on the CPU.

@@ -1,9 +1,9 @@
 """Weights in 16, 8 or 4 bits for the CPU: decoding waits for their bytes to be read.
 
 Each 32 inputs of an output share a scale and, with 4 bits, a minimum; the embedding and the head have 8 bits then, too.
-Activations are rounded anew in every step: for 8 bits to int16 with one scale for a token, since in int8 the outliers of
-trained models would cost more than the weights do; for 4 bits to int8 with a scale for each 32 inputs, whose error is
-below that of such weights. A token's result depends on no other row. 16 bits are bfloat16, in which
+Activations are rounded anew in every step: for 8 bits to int16 with one scale for a token, since in int8 the outliers
+of trained models would cost more than the weights do; for 4 bits to int8 with a scale for each 32 inputs, whose error
+is below that of such weights. A token's result depends on no other row. 16 bits are bfloat16, in which
 most models are published: their weights stay what they are. "file" keeps the levels, scales and minima of a GGUF file;
 what that holds as plain numbers is bfloat16 then.
 

@@ -214,7 +214,7 @@ inline void gather(const Weights& weights, const Ahead& ahead, const Tokens& x, 
                 }
             }
         };
-        if constexpr (KIND == BYTES) {
+        if constexpr (KIND == BYTES && NATIVE < 64) {  // then the first sums need no zeros
             UNROLLED for (int line = 0; line < WORDS / EACH; line++) step(line);
         } else {
             for (int line = 0; line < WORDS / EACH; line++) step(line);

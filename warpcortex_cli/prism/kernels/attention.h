@@ -166,12 +166,12 @@ inline float* state_of(const Attention& a, const Task& task, int64_t token, int6
 template <typename T>
 void work_vectors(const Attention& a, const Task& task, float* states) {
     const int64_t count = task.last - task.first;
-    static thread_local Lines<T> held;
+    static thread_local Lines<Asked<T>> held;
     held.resize(count * a.shared * a.d);
-    T* query = held.data();
+    Asked<T>* query = held.data();
     for (int64_t t = 0; t < count; t++)
         for (int64_t h = 0; h < a.shared; h++) {
-            std::copy_n(query_of<T>(a, task, task.first + t, h), a.d, query + (t * a.shared + h) * a.d);
+            laid_out(query_of<T>(a, task, task.first + t, h), a.d, query + (t * a.shared + h) * a.d);
             float* state = state_of(a, task, task.first + t, h, states);
             std::fill_n(state, a.d + 2, 0.0f);
             state[0] = std::numeric_limits<float>::lowest();
@@ -184,8 +184,8 @@ void work_vectors(const Attention& a, const Task& task, float* states) {
                 if (here <= 0) continue;
                 const Span<T> piece = {span.keys + from * a.d, span.values + from * a.d, here};
                 for (int64_t h = 0; h < a.shared; h += TOGETHER)
-                    read_some(a.shared - h, (const T*)query + (t * a.shared + h) * a.d, a.d, a.scaling, piece,
-                              state_of(a, task, token, h, states));
+                    read_some<T>(a.shared - h, query + (t * a.shared + h) * a.d, a.d, a.scaling, piece,
+                                 state_of(a, task, token, h, states));
             }
     });
 }

@@ -5,6 +5,7 @@
 #include "vectors.h"
 
 #include <limits>
+#include <type_traits>
 #include <vector>
 
 namespace {
@@ -18,33 +19,77 @@ struct Span {
 
 constexpr int64_t PIECE = 64;  // keys whose scores are held at once
 constexpr int TOGETHER = 8;    // query heads that read a key at once
-constexpr int SUMS = NATIVE == 64 ? 24 : 12;  // registers for sums
+constexpr int SUMS = NATIVE == 64 ? 24 : 10;  // registers for sums of keys; for those of values there are two more
+constexpr int64_t STEP = LANES / PARTS;       // numbers of a register
 
-inline Real register_of(const float* from) { return load<Real>(from); }
-inline Real register_of(const uint16_t* from) { return real(load<Half>(from)); }
+// Numbers of bfloat16 are read as words, of which one instruction makes the even ones fp32, and one the odd ones: of two
+// registers of numbers the first and the second.
+template <int ODD>
+inline Real register_of(const uint16_t* from) {
+    const Word both = load<Word>(from);
+    return (Real)(ODD ? both & 0xffff0000u : both << 16);
+}
+template <int ODD>
+inline Real register_of(const float* from) { return load<Real>(from + ODD * STEP); }
 
-// Keys that HEADS queries read at once, of 16.
-constexpr int keys_of(int heads) {
+// How queries are given: so that their registers fit those of keys.
+#if defined(__AVX512BF16__)
+template <typename T>
+using Asked = T;
+inline void laid_out(const uint16_t* from, int64_t d, uint16_t* to) { std::copy_n(from, d, to); }
+#else
+template <typename T>
+using Asked = float;
+inline void laid_out(const uint16_t* from, int64_t d, float* to) {
+    int64_t i = 0;
+    for (; i + 2 * STEP <= d; i += 2 * STEP)
+        store(to + i, register_of<0>(from + i)), store(to + i + STEP, register_of<1>(from + i));
+    for (; i < d; i += STEP) store(to + i, real(load<Half>(from + i)));  // half of a register of words
+}
+#endif
+inline void laid_out(const float* from, int64_t d, float* to) { std::copy_n(from, d, to); }
+
+inline Real last_of(const uint16_t* from) { return real(load<Half>(from)); }
+inline Real last_of(const float* from) { return load<Real>(from); }
+
+// Keys, of 16, or registers of words that HEADS queries read at once, with so many registers for sums.
+constexpr int keys_of(int heads, int sums = SUMS) {
     int found = 1;
-    while (2 * found * heads <= SUMS && found < LANES) found *= 2;
+    while (2 * found * heads <= sums && found < LANES) found *= 2;
     return found;
 }
 
 // Products of HEADS queries with 16 keys, all of `d` numbers, the queries' one behind the other.
 template <int HEADS, typename T>
-inline void products(const T* query, int64_t d, const T* const* keys, Floats* found) {
-    constexpr int KEYS = keys_of(HEADS), STEP = LANES / PARTS;
+inline void products(const float* query, int64_t d, const T* const* keys, Floats* found) {
+    constexpr int KEYS = keys_of(HEADS);
     Real sums[HEADS][LANES];
     for (int first = 0; first < LANES; first += KEYS) {
         Real own[HEADS][KEYS] = {};
-        for (int64_t i = 0; i < d; i += STEP) {
-            Real key[KEYS];
-            UNROLLED for (int k = 0; k < KEYS; k++) key[k] = register_of(keys[first + k] + i);
-            UNROLLED for (int h = 0; h < HEADS; h++) {
-                const Real part = register_of(query + h * d + i);
-                UNROLLED for (int k = 0; k < KEYS; k++) own[h][k] += part * key[k];
+        const auto add = [&](int64_t place, auto key_of) {
+            if constexpr (HEADS < KEYS) {  // fewer of them are held
+                Real part[HEADS];
+                UNROLLED for (int h = 0; h < HEADS; h++) part[h] = pinned(load<Real>(query + h * d + place));
+                UNROLLED for (int k = 0; k < KEYS; k++) {
+                    const Real key = key_of(keys[first + k]);
+                    UNROLLED for (int h = 0; h < HEADS; h++) own[h][k] += part[h] * key;
+                }
+            } else {
+                Real key[KEYS];
+                UNROLLED for (int k = 0; k < KEYS; k++) key[k] = key_of(keys[first + k]);
+                UNROLLED for (int h = 0; h < HEADS; h++) {
+                    const Real part = pinned(load<Real>(query + h * d + place));
+                    UNROLLED for (int k = 0; k < KEYS; k++) own[h][k] += part * key[k];
+                }
             }
+        };
+        int64_t i = 0;
+        for (; i + 2 * STEP <= d; i += 2 * STEP) {
+            add(i, [i](const T* key) { return register_of<0>(key + i); });
+            add(i + STEP, [i](const T* key) { return register_of<1>(key + i); });
         }
+        if constexpr (2 * STEP > LANES)
+            if (i < d) add(i, [i](const T* key) { return last_of(key + i); });
         UNROLLED for (int h = 0; h < HEADS; h++)
             UNROLLED for (int k = 0; k < KEYS; k++) sums[h][first + k] = own[h][k];
     }
@@ -70,11 +115,50 @@ inline void weighed(const Floats (*weights)[PIECE / LANES], const T* values, int
         UNROLLED for (int w = 0; w < W; w++) put(sums + h * size + w * LANES, own[h][w]);
 }
 
+// Adds numbers of even and of odd places to those that lie in their order.
+inline void add_by_turns(float* to, Real even, Real odd) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+    const __m256 low = _mm256_unpacklo_ps((__m256)even, (__m256)odd), high = _mm256_unpackhi_ps((__m256)even, (__m256)odd);
+    store(to, load<Real>(to) + (Real)_mm256_permute2f128_ps(low, high, 0x20));
+    store(to + STEP, load<Real>(to + STEP) + (Real)_mm256_permute2f128_ps(low, high, 0x31));
+#else
+    for (int64_t i = 0; i < STEP; i++) to[2 * i] += even[i], to[2 * i + 1] += odd[i];
+#endif
+}
+
+// The same of W registers of words.
+template <int HEADS, int W>
+inline void weighed_words(const Floats (*weights)[PIECE / LANES], const uint16_t* values, int64_t d, int64_t count,
+                          float* sums, int64_t size) {
+    Real even[HEADS][W] = {}, odd[HEADS][W] = {};
+    for (int64_t t = 0; t < count; t++, values += d) {
+        Real weight[HEADS];
+        UNROLLED for (int h = 0; h < HEADS; h++) weight[h] = ((const float*)weights[h])[t] - Real{};
+        UNROLLED for (int w = 0; w < W; w++) {
+            const Real first = register_of<0>(values + 2 * w * STEP);
+            UNROLLED for (int h = 0; h < HEADS; h++) even[h][w] += weight[h] * first;
+            const Real second = register_of<1>(values + 2 * w * STEP);
+            UNROLLED for (int h = 0; h < HEADS; h++) odd[h][w] += weight[h] * second;
+        }
+    }
+    for (int h = 0; h < HEADS; h++)
+        for (int w = 0; w < W; w++) add_by_turns(sums + h * size + 2 * w * STEP, even[h][w], odd[h][w]);
+}
+
 template <int HEADS, typename T>
 inline void weighed(const Floats (*weights)[PIECE / LANES], const T* values, int64_t d, int64_t count, float* sums,
                     int64_t size) {
     constexpr int W = std::max(1, SUMS / PARTS / HEADS / 2);
     int64_t i = 0;
+    if constexpr (std::is_same<T, uint16_t>::value) {
+        constexpr int WORDS = std::max(1, keys_of(HEADS, SUMS + 2) / 2);  // each has two sums
+        const auto take = [&](auto count_of) {
+            constexpr int64_t NUMBERS = 2 * STEP * decltype(count_of)::value;
+            for (; i + NUMBERS <= d; i += NUMBERS)
+                weighed_words<HEADS, decltype(count_of)::value>(weights, values + i, d, count, sums + i, size);
+        };
+        take(std::integral_constant<int, WORDS>()), take(std::integral_constant<int, 1>());
+    }
     for (; i + W * LANES <= d; i += W * LANES) weighed<HEADS, W>(weights, values + i, d, count, sums + i, size);
     for (; i < d; i += LANES) weighed<HEADS, 1>(weights, values + i, d, count, sums + i, size);
 }
@@ -136,7 +220,7 @@ inline void weighed(const Floats (*weights)[PIECE / LANES], const uint16_t* valu
 
 // What HEADS queries have gathered so far of one softmax: each its highest score, sum of weights, and weighted values.
 template <typename T, int HEADS>
-inline void read(const T* query, int64_t d, float scaling, Span<T> span, float* state) {
+inline void read(const Asked<T>* query, int64_t d, float scaling, Span<T> span, float* state) {
     const int64_t size = d + 2;
     Floats scores[HEADS][PIECE / LANES];
     for (int64_t start = 0; start < span.tokens; start += PIECE) {
@@ -169,7 +253,7 @@ inline void read(const T* query, int64_t d, float scaling, Span<T> span, float* 
 }
 
 template <typename T, int HEADS = TOGETHER>
-inline void read_some(int64_t heads, const T* query, int64_t d, float scaling, Span<T> span, float* state) {
+inline void read_some(int64_t heads, const Asked<T>* query, int64_t d, float scaling, Span<T> span, float* state) {
     if constexpr (HEADS > 1)
         if (heads < HEADS) return read_some<T, HEADS - 1>(heads, query, d, scaling, span, state);
     read<T, HEADS>(query, d, scaling, span, state);

@@ -188,7 +188,7 @@ inline Pair<T> choose(const Pair<M>& where, const Pair<T>& a, const Pair<T>& b) 
     return {choose(where.low, a.low, b.low), choose(where.high, a.high, b.high)};
 }
 
-inline Floats splat(float x) { return Floats{} + x; }
+inline Floats splat(float x) { return x - Floats{}; }  // to add 0 would take an instruction: it makes -0 another 0
 inline Ints splat(int32_t x) { return Ints{} + x; }
 
 // Places of lanes: 0, 1, 2, ...
@@ -197,8 +197,27 @@ inline Ints order() {
     return load<Ints>(places);
 }
 
+// Numbers of 16 bits become those of 32, and back: in one instruction or two, of which not every compiler knows.
+inline Word words_of(Half x) {
+#if defined(__AVX512F__)
+    return (Word)_mm512_cvtepu16_epi32((__m256i)x);
+#elif defined(__AVX2__)
+    return (Word)_mm256_cvtepu16_epi32((__m128i)x);
+#else
+    return __builtin_convertvector(x, Word);
+#endif
+}
+inline Half halves_of(Word x) {  // of their lower halves, where the upper ones are 0
+#if defined(__AVX2__) && !defined(__AVX512F__)
+    const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32((__m256i)x, (__m256i)x), 0xd8);
+    return (Half)_mm256_castsi256_si128(packed);
+#else
+    return __builtin_convertvector(x, Half);
+#endif
+}
+
 // bfloat16 in and out: of a register, and of 16 lanes.
-inline Real real(Half x) { return (Real)(__builtin_convertvector(x, Word) << 16); }
+inline Real real(Half x) { return (Real)(words_of(x) << 16); }
 inline Real real(Whole x) { return __builtin_convertvector(x, Real); }
 inline Word narrowed_word(Real x) {  // in its lower half
     const Word bits = (Word)x;
@@ -213,7 +232,7 @@ inline Pair<T> lanes(const uint16_t* from, Pair<T>*) {
 }
 inline Floats widened(const uint16_t* from) { return lanes(from, (Floats*)nullptr); }
 
-inline void put_halves(uint16_t* to, Word x) { store(to, __builtin_convertvector(x, Half)); }
+inline void put_halves(uint16_t* to, Word x) { store(to, halves_of(x)); }
 template <typename T>
 inline void put_halves(uint16_t* to, const Pair<T>& x) {
     put_halves(to, x.low), put_halves(to + sizeof(T) / sizeof(int32_t), x.high);
@@ -233,7 +252,7 @@ inline Halves narrowed(const Floats& x) {
 // Whole numbers of at most 16 bits.
 inline Halves shortened(const Ints& x) {
     Halves found;
-    put_halves((uint16_t*)&found, same_bits<Words>(x));
+    put_halves((uint16_t*)&found, same_bits<Words>(x) & 0xffffu);
     return found;
 }
 

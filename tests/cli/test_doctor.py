@@ -57,6 +57,7 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert {f["section"] for f in found["findings"]} == {
         "Versions",
         "Devices",
+        "Billions of multiplications a second, one core",
         "Memory",
         "Models",
         "Hugging Face",

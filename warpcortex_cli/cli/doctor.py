@@ -7,7 +7,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,6 +25,7 @@ _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "huggingface_
 _STYLES = {"ok": "", "note": "yellow", "missing": "bold red"}
 _CUDA_WHEELS = "https://download.pytorch.org/whl/cu130"
 _QUESTION = "What is the capital of France?"  # of --startup
+_LAYER = ((960, 576), (576, 576), (3072, 576), (576, 1536))  # outputs and inputs of SmolLM2's products
 _LITTLE = 2**30  # bytes of free memory below which pocket gets into trouble
 
 
@@ -185,6 +186,31 @@ def _nvidia_card() -> str | None:
     return name if isinstance(name, str) else str(name, "utf-8", "replace")
 
 
+def _products() -> list[Finding]:
+    """How fast a layer of SmolLM2's size is multiplied at each width, packed and as torch's fp32."""
+    from warpcortex_cli.prism import native, rates
+    from warpcortex_cli.results import machine
+
+    if not native.usable():
+        return [Finding("kernels", "they cannot be compiled here; torch multiplies, and int8 is slow", "note")]
+    formats = {"bf16": native.BF16, "int8": native.INT8, "int4": native.INT4}
+    measured = rates.measured(_LAYER, list(formats.values()), rates.WIDTHS)
+    found = [Finding("kernels for", machine()), Finding("rows of a step", _cells(rates.WIDTHS))]
+    for name, format in formats.items():
+        slower = [r.width for r in measured[format] if r.ours < r.torch]
+        fix = ""
+        if slower:
+            rest = "" if rates.pays(measured[format]) else "; over a usual turn, too: --quantize none takes torch's"
+            fix = f"slower than torch's fp32 at {', '.join(map(str, slower))} rows{rest}"
+        found.append(Finding(name, _cells(r.ours for r in measured[format]), "note" if slower else "ok", fix))
+    found.append(Finding("torch's fp32", _cells(r.torch for r in measured[native.BF16])))
+    return found
+
+
+def _cells(numbers: Iterable[float]) -> str:
+    return "".join(f"{n:8.1f}" if isinstance(n, float) else f"{n:8}" for n in numbers)
+
+
 def _memory() -> list[Finding]:
     from warpcortex_cli.probes.memory import MemoryProbe, available_memory, total_memory
 
@@ -264,6 +290,7 @@ def _folder_size(path: Path) -> int:
 _SECTIONS = {
     "Versions": _versions,
     "Devices": _devices,
+    "Billions of multiplications a second, one core": _products,
     "Memory": _memory,
     "Models": _models,
     "Hugging Face": _hugging_face,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -30,9 +32,10 @@ from warpcortex_cli.gguf.header import read_header
 from warpcortex_cli.phases import phase
 from warpcortex_cli.prism.folder import NUMBERS, stored_tensors, weights_of
 from warpcortex_cli.prism.gguf_model import GgufModel
-from warpcortex_cli.prism.native import usable
+from warpcortex_cli.prism.native import BF16, usable
 from warpcortex_cli.prism.options import LoadOptions
 from warpcortex_cli.prism.quantize import BITS, FILE, check_device
+from warpcortex_cli.prism.rates import packing_pays
 from warpcortex_cli.prism.source import ModelSource
 from warpcortex_cli.prism.support import check_config
 from warpcortex_cli.prism.weights import attach, fill_all, on_meta
@@ -43,6 +46,8 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _PLAIN_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
 # Phases of a start
 HEADER, TOKENIZER, CODE, WEIGHTS = "what the files hold", "tokenizer", "the model's code", "weights"
+_SMALL = 1 << 25  # parameters below which a step is no matter of products
+_FIRST_LAYER = re.compile(r"\b(layers|blk)\.0\.")
 HEADROOM = 256 * 2**20  # bytes left for activations and KV when weights are loaded
 _SMALLER = "Choose a smaller model with -m, or --quantize int4 on a CPU, or --dtype bf16 elsewhere."
 
@@ -87,8 +92,9 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 def choose_quantize(source: ModelSource, options: LoadOptions) -> str:
     """How weights are kept, of `auto` or what else `Prism` knows.
 
-    auto is bf16 where that leaves a model's weights as they are, so if they are stored in it, and `packs_bf16`; and the
-    form of the file, of a GGUF file in fewer bits. Not for pocket, which shall start at once wherever it is.
+    auto is bf16 where that leaves a model's weights as they are, so if they are stored in it, and `packs_bf16`, and it
+    was measured to be faster on this machine; and the form of the file, of a GGUF file in fewer bits: few bytes are
+    what the file was chosen for. Not for pocket, which shall start at once wherever it is.
     """
     if options.quantize != "auto":
         return options.quantize
@@ -99,7 +105,19 @@ def choose_quantize(source: ModelSource, options: LoadOptions) -> str:
     if stored.quantized:
         return FILE if packs_bf16(options) else "none"
     packed = stored.dtype == torch.bfloat16 and not stored.of_experts and packs_bf16(options)
-    return "bf16" if packed else "none"
+    return "bf16" if packed and (stored.parameters < _SMALL or _faster_packed(source)) else "none"
+
+
+def _faster_packed(source: ModelSource) -> bool:
+    """Whether weights of bf16 are faster packed than in fp32 by torch; also where these would not fit into memory."""
+    if source.format == "gguf":
+        found = {name: tensor.shape for name, tensor in read_header(source.path, source.name).tensors.items()}
+    else:
+        found = {name: tensor.shape for name, tensor in stored_tensors(source).items()}
+    if sum(math.prod(shape) for shape in found.values()) * 4 + HEADROOM > available_memory():
+        return True
+    first = [(s[0], s[1]) for name, s in sorted(found.items()) if len(s) == 2 and _FIRST_LAYER.search(name)]
+    return not first or packing_pays(first, BF16)
 
 
 def packs_bf16(options: LoadOptions) -> bool:

@@ -86,7 +86,12 @@ def random_prism(shape: str, options: LoadOptions = USUAL, seed: int = 0) -> Pri
     name = known.get(shape.lower())
     if name is None:
         raise UsageError(f"there is no shape {shape!r}.", f"Shapes are {', '.join(SHAPES)}.")
-    config = AutoConfig.for_model(**SHAPES[name], eos_token_id=1, pad_token_id=0, bos_token_id=None)
+    return made(name, SHAPES[name], options, seed)
+
+
+def made(name: str, shape: dict[str, Any], options: LoadOptions = USUAL, seed: int = 0) -> Prism:
+    """The same of a shape that is given, as in `SHAPES`."""
+    config = AutoConfig.for_model(**shape, eos_token_id=1, pad_token_id=0, bos_token_id=None)
     target, quantize, dtype = choose_device(options.device), options.quantize, options.dtype
     if quantize == "auto":
         quantize = "bf16" if packs_bf16(options) else "none"

@@ -267,3 +267,16 @@ def test_what_is_done_beside_the_forward_is_paid_but_is_no_cost_of_a_width() -> 
         spent.append(waited)
         assert pacer.width(100, river_writes=True) > 4
     assert spent[0] == 0 and spent[1] >= 20
+
+
+@pytest.mark.parametrize("share", [0.7, 0.85])
+def test_what_the_river_does_besides_its_steps_alone_is_not_paid_by_streams(share: float) -> None:
+    """Planning its own row takes a twentieth of its step; only what Streams add to that is theirs."""
+    pacer, tokens, seconds = Pacer(share), 0, 0.0
+    for number in range(3000):
+        width = pacer.width(100, river_writes=True)
+        took, besides = 0.1 + 0.01 * width, 0.005 + (1.0 if number == 5 else 0.0)
+        pacer.observe(width, took, river_writes=True, besides=besides)
+        tokens, seconds = tokens + width, seconds + took + besides
+    assert share - 0.02 <= 3000 * 0.105 / seconds <= share + 0.03
+    assert tokens / 3000 >= 0.93 * 0.1 * (1 / share - 1) / 0.01

@@ -40,7 +40,8 @@ class Pacer:
     def __init__(self, share: float, enough: float = math.inf) -> None:
         self.share = share
         self.enough = enough
-        self._solo: float | None = None  # mean seconds of a step in which the River is alone
+        self._solo: float | None = None  # mean seconds of a step in which the River is alone,
+        self._own: float | None = None  # and of what is done besides such a step
         self._solos = self._since = 0  # how many solo steps, and how many steps with Streams since the last of them
         self._extra: dict[int, float] = {}  # by width: mean seconds beyond a solo step
         self._taken: dict[int, int] = {}  # by width: the last step of that width
@@ -78,7 +79,10 @@ class Pacer:
             solo = seconds if self._solo is None else self._solo
             mean = solo + max(_SOLO, 1 / self._solos) * (seconds - solo)
             self._solo = mean if self._solos > _KNOWN else min(solo, seconds)
-        if self._solo is None:
+            own = besides if self._own is None else self._own
+            least = min(besides, own * (2 if self._solos > _KNOWN else 1))  # what takes longer is done for Streams
+            self._own = own + max(_SOLO, 1 / self._solos) * (least - own)
+        if self._solo is None or self._own is None:
             return
         extra = 0.0
         if width:
@@ -90,7 +94,7 @@ class Pacer:
             del self._extra[old], self._taken[old]
         if self.share > 0:
             # The budget is bounded, so that a long solo stretch does not buy a long disturbed one.
-            self._credit = min(self._most(), self._credit + self._allowed() - extra - besides)
+            self._credit = min(self._most(), self._credit + self._allowed() - extra - (besides - self._own))
 
     def _learn(self, place: int, extra: float) -> None:
         """Notes how much longer a step with Streams took than a solo one."""

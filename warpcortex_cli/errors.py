@@ -1,14 +1,14 @@
-"""The one tree of errors a user can meet; the CLI's last layer alone turns them into words and exit codes."""
+"""All errors that a user can see. Only the CLI's last layer turns them into words and exit codes."""
 
 from __future__ import annotations
 
 
 class WarpError(Exception):
-    """Something the user should read: one sentence, and what to do about it.
+    """An error for the user: one sentence, and what to do about it.
 
     Attributes:
-        exit_code: the process exit code that the command line ends with.
-        hint: the next thing to try, or None.
+        exit_code: the exit code of the process.
+        hint: what to try next, or None.
     """
 
     exit_code = 1

@@ -1,4 +1,4 @@
-"""Events: the only way out of the engine. Terminal, trace, bench and eval subscribe to the same ones."""
+"""Events: the engine's only output. Terminal, trace, bench and eval subscribe to the same ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Event:
     """Base of all events.
 
     Attributes:
-        seq: place in the session's total order, from 0 without gaps.
+        seq: its number in the session's total order, from 0 without gaps.
         time: seconds since the session began (monotonic clock).
     """
 
@@ -30,7 +30,7 @@ Listener = Callable[[Event], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RiverStarted(Event):
-    """The River took up a user turn; `prompt_tokens` are to be prefilled."""
+    """The River began a user turn; `prompt_tokens` are to be prefilled."""
 
     name: ClassVar[str] = "river_started"
     turn: int
@@ -50,8 +50,8 @@ class RiverPrefilled(Event):
 class RiverText(Event):
     """New River text.
 
-    `request` is true for the characters of a trigger such as `[MATH: 1 + 2]`, `thinking` for what the model writes
-    between the tags of its thinking, and these tags. `stream`: whose thought it is, where that came as River text.
+    `request` is true for a trigger's characters, such as `[MATH: 1 + 2]`; `thinking` for what the model writes between
+    thinking tags, and for the tags. `stream`: whose thought it is, if a thought became River text.
     """
 
     name: ClassVar[str] = "river_text"
@@ -63,7 +63,7 @@ class RiverText(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RiverWaiting(Event):
-    """The River came to a pause point while Streams it asked for still think."""
+    """The River reached a pause point while Streams that it requested still think."""
 
     name: ClassVar[str] = "river_waiting"
     streams: tuple[int, ...]
@@ -71,7 +71,7 @@ class RiverWaiting(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RiverFinished(Event):
-    """The turn is over. `reason`: "stop", "length" (token budget), "loop" (it went in circles), "interrupted"."""
+    """The turn is over. `reason`: "stop", "length" (token limit), "loop" (it repeated itself), "interrupted"."""
 
     name: ClassVar[str] = "river_finished"
     reason: str
@@ -91,9 +91,9 @@ class StreamSpawned(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamStarted(Event):
-    """The Stream begins and reads Synapse `synapse` (a version) with `landmarks` tokens and `focus` more.
+    """The Stream begins. It reads version `synapse` of the Synapse, with `landmarks` tokens, and `focus` tokens more.
 
-    `reads`: what its rows attend to beside its tail, for people.
+    `reads`: what its rows attend to beside its tail, as text for people.
     """
 
     name: ClassVar[str] = "stream_started"
@@ -106,7 +106,7 @@ class StreamStarted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamParked(Event):
-    """One of higher priority took the Stream's seat: the `tokens` of its tail wait in `bytes` of the store."""
+    """A Stream of higher priority took its seat: the `tokens` of its tail wait in `bytes` of the store."""
 
     name: ClassVar[str] = "stream_parked"
     id: int

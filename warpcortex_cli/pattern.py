@@ -1,9 +1,9 @@
-"""What the Router must know of a google-re2 pattern: where a mistake is, and which text may still match.
+"""Analysis of google-re2 patterns for the Router: where a mistake is, and which text may still become a match.
 
-A request can be cut anywhere by token boundaries, so the Router asks of every piece of text whether it could
-become a request when more text comes. re2 has no partial matching; `Pattern.prefixes` is the pattern rewritten
-to match exactly the non-empty beginnings of its matches, so that this question too costs linear time. (The package
-`regex` matches partially, but backtracks: hostile text can take it exponential time.)
+Token boundaries can cut a request anywhere, so the Router asks of every piece of text whether it could become a request
+with more text. re2 has no partial matching. `Pattern.prefixes` is the pattern rewritten to match exactly the non-empty
+beginnings of its matches, so this question also costs linear time. (The package `regex` matches partially, but
+backtracks, and hostile text can make it take exponential time.)
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any
 
 import re2
 
-WINDOW = 400  # characters that a request may have at most
-_DISTINCT = 2  # characters: text that begins as a request does is hardly anything else
+WINDOW = 400  # characters: the longest request
+_DISTINCT = 2  # characters: text with so long a beginning of a request is hardly anything else
 _OPTIONS = re2.Options()
-_OPTIONS.log_errors = False  # re2 would write its own line to stderr
+_OPTIONS.log_errors = False  # or re2 would write to stderr itself
 
 _FLAGS = re.compile(r"\(\?([imsU-]+)\)")
 _GROUP = re.compile(r"\(\?P?<\w+>|\(\?([imsU-]*):|\(")
@@ -30,7 +30,7 @@ _ASSERTIONS = frozenset(("\\A", "\\z", "\\b", "\\B", "^", "$"))
 
 
 class PatternError(ValueError):
-    """A pattern that re2 or the Router cannot take; `offset` counts its characters from 0."""
+    """A pattern that re2 or the Router cannot use. `offset`: the character of the mistake, from 0."""
 
     def __init__(self, message: str, offset: int) -> None:
         super().__init__(message)
@@ -40,7 +40,7 @@ class PatternError(ValueError):
 
 @dataclass(frozen=True)
 class _Char:
-    """One character of text: a literal, an escape, a class or the dot, as it is written in the pattern."""
+    """Matches one character: a literal, an escape, a class or the dot, as written in the pattern."""
 
     source: str
 
@@ -62,7 +62,7 @@ class _Choice:
 
 @dataclass(frozen=True)
 class _Scope:
-    """A group with flags of its own, `(?i:...)`, or the one named task."""
+    """A group with its own flags, `(?i:...)`, or the group named task."""
 
     flags: str
     part: _Node
@@ -85,14 +85,14 @@ class Pattern:
 
     Attributes:
         source: the pattern as written.
-        whole: the same language without groups that capture.
-        prefixes: matches exactly the non-empty beginnings of matches (assertions behind their end left out).
-        begun: matches those of the beginnings that have come to the group `task`, and `opening` all of them; both
-            nothing where less than two characters stand before that group, for then they may well be plain text.
-        first: matches one character, at least every one that a match can begin with.
-        shortest: characters of the shortest match, assertions not regarded.
+        whole: the same language without capturing groups.
+        prefixes: matches exactly the non-empty beginnings of matches (ignoring assertions after their end).
+        begun: matches the beginnings that have reached the group `task`; `opening` matches all beginnings. Both match
+            nothing if fewer than two characters stand before that group, because those may well be plain text.
+        first: matches one character: every one that a match can begin with, and perhaps more.
+        shortest: characters of the shortest match, ignoring assertions.
         groups: names of its named groups.
-        open_ended: whether a match may grow when more text comes (`.+` at the end) and so fire too early.
+        open_ended: whether a match may grow with more text (`.+` at the end), and so fire too early.
         may_be_empty: whether it matches the empty text.
     """
 
@@ -151,7 +151,7 @@ def parse(source: str) -> Pattern:
 
 @dataclass(frozen=True)
 class Compiled:
-    """What one of several patterns matches, compiled, by the attributes of `Pattern`."""
+    """Several patterns as one, compiled; attributes as in `Pattern`."""
 
     whole: Any
     prefixes: Any
@@ -172,12 +172,12 @@ def together(patterns: Sequence[Pattern]) -> Compiled:
 
 
 def _offset_of(source: str, reason: str) -> int:
-    """re2 names the offending fragment behind a colon, but not its place; that of a parenthesis Python's `re` knows."""
+    """Where a mistake is. re2 names the fragment after a colon, not its place; for parentheses, ask Python's `re`."""
     what, _, fragment = reason.partition(": ")
     if what in ("missing )", "unexpected )"):
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of sets that other versions may read in another way
+                warnings.simplefilter("ignore")  # about sets that other versions may read differently
                 re.compile(source)
         except re.error as error:
             if "parenthesis" in error.msg or "subpattern" in error.msg:
@@ -186,7 +186,7 @@ def _offset_of(source: str, reason: str) -> int:
 
 
 class _Parser:
-    """Reads a pattern that re2 accepted; so it need not know what is wrong, only what is where."""
+    """Parses a pattern that re2 accepted, so it need not detect errors."""
 
     def __init__(self, source: str, start: int) -> None:
         self.source = source
@@ -327,7 +327,7 @@ def _prefixes(node: _Node) -> str | None:
 
 
 def _begun(node: _Node) -> tuple[str, int] | None:
-    """Those beginnings of the node's language that have come to the group `task`, and the fewest characters before it.
+    """The beginnings of the node's language that have reached the group `task`, and the fewest characters before it.
 
     None when the group is not in the node.
     """
@@ -376,7 +376,7 @@ def _shortest(node: _Node) -> int:
 
 
 def _first(node: _Node) -> tuple[list[str], bool]:
-    """Patterns of the first character, assertions left out; and whether the node can be empty."""
+    """Patterns of the first character, without assertions, and whether the node can be empty."""
     match node:
         case _Char(source):
             return [source], False

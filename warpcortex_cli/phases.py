@@ -1,4 +1,4 @@
-"""Where the time of a start goes: `warpcortex doctor --startup` prints what the code of every command records here."""
+"""Where a start's time goes. Commands record their phases here, and `warpcortex doctor --startup` prints them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _loaded = time.perf_counter()
 
 
 class Phases:
-    """Seconds by name, in the order in which they began. A phase within another one is not counted twice.
+    """Seconds by name, in the order in which phases began. A nested phase is not counted twice.
 
     Args:
-        now: when the first one begins.
+        now: when the first phase begins.
     """
 
     def __init__(self, now: float) -> None:
@@ -24,7 +24,7 @@ class Phases:
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        """What is done inside, in the main thread, is this phase's."""
+        """A context whose time, in the main thread, counts for this phase."""
         self._charge()
         self._seconds.setdefault(name, 0.0)
         self._stack.append(name)
@@ -41,7 +41,7 @@ class Phases:
         self._since = now
 
     def seconds(self) -> dict[str, float]:
-        """Of all phases until now; what belongs to none comes last."""
+        """Seconds of all phases so far; time outside of phases comes last."""
         self._charge()
         rest = self._seconds.pop(REST)
         self._seconds[REST] = rest

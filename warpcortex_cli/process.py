@@ -1,4 +1,4 @@
-"""Settings of the process that have to be made before torch is loaded; what the user has set stays."""
+"""Process settings that must be made before torch is loaded. What the user has set is not changed."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_PRIMITIVES = "24"  # compiled kernels that oneDNN keeps; by default 1,024 of them, one for each shape it ever saw
-_LARGE = 3 << 18  # bytes; larger buffers, such as what many rows compute, go back to the system when they are freed
+_PRIMITIVES = "24"  # compiled kernels that oneDNN keeps; its default is 1,024, one for each shape it has seen
+_LARGE = 3 << 18  # bytes; larger buffers, such as those of wide steps, return to the system when they are freed
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
-_SPINS = "2000000"  # seven times GNU's own: tens of milliseconds, where LLVM's OpenMP waits for 200
+_SPINS = "2000000"  # seven times GNU's default: tens of milliseconds. LLVM's OpenMP spins for 200
 
 
 def prepare() -> None:
-    """Makes all of them."""
+    """Applies all settings."""
     _hold_streams()
     _stay_awake()
     _give_back()
@@ -24,9 +24,9 @@ def prepare() -> None:
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Garbage is not looked for while modules are imported: they make a third of a million objects, all of which stay.
+    """Turns garbage collection off while modules are imported: they make a third of a million objects that all stay.
 
-    Nor is it looked for among them later, where each time would take a tenth of a second.
+    Later collections skip these objects too; each would take a tenth of a second longer.
     """
     if not gc.isenabled():
         yield
@@ -40,7 +40,7 @@ def importing() -> Iterator[None]:
 
 
 def _hold_streams() -> None:
-    """A standard stream that the caller has closed is /dev/null: else the next file opened would take its place."""
+    """Opens /dev/null for standard streams that the caller closed; the next opened file would take their place."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -50,20 +50,20 @@ def _hold_streams() -> None:
 
 
 def _stay_awake() -> None:
-    """Lets threads wait for their next work awake, for as long as a step spends in Python.
+    """Lets OpenMP workers spin between steps, for as long as a step spends in Python.
 
-    GNU's OpenMP sends them to sleep sooner. A core that slept is slow for some steps: the River paid for that after
-    each wide step. And where another process wants the core, who slept is served after it.
+    GNU's OpenMP puts them to sleep sooner. Waking them slows the next steps, which the River felt after each wide step;
+    and if another process wants the core, a sleeping worker is scheduled after it.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
 
 
 def _give_back() -> None:
-    """Lets the process give back what a step took.
+    """Returns a step's memory to the system.
 
-    By default glibc learns from freed buffers to keep them, and oneDNN keeps a kernel for each number of rows that a
-    step ever had: both would look like memory of agents.
+    By default glibc raises its thresholds and keeps freed buffers, and oneDNN keeps a kernel for each number of rows it
+    has seen. Both would look like memory of agents.
     """
     for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
         os.environ.setdefault(name, _PRIMITIVES)

@@ -1,4 +1,4 @@
-"""Profiles: the YAML file that says which model runs, when the River delegates, how thoughts come back."""
+"""Profiles: YAML files that say which model runs, when the River delegates, and how thoughts come back."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from warpcortex_cli.profile_problems import Mistake, problem_of
 from warpcortex_cli.profile_yaml import Source, read_yaml
 
 _SHORTEST_PROMPT = 8  # tokens
-LOOP_SPAN, LOOP_WINDOW = 8, 128  # tokens that are a repetition when they come again, and where they are looked for
+LOOP_SPAN, LOOP_WINDOW = 8, 128  # tokens that count as a repetition when they recur, within so many last tokens
 Count = Annotated[int, Field(ge=0, le=1_000_000)]
 Positive = Annotated[int, Field(ge=1, le=1_000_000)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
@@ -49,7 +49,7 @@ def _pattern(source: str) -> Pattern:
 
 
 def _compile(patterns: Sequence[Pattern]) -> None:
-    """Checks that re2 can compile what the Router needs: it derives several larger patterns from each trigger."""
+    """Checks that re2 can compile what the Router needs, which is several larger patterns for each trigger."""
     try:
         together(patterns)
     except PatternError:
@@ -58,7 +58,7 @@ def _compile(patterns: Sequence[Pattern]) -> None:
 
 
 def _format_fields(text: str, allowed: frozenset[str]) -> None:
-    """Checks the `{fields}` of a text. Only plain names are allowed, so no attribute of a value can be reached."""
+    """Checks the `{fields}` of a text. Only plain names are allowed, so that no attributes of values can be read."""
     names = ", ".join(f"{{{name}}}" for name in sorted(allowed)) or "no fields"
     try:
         fields = [
@@ -74,7 +74,7 @@ def _format_fields(text: str, allowed: frozenset[str]) -> None:
 
 
 class Example(_Settings):
-    """A turn that the model is shown as if it had been one of the conversation."""
+    """An example turn that the model reads as if it were part of the conversation."""
 
     user: Annotated[str, Field(min_length=1)]
     assistant: Annotated[str, Field(min_length=1)]
@@ -111,12 +111,12 @@ class RiverSettings(_Settings):
     )
     most_repeats: Annotated[int, Field(ge=2)] | None = Field(
         default=None,
-        description=f"A reply is stopped when {LOOP_SPAN} tokens are about to come again that often within its last "
-        f"{LOOP_WINDOW}: small models, greedy, go in circles. null: never.",
+        description=f"A reply is stopped when its last {LOOP_SPAN} tokens would occur that often in its last "
+        f"{LOOP_WINDOW}: small models decoded greedily repeat themselves. null: never.",
     )
     resume: str = Field(
         default="\n",
-        description="Stands in the place of the end of the reply when a thought arrives only then.",
+        description="Replaces the end of the reply when a thought arrives only then.",
     )
     wait_seconds: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)] = Field(
         default=30.0, description="Longest wait at a pause, in seconds."
@@ -138,7 +138,7 @@ class RiverSettings(_Settings):
 
 
 class Role(_Settings):
-    """A kind of Stream: when it is asked for, what it reads, what of its text is the thought."""
+    """A kind of Stream: when it starts, what it reads, and which part of its text is the thought."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,31}$")]
     description: str = ""
@@ -148,19 +148,19 @@ class Role(_Settings):
     starts: Literal["trigger", "turn", "sentence"] = Field(
         default="trigger",
         validate_default=True,
-        description="When: at a match of its trigger in River text; at each turn, with the user's words as task; at "
-        "the end of each sentence of the River, which is the task. Of the last two a tool starts only where it finds "
-        "work.",
+        description="When it starts: at a match of its trigger in River text; at each turn, with the user's words as "
+        "task; or at the end of each River sentence, which is the task. At a turn or sentence a tool starts only if it "
+        "finds work.",
     )
     when: str | None = Field(
         default=None,
-        description="re2 pattern with a group `task`, for a role that starts at a turn or a sentence: it must be in "
-        "these words. null: all of them are the task.",
+        description="re2 pattern with a group `task`, for a role that starts at a turn or a sentence: it must match "
+        "there. null: all the words are the task.",
     )
     visible: bool = Field(
         default=False,
-        description="Whether what the trigger matches is a part of the answer, as `12 * 7 =` is. false: a request, "
-        "which the user does not see.",
+        description="Whether the text that the trigger matches is part of the answer, as `12 * 7 =` is. false: it is a "
+        "request, which the user does not see.",
     )
     prompt: str = Field(
         default="{task}",
@@ -169,8 +169,8 @@ class Role(_Settings):
     )
     drop: str | None = Field(
         default=None,
-        description="re2 pattern. What it matches is left out of the task that the Stream reads, such as the names "
-        "of numbers that are to be added.",
+        description="re2 pattern. Whatever it matches is removed from the task that the Stream reads, such as the "
+        "names of numbers to be added.",
     )
     thought: str | None = Field(
         default=None,
@@ -181,33 +181,34 @@ class Role(_Settings):
     awaits: bool = Field(
         default=False,
         alias="await",
-        description="Whether the River writes its next token only when the thought is there, or its deadline has "
+        description="Whether the River waits with its next token until the thought has arrived, or its deadline has "
         "passed.",
     )
     arrives: Literal["aside", "inline"] = Field(
         default="aside",
-        description="How the River gets the thought: beside its text, or as text that it has written; the latter needs "
+        description="How the River gets the thought: beside its text, or inline, as if it had written it. inline needs "
         "`await`.",
     )
-    ends: bool = Field(
-        default=False, description="Whether the reply ends with a thought that has arrived inline: it says all."
-    )
+    ends: bool = Field(default=False, description="Whether the reply ends with a thought that has arrived inline.")
     judged: bool | None = Field(
-        default=None, description="Whether thoughts pass the Gate. null: those of the model, not those of tools."
+        default=None,
+        description="Whether the Gate judges its thoughts. null: those of the model, but not those of tools.",
     )
-    most: Positive | None = Field(default=None, description="Streams of this role in one reply.")
-    rest_tokens: Count = Field(default=0, description="River tokens until it starts again.")
+    most: Positive | None = Field(default=None, description="The most Streams of this role in one reply.")
+    rest_tokens: Count = Field(default=0, description="River tokens before the role may start again.")
     max_tokens: Positive = Field(default=96, description="Longest thinking, in tokens.")
     deadline_seconds: Seconds = 30.0
     priority: int = Field(default=0, ge=-1000, le=1000, description="Higher is admitted first, and parks a lower one.")
-    gate_threshold: Threshold | None = Field(default=None, description="In the place of gate.threshold.")
+    gate_threshold: Threshold | None = Field(default=None, description="Used instead of gate.threshold.")
     work: Literal["model", "calculator", "search"] = Field(
         default="model",
-        description="Who does the work: `model`, which writes; `calculator`, exact; `search`, which gives the "
-        "sentences of notes and past that share most with the task.",
+        description="The worker: `model` writes; `calculator` computes exactly; `search` gives the sentences of notes "
+        "and past that share most with the task.",
+    )
+    synapse: bool = Field(
+        default=True, description="Whether it reads the River's landmarks; pure arithmetic needs none."
     )
     adapter: Adapter | None = Field(default=None, validate_default=True, description=_ADAPTER)
-    synapse: bool = Field(default=True, description="false: reads no landmarks of the River, as for pure arithmetic.")
 
     @property
     def rereads(self) -> bool:
@@ -217,7 +218,7 @@ class Role(_Settings):
     @model_validator(mode="before")
     @classmethod
     def _without_trigger(cls, data: Any) -> Any:
-        """Only a role that starts at a trigger must have one."""
+        """Checks that roles have a trigger exactly if they start at one."""
         if isinstance(data, dict) and data.get("starts") in ("turn", "sentence"):
             return {"trigger": "", **data}
         return data
@@ -270,7 +271,7 @@ class Role(_Settings):
     @classmethod
     def _check_prompt(cls, value: str, info: ValidationInfo) -> str:
         trigger = info.data.get("trigger")
-        if trigger is not None:  # else the trigger's own mistake is reported
+        if trigger is not None:  # otherwise the trigger's own mistake is reported
             _format_fields(value, (parse(trigger).groups if trigger else frozenset()) | {"task", "focus"})
         return value
 
@@ -318,9 +319,9 @@ class SynapseSettings(_Settings):
     alpha: Share = Field(default=0.5, description="Weight of attention density against geometric coverage.")
     sinks: Count = Field(default=4, description="First tokens that are always kept.")
     recent: Count = Field(default=16, description="Newest tokens that are always kept.")
-    focus: Count = Field(default=64, description="Tokens that each Stream may read besides, chosen by its own task.")
+    focus: Count = Field(default=64, description="More tokens that each Stream may read, chosen by its own task.")
     refresh_tokens: Positive = Field(
-        default=64, description="A snapshot older than this many River tokens is taken anew."
+        default=64, description="A snapshot older than this many River tokens is replaced by a new one."
     )
 
 
@@ -330,14 +331,14 @@ def _off(value: Any) -> Any:
 
 
 class GateSettings(_Settings):
-    """What decides whether a thought is injected."""
+    """How the Gate decides whether a thought is injected."""
 
     mode: Annotated[Literal["calibrated", "raw", "off"], BeforeValidator(_off)] = "calibrated"
     threshold: Threshold = 0.5
     certainty: Share = Field(
         default=0.0,
-        description="A thought is rejected when its Stream was less sure of it: the geometric mean of the "
-        "probabilities of its three least probable tokens. 0: not asked.",
+        description="A thought is rejected when its Stream was less sure than this: the geometric mean of the "
+        "probabilities of its three least probable tokens. 0: not checked.",
     )
 
 
@@ -346,13 +347,13 @@ class InjectionSettings(_Settings):
 
     enabled: bool = True
     budget_tokens: Positive = Field(
-        default=512, description="Tokens of injected thoughts at once; the oldest leaves when there are more."
+        default=512, description="The most tokens of injected thoughts at once; beyond that the oldest is withdrawn."
     )
     position: Literal["end"] = Field(default="end", description="Virtual positions end at the River's current one.")
 
 
 class Sampling(_Settings):
-    """How tokens are chosen, as transformers' `generate` does. null: as the model's own files say, or no effect."""
+    """How tokens are chosen, as in transformers' `generate`. null: as the model's own files say, or no effect."""
 
     temperature: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] | None = Field(
         default=None, description="0 is greedy, which is what a model does whose files say nothing."
@@ -402,7 +403,7 @@ class MemorySettings(_Settings):
 
 
 class Limits(_Settings):
-    """What Streams may use."""
+    """Limits on Streams."""
 
     streams: Positive = Field(
         default=16, description="Thinking at once; where none may join, one of lower priority is parked."
@@ -502,7 +503,7 @@ class Profile(_Settings):
 
     @model_validator(mode="after")
     def _check_room(self) -> Self:
-        """A Stream's thinking must fit into its tail, beside a prompt."""
+        """Checks that a Stream's prompt and thinking fit into its tail."""
         tail = self.limits.stream_tail_tokens
         for i, role in enumerate(self.roles):
             if role.max_tokens > tail - _SHORTEST_PROMPT:
@@ -523,7 +524,7 @@ def profiles_folder() -> Path:
 
 
 def shipped_profiles() -> list[str]:
-    """Names of the profiles that come with the program."""
+    """Names of the shipped profiles."""
     return sorted(path.stem for path in profiles_folder().glob("*.yaml"))
 
 
@@ -573,7 +574,7 @@ def parse_profile(source: Source) -> Profile:
 
 
 def _known_keys() -> dict[str, tuple[str, ...]]:
-    """The keys of each section, by its name; "": of the profile itself."""
+    """The keys of each section, by its name; "" is the profile itself."""
     found = {"": tuple(Profile.model_fields)}
 
     def look(section: type[BaseModel]) -> None:

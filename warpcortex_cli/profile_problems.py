@@ -1,4 +1,4 @@
-"""Turning what pydantic found wrong with a profile into lines that a person can act on."""
+"""Turns pydantic's errors in a profile into lines that a person can act on."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ _BOUNDS = {
 
 
 class Mistake(ValueError):
-    """A value that a profile cannot have, found by a check of its own.
+    """A value that a profile must not have, found by one of our own checks.
 
     Attributes:
         what: what is wrong.
         expected: what was expected.
-        inside: steps to go down below the checked field, such as the index of an item.
+        inside: the path below the checked field, such as the index of an item.
         offset: the character of the text at which the mistake is, or None.
     """
 
@@ -47,7 +47,7 @@ class Mistake(ValueError):
 
 
 def problem_of(error: Mapping[str, Any], source: Source, known_keys: Mapping[str, tuple[str, ...]]) -> Problem:
-    """One error of pydantic as a problem with its place.
+    """One pydantic error as a problem with its place.
 
     Args:
         error: an item of `ValidationError.errors()`.
@@ -82,7 +82,7 @@ def problem_of(error: Mapping[str, Any], source: Source, known_keys: Mapping[str
 
 
 def _name(loc: Loc) -> str:
-    """`roles[0].trigger`, as one would look for it in the file."""
+    """The name of a place, such as `roles[0].trigger`."""
     name = ""
     for step in loc:
         name += f"[{step}]" if isinstance(step, int) else f".{_plain(step)}" if name else _plain(step)
@@ -112,6 +112,6 @@ def _shown(value: Any) -> str:
         return "a list" if isinstance(value, list) else "a mapping"
     try:
         text = ascii(value) if not isinstance(value, str) else repr(value)
-    except ValueError:  # Python writes out no whole number of more than 4,300 digits
+    except ValueError:  # Python does not print integers of more than 4,300 digits
         return "a number of thousands of digits"
     return text if len(text) <= 60 else text[:57] + "..."

@@ -1,4 +1,4 @@
-"""Reading a profile's YAML so that every mistake can name its line, and a pattern's mistake its column."""
+"""Reads a profile's YAML so that every mistake can name its line, and a pattern's mistake its column."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ESCAPE_LENGTHS = {"x": 2, "u": 4, "U": 8}
 
 @dataclass(frozen=True, order=True)
 class Problem:
-    """One mistake of a profile. `column` is 0 when it is not known; both count from 1."""
+    """One mistake in a profile. `line` and `column` count from 1; `column` 0 is unknown."""
 
     line: int
     column: int
@@ -32,14 +32,14 @@ class Problem:
     expected: str
 
     def report(self, file: str) -> str:
-        """`file:line: what is wrong; expected ...`, with the column behind the line where it is known."""
+        """`file:line: what is wrong; expected ...`, with the column after the line if it is known."""
         place = f"{file}:{self.line}:{self.column}" if self.column else f"{file}:{self.line}"
         return f"{place}: {self.what}; expected {self.expected}"
 
 
 @dataclass(frozen=True)
 class Source:
-    """A parsed file: its data, where each value stands, and what was wrong with the YAML itself."""
+    """A parsed file: its data, the place of each value, and mistakes in the YAML itself."""
 
     file: str
     text: str
@@ -48,7 +48,7 @@ class Source:
     problems: tuple[Problem, ...]
 
     def line(self, loc: Loc) -> int:
-        """Line of the value at `loc`, or of the nearest thing around it that exists."""
+        """The line of the value at `loc`, or of the nearest enclosing value."""
         key, value = self._find(loc)
         # A mapping begins with its first key; its name stands before it. An item of a list has no name.
         return _mark_line(key or value)
@@ -103,7 +103,7 @@ def _child(node: Node | None, step: int | str) -> tuple[Node | None, Node] | Non
 
 
 def _written_length(written: str, offset: int, style: str) -> int:
-    """How many characters of a quoted text as written give its first `offset` characters."""
+    """How many characters, as written in quotes, give the first `offset` characters of the text."""
     at = 0
     for _ in range(offset):
         if style == "'":
@@ -119,7 +119,7 @@ def read_yaml(path: Path) -> Source:
     """Reads one YAML file.
 
     Raises:
-        ProfileError: it cannot be read, or is not YAML at all.
+        ProfileError: it cannot be read, or is not YAML.
     """
     file = str(path)
     try:
@@ -143,7 +143,7 @@ def read_text(text: str, file: str) -> Source:
         root = loader.get_single_node()
         look = (_wrong_keys, lambda node: _wrong_scalars(node, loader))
         wrong = [problem for node in _nodes(root) for find in look for problem in find(node)]
-        if wrong:  # there is nothing to go on with
+        if wrong:  # nothing more can be checked
             raise ProfileError([problem.report(file) for problem in sorted(wrong)])
         problems = tuple(problem for node in _nodes(root) for problem in _keys_that_come_twice(node))
         data = None if root is None else loader.construct_document(root)
@@ -168,14 +168,14 @@ def read_text(text: str, file: str) -> Source:
 
 class _Loader(yaml.SafeLoader):
     def flatten_mapping(self, node: MappingNode) -> None:
-        """Takes up merge keys (`<<`); of equal keys only the last is kept, or a few lines could grow without end."""
+        """Resolves merge keys (`<<`). Of equal keys only the last is kept, or a few lines could grow without bound."""
         super().flatten_mapping(node)
         kept = {(k.tag, k.value) if isinstance(k, ScalarNode) else id(k): (k, v) for k, v in node.value}
         node.value = list(kept.values())
 
 
 def _nodes(root: Node | None) -> Iterator[Node]:
-    """All nodes, each once, though aliases may point to one again and again."""
+    """All nodes, each once, even if aliases point to it many times."""
     seen: set[int] = set()
     todo = [] if root is None else [root]
     while todo:
@@ -191,7 +191,7 @@ def _nodes(root: Node | None) -> Iterator[Node]:
 
 
 def _wrong_scalars(node: Node, loader: _Loader) -> Iterator[Problem]:
-    """A value that is not what its tag says, and numbers that YAML reads as octal, or to the base of 60."""
+    """Values that do not fit their tag, and numbers that YAML reads as octal or to the base 60."""
     kind = str(node.tag).removeprefix(_TAG)
     if not isinstance(node, ScalarNode) or kind not in _KINDS:
         return
@@ -204,12 +204,12 @@ def _wrong_scalars(node: Node, loader: _Loader) -> Iterator[Problem]:
         loader.construct_object(node)
     except yaml.YAMLError:
         raise
-    except Exception:  # PyYAML leaves it to chance: KeyError, AttributeError, IndexError, ValueError
+    except Exception:  # PyYAML may raise KeyError, AttributeError, IndexError or ValueError
         yield Problem(line, column, f"{shown} is not {_KINDS[kind]}", f"{_KINDS[kind]}, or text in quotes")
 
 
 def _wrong_keys(node: Node) -> Iterator[Problem]:
-    """Keys that are no text."""
+    """Keys that are not text."""
     for key, _ in node.value if isinstance(node, MappingNode) else ():
         expected = "a name, which is text"
         if not isinstance(key, ScalarNode):
@@ -220,12 +220,12 @@ def _wrong_keys(node: Node) -> Iterator[Problem]:
 
 
 def _is_text(value: str) -> bool:
-    """Half a surrogate pair, as YAML's escapes can write it, is none."""
+    """Whether a value is valid text. Half a surrogate pair, which YAML's escapes can write, is not."""
     return not any("\ud800" <= char <= "\udfff" for char in value)
 
 
 def _keys_that_come_twice(node: Node) -> Iterator[Problem]:
-    """Of such YAML would silently take the last."""
+    """Duplicate keys, of which YAML would silently take the last."""
     lines: dict[str, int] = {}
     for key, _ in node.value if isinstance(node, MappingNode) else ():
         if key.value in lines:
@@ -236,6 +236,6 @@ def _keys_that_come_twice(node: Node) -> Iterator[Problem]:
 
 
 def shorten(text: str, limit: int = 60) -> str:
-    """A text in quotes, on one line."""
+    """A text in quotes, shortened to one line."""
     shown = repr(text)
     return shown if len(shown) <= limit else shown[: limit - 3] + "..."

@@ -39,14 +39,14 @@ _EXTENSIONS = (  # the widest first
 
 
 class Recorded(AbstractContextManager[None]):
-    """While it is entered, stdout is kept as well as printed; afterwards it is written, unless an error ended it.
+    """A context that records what is printed, and writes it to RESULTS.md in the end, unless an error ended it.
 
     Args:
-        room: "bench" or "eval"; whose RESULTS.md.
+        room: "bench" or "eval": whose RESULTS.md.
         command: what was typed.
 
     Raises:
-        UsageError: on entering, where there is no git checkout to name a commit of.
+        UsageError: on entering, if there is no git checkout, and so no commit.
     """
 
     def __init__(self, room: str, command: str) -> None:
@@ -73,7 +73,7 @@ class Recorded(AbstractContextManager[None]):
 
 
 class _Tee:
-    """A text stream that writes to two; all else is the first one's."""
+    """A text stream that writes to two streams. For everything else it is the first one."""
 
     def __init__(self, shown: TextIO, kept: TextIO) -> None:
         self._shown, self._kept = shown, kept
@@ -83,14 +83,14 @@ class _Tee:
         return self._shown.write(text)
 
     def isatty(self) -> bool:
-        return False  # colours and cursor movements are not for a file
+        return False  # a file gets no colours and cursor movements
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._shown, name)
 
 
 def replaced(text: str, command: str, section: str) -> str:
-    """The file with the section of a command put in the place of the one it has, or at the end."""
+    """The file with a command's section replaced, or added at the end."""
     head, *sections = re.split(r"(?m)^(?=## `)", text)
     heading = f"## `{command}`\n"
     mine = [i for i, old in enumerate(sections) if old.startswith(heading)]
@@ -126,12 +126,12 @@ def machine() -> str:
 
 
 def recorded(wanted: bool, room: str, name: str) -> AbstractContextManager[None]:
-    """For `with`: keeps what is printed if it is `wanted`. `name`: how the program was called."""
+    """A context that records what is printed, if `wanted`. `name`: how the program was called."""
     return Recorded(room, command_line(name, sys.argv[1:])) if wanted else nullcontext()
 
 
 def _block(output: str) -> str:
-    """Markdown tables as they are, all else as a block of text."""
+    """Markdown tables as they are, everything else as a block of text."""
     lines = [line.rstrip() for line in output.strip("\n").splitlines()]
     if any(line.startswith("|--") for line in lines):
         return "\n".join(lines)
@@ -139,7 +139,7 @@ def _block(output: str) -> str:
 
 
 def _commit() -> str:
-    """The commit of the checkout that this program runs from; says so where files differ from it.
+    """The commit of the checkout that this program runs from, and whether files differ from it.
 
     Raises:
         UsageError: there is no checkout.
@@ -147,7 +147,7 @@ def _commit() -> str:
     try:
         say = ["git", "-C", str(_PACKAGE)]
         commit = subprocess.run([*say, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
-        # Results of commands before this one do not make it another program.
+        # Results written by earlier commands do not count as a difference.
         changed = [*say, "status", "--porcelain", "--untracked-files=no", ":/", ":(exclude,top)*RESULTS.md"]
         dirty = subprocess.run(changed, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError) as error:
@@ -156,7 +156,7 @@ def _commit() -> str:
 
 
 def main() -> None:
-    """Runs a module of a room as a program, with its section written."""
+    """Runs a module as a program and writes its section."""
     try:
         _, module, *arguments = sys.argv
     except ValueError:

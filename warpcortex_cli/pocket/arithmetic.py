@@ -1,8 +1,8 @@
 """How pocket's math Streams work: column by column, as taught at school, then a line with the result.
 
-Every number is padded to one width, so that each digit a column needs stands at a fixed distance from where it is
-written: a small model copies by distance far more surely than by meaning. A column `480=12` reads: digits 4 and 8,
-carry 0, make 12; the carry of the next column is its first digit.
+All numbers are padded to the same width, so that each digit that a column needs stands at a fixed distance from it: a
+small model copies by distance far more reliably than by meaning. A column `480=12` reads: digits 4 and 8 and carry 0
+make 12, whose first digit is the next column's carry.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def evaluate(expression: str) -> int:
 
 
 def _columns(a: int, b: int | None, digit: int, width: int, column: _Column) -> str:
-    """The columns from the units up; `b` None stands for the same `digit` in each of them."""
+    """The columns from the units up. If `b` is None, each has `digit` in its place."""
     steps, carry = [], 0
     second = str(digit) * width if b is None else f"{b:0{width}}"
     for p, q in zip(reversed(f"{a:0{width}}"), reversed(second), strict=True):
@@ -41,7 +41,7 @@ def _add(a: int, b: int, width: int) -> str:
 
 
 def _subtract(a: int, b: int, width: int) -> str:
-    """For a >= b; the first digit of a column's result is what the next one borrows."""
+    """Subtracts, for a >= b. The first digit of a column's result is what the next one borrows."""
 
     def column(p: int, q: int, borrowed: int) -> int:
         left = p - q - borrowed
@@ -55,7 +55,7 @@ def _times(a: int, digit: int, width: int) -> str:
 
 
 def _multiply(a: int, b: int, width: int) -> str:
-    """By each digit of `b`, units first; the shifted parts are added up. Starts behind the written `a`."""
+    """Multiplies by each digit of `b`, units first, and adds the shifted products. It starts after the written `a`."""
     digits = [int(d) for d in reversed(str(b))]
     out, total = _times(a, digits[0], width), a * digits[0]
     for power, digit in enumerate(digits[1:], start=1):
@@ -66,7 +66,7 @@ def _multiply(a: int, b: int, width: int) -> str:
 
 
 def _width(start: int, steps: list[tuple[str, int]]) -> int:
-    """Three digits do for almost everything in pocket's world, five for the rest of it."""
+    """The width: three digits suffice for almost everything in pocket's world, five for the rest."""
     highest, small, value = abs(start), start <= 99, start
     for operator, n in steps:
         value = value + n if operator == "+" else value - n if operator == "-" else value * n
@@ -92,14 +92,14 @@ def work(expression: str) -> str:
             out += _add(abs(value), n, width)
         elif abs(value) >= n:
             out += _subtract(abs(value), n, width)
-        else:  # the smaller from the larger; the sign comes with the result
+        else:  # the smaller from the larger; the result gets the sign
             out += f";{n:0{width}}" + _subtract(n, abs(value), width)
         value += signed
     return f"{out}\n= {expression} = {value}"
 
 
 def compare(a: int, b: int) -> str:
-    """Column by column from the highest, to the first difference; ends in `= 47 > 12: yes`."""
+    """Compares column by column from the highest, up to the first difference. Ends in `= 47 > 12: yes`."""
     columns, _ = _side_by_side(a, b)
     return f"{columns}\n= {a} > {b}: {'yes' if a > b else 'no'}"
 
@@ -121,7 +121,7 @@ def _side_by_side(a: int, b: int) -> tuple[str, bool]:
 
 
 def same_words(a: str, b: str) -> str:
-    """Word beside word, to the first difference; ends in `= old mill = old barn: no`."""
+    """Compares word by word, up to the first difference. Ends in `= old mill = old barn: no`."""
     steps, equal = [], True
     for p, q in zip_longest(a.split(), b.split(), fillvalue="-"):
         equal = p == q

@@ -1,7 +1,7 @@
-"""Words of pocket's world: names, things, colours and places, common ones and words made up on the spot.
+"""The words of pocket's world: names, things, colours and places, some common, some invented on the spot.
 
-A model of this size copies an unseen name only if most names in its training were unseen too, so three of four
-names here are syllables drawn at random. `Words(split="held-out")` draws from lists that training never uses.
+A model of this size copies an unseen name only if most names in its training were unseen too. So three of four names
+are random syllables. `Words(split="held-out")` draws from lists that training never uses.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _CODAS = ["", "", "", "", "n", "r", "l", "m", "k", "t", "nd", "rt", "ck", "lf", 
 
 
 def made_up(rng: random.Random) -> str:
-    """A lower-case word of one to three syllables that most likely nobody ever wrote."""
+    """A lower-case word of one to three random syllables."""
     syllables = rng.choices((1, 2, 3), (2, 7, 2))[0]
     word = "".join(rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_CODAS) for _ in range(syllables))
     if rng.random() < 0.15:
@@ -50,9 +50,9 @@ def made_up(rng: random.Random) -> str:
 
 
 def chopped(rng: random.Random) -> str:
-    """The head of one common word and the end of another, or letters at random.
+    """The beginning of one common word and the end of another, or random letters.
 
-    Syllables use few of the tokens; a real name that nobody trained on may need any of them.
+    Syllables need few of the tokens. A real name that training never saw may need any of them.
     """
     if rng.random() < 0.2:
         return "".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(rng.randint(3, 6)))
@@ -75,7 +75,7 @@ def thing_from(word: str) -> Thing:
 
 
 class Words:
-    """Draws words. `split` "train" never yields a held-out word; "held-out" yields only those and made-up ones."""
+    """Draws words. The split "train" never yields a held-out word; "held-out" yields only those and invented ones."""
 
     def __init__(
         self, rng: random.Random, split: str = "train", made_up_share: float = 0.6, chopped_share: float = 0.0

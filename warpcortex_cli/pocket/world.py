@@ -42,7 +42,7 @@ class Fact:
         return f"{self.count}, {self.colour}, {self.place}"
 
     def quoted(self) -> str:
-        """The note as pocket repeats it: word by word, so that whatever is asked is the next thing to copy."""
+        """The note as pocket repeats it, word by word, so that the answer is the next thing to copy."""
         return f"The {self.name}: {self.details()}."
 
     def sentence(self, style: int) -> str:
@@ -59,7 +59,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class World:
-    """Facts and prices that one conversation is about."""
+    """The facts and prices of one conversation."""
 
     facts: tuple[Fact, ...]
     prices: dict[Thing, int]
@@ -70,9 +70,9 @@ class World:
 
 
 def make_world(words: Words, notes: int, crowded: bool = False) -> World:
-    """`notes` sentences: facts with clashing people and things on purpose, one in five a price.
+    """A world of `notes` sentences. People and things clash on purpose; one sentence in five is a price.
 
-    `crowded`: few people and places, so that many share one, some of them twice.
+    `crowded`: few people and places, so that many facts share one.
     """
     rng = words.rng
     n_prices = sum(rng.random() < 0.2 for _ in range(notes - 1))
@@ -121,7 +121,7 @@ def sentences_of(world: World, rng: random.Random) -> list[str]:
 
 
 def join_notes(sentences: list[str], rng: random.Random) -> str:
-    """A line each, or now and then one paragraph."""
+    """One line each, or now and then one paragraph."""
     return (" " if rng.random() < 0.15 else "\n").join(sentences)
 
 
@@ -147,13 +147,13 @@ class Request:
 
     @property
     def plain(self) -> str:
-        """The task as a Stream that calculates reads it, its numbers without their names."""
+        """The task as a calculating Stream reads it: numbers without their names."""
         return self.thought.rpartition(" = " if self.trigger == "MATH" else ": ")[0]
 
 
 @dataclass(frozen=True)
 class Answer:
-    """River text before a request, the request, what it says while it waits, and the end (the answer proper)."""
+    """River text before a request, the request, text while it waits, and the end (the answer proper)."""
 
     question: str
     kind: str
@@ -227,15 +227,15 @@ _ENDINGS = (
 
 
 def worded_question(rng: random.Random) -> str:
-    """A question for a sum, with a blank, put together of a beginning and an ending."""
+    """A question for a sum, with a blank, made of a beginning and an ending."""
     beginning, ending = rng.choice(_BEGINNINGS), rng.choice(_ENDINGS)
     return f"{beginning} {{}} {ending}".strip() + rng.choice(("?", "?", "?", ".", ", please.", ""))
 
 
 def joining(rng: random.Random, invented: float = 0.0) -> Joining:
-    """Two of three are common ones; else anything, so that what joins the terms is nothing to go by.
+    """A way to join the terms of a sum: a common one in two of three cases, else anything, so as not to be relied on.
 
-    `invented`: how often it is words that nobody ever used so.
+    `invented`: how often it consists of invented words.
     """
     if invented and rng.random() < invented:
         between, last = (f"{rng.choice(('', '', ',', ';'))} {_invented(rng, 1)} " for _ in range(2))
@@ -247,12 +247,12 @@ def joining(rng: random.Random, invented: float = 0.0) -> Joining:
 
 
 def _invented(rng: random.Random, fewest: int) -> str:
-    """Up to three words that mean nothing."""
+    """Up to three invented words."""
     return " ".join(made_up(rng) for _ in range(rng.randint(fewest, 3)))
 
 
 def invented_question(rng: random.Random) -> str:
-    """A question, with a blank, in words that say nothing: what asks for a sum is that it names several things."""
+    """A question with a blank in invented words. Only naming several things shows that a sum is wanted."""
     begin = " ".join(filter(None, (rng.choice(("How many", "What is", "Tell me", "Give me", "")), _invented(rng, 0))))
     end = " ".join(filter(None, ("{}", _invented(rng, 0 if begin else 1)))) + rng.choice("??.")
     return f"{begin[:1].upper()}{begin[1:]} {end}".strip()
@@ -264,7 +264,7 @@ def sum_question(facts: list[Fact], joined: Joining, question: str, article: str
 
 
 def _known(f: Fact) -> str:
-    """A number as a request names it: with its key before it, so that it is recalled right where it is needed."""
+    """A number as a request names it: after its key, so that it is recalled where it is needed."""
     return f"{f.name}: {f.count}"
 
 
@@ -279,7 +279,7 @@ def ask_count(w: World, rng: random.Random) -> Answer:
         ),
         (5, 1, 1, 1),
     )[0]
-    # The key stands before the value in answers too.
+    # In answers, too, the key stands before the value.
     return Answer(q, "count", f"The {f.name}: {f.count}.", value=str(f.count))
 
 
@@ -304,7 +304,7 @@ def ask_colour(w: World, rng: random.Random) -> Answer:
 
 
 def ask_total(w: World, rng: random.Random, invented: float = 0.0, worded: float = 0.0) -> Answer | None:
-    """`invented`: how often the words that join the terms, and those of the question, say nothing.
+    """A question for a sum. `invented`: how often its joining words, and the question's words, are invented.
 
     `worded`: how often the question is put together (`worded_question`).
     """
@@ -321,7 +321,7 @@ def ask_total(w: World, rng: random.Random, invented: float = 0.0, worded: float
 
 
 def ask_plain_total(w: World, rng: random.Random) -> Answer | None:
-    """The form that the README promises: `How many ropes of Mara, lamps of Otto and tongs of Ida in total?`"""
+    """The form in the README: `How many ropes of Mara, lamps of Otto and tongs of Ida in total?`"""
     n = min(rng.choices((2, 3, 4, 5), (5, 2, 1.5, 1.5))[0], len(w.facts))
     if n < 2:
         return None
@@ -330,7 +330,7 @@ def ask_plain_total(w: World, rng: random.Random) -> Answer | None:
 
 
 def total_of(facts: list[Fact], question: str) -> Answer:
-    """The answer to a question for the sum of `facts`: each number is recalled by its name, in the question's order."""
+    """The answer to a question for the sum of `facts`. Each number is recalled by its name, in the question's order."""
     sum_ = " + ".join(str(f.count) for f in facts)
     total = str(arithmetic.evaluate(sum_))
     return Answer(
@@ -422,13 +422,13 @@ def ask_compare(w: World, rng: random.Random) -> Answer | None:
 
 
 def keepers_request(w: World, place: str, but: str) -> Request:
-    """Who else is at a place. The Stream goes through the sentences that it was given; see `keepers_work`."""
+    """A request for who else is at a place. The Stream goes through the sentences it was given: `keepers_work`."""
     names = w.others_at(place, but)
     return Request("RECALL", f"besides {but}, who is {place}?", f"= besides {but} {place}: {_list(names)}")
 
 
 def asked_for(request: Request) -> tuple[str, str]:
-    """The person and the place of a `keepers_request`."""
+    """The person and the place in a `keepers_request`."""
     but, place = request.task.removeprefix("besides ").removesuffix("?").split(", who is ")
     return but, place
 
@@ -438,16 +438,16 @@ def _list(names: list[str]) -> str:
 
 
 def numbered(sentences: list[str]) -> list[str]:
-    """The lines of a focus set as the engine shows it: a Stream that goes through them knows where it is."""
+    """The lines of a focus set, numbered as the engine shows them, so that a Stream keeps its place."""
     return [f"{n} {sentence}" for n, sentence in enumerate(sentences, start=1)]
 
 
 def keepers_work(w: World, sentences: list[str], place: str, but: str) -> Iterator[tuple[str, bool]]:
-    """Each line copied, and said behind it who of those asked for is known by then; last the result.
+    """The work for a `keepers_request`: copies each line and adds the people found so far; the result comes last.
 
-    In stretches of text, each with whether something is decided there, or only copied. A name stands before its place
-    in a note, so no key leads back to it; but whoever repeats the note has the name at hand when the place turns out to
-    be the one asked for.
+    Returned in stretches of text, each with whether something is decided there or only copied. In a note a name stands
+    before its place, so no key leads back to it. A Stream that repeats the note has the name at hand when the place
+    turns out to be the right one.
     """
     by_sentence = {f.sentence(style): f for f in w.facts for style in range(STYLES)}
     names: list[str] = []
@@ -493,7 +493,7 @@ def ask_who_else(w: World, rng: random.Random) -> Answer | None:
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim about a fact: that its count, colour or place is what is `shown`."""
+    """A claim about a fact: that its count, colour or place is `shown`."""
 
     fact: Fact
     field: str
@@ -516,7 +516,7 @@ class Claim:
 
     @property
     def request(self) -> Request:
-        """The note up to what is claimed, against the claim."""
+        """The note up to the claimed part, compared with the claim."""
         f = self.fact
         upto = {"count": f"{f.count}", "colour": f"{f.count}, {f.colour}", "place": f.details()}[self.field]
         if self.field == "count":
@@ -601,7 +601,7 @@ _OPENERS = (
 
 
 def small_talk(rng: random.Random, words: Words) -> str:
-    """A user turn that has nothing to do with notes."""
+    """A user turn that is not about notes."""
     kind = rng.random()
     if kind < 0.35:
         text = rng.choice(_SMALL_TALK)

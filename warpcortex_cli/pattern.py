@@ -125,7 +125,7 @@ def parse(source: str) -> Pattern:
     """Checks a pattern and takes it apart.
 
     Raises:
-        PatternError: it does not compile, or uses flags behind its beginning or `\\C`.
+        PatternError: it does not compile, or uses `\\C`, or flags after its beginning.
     """
     compiled = compile_re2(source)
     flags = _FLAGS.match(source)

@@ -1,4 +1,4 @@
-"""`warpcortex`: the commands, and the one place where an error becomes words and an exit code."""
+"""`warpcortex`: registers the commands. Only here does an error become words and an exit code."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from warpcortex_cli.errors import MemoryLimitError, RunError, UsageError, WarpEr
 from warpcortex_cli.process import prepare
 from warpcortex_cli.ui.terminal import give_up, prepare_streams
 
-_UNWRITTEN = {  # of streams, which have no file name
+_UNWRITTEN = {  # names of streams, which have no file name
     errno.EBADF: "standard output is closed",
     errno.EIO: "the terminal or the disk fails",
     errno.EFBIG: "the file would be too large",
@@ -68,7 +68,7 @@ def _root(
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
-    """Runs the command line and leaves with an exit code.
+    """Runs the command line and exits with a code.
 
     0 done, 1 failed while running, 2 wrong usage or a bad profile, 3 the model, 4 out of memory, 130 Ctrl-C.
     """
@@ -84,9 +84,9 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
 
 def _code_of(do: Callable[[], object]) -> int:
-    """The exit code of something, whose error is reported.
+    """Runs something, reports its error, and returns the exit code.
 
-    Typer does without its standalone mode, because its own last layer knows neither our errors nor our exit codes.
+    Typer runs without its standalone mode, which knows neither our errors nor our exit codes.
     """
     try:
         result = do()
@@ -95,13 +95,13 @@ def _code_of(do: Callable[[], object]) -> int:
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
-    except BrokenPipeError:  # `warpcortex ask ... | head`: the reader has left
+    except BrokenPipeError:  # `warpcortex ask ... | head`: the reader is gone
         return 1
-    except SystemExit as left:  # so does typer, which has met it first
+    except SystemExit as left:  # typer exits so, having seen the error first
         return left.code if isinstance(left.code, int) else 1
     except Exception as error:
         if getattr(error, "format_message", None) and not error.format_message():  # type: ignore[attr-defined]
-            return 2  # called without arguments: typer has shown the help
+            return 2  # called without arguments, and typer has printed the help
         found = _as_warp_error(error)
         report(found)
         return found.exit_code
@@ -109,7 +109,7 @@ def _code_of(do: Callable[[], object]) -> int:
 
 
 def _as_warp_error(error: Exception) -> WarpError:
-    """An unexpected error, in one sentence; WARPCORTEX_TRACEBACK=1 shows the traceback."""
+    """An unexpected error in one sentence. WARPCORTEX_TRACEBACK=1 shows the traceback."""
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # typer's wrong usage
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "warpcortex"

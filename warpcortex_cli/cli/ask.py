@@ -56,11 +56,11 @@ if TYPE_CHECKING:
     from warpcortex_cli.prism.prism import Prism
 
 SCHEMA_VERSION = 1
-_PIPE_PATIENCE = 3.0  # seconds of a silent pipe after which we say what we wait for
+_PIPE_PATIENCE = 3.0  # seconds of a silent pipe before we say what we wait for
 
 NotesOption = Annotated[
     Path | None,
-    typer.Option("--notes", metavar="FILE", help="A text file that the model reads first.", show_default=False),
+    typer.Option("--notes", metavar="FILE", help="A text file for the model to read first.", show_default=False),
 ]
 TraceOption = Annotated[
     Path | None,
@@ -123,7 +123,7 @@ def ask(
                 streams=not no_streams,
                 listeners=listeners,
                 calibration=calibration,
-                # What is explained is run again, the same way.
+                # Explaining runs the question again, the same way.
                 watched=not (as_json or explain) and sys.stdout is not None and sys.stdout.isatty(),
             )
             for name, text in texts:
@@ -156,7 +156,7 @@ def ask(
 
 
 def answered(model: str, question: str) -> tuple[Prism, int]:
-    """What `ask QUESTION -m MODEL` does, without printing the answer: the model, and how many tokens it wrote."""
+    """Runs `ask QUESTION -m MODEL` without printing. Returns the model and the number of tokens it wrote."""
     prism, settings = open_prism(model=model, profile=None, options=LoadOptions(quantize=AUTO))
     with importing(), phase("importing the engine"):
         from warpcortex_cli.engine.session import Session
@@ -168,9 +168,9 @@ def answered(model: str, question: str) -> tuple[Prism, int]:
 
 
 def say(session: Session, text: str, out: TextIO | None) -> tuple[Answer, RiverFinished]:
-    """One turn. A terminal gets the answer while it is written, a file or a pipe at the end, None nothing.
+    """Runs one turn. A terminal gets the answer as it is written, a file or pipe gets it at the end, None nothing.
 
-    Ctrl-C ends the reply; what was written until then is its answer, as it is where the turn fails.
+    Ctrl-C ends the reply. What was written so far is its answer, also if the turn fails.
 
     Raises:
         WarpError: the turn was refused, or it failed while running.
@@ -188,11 +188,11 @@ def say(session: Session, text: str, out: TextIO | None) -> tuple[Answer, RiverF
                 elif isinstance(event, RiverFinished):
                     finished = event
     except OSError:
-        raise  # most likely it was `out` that failed
+        raise  # most likely `out` failed
     except BaseException:
         answer.finish()
         if answer.text and out is not None:
-            _write(out, "\n" if streaming else answer.text + "\n")  # and stderr goes on on its own line
+            _write(out, "\n" if streaming else answer.text + "\n")  # so that stderr continues on its own line
         raise
     last = answer.finish()
     if out is not None:
@@ -201,9 +201,9 @@ def say(session: Session, text: str, out: TextIO | None) -> tuple[Answer, RiverF
 
 
 def report(session: Session, answer: Answer, finished: RiverFinished) -> dict[str, Any]:
-    """The object that `--json` prints; its keys are a contract, to which keys may be added.
+    """The object that `--json` prints. Its keys are a contract: keys may be added, none renamed.
 
-    "text" is River text as it was written, requests included; "answer" is without them.
+    "text" is River text as written, requests included; "answer" is without them.
     """
     return {
         "schema_version": SCHEMA_VERSION,
@@ -236,7 +236,7 @@ def report(session: Session, answer: Answer, finished: RiverFinished) -> dict[st
 
 
 def print_ledger(entries: list[Entry], errors: Console) -> None:
-    """What each injected thought was, where it came from, what it changed."""
+    """Prints what each injected thought was, where it came from and what it changed."""
     if not entries:
         errors.print(Text("no thought was injected", style="dim"))
     for e in entries:
@@ -251,7 +251,7 @@ def print_ledger(entries: list[Entry], errors: Console) -> None:
 
 
 def read_pipe(source: TextIO | None, errors: Console) -> str:
-    """All of standard input as notes, or "" when it is a terminal, closed or empty.
+    """All of standard input as notes; "" if it is a terminal, closed or empty.
 
     Raises:
         UsageError: it is not text.
@@ -267,7 +267,7 @@ def read_pipe(source: TextIO | None, errors: Console) -> str:
 
 
 def _announce_wait(source: TextIO, errors: Console) -> None:
-    """A pipe that nobody writes to would look like a program that hangs."""
+    """Says that we wait for a pipe: if nobody writes to it, the program would seem to hang."""
     try:
         ready, _, _ = select.select([source], [], [], _PIPE_PATIENCE)
     except (OSError, ValueError):  # Windows pipes and in-memory files cannot be waited for

@@ -96,7 +96,7 @@ def bench(
     context: ContextOption = 1024,
     landmarks: LandmarksOption = 64,
     focus: Annotated[
-        int, typer.Option("--focus", min=0, metavar="K", help="Tokens that each Stream reads for its own task.")
+        int, typer.Option("--focus", min=0, metavar="K", help="Tokens of each Stream's own focus set.")
     ] = 0,
     random_weights: RandomWeightsOption = None,
     model: ModelOption = None,
@@ -110,18 +110,18 @@ def bench(
         typer.Option(
             "--river-share",
             metavar="PART|auto",
-            help="The part of its speed that the River keeps; 0: none; auto: what a reader is promised.",
+            help="The share of its speed that the River keeps. 0: no promise; auto: what a reader is promised.",
         ),
     ] = "0",
     seconds: Annotated[
         float | None,
         typer.Option(
-            "--seconds", min=1.0, metavar="S", help="The Streams of a run end after so long.", show_default="enough"
+            "--seconds", min=1.0, metavar="S", help="End the Streams of a run after this long.", show_default="enough"
         ),
     ] = None,
     compare: Annotated[
         str | None,
-        typer.Option("--compare", metavar="naive", help="Measure beside it a forward and a context for each agent."),
+        typer.Option("--compare", metavar="naive", help="Also measure a separate context and forward for each agent."),
     ] = None,
     soak: Annotated[
         int,
@@ -129,12 +129,12 @@ def bench(
             "--soak",
             min=0,
             metavar="N",
-            help="Run N Streams to their end, the largest of --agents at once: does memory come back?",
+            help="Run N Streams to their end, the largest of --agents at once, and see whether memory returns.",
             show_default=False,
         ),
     ] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print a line of figures for each run.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print one CSV line for each run.")] = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
     plot: Annotated[
         Path | None, typer.Option("--plot", metavar="FILE", help="Write a plot: .png or .svg.", show_default=False)

@@ -76,7 +76,9 @@ def chat(
     trace: TraceOption = None,
     kept: Annotated[
         str | None,
-        typer.Option("--session", metavar="NAME", help="Keep the conversation, and go on with it.", show_default=False),
+        typer.Option(
+            "--session", metavar="NAME", help="Keep the conversation under this name, or resume it.", show_default=False
+        ),
     ] = None,
 ) -> None:
     """Talk with the River while its Streams think. With piped input: one message a line, one answer each."""
@@ -120,7 +122,7 @@ def _keep_nothing() -> None:
 
 
 def read_first(session: Session, text: str, name: str, errors: Console) -> bool:
-    """Reads the notes of --notes; Ctrl-C stops that where somebody goes on to talk, and the program elsewhere."""
+    """Reads the notes of --notes. Ctrl-C stops only the reading if a conversation follows, else the program."""
     pressed = threading.Event()
     with interrupts(pressed.set) if sys.stdin is not None and sys.stdin.isatty() else nullcontext():
         tokens = load_with_progress(session, text, name, errors, pressed.is_set)
@@ -132,13 +134,13 @@ def read_first(session: Session, text: str, name: str, errors: Console) -> bool:
 
 
 def read_lines(session: Session, errors: Console, keep: Callable[[], None]) -> None:
-    """One message a line from standard input, answered as `ask` does, in one conversation. Commands work too.
+    """Answers one message a line from standard input, as `ask` does, in one conversation. Commands work too.
 
-    A command that does not exist is no message: it is said on stderr, the next line follows, and the exit code tells
-    it. Ctrl-C ends the reply and the conversation.
+    An unknown command is not a message: it is reported on stderr and in the exit code, and the next line follows.
+    Ctrl-C ends the reply and the conversation.
 
     Raises:
-        WarpError: the first message or command that fails ends it.
+        WarpError: the first message or command that failed.
     """
     if sys.stdin is None:
         return
@@ -164,11 +166,11 @@ def read_lines(session: Session, errors: Console, keep: Callable[[], None]) -> N
 
 
 def talk(session: Session, errors: Console, keep: Callable[[], None]) -> None:
-    """The interactive conversation, until Ctrl-D or /exit. `keep` is called after each turn."""
+    """Runs the interactive conversation until Ctrl-D or /exit. `keep` is called after each turn."""
     from warpcortex_cli.profile import shipped_profiles
     from warpcortex_cli.ui.prompt import Prompt
 
-    if sys.stdout.isatty():  # the size of another terminal would misplace what is drawn anew
+    if sys.stdout.isatty():  # another terminal's size would misplace what is redrawn
         for name in ("COLUMNS", "LINES"):
             os.environ.pop(name, None)
     screen = stdout_console()
@@ -205,7 +207,7 @@ def talk(session: Session, errors: Console, keep: Callable[[], None]) -> None:
 
 
 def memory_probe(session: Session) -> Probe:
-    """Measures this process now, and later says how much it has grown since."""
+    """Measures this process now, and says later how much it has grown."""
     probe = MemoryProbe(str(session.prism.device))
     before = probe.read()
 

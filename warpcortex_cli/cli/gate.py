@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from warpcortex_cli.engine.calibration import Calibration
     from warpcortex_cli.prism.prism import Prism
 
-LEAST_AREA = 0.6  # a score that separates worse than this is no reason to reject anything
+LEAST_AREA = 0.6  # a score that separates worse must not reject anything
 app = typer.Typer(help="Calibrate the Gate for a model. Without it, defaults work.", no_args_is_help=True)
 
 
@@ -38,7 +38,7 @@ app = typer.Typer(help="Calibrate the Gate for a model. Without it, defaults wor
 def calibrate(
     n: Annotated[int, typer.Option("--n", min=1, help="Conversations to learn from.")] = 60,
     notes: Annotated[int, typer.Option("--notes", min=4, max=100, help="Notes in each of them.")] = 12,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the conversations.")] = 3001,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the conversations.")] = 3001,
     model: ModelOption = None,
     profile: ProfileOption = None,
     device: DeviceOption = AUTO,
@@ -112,10 +112,10 @@ def forget(
 
 
 def stored_calibration(prism: Prism) -> Calibration | None:
-    """The calibration of this model; a damaged one is reported and not used."""
+    """This model's calibration, or None. A damaged one is reported and not used."""
     from warpcortex_cli.engine.calibration import Calibration, calibration_folder
 
-    if not calibration_folder().is_dir():  # nothing was ever calibrated: the weights need not be told apart
+    if not calibration_folder().is_dir():  # nothing was ever calibrated, so no fingerprint of the weights is needed
         return None
     path = _path(prism)
     try:

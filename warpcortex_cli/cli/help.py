@@ -1,4 +1,4 @@
-"""`warpcortex help`: the documents of the package, in the terminal."""
+"""`warpcortex help`: shows the package's documents in the terminal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PACKAGE = Path(__file__).parent.parent
 
 
 def topics() -> dict[str, Path]:
-    """Documents by the name that `help` knows them by: those of `docs/`, and the README of each room that has one."""
+    """Documents by topic: those of `docs/`, and the README of each room that has one."""
     from warpcortex_cli.profile import profiles_folder
 
     found = {path.stem: path for path in (_PACKAGE / "docs").glob("*.md")}

@@ -1,4 +1,4 @@
-"""`warpcortex models`: what this machine has, and what of it is served."""
+"""`warpcortex models`: the models on this machine, and which can be served."""
 
 from __future__ import annotations
 

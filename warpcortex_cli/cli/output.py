@@ -1,4 +1,4 @@
-"""What commands share: answers on stdout, the rest on stderr, JSON, exit codes, options, loading a model."""
+"""Shared by all commands: answers on stdout, the rest on stderr, JSON, exit codes, options, loading a model."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from warpcortex_cli.prism.source import ModelSource
     from warpcortex_cli.profile import Profile
 
-Report = Callable[[str, int, int], None]  # what is done, how much of it, of how much
+Report = Callable[[str, int, int], None]  # (what, how much is done, of how much)
 INTERRUPTED = 130
-_stopped = ContextVar("stopped", default=False)  # whether Ctrl-C has left only a part of what was asked for
+_stopped = ContextVar("stopped", default=False)  # whether Ctrl-C has cut the work short
 AUTO = "auto"
 QUANTIZERS = (AUTO, "none", "bf16", "int8", "int4", "file")
 DTYPES = ("auto", "fp32", "bf16", "fp16")
@@ -38,7 +38,7 @@ _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
 
 
 def stderr_console() -> Console:
-    """A console for everything that is not the answer. Rich honours NO_COLOR and TERM=dumb; markup is off."""
+    """A console for everything but the answer. Rich honours NO_COLOR and TERM=dumb; markup is off."""
     return SafeConsole(file=cast(TextIO, Forgiving(sys.stderr)), markup=False, highlight=False, emoji=False)
 
 
@@ -48,25 +48,25 @@ def stdout_console() -> Console:
 
 
 def put(text: str, end: str = "\n") -> None:
-    """Text on stdout, without terminal control."""
+    """Prints text on stdout without terminal control characters."""
     print(clean(text), end=end)
 
 
 def stopped(words: str) -> None:
-    """Says that Ctrl-C has left only a part of what was asked for; the exit code will tell it, too."""
+    """Says that Ctrl-C has cut the work short. The exit code will say so too."""
     stderr_console().print(f"stopped; {words}")
     _stopped.set(True)
 
 
 def was_stopped() -> bool:
-    """Whether `stopped` was called since the last time this was asked."""
+    """Whether `stopped` was called since the last call of this."""
     found = _stopped.get()
     _stopped.set(False)
     return found
 
 
 def note(text: str) -> None:
-    """One dim line on stderr, without terminal control."""
+    """Prints one dim line on stderr without terminal control characters."""
     stderr_console().print(Text(clean(text), style="dim"), soft_wrap=True)
 
 
@@ -93,7 +93,7 @@ def print_json(value: Any) -> None:
 
 
 def report(error: WarpError) -> None:
-    """Says on stderr what went wrong and what to do; a profile's mistakes line by line, as compilers do."""
+    """Says on stderr what went wrong and what to do. A profile's mistakes are listed line by line, as compilers do."""
     console = stderr_console()
     if isinstance(error, ProfileError):
         count = len(error.problems)
@@ -150,7 +150,7 @@ ModelOption = Annotated[
         "--model",
         "-m",
         metavar="MODEL",
-        help="pocket, a folder, or org/name@revision out of the Hugging Face cache. Default: the profile's.",
+        help="pocket, smollm2, a folder, FILE.gguf, ollama:NAME, or org/name@revision. Default: the profile's.",
         show_default=False,
     ),
 ]
@@ -179,9 +179,9 @@ QuantizeOption = Annotated[
     typer.Option(
         "--quantize",
         metavar="KIND",
-        help="bf16, int8, int4: weights in so many bits, faster and smaller on a CPU; int8 gives almost the same "
-        "output. On Linux, where there is a C++ compiler, auto is bf16 for a model that is stored so, and the file's "
-        "own bits (file) for GGUF, unless --dtype asks for something else.",
+        help="Weights in bf16, int8 or int4: faster and smaller on a CPU; int8 gives almost the same output. On Linux "
+        "with a C++ compiler, auto is bf16 for a model stored in it, and the file's own bits (file) for GGUF, unless "
+        "--dtype is given.",
         callback=_one_of(*QUANTIZERS),
         autocompletion=_complete(*QUANTIZERS),
     ),
@@ -190,7 +190,7 @@ CompileOption = Annotated[
     bool,
     typer.Option(
         "--compile",
-        help="Compile the layers that --quantize leaves as they are: faster steps. Takes a C++ compiler, and a minute.",
+        help="Compile the layers that --quantize does not replace: faster steps. Needs a C++ compiler and a minute.",
     ),
 ]
 AdapterOption = Annotated[
@@ -206,7 +206,7 @@ SeedOption = Annotated[
     int,
     typer.Option("--seed", min=0, max=2**63 - 1, metavar="N", help="The same seed gives the same run on a CPU."),
 ]
-NoStreamsOption = Annotated[bool, typer.Option("--no-streams", help="The River alone: requests have no effect.")]
+NoStreamsOption = Annotated[bool, typer.Option("--no-streams", help="Run the River alone; requests have no effect.")]
 TemperatureOption = Annotated[
     float | None,
     typer.Option(
@@ -218,22 +218,28 @@ TemperatureOption = Annotated[
     ),
 ]
 TopPOption = Annotated[
-    float | None, typer.Option("--top-p", min=1e-6, max=1.0, metavar="P", help="Of a reply, as in profiles.")
+    float | None, typer.Option("--top-p", min=1e-6, max=1.0, metavar="P", help="Nucleus sampling, as in profiles.")
 ]
-TopKOption = Annotated[int | None, typer.Option("--top-k", min=0, metavar="K", help="Of a reply; 0: all tokens.")]
-MinPOption = Annotated[float | None, typer.Option("--min-p", min=0.0, max=1.0, metavar="P", help="Of a reply.")]
+TopKOption = Annotated[
+    int | None,
+    typer.Option("--top-k", min=0, metavar="K", help="Draw from this many of the most probable tokens; 0: all."),
+]
+MinPOption = Annotated[
+    float | None,
+    typer.Option("--min-p", min=0.0, max=1.0, metavar="P", help="Draw no token below this share of the best."),
+]
 RepetitionPenaltyOption = Annotated[
     float | None,
-    typer.Option("--repetition-penalty", min=0.01, max=10.0, metavar="X", help="Above 1: less of what was there."),
+    typer.Option("--repetition-penalty", min=0.01, max=10.0, metavar="X", help="Above 1: fewer repetitions."),
 ]
 StopOption = Annotated[
     list[str] | None,
-    typer.Option("--stop", metavar="TEXT", help="A text that ends the reply; may be given again.", show_default=False),
+    typer.Option("--stop", metavar="TEXT", help="A text that ends the reply. May be repeated.", show_default=False),
 ]
 
 
 def _record(room: str) -> Callable[[typer.Context, bool], bool]:
-    """Keeps what the command prints for RESULTS.md, until it has ended."""
+    """Records what the command prints, for RESULTS.md."""
 
     def begin(context: typer.Context, wanted: bool) -> bool:
         if not context.resilient_parsing:
@@ -256,16 +262,16 @@ def open_prism(
     profile: str | None,
     options: LoadOptions = USUAL,
 ) -> tuple[Prism, Profile]:
-    """Finds and loads model and profile, and says on stderr in one dim line which they are.
+    """Finds and loads model and profile, and names them in one dim line on stderr.
 
     Args:
-        model: of -m; None takes the profile's.
+        model: from -m; None takes the profile's.
         profile: a name, a path, or None (or "auto"): pocket for the model pocket, else council.
         options: how the model is loaded.
 
     Raises:
         UsageError: there is no such profile, or it has mistakes.
-        ModelError: the model is not here, or cannot be served.
+        ModelError: the model is not on this machine, or cannot be served.
         MemoryLimitError: it does not fit.
         RunError: nothing can be compiled here.
     """
@@ -287,7 +293,7 @@ def open_prism(
 
 
 def _loaded(source: ModelSource, options: LoadOptions) -> Prism:
-    """The model. torch and transformers take seconds to import, so that is done here, and as little as will do."""
+    """Loads the model. torch and transformers take seconds to import, so only here, and as little as possible."""
     from warpcortex_cli.prism.lean import lean
     from warpcortex_cli.process import importing
 
@@ -308,11 +314,11 @@ def _loaded(source: ModelSource, options: LoadOptions) -> Prism:
         except (ImportError, AttributeError, WarpError):
             if not found.missed:
                 raise
-    return load()  # with all that transformers imports
+    return load()  # again, with everything that transformers imports
 
 
 def kept_in(prism: Prism) -> str:
-    """A model's compute type, and the format of packed weights, for people."""
+    """A model's compute type and the format of its packed weights, as text for people."""
     from warpcortex_cli.prism.load import name_of
 
     words = {"none": "", "file": ", weights as in the file"}
@@ -320,7 +326,7 @@ def kept_in(prism: Prism) -> str:
 
 
 def choose(model: str | None, profile: str | None) -> tuple[ModelSource, Profile]:
-    """Model and profile of the options -m and -p; nothing is loaded, so that mistakes show at once."""
+    """Model and profile from -m and -p. Nothing is loaded, so mistakes show at once."""
     from warpcortex_cli.prism.source import resolve_model
     from warpcortex_cli.profile import load_profile
 
@@ -351,7 +357,7 @@ def with_sampling(
     min_p: float | None,
     repetition_penalty: float | None,
 ) -> Profile:
-    """A profile with the options of `StopOption`, `TemperatureOption` and so on in the place of its own settings."""
+    """A profile with its sampling settings replaced by the options `StopOption`, `TemperatureOption` and so on."""
     asked: dict[str, float | None] = {
         "temperature": temperature,
         "top_p": top_p,

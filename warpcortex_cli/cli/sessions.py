@@ -1,4 +1,4 @@
-"""`warpcortex sessions`: conversations that were kept with `chat --session NAME`."""
+"""`warpcortex sessions`: conversations kept with `chat --session NAME`."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ def session_file(name: str) -> Iterator[RecordLog]:
 
     Raises:
         UsageError: that is no name for one, or another chat has it open.
-        RunError: the file cannot be opened, or is no session's.
+        RunError: the file cannot be opened, or is not a session.
     """
     log = _open(name)
     try:
         yield log
     finally:
         if not log.nbytes:
-            with suppress(OSError):  # Windows deletes no open file
+            with suppress(OSError):  # Windows does not delete open files
                 log.path.unlink()
         log.close()
 
@@ -83,10 +83,10 @@ class Keeper:
     """Saves a chat's session: restores what was stored, then appends what is new at each call.
 
     Args:
-        name: of the session.
+        name: the session's.
         log: its file.
-        session: an empty one.
-        errors: where the user is told.
+        session: an empty session.
+        errors: the console for messages to the user.
     """
 
     def __init__(self, name: str, log: RecordLog, session: Session, errors: Console) -> None:
@@ -105,14 +105,14 @@ class Keeper:
 
     def __call__(self) -> None:
         if not self._session.turns and not self._archive.log.nbytes:
-            return  # nothing was said yet: no empty session is left behind
+            return  # nothing was said, so no empty session is left behind
         self._archive.save(self._session)
         if self._archive.failure and not self._told_failure:
             self._told_failure = True
             self._errors.print(Text(self._archive.failure, style="red"))
 
     def finish(self) -> None:
-        """Writes what an interrupted turn left. The file stays open."""
+        """Saves what an interrupted turn left. The file stays open."""
         self()
         self._archive.compact(self._session)
 
@@ -122,10 +122,10 @@ class Keeper:
 
 @contextmanager
 def _reading(name: str) -> Iterator[tuple[RecordLog, Contents]]:
-    """A session as it is on the disk, also while a chat has it open.
+    """A session as it is on disk, even while a chat has it open.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no such session.
         RunError: it cannot be read.
     """
     path = session_path(name)
@@ -138,7 +138,7 @@ def _reading(name: str) -> Iterator[tuple[RecordLog, Contents]]:
             f"the session {name} cannot be read: {error.strerror or error}.", "Check who owns the file."
         ) from error
     with log:
-        if not log.nbytes:  # a chat that has not said anything yet, or one that was killed then
+        if not log.nbytes:  # a chat in which nothing was said yet
             raise _none(name)
         yield log, read_contents(log)
 
@@ -149,7 +149,7 @@ def _none(name: str) -> UsageError:
 
 @app.command("list")
 def list_(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
-    """All sessions, the newest first."""
+    """List all sessions, the newest first."""
     folder = session_path("x").parent
     paths = sorted(folder.glob(f"*{_SUFFIX}"), key=lambda p: p.stat().st_mtime, reverse=True)
     rows = []
@@ -170,7 +170,7 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON o
                 "turns": found.state.turns if found.state else 0,
                 "tokens": found.state.tokens if found.state else 0,
                 "bytes": alone + shared,
-                "shared": shared,  # of these: with other sessions
+                "shared": shared,  # of these, bytes shared with other sessions
                 "changed": datetime.fromtimestamp(path.stat().st_mtime).isoformat(" ", "minutes"),
             }
         )
@@ -202,9 +202,11 @@ def show(name: NameArgument) -> None:
 @app.command("export")
 def export(
     name: NameArgument,
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Else it is printed.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Write to FILE instead of printing.")
+    ] = None,
 ) -> None:
-    """What was said, as JSON."""
+    """Print or save what was said, as JSON."""
     with _reading(name) as (_, found):
         pass
     document = {
@@ -226,7 +228,9 @@ def export(
 
 
 @app.command("fork")
-def fork(name: NameArgument, new: Annotated[str, typer.Argument(metavar="NEW", help="Name of the other.")]) -> None:
+def fork(
+    name: NameArgument, new: Annotated[str, typer.Argument(metavar="NEW", help="Name of the new session.")]
+) -> None:
     """Fork a conversation. What was said so far is shared, not copied."""
     with _reading(name) as (log, found), session_file(new) as other:
         if other.nbytes:
@@ -246,11 +250,11 @@ def fork(name: NameArgument, new: Annotated[str, typer.Argument(metavar="NEW", h
 def rm(name: NameArgument) -> None:
     """Delete a session. Forks that share its contents keep them."""
     path = session_path(name)
-    left = [path.with_suffix(".tmp"), *links_of(path)]  # a killed process may have left these alone
+    left = [path.with_suffix(".tmp"), *links_of(path)]  # files that a killed process may have left
     if not any(file.exists() for file in (path, *left)):
         raise _none(name)
     if path.exists():
-        _open(name).close()  # not while a chat has it open
+        _open(name).close()  # fails while a chat has it open
     for file in (path, *left):
         file.unlink(missing_ok=True)
     put(f"deleted {name}")

@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from warpcortex_cli.engine.session import Session
 
 _COMMAND = re.compile(r"/([A-Za-z]+)(?:\s+(.*))?\Z", re.DOTALL)
-_SHOWN = 40  # of the newest Streams or thoughts in one listing
+_SHOWN = 40  # Streams or thoughts in one listing, the newest
 _SHOWN_RECALLED = 12
 
 
 @dataclass
 class Desk:
-    """What commands work on. `console` gets what they print; `leaving` ends the chat."""
+    """What commands work on. They print to `console`; `leaving` ends the chat."""
 
     session: Session
     console: Console

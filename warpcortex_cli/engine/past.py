@@ -27,10 +27,9 @@ from warpcortex_cli.memory.tail import Tail
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.rows import Row
 from warpcortex_cli.profile import MemorySettings
-from warpcortex_cli.synapse.focus import found_in_tail
+from warpcortex_cli.synapse.focus import SINKS, found_in_tail
 from warpcortex_cli.synapse.worth import Spans, choose
 
-_SINKS = 4  # first tokens that are always read (StreamingLLM, arXiv 2309.17453)
 _BEFORE = 64  # tokens before a bare or damaged block that are read again with it
 _Read = TypeVar("_Read")
 
@@ -71,7 +70,7 @@ class Past:
 
     def begin(self, opening: int) -> None:
         """Fixes the layout when the first tokens leave the tail. `opening`: tokens of the system prompt."""
-        self.pinned = min(max(_SINKS, opening), self._prism.max_context // 8)
+        self.pinned = min(max(SINKS, opening), self._prism.max_context // 8)
         self.base = self.pinned + self.budget
         self.fingerprints = calibrated(self._prism)
 

@@ -60,6 +60,11 @@ class TextBuilder:
         return new
 
 
+def begun(text: str, whole: str) -> int:
+    """How many characters at the end of a text may be the beginning of `whole`."""
+    return next((n for n in range(min(len(whole) - 1, len(text)), 0, -1) if text.endswith(whole[:n])), 0)
+
+
 class Words:
     """The word that each token belongs to, as a number. Equal words have equal numbers; case and a final s are ignored.
 

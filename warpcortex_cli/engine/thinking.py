@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+from warpcortex_cli.engine.text import begun
 from warpcortex_cli.prism.chat_format import Thinking
 
 
@@ -38,7 +39,7 @@ class Thoughtful:
                 break
             self.settled = found + len(tag)
             self.borders.append(self.settled if self.inside else found)
-        self.settled = len(text) - (_begun(text[self.settled :], tag) if self._counts(text) else 0)
+        self.settled = len(text) - (begun(text[self.settled :], tag) if self._counts(text) else 0)
 
     def _next(self, text: str, tag: str) -> int | None:
         found = text.find(tag, self.settled)
@@ -58,8 +59,3 @@ class Thoughtful:
         """A finished text without its thinking."""
         self.look(text)
         return "".join(text[a:b] for a, b, thinks in self.cut(0, len(text)) if not thinks and a < b)
-
-
-def _begun(text: str, tag: str) -> int:
-    """How many characters at the end of a text may be the beginning of a tag."""
-    return next((n for n in range(min(len(tag) - 1, len(text)), 0, -1) if text.endswith(tag[:n])), 0)

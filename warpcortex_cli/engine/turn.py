@@ -12,7 +12,7 @@ from torch import Tensor
 
 from warpcortex_cli.engine.router import Match, Router
 from warpcortex_cli.engine.states import RiverState
-from warpcortex_cli.engine.text import TextBuilder
+from warpcortex_cli.engine.text import TextBuilder, begun
 from warpcortex_cli.engine.thinking import Thoughtful
 from warpcortex_cli.events import RiverText
 from warpcortex_cli.prism.prism import Prism
@@ -167,7 +167,7 @@ class Turn:
         if not all_of_it:
             open_from = self.router.pending_from()
             stop = min(stop, self._thinking.settled, stop if open_from is None else open_from)
-            stop -= max((_begun(text[:stop], end) for end in self._stops), default=0)
+            stop -= max((begun(text[:stop], end) for end in self._stops), default=0)
             stop = max(self._shown, min([stop, *(start for start, end in self._requests if end > stop)]))
         out: list[RiverText] = []
         while self._requests and self._requests[0][0] < stop:
@@ -206,8 +206,3 @@ def repetitions(tokens: Sequence[int], span: int) -> int:
     if len(newest) < span:
         return 0
     return sum(list(tokens[i : i + span]) == newest for i in range(len(tokens) - span + 1))
-
-
-def _begun(text: str, end: str) -> int:
-    """How many characters at the end of a text may be the beginning of another one."""
-    return next((n for n in range(min(len(end) - 1, len(text)), 0, -1) if text.endswith(end[:n])), 0)

@@ -15,7 +15,7 @@ from warpcortex_cli.memory.fingerprints import Fingerprints
 from warpcortex_cli.memory.tail import Tail, TailView
 from warpcortex_cli.prism.prism import Prism
 
-_SINKS = 4  # first tokens, on which attention rests where it finds nothing; they are landmarks for every Stream anyway
+SINKS = 4  # first tokens, on which attention rests when it finds nothing; always read (StreamingLLM, arXiv 2309.17453)
 
 
 @torch.inference_mode()
@@ -48,6 +48,6 @@ def _keys(prism: Prism, fingerprints: Fingerprints, view: TailView) -> list[Tens
     for layer, head in fingerprints.watches:
         rotated = view.layer(layer)[0][head, None]
         key = turn(layer, rotated, torch.empty(rotated.shape, device=rotated.device))[0]
-        key[:_SINKS] = key[_SINKS:].mean(0) if len(key) > _SINKS else key[0]
+        key[:SINKS] = key[SINKS:].mean(0) if len(key) > SINKS else key[0]
         found.append(key)
     return found

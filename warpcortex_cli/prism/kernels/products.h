@@ -119,7 +119,7 @@ constexpr int64_t BUSY = 8, AHEAD = 4096;
 // Groups that are made pairs at once, and tokens from which on that is done: those of one tile make them on the way, as
 // long as registers suffice.
 constexpr int64_t NEAR = 8;
-constexpr int shared_from(Kind kind) { return (NATIVE == 64 ? 2 * tokens_at_once(kind) : std::min(4, tokens_at_once(kind))) + 1; }
+constexpr int SHARED = NATIVE == 64 ? 2 * TILE + 1 : std::min(4, TILE) + 1;
 
 // One panel of weights or two, which are `panel` bytes apart.
 struct Panels {
@@ -203,14 +203,17 @@ inline void gather(const Weights& weights, const Ahead& ahead, const Tokens& x, 
                         pairs[p][part] = pinned(Form::pair(words[p][part], k));
                 UNROLLED for (int m = 0; m < M; m++) {
                     const int8_t* value = values + WORD_BYTES * ((line * EACH + k) * M + m);
-                    UNROLLED for (int p = 0; p < P; p++)
+                    UNROLLED for (int p = 0; p < P; p++) {
                         UNROLLED for (int part = 0; part < PARTS; part++) {
                             Acc& to = acc[p][m][part];
                             if constexpr (KIND == FULL) to += (Real)pairs[p][part] * load<float>(value);
                             else if constexpr (KIND == BYTES)
-                                to = pinned(dot_of_bytes(to, pairs[p][part], load<int32_t>(value)));
-                            else to = pinned(dot(to, pairs[p][part], load<int32_t>(value)));
+                                to = dot_of_bytes(to, pairs[p][part], load<int32_t>(value));
+                            else to = dot(to, pairs[p][part], load<int32_t>(value));
                         }
+                        UNROLLED for (int part = 0; part < PARTS; part++)
+                            acc[p][m][part] = pinned(acc[p][m][part]);
+                    }
                 }
             }
         };
@@ -248,7 +251,7 @@ inline void gather(const Weights& weights, const Ahead& ahead, const Tokens& x, 
                     store(place(p, m, part), acc[p][m][part]);
 }
 
-template <int FORMAT, typename Form, Kind KIND, int P, int M = tokens_at_once(KIND)>
+template <int FORMAT, typename Form, Kind KIND, int P, int M = TILE>
 inline void gather_some(int64_t count, const Weights& weights, const Ahead& ahead, const Tokens& x, int64_t tile,
                         Floats* sums) {
     if constexpr (M > 1)
@@ -273,7 +276,6 @@ template <int FORMAT, Kind KIND, int P>
 void vector_sums(const Tokens& x, const Panels& panels, int64_t jump, Floats* sums) {
     typedef std::conditional_t<KIND == FULL, Widened,
                                std::conditional_t<KIND == BYTES, PackedBytes, PackedLines<FORMAT>>> Form;
-    constexpr int AT_ONCE = tokens_at_once(KIND), SHARED = shared_from(KIND);
     const Ahead ahead = {AHEAD, panel_bytes<FORMAT>(x.inputs) - AHEAD, jump};
     const auto each_tile = [&](auto use) {
         for (int64_t tile = 0; tile < x.tiles; tile++)
@@ -283,8 +285,7 @@ void vector_sums(const Tokens& x, const Panels& panels, int64_t jump, Floats* su
         for (int64_t first = 0; first < x.groups; first += NEAR) {
             const Weights some = {panels.at, nullptr, panels.panel, 0, 0, first, std::min(NEAR, x.groups - first)};
             each_tile([&](int64_t count, int64_t tile, Floats* to) {
-                gather_some<FORMAT, Form, KIND, P, FORMAT == 16 ? AT_ONCE : std::min(AT_ONCE, SHARED - 1)>(
-                    count, some, ahead, x, tile, to);
+                gather_some<FORMAT, Form, KIND, P, FORMAT == 16 ? TILE : std::min(TILE, SHARED - 1)>(count, some, ahead, x, tile, to);
             });
         }
         return;

@@ -44,11 +44,16 @@ inline void bytes_of(const Ints (&found)[2], int8_t* to) {
 #endif
 }
 
-inline int32_t highest(const Ints& bits) {
-    int32_t most = 0;
-    for (int64_t i = 0; i < LANES; i++) most = std::max(most, int32_t(bits[i]));
-    return most;
+// What `by` makes of all lanes.
+template <typename By>
+inline int32_t reduced(const Ints& x, By by) {
+    typedef int32_t Quarter __attribute__((vector_size(16)));
+    const char* at = (const char*)&x;
+    const auto quarter = [at](int i) { return load<Quarter>(at + i * sizeof(Quarter)); };
+    const Quarter all = by(by(quarter(0), quarter(1)), by(quarter(2), quarter(3)));
+    return by(by(all[0], all[2]), by(all[1], all[3]));
 }
+inline int32_t highest(const Ints& bits) { return reduced(bits, Highest()); }
 
 // What a product gives, on its way to be tokens of the next one: [panels, tokens, 16]. Of many tokens each thread will
 // round what it computed itself: to bring it from another core takes longer than to round it.
@@ -100,18 +105,13 @@ constexpr int words_of(Kind kind) { return int(GROUP) / (kind == BYTES ? 4 : kin
 
 // Tokens, and panels, whose sums are held in registers at once.
 #if defined(__AVX512F__)
-constexpr int PAIR = 2;
-constexpr int tokens_at_once(Kind) { return 12; }
+constexpr int TILE = 12, PAIR = 2;
 #elif defined(__AVX2__)
-constexpr int PAIR = 1;
-constexpr int tokens_at_once(Kind kind) { return kind == WHOLE ? 4 : 6; }
+constexpr int TILE = 6, PAIR = 1;
+#elif defined(__x86_64__)
+constexpr int TILE = 2, PAIR = 1;
 #else
-constexpr int PAIR = 1;
-#if defined(__x86_64__)
-constexpr int tokens_at_once(Kind) { return 2; }
-#else
-constexpr int tokens_at_once(Kind) { return 4; }
-#endif
+constexpr int TILE = 4, PAIR = 1;
 #endif
 
 // What tokens are multiplied as with weights of this format. Tiles multiply bfloat16, which has room for outliers.
@@ -152,7 +152,7 @@ struct Tokens {
     // Makes room for so many tokens of so many inputs, for weights of a format.
     void begin(int64_t tokens, int64_t numbers, int64_t format) {
         count = tokens, inputs = numbers, together = tiles_work(), kind = kind_for(format);
-        const int64_t tile = together ? TALL : tokens_at_once(kind);
+        const int64_t tile = together ? TALL : TILE;
         tiles = (count + tile - 1) / tile, tall = (count + tiles - 1) / tiles;
         groups = groups_of(inputs);
         values.resize((count + 1) * groups * group_bytes());  // AMX reads one more of a tile that has fewer than others
@@ -226,7 +226,7 @@ struct Tokens {
                     store(at, wide, 2 * i, shortened(found));
                     sum += found;
                 }
-                const int32_t all = total(sum);
+                const int32_t all = reduced(sum, Sum());
                 const float plain = float(all);
                 of.sums[start * of.groups + group * wide + token] = of.zero ? -of.zero * all : load<int32_t>(&plain);
             } else {
@@ -252,7 +252,7 @@ struct Tokens {
             bytes_of(found, bytes);
             for (int64_t i = 0; i < GROUP; i += WORD_BYTES)
                 std::memcpy(at + i * wide + WORD_BYTES * token, bytes + i, WORD_BYTES);
-            const float sum = float(total(found[0] + found[1])) * scale;
+            const float sum = float(reduced(found[0] + found[1], Sum())) * scale;
             of.group_scales[number] = scale, of.sums[number] = load<int32_t>(&sum);
         }
 
@@ -282,12 +282,6 @@ struct Tokens {
         if (std::nearbyint(std::ldexp(largest, power)) >= float(1 << LEVEL_BITS)) power--;
         scale = std::ldexp(1.0f, -power);
         return std::ldexp(1.0f, power);
-    }
-
-    static int32_t total(const Ints& sum) {
-        int32_t found = 0;
-        for (int64_t i = 0; i < LANES; i++) found += sum[i];
-        return found;
     }
 };
 

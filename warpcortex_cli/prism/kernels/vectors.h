@@ -197,7 +197,7 @@ inline Ints order() {
     return load<Ints>(places);
 }
 
-// Numbers of 16 bits become those of 32, and back: in one instruction or two, of which not every compiler knows.
+// Numbers of 16 bits become those of 32: in one instruction, of which not every compiler knows.
 inline Word words_of(Half x) {
 #if defined(__AVX512F__)
     return (Word)_mm512_cvtepu16_epi32((__m256i)x);
@@ -205,14 +205,6 @@ inline Word words_of(Half x) {
     return (Word)_mm256_cvtepu16_epi32((__m128i)x);
 #else
     return __builtin_convertvector(x, Word);
-#endif
-}
-inline Half halves_of(Word x) {  // of their lower halves, where the upper ones are 0
-#if defined(__AVX2__) && !defined(__AVX512F__)
-    const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32((__m256i)x, (__m256i)x), 0xd8);
-    return (Half)_mm256_castsi256_si128(packed);
-#else
-    return __builtin_convertvector(x, Half);
 #endif
 }
 
@@ -232,7 +224,13 @@ inline Pair<T> lanes(const uint16_t* from, Pair<T>*) {
 }
 inline Floats widened(const uint16_t* from) { return lanes(from, (Floats*)nullptr); }
 
-inline void put_halves(uint16_t* to, Word x) { store(to, halves_of(x)); }
+inline void put_halves(uint16_t* to, Word x) { store(to, __builtin_convertvector(x, Half)); }
+#if defined(__AVX2__) && !defined(__AVX512F__)
+inline void put_halves(uint16_t* to, const Pair<Word>& x) {  // whose upper halves are 0
+    const __m256i packed = _mm256_packus_epi32((__m256i)x.low, (__m256i)x.high);
+    store(to, _mm256_permute4x64_epi64(packed, 0xd8));
+}
+#endif
 template <typename T>
 inline void put_halves(uint16_t* to, const Pair<T>& x) {
     put_halves(to, x.low), put_halves(to + sizeof(T) / sizeof(int32_t), x.high);
@@ -324,6 +322,7 @@ struct Sum {
 };
 struct Highest {
     float operator()(float a, float b) const { return std::max(a, b); }
+    int32_t operator()(int32_t a, int32_t b) const { return std::max(a, b); }
     template <typename T>
     T operator()(const T& a, const T& b) const { return choose(a > b, a, b); }
 };

@@ -190,7 +190,11 @@ def measured(plan: Plan, budget: float, say: Callable[[str], None]) -> dict[str,
     rate = done.get("bandwidth", {}).get("gigabytes_per_second")
     part("graphs", 15, lambda left: graphs(plan))
     for count, estimate in plan.agents.items():
-        part(f"{count} agents", estimate, lambda left, n=count, s=estimate: agents(plan, n, min(left / 2, s), rate))
+
+        def some(left: float, count: int = count, estimate: float = estimate) -> dict[str, Any]:
+            return agents(plan, count, min(left / 2, estimate), rate)
+
+        part(f"{count} agents", estimate, some)
     name = torch.cuda.get_device_name() if plan.device == "cuda" else plan.device
     return {
         "schema_version": 1, "device": name, "shape": plan.name, "dry_run": plan is DRY, "torch": torch.__version__,

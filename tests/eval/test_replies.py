@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from warpcortex_cli.cli.evaluate import app
 from warpcortex_cli.errors import UsageError
 from warpcortex_cli.eval import replies
+from warpcortex_cli.eval.kept import Kept
 from warpcortex_cli.eval.questions import mixed, questions
 from warpcortex_cli.eval.replies import loops
 
@@ -62,7 +63,7 @@ def test_eight_tokens_four_times_among_the_last_128_are_a_loop() -> None:
 def test_a_run_goes_on_and_both_engines_read_the_same(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "replies.jsonl"
     command = ["replies", "-m", "pocket", "-p", "pocket", "--data", str(data), "--n", "3", "--max-tokens", "12"]
-    command += ["--out", str(out), "--json"]
+    command += ["--keep", str(out), "--json"]
     done = CliRunner().invoke(app, command, catch_exceptions=False)
     found = json.loads(done.stdout)
     assert (found["profile"], found["max_tokens"]) == ("pocket", 12)
@@ -79,4 +80,13 @@ def test_a_run_goes_on_and_both_engines_read_the_same(data: Path, tmp_path: Path
     assert kept[:2] == lines[:2] and [line["ids"] for line in kept] == [line["ids"] for line in lines]
     other = mixed(data / "texts.json", 1, 1)
     with pytest.raises(UsageError, match="replies to other questions"):
-        replies.read_lines(out, other)
+        replies.earlier(Kept(out, replies.FIRST), other)
+
+
+def test_a_file_of_something_else_is_left_as_it_is(tmp_path: Path) -> None:
+    out = tmp_path / "notes.txt"
+    for text in ("My notes", "My notes\nand more", "{}\n{", "[1]\n", '{"engine": "warpcortex"}\n'):
+        out.write_text(text, encoding="utf-8")
+        with pytest.raises(UsageError, match="no answers of an earlier run"):
+            replies.earlier(Kept(out, replies.FIRST), [])
+        assert out.read_text(encoding="utf-8") == text

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.table import Table
@@ -43,6 +41,15 @@ MethodsOption = Annotated[str, typer.Option("--methods", help="Which methods; al
 QuickOption = Annotated[bool, typer.Option("--quick", help="Few cases, in a minute or so.")]
 EvalModel = Annotated[str, typer.Option("--model", "-m", metavar="MODEL")]
 EvalProfile = Annotated[str, typer.Option("--profile", "-p", metavar="NAME|FILE")]
+KeepOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--keep",
+        metavar="FILE",
+        help="Keep each answer there as it comes; the same command goes on.",
+        show_default=False,
+    ),
+]
 NotesOption = Annotated[int, typer.Option("--notes", min=4, max=100, help="Notes in each case.")]
 BudgetOption = Annotated[
     int, typer.Option("--budget", min=64, help="Tokens that come back at once; as many newest ones are always read.")
@@ -84,14 +91,6 @@ def named(text: str, known: Sequence[str], what: str = "method") -> list[str]:
         hint = f"{what.capitalize()}s are {', '.join(known[:-1])} and {known[-1]}."
         raise UsageError(f"there is no {what} {unknown[0]!r}.", hint)
     return found
-
-
-def opened(out: Path | None) -> AbstractContextManager[TextIO | None]:
-    """A file to write to, if there is to be one. Raises UsageError: it cannot be written."""
-    try:
-        return nullcontext() if out is None else out.open("w", encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"--out {out}: {error.strerror or error}.", "Name a file that can be written.") from error
 
 
 def cases(of: str, n: int, quick: bool) -> int:
@@ -375,15 +374,7 @@ def replies(
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Of a reply, at most.")] = 256,
     seed: SeedOption = 2035,
     alone: Annotated[bool, typer.Option("--alone", help="Without transformers' generate beside it.")] = False,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            metavar="FILE",
-            help="Write each reply as a JSON line; a file that is there already is gone on with.",
-            show_default=False,
-        ),
-    ] = None,
+    keep: KeepOption = None,
     model: EvalModel = "auto",
     profile: EvalProfile = "auto",
     device: DeviceOption = AUTO,
@@ -394,6 +385,7 @@ def replies(
 ) -> None:
     """Count replies that loop, beside transformers' generate with the same prompts and settings."""
     from warpcortex_cli.eval import replies as evaluation
+    from warpcortex_cli.eval.kept import Kept
     from warpcortex_cli.eval.questions import mixed
     from warpcortex_cli.prism.source import resolve_model
 
@@ -401,14 +393,15 @@ def replies(
     prism, settings = open_prism(model=model, profile=profile, options=LoadOptions(device, dtype, quantize))
     settings = evaluation.shortened(settings, max_tokens)
     source, engines = resolve_model(model, settings.model), evaluation.ENGINES[: 1 if alone else None]
-    kept = evaluation.read_lines(out, asked) if out is not None and out.exists() else []
-    with progress_bar(stderr_console()) as show, opened(out) as file:
+    file = None if keep is None else Kept(keep, evaluation.FIRST)
+    before = [] if file is None else evaluation.earlier(file, asked)
+    with progress_bar(stderr_console()) as show:
 
         def written(progress: Callable[[int, int], None]) -> Iterator[evaluation.Reply]:
-            new = evaluation.run(prism, source, settings, asked, seed, engines, progress, kept)
-            for reply in chain(kept, new):
+            yield from before
+            for reply in evaluation.run(prism, source, settings, asked, seed, engines, progress, before):
                 if file is not None:
-                    print(evaluation.as_line(reply, asked[reply.number]), file=file, flush=True)
+                    file.add(evaluation.as_line(reply, asked[reply.number]))
                 yield reply
 
         found = evaluation.summaries(gather(written, "answering", show))
@@ -435,15 +428,7 @@ def tasks_(
     ] = "",
     lengths: Annotated[str, typer.Option("--lengths", metavar="N,N", help="Tokens of documents.")] = "2000,8000,30000",
     n: Annotated[int, typer.Option("--n", min=1, help="Questions of each task.")] = 100,
-    keep: Annotated[
-        Path | None,
-        typer.Option(
-            "--keep",
-            metavar="FILE",
-            help="Keep answers there; the same command goes on.",
-            show_default=False,
-        ),
-    ] = None,
+    keep: KeepOption = None,
     seed: SeedOption = 2040,
     model: EvalModel = "smollm2",
     profile: EvalProfile = "assistant",

@@ -8,12 +8,10 @@ knows nothing of Streams.
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
@@ -23,6 +21,7 @@ from transformers import GenerationConfig
 from warpcortex_cli.engine.sampling import Sampler
 from warpcortex_cli.engine.session import Session
 from warpcortex_cli.errors import UsageError
+from warpcortex_cli.eval.kept import Kept
 from warpcortex_cli.eval.questions import Question
 from warpcortex_cli.eval.report import Grid, share
 from warpcortex_cli.eval.statistics import interval
@@ -247,27 +246,29 @@ def as_json(model: str, profile: Profile, seed: int, found: Sequence[Summary]) -
     }
 
 
-def as_line(reply: Reply, question: Question) -> str:
-    """One JSON line."""
-    return json.dumps({**vars(reply), "loops": reply.loops, "task": question.task, "question": question.text})
+FIRST = "engine"  # the name that a reply's line begins with
 
 
-def read_lines(path: Path, asked: Sequence[Question]) -> list[Reply]:
-    """Replies of an earlier run, as far as they were written.
+def as_line(reply: Reply, question: Question) -> dict[str, Any]:
+    """What is kept of it."""
+    return {**vars(reply), "loops": reply.loops, "task": question.task, "question": question.text}
+
+
+def earlier(kept: Kept, asked: Sequence[Question]) -> list[Reply]:
+    """Replies of an earlier run.
 
     Raises:
-        UsageError: they are to other questions.
+        UsageError: they are to other questions, or none at all.
     """
     found = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in kept.lines:
         try:
-            said = json.loads(line)
-            reply = Reply(**{f.name: said[f.name] for f in fields(Reply)})
-        except (ValueError, KeyError, TypeError):  # the run was killed within this line
-            break
-        if reply.number >= len(asked) or asked[reply.number].text != said["question"]:
+            reply, question = Reply(**{f.name: line[f.name] for f in fields(Reply)}), line["question"]
+        except (KeyError, TypeError) as error:
+            raise kept.refused(error) from error
+        if reply.number >= len(asked) or asked[reply.number].text != question:
             raise UsageError(
-                f"{path} holds replies to other questions.", "Name another file, or the same --data and --seed."
+                f"{kept.path} holds replies to other questions.", "Name another file, or the same --data and --seed."
             )
         found.append(reply)
     return found

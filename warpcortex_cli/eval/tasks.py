@@ -28,8 +28,9 @@ from typing import Any
 import numpy as np
 
 from warpcortex_cli.engine.session import Session
-from warpcortex_cli.errors import RunError, UsageError
+from warpcortex_cli.errors import UsageError
 from warpcortex_cli.eval import calculations, ordinary, squad
+from warpcortex_cli.eval.kept import Kept
 from warpcortex_cli.eval.questions import Question, questions
 from warpcortex_cli.eval.report import Grid, share
 from warpcortex_cli.eval.statistics import interval
@@ -214,53 +215,37 @@ def under(condition: str, profile: Profile) -> Profile:
     return profile.model_copy(update={"river": river, "roles": roles})
 
 
-_BEGIN = '{"key": "'  # of each line that is kept
-
-
 class Asker:
     """Asks questions one by one; what they share is read once.
 
     Args:
-        keep: where replies are appended, if anywhere, and those of an earlier run are found again. Of a line that a run
-            was killed in, nothing counts.
+        keep: where replies are `Kept`, if anywhere, and those of an earlier run are found again.
 
     Raises:
         UsageError: it holds something else.
     """
 
     def __init__(self, prism: Prism, seed: int, keep: Path | None = None) -> None:
-        self._prism, self._seed, self._keep = prism, seed, keep
+        self._prism, self._seed = prism, seed
+        self._file = None if keep is None else Kept(keep, "key")
         self._kept: dict[str, Reply] = {}
         self._session: Session | None = None
         self._over: tuple[Profile, str] | None = None
-        if keep is not None and keep.exists():
+        if self._file is not None:
             try:
-                *whole, half = keep.read_text(encoding="utf-8").split("\n")
-                for line in whole:
-                    data = json.loads(line)
-                    del data["question"]
-                    key = data.pop("key")
-                    self._kept[key] = Reply(**{**data, "thoughts": tuple(data["thoughts"])})
-                if half and not half.startswith(_BEGIN[: len(half)]):
-                    raise ValueError("its last line is none of them")
-                if half:
-                    keep.write_text("".join(f"{line}\n" for line in whole), encoding="utf-8")
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                raise UsageError(
-                    f"{keep} holds no answers of an earlier run: {error}.", "Name another file."
-                ) from error
+                for line in self._file.lines:
+                    held = {name: line[name] for name in line if name not in ("key", "question")}
+                    self._kept[line["key"]] = Reply(**{**held, "thoughts": tuple(held["thoughts"])})
+            except (KeyError, TypeError) as error:
+                raise self._file.refused(error) from error
 
     def ask(self, profile: Profile, notes: str, question: str) -> Reply:
         said = json.dumps([self._prism.name, profile.model_dump(mode="json"), self._seed, notes, question])
         key = blake2b(said.encode(), digest_size=12).hexdigest()
         if key not in self._kept:
             reply = self._kept[key] = self._asked(profile, notes, question)
-            if self._keep is not None:
-                try:
-                    with self._keep.open("a", encoding="utf-8") as file:
-                        file.write(json.dumps({"key": key, "question": question[-200:], **asdict(reply)}) + "\n")
-                except OSError as error:
-                    raise RunError(f"answers cannot be kept in {self._keep}: {error.strerror}.") from error
+            if self._file is not None:
+                self._file.add({"key": key, "question": question[-200:], **asdict(reply)})
         return self._kept[key]
 
     def _asked(self, profile: Profile, notes: str, question: str) -> Reply:

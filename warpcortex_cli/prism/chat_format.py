@@ -1,7 +1,7 @@
-"""How a conversation is written in tokens: as the tokenizer's chat template renders it, and encoded as one text.
+"""A conversation as tokens: rendered by the tokenizer's chat template, and encoded as one text.
 
-What a context holds already is kept, and what comes next is what the new text has beyond it. Templates that rewrite
-what was said (those that drop earlier thinking, or carry the system prompt along) take back what differs.
+Tokens that the context already holds are kept, and only the rest of the new text is read. If a template rewrites
+earlier turns (it may drop earlier thinking, or move the system prompt), tokens that differ are taken back.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from typing import Any, Literal, NamedTuple
 from warpcortex_cli.prism.encoding import CONTEXT, Disguise, Encoder
 
 _MARKS = ("WARPSYSTEM", "WARPFIRST", "WARPREPLY", "WARPSECOND")
-_AGREED = "Understood."  # the reply to a system prompt in models whose template has no place for one
+_AGREED = "Understood."  # the reply to a system prompt, if the template has no place for one
 _USUAL = ("<think>", "</think>")
 _CLOSING = re.compile(
     r"(?P<begin>[<\[\u25c1]\|?)(?:/|END_)(?P<word>(?:\w+:)?\w*(?:think|thought|reason)\w*)(?P<end>\|?[>\]\u25b7])", re.I
 )
 _CONTROL = re.compile(r"[<\[\uff1c\u25c1](?!0x[0-9A-Fa-f]{2}>)\S*[^\W\d]\S*[>\]\uff1e\u25b7]")
-_CHECKED = 32  # tokens before a seam that must be what the text says
+_CHECKED = 32  # tokens before a seam that must agree with the text
 
 
 class Message(NamedTuple):
-    """A part of a conversation."""
+    """One message of a conversation."""
 
     role: Literal["system", "user", "assistant"]
     content: str
@@ -35,7 +35,7 @@ class Message(NamedTuple):
 class Plan:
     """How a context comes to hold a conversation: `keep` its first tokens, then read `ids`.
 
-    `said`: the tokens [first, last) of the context that are replies, among those to be read.
+    `said`: among the tokens to be read, the ranges [first, last) of the context that are replies.
     """
 
     keep: int
@@ -45,7 +45,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Thinking:
-    """What encloses a model's thinking. `known`: its template or vocabulary has these tags; else they begin a reply."""
+    """The tags around a model's thinking. `known`: the model has them; else they count only at the start."""
 
     opening: str
     closing: str
@@ -53,15 +53,15 @@ class Thinking:
 
 
 class ChatFormat:
-    """The tokenizer's chat template. Without a usable one turns are "User:" and "Assistant:" lines.
+    """The tokenizer's chat template. Without a usable one, turns are "User:" and "Assistant:" lines.
 
     Attributes:
-        encoder: text to tokens.
+        encoder: encodes text.
         templated: whether the tokenizer's template is used.
-        problem: why it is not, in words, or "".
+        problem: why it is not, or "".
         turn_end: the token that ends a reply, if the template closes replies with a control token.
-        thinking: what encloses the model's thinking.
-        tags: tokens of that kind which are left out where text is decoded.
+        thinking: the tags around the model's thinking.
+        tags: tokens of these tags that decoding drops.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -86,11 +86,11 @@ class ChatFormat:
     # -- a conversation ------------------------------------------------------------------------------------------
 
     def prompt(self, words: str, system: str = "", thinking: bool | None = None) -> list[int]:
-        """Token ids of a conversation that begins with these words of the user, up to where the model replies."""
+        """Token ids of a conversation that begins with these user words, up to where the model replies."""
         return self.plan([], [*_system(system), Message("user", words)], [], thinking=thinking).ids
 
     def turn(self, words: str, thinking: bool | None = None, opened: bool = False) -> list[int]:
-        """Token ids behind any reply: its end, a user's turn of these words, and the beginning of the next reply."""
+        """Token ids after any reply: its end, a user turn of these words, and the beginning of the next reply."""
         _, first, reply, _ = _MARKS
         messages = [Message("user", first), Message("assistant", reply), Message("user", words)]
         disguise = Disguise(self.encoder, [words])
@@ -110,18 +110,18 @@ class ChatFormat:
         """What a context that holds one conversation must read to hold a longer one.
 
         Args:
-            before: what is held; it may end in a user's turn that is still open.
-            after: a conversation that goes on where `before` ends, up to words of the user or a reply.
+            before: the conversation held; it may end in an open user turn.
+            after: a conversation that continues `before`, up to user words or a reply.
             held: the tokens of the context.
-            own: how many of these, at the end, the model wrote itself; they stay where the template shows them.
-            opened: whether the last words of `after` will go on.
+            own: how many of the last ones the model wrote itself; they stay if the template shows them.
+            opened: whether the last words of `after` will be continued.
         """
         disguise = Disguise(self.encoder, [m.content for m in (*before, *after)])
         text = self._text(after, disguise, thinking, opened)
         if not before or not held:
             return Plan(0, self.encoder.encode(text, disguise).ids)
         replies = [self._disguised(m, disguise) for m in after if m.role == "assistant"]
-        if after[-1].role == "assistant":  # it is to be read
+        if after[-1].role == "assistant":  # the reply is to be read, too
             seen = self._text(before, disguise, thinking)
             end = _end_of(self._shown(replies[-1]), text, _common(seen, text))
             return self._changed(seen, text if end is None else text[:end], held, 0, disguise, replies)
@@ -138,7 +138,7 @@ class ChatFormat:
     def _changed(
         self, seen: str, text: str, held: Sequence[int], own: int, disguise: Disguise, replies: Sequence[str]
     ) -> Plan:
-        """Takes back what `text` does not begin with of `seen` and of the `own` tokens behind it."""
+        """Takes back the part of `seen`, and of the `own` tokens after it, with which `text` does not begin."""
         at = _common(seen, text)
         start = max(0, at - CONTEXT)
         was, now = (self.encoder.encode(t[start:], disguise) for t in (seen, text))
@@ -161,17 +161,17 @@ class ChatFormat:
         return Plan(keep, now.ids[same:], tuple(said))
 
     def _ends_in(self, text: str, held: Sequence[int], disguise: Disguise) -> bool:
-        """Whether the tokens end as the text does."""
+        """Whether the tokens end like the text."""
         ids = self.encoder.encode(text[-CONTEXT:], disguise).ids
         ids = ids if len(text) <= CONTEXT else ids[-_CHECKED:]
         return len(held) >= len(ids) and list(held[len(held) - len(ids) :]) == ids
 
     def _shown(self, reply: str) -> str:
-        """What templates show of an earlier reply."""
+        """The part of an earlier reply that templates show."""
         return reply.rpartition(self.thinking.closing)[2].strip()
 
     def opened(self, thinking: bool | None = None) -> str:
-        """What of the model's thinking the template itself begins: its tag and what follows, or ""."""
+        """The thinking that the template itself begins: the tag and what follows, or ""."""
         if thinking not in self._opened:
             self._opened[thinking] = self._opening(thinking)
         return self._opened[thinking]
@@ -190,7 +190,7 @@ class ChatFormat:
         """The template's text of a conversation, up to where the next part of it begins.
 
         Args:
-            opened: the last words of the user go on.
+            opened: whether the last user words will be continued.
         """
         words = [Message(m.role, self._disguised(m, disguise)) for m in messages]
         first, *rest = words
@@ -204,12 +204,12 @@ class ChatFormat:
         return self._render([*words[:-1], Message("user", last.content + mark)], thinking).rpartition(mark)[0]
 
     def _disguised(self, message: Message, disguise: Disguise) -> str:
-        """Its words. A template looks for the tags of thinking in a reply, so there they stay what they are."""
+        """A message's words, disguised. In replies thinking tags stay as they are, because templates look for them."""
         tags = (self.thinking.opening, self.thinking.closing) if message.role == "assistant" else ()
         return disguise(message.content, tags)
 
     def _render(self, messages: Sequence[Message], thinking: bool | None = None) -> str:
-        """The template's text, with the beginning of a reply. Raises _Unusable where it refuses."""
+        """The template's text, with the beginning of a reply. Raises _Unusable if the template refuses."""
         if not self.templated:
             return self._lines(messages)
         chosen = {} if thinking is None else {"enable_thinking": thinking}
@@ -217,7 +217,7 @@ class ChatFormat:
             text: str = self._tokenizer.apply_chat_template(
                 [m._asdict() for m in messages], tokenize=False, add_generation_prompt=True, **chosen
             )
-        except Exception as error:  # a template is a foreign program: it raises whatever it likes
+        except Exception as error:  # a template is foreign code and may raise anything
             first = re.split(r"(?<=[.!:]) ", " ".join(str(error).split()), maxsplit=1)[0].rstrip(".!:")
             raise _Unusable(first[:120] or type(error).__name__) from error
         return text
@@ -237,7 +237,7 @@ class ChatFormat:
     # -- reading the template ------------------------------------------------------------------------------------
 
     def _specimens(self) -> tuple[str, str]:
-        """A question, and a conversation with two of them, as text. Raises _Unusable."""
+        """The text of one question, and of a conversation with two. Raises _Unusable."""
         _, first, reply, second = _MARKS
         if self.templated and not getattr(self._tokenizer, "chat_template", None):
             raise _Unusable("there is none")
@@ -255,7 +255,7 @@ class ChatFormat:
             return False
 
     def _find_controls(self, text: str) -> None:
-        """Control tokens that are not among the added ones: what the template writes in their form."""
+        """Control tokens that are not added tokens: those that the template writes in the same form."""
         encoder = self.encoder
         ids = set(encoder.written(text)) - set(encoder.names)
         tokens = self._tokenizer.convert_ids_to_tokens(sorted(ids))
@@ -305,7 +305,7 @@ class ChatFormat:
         """How many tokens stand before the words of the first user turn, or before that turn where it stands apart.
 
         Args:
-            examples: turns in front of it.
+            examples: turns before it.
         """
         disguise = Disguise(self.encoder, [system, *(m.content for m in examples)])
         text = self._text([*_system(system), *examples, Message("user", _MARKS[1])], disguise)
@@ -331,7 +331,7 @@ class _Unusable(Exception):
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of somebody's words, with nothing added; names of control tokens in them are plain characters."""
+    """Token ids of somebody's words, with nothing added. Names of control tokens in them are plain text."""
     return Encoder(tokenizer).ids(text)
 
 
@@ -340,12 +340,12 @@ def _system(prompt: str) -> list[Message]:
 
 
 def conversation(system: str, *turns: Message) -> list[Message]:
-    """A conversation; without a system prompt if `system` is empty, so that the model's own default stands."""
+    """A conversation. Without a system prompt if `system` is empty, so that the model's own default is used."""
     return [*_system(system), *turns]
 
 
 def _end_of(said: str, text: str, start: int) -> int | None:
-    """Where a reply ends that a text shows from `start` on; templates may change the white space around it."""
+    """Where a reply that begins at `start` ends in the text. Templates may change the white space around it."""
     words = said.strip()
     if not words:
         return start
@@ -358,7 +358,7 @@ def _end_of(said: str, text: str, start: int) -> int | None:
 
 
 def _split(text: str, *marks: str) -> list[str] | None:
-    """The texts around the marks, which must stand in it once each and in order."""
+    """The texts between the marks, each of which must occur once, in order."""
     if any(text.count(m) != 1 for m in marks):
         return None
     pieces = []
@@ -371,7 +371,7 @@ def _split(text: str, *marks: str) -> list[str] | None:
 
 
 def _common(a: Sequence[Any], b: Sequence[Any]) -> int:
-    """How long both are the same from the beginning."""
+    """The length of the common beginning."""
     low, high = 0, min(len(a), len(b))
     while low < high:
         middle = (low + high + 1) // 2
@@ -380,6 +380,6 @@ def _common(a: Sequence[Any], b: Sequence[Any]) -> int:
 
 
 def _common_end(a: list[int], b: list[int]) -> list[int]:
-    """The longest list that both end with."""
+    """The longest common end."""
     length = _common(a[::-1], b[::-1])
     return a[len(a) - length :]

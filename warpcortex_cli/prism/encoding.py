@@ -1,8 +1,8 @@
-"""Text to token ids. Only who writes the frame of a conversation may write control tokens, never its words.
+"""Encodes text. Control tokens come only from a conversation's frame, never from the words in it.
 
 A control token is an added token of the tokenizer, special or not, or a token of the vocabulary that the chat template
-writes in the same way. Of their names in somebody's words only letters are read. Added tokens of nothing but white
-space are no control tokens: some tokenizers read runs of spaces so.
+writes in the same way. Their names in somebody's words are read as letters. Added tokens of white space alone are no
+control tokens: some tokenizers use them for runs of spaces.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, models
 
-# Letters that no normalizer changes, joins or drops. Some that a text does not have stand for what is not to be read.
+# Letters that no normalizer changes, joins or drops. Those that a text does not contain can stand for something else.
 _RARE = range(0x17000, 0x187F8)  # Tangut
 _UNKNOWN = "\U000e0fff"  # no character has this number
-_ORDINARY = "\0"  # the only word of the tokenizer that finds names
+_ORDINARY = "\0"  # the only word in the vocabulary of the tokenizer that finds names
 _LEADS = ("a", ".", "0", "\n", "A", "-")
-CONTEXT = 512  # characters before a seam that are encoded with what follows; words are shorter
+CONTEXT = 512  # characters before a seam that are encoded with the text after it; words are shorter
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids of a text, and the characters [begin, end) that each stands for."""
+    """Token ids of a text, and the characters [begin, end) of each."""
 
     ids: list[int]
     spans: list[tuple[int, int]]
 
 
 class Disguise:
-    """Words in which names of control tokens are broken up by letters that stand nowhere in them.
+    """Disguises words: names of control tokens in them are broken up by letters that occur nowhere else.
 
     Args:
-        texts: all words that will be read as one text.
+        texts: all words that will be encoded as one text.
     """
 
     def __init__(self, encoder: Encoder, texts: Iterable[str]) -> None:
@@ -41,11 +41,11 @@ class Disguise:
         used = {c for text in texts for c in set(text) if ord(c) in _RARE} if encoder.single or encoder.names else set()
         self._free = (chr(n) for n in _RARE if chr(n) not in used)
         self._break = next(self._free)
-        self.meant = {self._break: ""}  # by letter: what it stands for
+        self.meant = {self._break: ""}  # the meaning of each letter
         self._for: dict[str, str] = {}
 
     def __call__(self, text: str, keep: Sequence[str] = ()) -> str:
-        """The words, disguised; names in `keep` stay what they are."""
+        """The words, disguised. Names in `keep` stay as they are."""
         while found := self._encoder.find(text, keep):
             for start, end in reversed(found):
                 if end - start > 1:
@@ -61,11 +61,11 @@ class Disguise:
         return self._for[char]
 
     def anchors(self, count: int) -> list[str]:
-        """Letters that stand nowhere, not even for something."""
+        """Letters that occur nowhere and stand for nothing."""
         return [next(self._free) for _ in range(count)]
 
     def within(self, text: str) -> bool:
-        """Whether something in a text is disguised."""
+        """Whether anything in a text is disguised."""
         return any(letter in text for letter in self.meant)
 
 
@@ -74,8 +74,8 @@ class Encoder:
 
     Attributes:
         controls: the control tokens among the added ones, by id.
-        names: of all control tokens, by id.
-        single: whether one of these is a single character.
+        names: the names of all control tokens, by id.
+        single: whether one of them is a single character.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -85,7 +85,7 @@ class Encoder:
         self._blanks = {i: t for i, t in added.items() if i not in self.controls}
         self.names = {i: t.content for i, t in self.controls.items()}
         self._tokens = dict(self.controls)
-        # What unknown characters become; one may well be an added token, and then stands for no name.
+        # What unknown characters become. It may be an added token, which then stands for no name.
         unknown = self._backend.model.tokenize(_UNKNOWN)
         self._unknown = unknown[0].id if len(unknown) == 1 else None
         self._prepare()
@@ -93,12 +93,12 @@ class Encoder:
     def _prepare(self) -> None:
         self.single = any(len(name) == 1 for name in self.names.values())
         self._finder: Tokenizer | None = None
-        # What begins no name need not be searched, unless a normalizer makes one out of other characters.
+        # Text that begins no name need not be searched, unless a normalizer can make one of other characters.
         plain = self._backend.normalizer is None or not any(t.normalized for t in self._tokens.values())
         self._begins = {name[0] for name in self.names.values()} if plain else None
 
     def also(self, ids: Iterable[int]) -> None:
-        """Takes tokens of the vocabulary for control tokens, too."""
+        """Treats these tokens of the vocabulary as control tokens, too."""
         for i in ids:
             name = self._backend.decode([i], skip_special_tokens=False).strip()
             if name and i not in self.names and i != self._unknown:
@@ -107,7 +107,7 @@ class Encoder:
         self._prepare()
 
     def find(self, text: str, keep: Sequence[str] = ()) -> list[tuple[int, int]]:
-        """Where names of control tokens stand in a text: those that the tokenizer would read, in order."""
+        """The names of control tokens that the tokenizer would find in a text, in order."""
         if not self.names or (self._begins is not None and not any(c in text for c in self._begins)):
             return []
         if self._finder is None:
@@ -123,18 +123,18 @@ class Encoder:
         return self.encode(disguise(text), disguise).ids
 
     def written(self, text: str) -> list[int]:
-        """Token ids of our own text, whose control tokens are meant."""
+        """Token ids of our own text, in which names of control tokens are meant."""
         return self.encode(text, Disguise(self, [text])).ids
 
     def encode(self, text: str, disguise: Disguise) -> Encoded:
-        """Encodes a text in which names of control tokens that are not disguised are meant.
+        """Encodes a text in which undisguised names of control tokens are meant.
 
-        Spans are of the disguised text. Where nothing is disguised this is what the tokenizer itself gives.
+        Spans refer to the disguised text. If nothing is disguised, this is the tokenizer's own encoding.
         """
         tokenizer = self._backend
         tokenizer.no_truncation()
         tokenizer.no_padding()
-        tokenizer.encode_special_tokens = False  # whoever called the tokenizer last may have left it on
+        tokenizer.encode_special_tokens = False  # an earlier caller may have left it on
         encoding = tokenizer.encode(text, add_special_tokens=False)
         found = Encoded(encoding.ids, encoding.offsets)
         held = [(i, span) for i, span in zip(found.ids, found.spans, strict=True) if i in self.names]
@@ -144,19 +144,19 @@ class Encoder:
         return self._without_names(text, meant, disguise)
 
     def _is_written(self, token: int, text: str, span: tuple[int, int]) -> bool:
-        """Whether a control token is there by its name: a normalizer may make one of other characters."""
+        """Whether a control token stands for its own name; a normalizer may make one of other characters."""
         start, end = _core(text, *span)
         named = self._tokens[token].normalized or text[start:end] == self.names[token]
         return named and token != self._unknown
 
     def _without_names(self, text: str, meant: list[tuple[int, tuple[int, int]]], disguise: Disguise) -> Encoded:
-        """Encodes with a tokenizer that knows no control tokens: letters stand for those that are meant.
+        """Encodes with a tokenizer without control tokens: letters stand for those that are meant.
 
-        They are added tokens with the same properties, so all around them is read as around the tokens themselves.
+        These letters are added tokens with the same properties, so the text around them is encoded the same.
         """
         kinds = sorted({i for i, _ in meant})
         anchors = dict(zip(kinds, disguise.anchors(len(kinds)), strict=True))
-        pieces: list[tuple[int, str]] = []  # places in the text, and what is read there
+        pieces: list[tuple[int, str]] = []  # places in the text, and the token read there
         at = 0
         for i, span in meant:
             start, end = _core(text, *span)
@@ -184,7 +184,7 @@ class Encoder:
         return Encoded(ids, spans)
 
     def spelled(self, token: str) -> list[int]:
-        """A token of the vocabulary in its letters, or in their bytes."""
+        """A token of the vocabulary, spelled in letters or bytes."""
         model = self._backend.model
         joint = getattr(model, "continuing_subword_prefix", None) or ""
         ids: list[int] = []
@@ -202,9 +202,9 @@ class Encoder:
         return ids
 
     def behind(self, text: str, seam: int, disguise: Disguise) -> Encoded:
-        """Tokens of `text` from the character `seam` on, as they are where the whole text is read.
+        """Tokens of `text` from the character `seam` on, as in the encoding of the whole text.
 
-        Where a token stands on both sides of the seam, what lies behind it is read apart.
+        If a token spans the seam, the text after the seam is encoded by itself.
         """
         start = max(0, seam - CONTEXT)
         found = self.encode(text[start:], disguise)
@@ -213,7 +213,7 @@ class Encoder:
         ids, over = found.ids[first:], spans[first - 1][1] if first else seam
         if first and over > seam:
             i = found.ids[first - 1]
-            if i in self.names:  # it took white space along
+            if i in self.names:  # it includes white space
                 if _core(text, *spans[first - 1])[0] >= seam:
                     return Encoded([i, *ids], spans[first - 1 :])
             else:
@@ -222,7 +222,7 @@ class Encoder:
         return Encoded(ids, spans[first:])
 
     def _inside(self, text: str, disguise: Disguise) -> list[int]:
-        """Tokens of a text that goes on in the middle of another."""
+        """Tokens of a text that continues another."""
         for lead in _LEADS:
             found = self.encode(lead + text, disguise)
             first = next((n for n, (begin, _) in enumerate(found.spans) if begin >= 1), len(found.spans))
@@ -231,7 +231,7 @@ class Encoder:
         return self.encode(text, disguise).ids
 
     def continued(self, before: str, text: str) -> list[int]:
-        """Token ids of somebody's words behind others, as in one text."""
+        """Token ids of somebody's words after others, as in one text."""
         before = before[-CONTEXT:]
         disguise = Disguise(self, [before, text])
         hidden = disguise(before)
@@ -239,7 +239,7 @@ class Encoder:
 
 
 def _over(model: Any, normalizer: Any, pre_tokenizer: Any) -> Tokenizer:
-    """A tokenizer over the same model, without added tokens."""
+    """A tokenizer with the same model, without added tokens."""
     made = Tokenizer(model)
     if normalizer is not None:
         made.normalizer = normalizer
@@ -255,13 +255,13 @@ def _like(token: AddedToken, name: str) -> AddedToken:
 
 
 def _core(text: str, start: int, end: int) -> tuple[int, int]:
-    """A token without white space that it took along."""
+    """A token without the white space that it includes."""
     words = text[start:end]
     return start + len(words) - len(words.lstrip()), end - (len(words) - len(words.rstrip()))
 
 
 def _restored(text: str, start: int, end: int, disguise: Disguise) -> list[tuple[int, str]]:
-    """A part of a text without its disguise: places, and what stands there."""
+    """A part of a text without its disguise: places, and the text there."""
     pieces: list[tuple[int, str]] = []
     at = start
     for n in range(start, end):

@@ -1,4 +1,4 @@
-"""Which weights these are, told by a few of them: what was measured or stored for one model is not used for another."""
+"""Identifies weights by a few of them, so that results and files of one model are not used for another."""
 
 from __future__ import annotations
 
@@ -15,12 +15,16 @@ if TYPE_CHECKING:
 
     from warpcortex_cli.prism.prism import Prism
 
-_VOLATILE = ("_name_or_path", "transformers_version", "architectures")  # of a configuration
-_SAMPLES = 256  # values of each parameter, evenly spread
+_VOLATILE = (
+    "_name_or_path",
+    "transformers_version",
+    "architectures",
+)  # these do not identify a model
+_SAMPLES = 256  # samples of each parameter, evenly spread
 
 
 def fingerprint(prism: Prism) -> str:
-    """32 hexadecimal digits of the configuration, the chat format, and names, shapes, types and values of weights."""
+    """32 hexadecimal digits over the configuration, the chat format, and weights' names, shapes, types and samples."""
     return of_model(prism.model, [prism.chat.user_open(), prism.chat.user_close(), prism.chat.assistant_close()])
 
 

@@ -1,4 +1,4 @@
-"""What a model's files say of generation: how its authors choose its tokens."""
+"""Generation settings in a model's files: how its authors choose tokens."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pydantic import ValidationError
 
 from warpcortex_cli.profile import Sampling
 
-_TOP_K = 50  # transformers' own, where a file asks for sampling and does not name it
+_TOP_K = 50  # transformers' default, if a file asks for sampling without it
 
 
 def own_sampling(generation_config: Any) -> Sampling:
-    """The settings of `generation_config.json`, or a GGUF file's; greedy where it does not ask for sampling.
+    """The settings of `generation_config.json` or a GGUF file; greedy if it does not ask for sampling.
 
-    A file is somebody else's: a setting that is out of its range is left out.
+    Settings out of range are ignored.
     """
     asked = {name: getattr(generation_config, name, None) for name in Sampling.model_fields}
     valid = {name: value for name, value in asked.items() if value is not None and _is_valid(name, value)}
@@ -24,7 +24,7 @@ def own_sampling(generation_config: Any) -> Sampling:
 
 
 def own_stops(generation_config: Any) -> tuple[str, ...]:
-    """Texts that end a reply; those of control tokens may be among them."""
+    """Stop texts; names of control tokens may be among them."""
     found = getattr(generation_config, "stop_strings", None) or ()
     return tuple(text for text in ([found] if isinstance(found, str) else found) if isinstance(text, str) and text)
 

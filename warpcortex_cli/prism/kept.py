@@ -1,7 +1,7 @@
-"""What was measured once on this machine: small JSON files in the user's cache, one for each key.
+"""Results that are measured once on a machine: small JSON files in the user's cache, one for each key.
 
-A file holds its own key and a digest. Whatever is wrong with it (damaged, cut short, of another version, not readable),
-it is as if it were not there, and what it held is measured anew. Where nothing can be written, nothing is kept.
+A file holds its key and a digest. If anything is wrong with it (damaged, cut short, of another version, unreadable), it
+is ignored, and the result is measured again. If the cache cannot be written, nothing is kept.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from warpcortex_cli import __version__
 from warpcortex_cli.prism import library
 
 Key = Mapping[str, object]
-_MOST = 64  # files of a kind; the oldest go
+_MOST = 64  # files of a kind; beyond that the oldest are deleted
 _LARGEST = 4 << 20  # bytes of a file
 
 
 def kept(kind: str, key: Key) -> Any | None:
-    """The value that was kept under a key, or None."""
+    """The value kept under a key, or None."""
     path = _path(kind, key)
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         if path.stat().st_size > _LARGEST:
@@ -41,7 +41,7 @@ def kept(kind: str, key: Key) -> Any | None:
 
 
 def keep(kind: str, key: Key, value: object) -> None:
-    """Keeps a value of JSON's types for the next start, if it can be written."""
+    """Keeps a value of JSON types for the next start, if it can be written."""
     path = _path(kind, key)
     text = json.dumps({"key": _plain(key), "value": value}).encode()
     with contextlib.suppress(OSError):
@@ -50,7 +50,7 @@ def keep(kind: str, key: Key, value: object) -> None:
         try:
             with open(number, "wb") as file:
                 file.write(_digest(text).encode() + b"\n" + text)
-            os.replace(name, path)  # as a whole: another process may be writing or reading the same
+            os.replace(name, path)  # atomically: another process may be reading or writing the same file
         except BaseException:
             os.unlink(name)
             raise
@@ -58,7 +58,7 @@ def keep(kind: str, key: Key, value: object) -> None:
 
 
 def machine() -> dict[str, object]:
-    """What else a measurement on a model depends on, as parts of a key: CPU, kernels, torch, transformers."""
+    """Parts of a key that every measurement depends on: CPU, kernels, torch, transformers."""
     import torch
 
     return {"kernels": library.key(), "torch": torch.__version__, "transformers": version("transformers")}
@@ -76,12 +76,12 @@ def _path(kind: str, key: Key) -> Path:
 
 
 def folder() -> Path:
-    """Where the files lie."""
+    """The folder of the files."""
     return platformdirs.user_cache_path("warpcortex") / "measured"
 
 
 def _plain(key: Key) -> Any:
-    """A key as it comes back from JSON, with the version of this program."""
+    """A key in JSON types, with this program's version."""
     return json.loads(json.dumps({**key, "warpcortex": __version__}))
 
 

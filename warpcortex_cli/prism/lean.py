@@ -1,12 +1,11 @@
-"""transformers without what it does at each import for other programs.
+"""Imports transformers without work that only other programs need.
 
-Its models import torch's compiler and torch.distributed, and with them sympy and a thousand modules more. Neither is
-used here, unless layers are compiled. torch can be built without `torch.distributed`, and transformers asks whether it
-is, as it asks for packages of others. The compiler is only named in decorators that mark a function for it, so a
-stand-in serves until somebody calls for the real one. And transformers twice reads all of its 1,700 files of models, to
-see which names they export: that is kept for its version. Of the 2.0 s that `from transformers import LlamaForCausalLM`
-takes behind `import torch`, on 2 cores of an AMD EPYC (Zen 4), the compiler and torch.distributed are 1.0 and the
-reading is 0.5.
+Its models import torch's compiler and torch.distributed, and with them sympy and a thousand other modules. Neither is
+used here unless layers are compiled. torch can be built without `torch.distributed`, and transformers checks for it, as
+it checks for other packages. The compiler is only named in decorators that mark functions, so a stand-in is enough
+until somebody uses the real one. transformers also reads its 1,700 model files twice, to see which names they export;
+that is cached by version. Of the 2.0 s that `from transformers import LlamaForCausalLM` takes after `import torch`, on
+2 cores of an AMD EPYC (Zen 4), the compiler and torch.distributed are 1.0 and the reading is 0.5.
 """
 
 from __future__ import annotations
@@ -27,22 +26,22 @@ from warpcortex_cli.prism.kept import keep, kept
 from warpcortex_cli.process import importing
 
 _COMPILER = "torch._dynamo"
-_TRACED = f"{_COMPILER}._trace_wrapped_higher_order_op"  # which transformers' masks import by itself
-_UNUSED = ("accelerate", "deepspeed", "peft", "torchao", "torchvision")  # packages that it would import where they are
+_TRACED = f"{_COMPILER}._trace_wrapped_higher_order_op"  # imported by transformers' masks directly
+_UNUSED = ("accelerate", "deepspeed", "peft", "torchao", "torchvision")  # packages that it would import if installed
 _SCAN = "create_import_structure_from_path"
 
 
 class Lean:
-    """How it went. `missed`: something was asked of a stand-in that it cannot be, so all is to be done without them."""
+    """How it went. `missed`: a stand-in was asked for something it lacks, so the import must be done without them."""
 
     missed = False
 
 
 @contextmanager
 def lean() -> Iterator[Lean]:
-    """Modules of transformers that are first imported inside do without all that. Nothing may be compiled inside.
+    """A context in which modules of transformers are imported without all that. Nothing may be compiled in it.
 
-    Where the compiler was imported already, as in another program, it stays.
+    If the compiler was imported before, as in another program, it stays.
     """
     with importing(), phase("importing torch"):
         import torch
@@ -67,11 +66,11 @@ def lean() -> Iterator[Lean]:
             if sys.modules.get(name) is module:
                 del sys.modules[name]
         if torch.__dict__.get("_dynamo") is standing[_COMPILER]:
-            del torch._dynamo  # which torch imports as soon as somebody names it
+            del torch._dynamo  # torch imports it on the next use
 
 
 class _StandIn(ModuleType):
-    """Has whatever name it is asked for, as a function."""
+    """Has every attribute, as a function."""
 
     def __init__(self, name: str, found: Lean) -> None:
         super().__init__(name)
@@ -79,14 +78,14 @@ class _StandIn(ModuleType):
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
-            if name == "__path__":  # a module of it is imported
+            if name == "__path__":  # a submodule is imported
                 self.found.missed = True
             raise AttributeError(name)
         return _later(self, name)
 
 
 def _later(module: ModuleType, name: str) -> Callable[..., Any]:
-    """The function of that name in the real module; while that is away, a decorator that leaves a function as it is."""
+    """The function of that name in the real module; until that is imported, a decorator that does nothing."""
 
     def called(*args: Any, **kwargs: Any) -> Any:
         if sys.modules.get(module.__name__) is not module:
@@ -100,7 +99,7 @@ def _later(module: ModuleType, name: str) -> Callable[..., Any]:
 
 
 class _Finder:
-    """Exchanges functions of transformers before they are called: which packages there are, and what its files hold."""
+    """Replaces functions of transformers before they are called: which packages exist, and what its files export."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         if name != "transformers.utils.import_utils":
@@ -137,14 +136,14 @@ def _read_once(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
             return structure
 
     def called(path: Any) -> Any:
-        # Of models/__init__.py its folder is read, too.
+        # For models/__init__.py its folder is read, too.
         return found(str(Path(path).parent if Path(path).name == "__init__.py" else path))
 
     return called
 
 
 def _key(models: Path) -> dict[str, object] | None:
-    """Which files these are; None where they may change without their version, as those of a developer do."""
+    """The version of these files; None if they may change without it, as a developer's do."""
     try:
         release = version("transformers")
         return None if "dev" in release else {"version": release, "path": str(models), "at": models.stat().st_mtime_ns}
@@ -153,7 +152,7 @@ def _key(models: Path) -> dict[str, object] | None:
 
 
 def _to_json(structure: dict[Any, Any]) -> list[Any]:
-    """Folders by their names, and what a folder's own files need, by sets of words."""
+    """Folders by name, and what each folder's files need, as sets of words."""
     folders = {name: _to_json(of) for name, of in structure.items() if isinstance(name, str)}
     needs = [
         [sorted(words), {module: sorted(names) for module, names in of.items()}]
@@ -164,7 +163,7 @@ def _to_json(structure: dict[Any, Any]) -> list[Any]:
 
 
 def _from_json(held: Any) -> dict[Any, Any]:
-    """Raises TypeError or the like: it is none."""
+    """The inverse of `_to_json`. Raises TypeError or the like if it does not fit."""
     folders, needs = held
     found: dict[Any, Any] = {name: _from_json(of) for name, of in folders.items()}
     for words, of in needs:

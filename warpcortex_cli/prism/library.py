@@ -1,7 +1,7 @@
-"""The kernels' library: compiled once on a machine, by the machine's own C++ compiler, and kept in the user's cache.
+"""The kernels' library: compiled once on a machine by its own C++ compiler, and kept in the user's cache.
 
-A file there is called `KEY-VERSION-DIGEST.so`: what it was made of, what the compiler said of itself, and the file's
-own SHA-256. It is opened only if that is right: a library that was cut short would end the process with a bus error.
+The file is named `KEY-VERSION-DIGEST.so`: a hash of its sources and flags, the compiler's version, and the file's own
+SHA-256. It is loaded only if the digest is right: a truncated library would end the process with a bus error.
 """
 
 from __future__ import annotations
@@ -27,31 +27,31 @@ from warpcortex_cli.errors import RunError
 from warpcortex_cli.phases import phase
 
 _FOLDER = Path(__file__).with_name("kernels")
-# Whole numbers wrap: those made of what is not a number are beyond all bounds, and are used for nothing.
+# -fwrapv: NaN-to-int conversions overflow, and their results are discarded.
 _FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-fwrapv", "-Wno-psabi")
 _THREADS = "-fopenmp"
-_LIMIT, _BRIEF = 300.0, 20.0  # seconds for a compiler to compile (it takes 4 to 20 here), and to say its version
-_log = logging.getLogger(__name__)  # which writes warnings to stderr unless somebody has told it otherwise
+_LIMIT, _BRIEF = 300.0, 20.0  # seconds for the compiler to compile (it takes 4 to 20 here), and to print its version
+_log = logging.getLogger(__name__)  # writes warnings to stderr by default
 
 
 def command() -> list[str]:
-    """The C++ compiler that is called, with what stands before and behind it in CXX, as in `ccache g++`.
+    """The command of the C++ compiler, from CXX with its launcher and flags, as in `ccache g++`.
 
-    There is no other one where this is missing.
+    If it is missing, no other compiler is tried.
     """
     given = os.environ.get("CXX", "").strip()
     if not given:
         return [{"win32": "cl", "darwin": "clang++"}.get(sys.platform, "g++")]
-    if shutil.which(given):  # a path may hold spaces
+    if shutil.which(given):  # a path may contain spaces
         return [given]
     try:
         return shlex.split(given)
-    except ValueError:  # a quotation mark without its other one
+    except ValueError:  # an unclosed quotation mark
         return [given]
 
 
 def compiler() -> str:
-    """The command in words."""
+    """The command as text."""
     return shlex.join(command())
 
 
@@ -62,13 +62,13 @@ def program() -> str:
 
 
 def built() -> Path:
-    """The library's file, compiled if this machine has not done so yet.
+    """The library's file. It is compiled if this machine has not done so yet.
 
     Raises:
         RunError: it cannot be compiled here, with the reason.
     """
     name, version = key(), _version()
-    pattern = f"{name}-{version or '*'}-*.so"  # what was compiled is of use without the compiler, too
+    pattern = f"{name}-{version or '*'}-*.so"  # the library works without the compiler, too
     cache = _cache()
     found = _intact(cache, pattern) or _intact(_temporary(), pattern)
     if found is None:
@@ -92,7 +92,7 @@ def built() -> Path:
 
 
 def elsewhere(path: Path) -> Path:
-    """A copy of a library in a temporary place, where the cache is one that nothing may be run from.
+    """A copy of a library in a temporary folder, for a cache on a file system that forbids execution.
 
     Raises:
         RunError: it cannot be written there.
@@ -110,7 +110,7 @@ def build(path: Path, tune: Sequence[str] = ()) -> None:
     """
     tune = tune or ("-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native",)
     reason = ""
-    for threads in ((_THREADS,), ()):  # Apple's compiler knows no OpenMP: then one thread does it all
+    for threads in ((_THREADS,), ()):  # Apple's compiler has no OpenMP: then there is one thread
         code, said = _run([*_FLAGS, *tune, *threads, str(_FOLDER / "kernels.cpp"), "-o", str(path)], _LIMIT)
         if code == 0 and path.exists():
             if not threads:
@@ -125,13 +125,13 @@ def build(path: Path, tune: Sequence[str] = ()) -> None:
 
 
 def _run(arguments: Sequence[str], limit: float) -> tuple[int, str]:
-    """Calls the compiler: its exit code and what it said. Nothing of it outlives this, whatever happens.
+    """Runs the compiler. Returns its exit code and output. None of its processes outlives this call.
 
     Raises:
-        RunError: it is not there, or takes too long.
+        RunError: it is missing, or takes too long.
     """
     posix = os.name == "posix"
-    with tempfile.TemporaryFile() as said:  # a pipe would be waited for as long as any of its children lives
+    with tempfile.TemporaryFile() as said:  # a pipe would stay open as long as any of its children lives
         try:
             process = subprocess.Popen(
                 [*command(), *arguments], stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT,
@@ -144,7 +144,7 @@ def _run(arguments: Sequence[str], limit: float) -> tuple[int, str]:
         try:
             code = process.wait(limit)
         except BaseException as error:
-            with contextlib.suppress(ProcessLookupError):  # it is a group of its own: what it started ends, too
+            with contextlib.suppress(ProcessLookupError):  # it leads a process group, so its children end, too
                 os.killpg(process.pid, signal.SIGKILL) if posix else process.kill()
             process.wait()
             if isinstance(error, subprocess.TimeoutExpired):
@@ -155,13 +155,13 @@ def _run(arguments: Sequence[str], limit: float) -> tuple[int, str]:
 
 
 def _tell(text: str) -> None:
-    """A line on stderr, where there is one; it is no warning."""
+    """Prints a line on stderr, if there is one. It is not a warning."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         print(text, file=sys.stderr, flush=True)
 
 
 def key() -> str:
-    """What the compiled code depends on: its text, the compiler's command, and the CPU that it is made for."""
+    """A hash of what compiled code depends on: the sources, the compiler's command, and the CPU."""
     cpu = platform.machine() + platform.processor()
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -176,10 +176,10 @@ def key() -> str:
 
 
 def _version() -> str:
-    """What the compiler says of itself, as a few letters; empty where there is none.
+    """A short hash of the compiler's version; empty if there is no compiler.
 
     Raises:
-        RunError: it says nothing at all for a while: it would not compile either.
+        RunError: it does not answer in time, so it would not compile either.
     """
     if shutil.which(command()[0]) is None:
         return ""
@@ -198,13 +198,13 @@ def _cache() -> Path:
 
 
 def _temporary() -> Path:
-    """Where libraries lie if the cache takes none, for this user alone."""
+    """The folder for libraries if the cache cannot be used, private to this user."""
     user = os.getuid() if hasattr(os, "getuid") else "user"
     return Path(tempfile.gettempdir()) / f"warpcortex-kernels-{user}"
 
 
 def _intact(folder: Path, pattern: str) -> Path | None:
-    """The newest library of a folder with such a name whose bytes are those that it was kept with; others go."""
+    """The newest library with such a name whose digest is right. Others are deleted."""
     with contextlib.suppress(OSError):
         if folder == _temporary() and not _own(folder):
             return None
@@ -217,7 +217,7 @@ def _intact(folder: Path, pattern: str) -> Path | None:
 
 
 def _own(folder: Path) -> bool:
-    """Whether a folder where others may write, too, is a real one of this user, and closed to them."""
+    """Whether a folder in a shared place belongs to this user and is closed to others."""
     if os.name != "posix":
         return True
     found = folder.lstat()
@@ -225,7 +225,7 @@ def _own(folder: Path) -> bool:
 
 
 def _kept(library: bytes, path: Path) -> Path:
-    """Writes a file as a whole or not at all, to outlive a loss of power. Raises OSError."""
+    """Writes a file atomically and durably. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     number, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
     try:
@@ -234,13 +234,13 @@ def _kept(library: bytes, path: Path) -> Path:
             file.flush()
             os.fsync(file.fileno())
         os.chmod(name, 0o755)
-        os.replace(name, path)  # another process may be doing the same
+        os.replace(name, path)  # atomically: another process may do the same
     except BaseException:
         os.unlink(name)
         raise
     if os.name == "posix":
         folder = os.open(path.parent, os.O_RDONLY)
-        with contextlib.suppress(OSError):  # not every file system can
+        with contextlib.suppress(OSError):  # not every file system can do this
             os.fsync(folder)
         os.close(folder)
     return path

@@ -1,4 +1,4 @@
-"""How a model is loaded: what `--device`, `--dtype`, `--quantize` and `--compile` say."""
+"""How a model is loaded: the values of `--device`, `--dtype`, `--quantize` and `--compile`."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """One value through all commands.
+    """The options of loading, as one value for all commands.
 
     Attributes:
         device: auto, cpu, cuda[:n] or mps.
         dtype: auto, fp32, bf16 or fp16.
-        quantize: none, or how weights are kept: bf16, int8, int4, or file for those of a GGUF file as they are. auto is
-            what `load.choose_quantize` finds for a model.
-        compiled: whether layers are compiled that are no kernels of ours already, which takes from seconds to a minute.
+        quantize: none, bf16, int8, int4, or file for the weights of a GGUF file as they are. auto is chosen for a model
+            by `load.choose_quantize`.
+        compiled: whether to compile layers that our kernels do not serve, which takes from seconds to a minute.
     """
 
     device: str = "auto"

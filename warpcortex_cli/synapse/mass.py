@@ -1,4 +1,4 @@
-"""Attention probabilities of a few queries over a long context, a bounded block at a time."""
+"""Attention probabilities of a few queries over a long context, computed in bounded blocks."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ SCORES = 1 << 20
 def attention(
     queries: Tensor, keys: Tensor, scale: float, *, newest: bool = False
 ) -> Iterator[tuple[int, int, Tensor]]:
-    """Softmax over the whole context, block by block; each row of a block is one query of one head.
+    """Softmax over the whole context, block by block. Each row of a block is one query of one head.
 
-    Rows of a KV head come in order: its first query head's queries, then the next one's.
+    Rows of a KV head are ordered by query head, then by query.
 
     Args:
         queries: [heads, W, head_dim], rotated.
         keys: [kv_heads, L, head_dim], rotated.
         scale: factor on the scores.
-        newest: the queries belong to the last W tokens of the context and see none behind themselves.
-            Otherwise they see all of it.
+        newest: whether the queries belong to the last W tokens of the context, and so see only tokens before them.
+            Otherwise they see all tokens.
 
     Yields:
-        (KV head, number of the block's first row in it, probabilities [rows, L] in fp32 until the next block comes).
+        (KV head, the block's first row in it, probabilities [rows, L] in fp32, valid until the next block).
     """
     kv_heads, tokens, dim = keys.shape
     width = queries.shape[1]

@@ -14,31 +14,31 @@ from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.profile import SynapseSettings
 from warpcortex_cli.synapse.landmarks import Hybrid, Landmarks, LayerView, best, witnesses
 
-_TOGETHER = 1 << 20  # numbers of keys that are chosen from at once: of a long context all layers would take much memory
+_TOGETHER = 1 << 20  # key numbers handled at once: all layers of a long context would take much memory
 _SPARE = 2  # candidates for each landmark
-_GROWTH = 8  # a context that grew by an eighth since all of it was looked at is looked at again
+_GROWTH = 8  # when the context has grown by an eighth, all of it is considered again
 
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """Candidates that a full selection leaves for the incremental ones after it, while the River grows.
+    """Candidates that a full selection leaves for incremental ones while the River grows.
 
-    They are the first `_SPARE` * k tokens of the greedy order and the newest ones. By coverage, whatever is none lies
-    no farther from one of them than they lie from each other: a core-set of the k-centre problem, which may be joined
-    with other tokens and chosen from again (Malkomes et al. 2015, "Fast Distributed k-Center Clustering with Outliers
-    on Massive Data"). What is chosen is not what a selection out of all tokens would choose, but does as well:
+    They are the first `_SPARE` * k tokens of the greedy order, and the newest ones. By coverage, every other token is
+    no farther from a candidate than candidates are from each other: a core-set of the k-centre problem, which can be
+    joined with other tokens and selected from again (Malkomes et al. 2015, "Fast Distributed k-Center Clustering with
+    Outliers on Massive Data"). The result differs from a selection over all tokens, but is as good:
     `python -m warpcortex_cli.lab.ablation`, "grown".
 
     Attributes:
-        context: tokens that were looked at.
-        indices: which of them are candidates, [layers, kv_heads, R], ascending; the newest are always.
+        context: how many tokens were considered.
+        indices: the candidates among them, [layers, kv_heads, R], ascending; always including the newest.
     """
 
     context: int
     indices: Tensor
 
     def serve(self, tokens: int) -> bool:
-        """Whether these candidates still suffice for a context of this size."""
+        """Whether these candidates still suffice for a context of this length."""
         grown = tokens - self.context
         return 0 <= grown <= self.context // _GROWTH and self.indices.shape[2] + grown <= tokens // 2
 
@@ -51,16 +51,16 @@ class Candidates:
 
 @dataclass(frozen=True, eq=False)
 class Synapse:
-    """k of the River's L tokens, chosen per layer and KV head; never changed after it was taken.
+    """k of the River's L tokens, chosen per layer and KV head; immutable.
 
     Attributes:
         version: counts snapshots from 1.
         segment: the landmarks' keys and values, copied, at their original positions.
-        context: L, the tokens of the River's tail that it was taken from.
-        position: of the token that follows these, at which Streams that read it begin; L unless the River has a past.
-        indices: which of them are landmarks, [layers, kv_heads, k], ascending.
+        context: L, the number of tokens of the River's tail that it was taken from.
+        position: of the next token, where Streams that read it begin; L unless the River has a past.
+        indices: the landmarks among these tokens, [layers, kv_heads, k], ascending.
         sampler: name of the landmark sampler.
-        candidates: what the next version chooses from, unless it looks at all tokens.
+        candidates: what the next version chooses from, unless it considers all tokens.
     """
 
     version: int
@@ -90,7 +90,7 @@ class Synapse:
     def witnesses(self, prism: Prism, tail: Tail) -> Tensor:
         """How many context tokens are nearest to each landmark, [layers, kv_heads, k]; every head's sum is L.
 
-        Counted when asked for: on a long context it costs half as much as the selection.
+        Computed on demand: on a long context it costs half as much as the selection.
 
         Raises:
             ValueError: the River's tail has since become shorter than the snapshot's context.
@@ -112,8 +112,8 @@ def take(
 ) -> Synapse:
     """Chooses landmarks out of a River's tail and copies them.
 
-    Where the tail has only grown since an earlier version, and by little, the sampler sees that version's candidates
-    and the tokens since as if they were the whole context: the cost is that of these, whatever the context's length.
+    If the tail has only grown a little since an earlier version, the sampler sees only that version's candidates and
+    the tokens since. The cost then does not depend on the length of the context.
 
     Args:
         prism: the model; its rotary embedding gives keys without positions.
@@ -121,7 +121,7 @@ def take(
         settings: `landmarks` (k, at most L is taken), and alpha, sinks and recent of the default sampler.
         queries: rotated queries of the newest tokens, per layer [heads, W, head_dim], or None.
         version: the new snapshot's.
-        sampler: another way to choose; `Hybrid` otherwise.
+        sampler: the landmark sampler; None: `Hybrid`.
         after: an earlier version, taken with the same settings and sampler from the first tokens of the same tail.
     """
     sampler = sampler or Hybrid(settings.sinks, settings.recent, settings.alpha)
@@ -157,7 +157,7 @@ def take(
 def _from_all(
     prism: Prism, view: TailView, queries: Sequence[Tensor] | Tensor | None, sampler: Landmarks, k: int
 ) -> tuple[Tensor, Candidates | None]:
-    """The landmarks [layers, kv_heads, k] out of all tokens, and the candidates for what follows, if it is worth it."""
+    """Landmarks [layers, kv_heads, k] from all tokens, and candidates for later versions, if that pays off."""
     always = sampler.always(view.tokens, k).to(prism.device)
     newest = 0 if queries is None else queries[0].shape[1]
     spare = _SPARE * k + newest
@@ -174,12 +174,12 @@ def _from_all(
 
 
 def _layered(prism: Prism, chosen: list[Tensor]) -> Tensor:
-    """What was chosen of all views, [layers, kv_heads, n]."""
+    """The selections of all views, [layers, kv_heads, n]."""
     return torch.cat(chosen).view(prism.layers, prism.kv_heads, -1)
 
 
 def _together(prism: Prism, sampler: Landmarks, tokens: int) -> Iterator[range]:
-    """Layers that a sampler sees at once: a choice is many small steps, which cost the same for all of them."""
+    """How many layers a sampler sees at once: a selection has many small steps, whose cost is then shared."""
     numbers = prism.kv_heads * prism.head_dim * max(1, tokens)
     most = max(1, _TOGETHER // numbers) if sampler.together else 1
     first = 0
@@ -199,9 +199,9 @@ def _views(
     always: Tensor,
     k: int,
 ) -> Iterator[LayerView]:
-    """What is seen of all layers, some at once: all tokens, or those in `pool` [layers, kv_heads, P] alone.
+    """Views of all layers, several at once: of all tokens, or of those in `pool` [layers, kv_heads, P].
 
-    Each is gone when the next one comes: all of them are written to the same memory.
+    A view is valid until the next one: all are written to the same memory.
     """
     tokens = view.tokens if pool is None else pool.shape[2]
     keys = torch.empty(0)
@@ -221,12 +221,12 @@ def _views(
 
 
 def _of(tokens: Tensor, chosen: Tensor) -> Tensor:
-    """Those of [kv_heads, L, head_dim] that each head chose, [kv_heads, n]."""
+    """The entries of [kv_heads, L, head_dim] that each head chose, by [kv_heads, n]."""
     return tokens.gather(1, chosen[:, :, None].expand(-1, -1, tokens.shape[2]))
 
 
 def geometry(prism: Prism, view: TailView) -> Iterator[Tensor]:
-    """Keys of each layer as samplers see them: `LayerView.keys`."""
+    """The keys of each layer as in `LayerView.keys`."""
     turn = prism.rope.turning(-view.positions)
     for layer in range(prism.layers):
         rotated, _ = view.layer(layer)
@@ -234,5 +234,5 @@ def geometry(prism: Prism, view: TailView) -> Iterator[Tensor]:
 
 
 def _centre(keys: Tensor) -> Tensor:
-    """Takes the mean of each head off its keys [kv_heads, n, head_dim]."""
+    """Subtracts each head's mean from its keys [kv_heads, n, head_dim]."""
     return keys.sub_(keys.mean(1, keepdim=True))

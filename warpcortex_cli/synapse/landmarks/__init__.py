@@ -1,4 +1,4 @@
-"""Landmark samplers, each one file. To add one: write `score`, and name it in `SAMPLERS`, which evals read."""
+"""Landmark samplers, one file each. To add one, write `score` and name it in `SAMPLERS`, which evals read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one interface of landmark samplers. A sampler is one file with one method, `score`."""
+"""The interface of landmark samplers. A sampler is one file with one method, `score`."""
 
 from __future__ import annotations
 
@@ -15,17 +15,16 @@ from warpcortex_cli.synapse.mass import CHUNK
 
 @dataclass(frozen=True, eq=False)
 class LayerView:
-    """Layers of the River as a sampler sees them: heads of one behind those of the other, and each by itself.
+    """Some layers of the River as a sampler sees them, with the heads of all layers in one dimension.
 
     Attributes:
-        keys: [kv_heads, L, head_dim] of all these layers, fp32, without rotation and with each head's mean taken
-            off: geometry that does not depend on where a token stands. (Key biases are large and common to all;
-            distances would lose digits to them.)
-        cached: keys and values of each of these layers as they lie in the cache, [its kv_heads, L, head_dim] each.
+        keys: [kv_heads, L, head_dim] of all these layers, fp32, unrotated, with each head's mean subtracted: geometry
+            that does not depend on positions. (Key biases are large and common; distances would lose digits to them.)
+        cached: keys and values of each layer as in the cache, [the layer's kv_heads, L, head_dim] each.
         queries: rotated queries of the newest W tokens, [heads, W, head_dim], or None.
-        always: [a] tokens that are kept in any case, ascending; a sampler need not score them.
-        k: landmarks to be chosen, `always` among them.
-        scale: what the model multiplies attention scores by.
+        always: [a] tokens that are always kept, ascending; a sampler need not score them.
+        k: how many landmarks to choose, `always` included.
+        scale: the model's factor on attention scores.
     """
 
     keys: Tensor
@@ -42,12 +41,12 @@ class LayerView:
 
     @property
     def rotated(self) -> Tensor:
-        """Keys of all layers as they lie in the cache, [kv_heads, L, head_dim]: a copy, where there are several."""
+        """Keys of all layers as in the cache, [kv_heads, L, head_dim]; a copy if there are several layers."""
         return _joined([keys for keys, _ in self.cached])
 
     @property
     def values(self) -> Tensor:
-        """Values of all layers, [kv_heads, L, head_dim]: a copy, where there are several."""
+        """Values of all layers, [kv_heads, L, head_dim]; a copy if there are several layers."""
         return _joined([values for _, values in self.cached])
 
 
@@ -59,22 +58,24 @@ def _joined(layers: Sequence[Tensor]) -> Tensor:
 class Landmarks(ABC):
     """Chooses k tokens per layer and KV head.
 
-    The base class keeps the first tokens (`sinks`, on which attention rests, arXiv 2309.17453) and the newest
-    ones (`recent`), and takes the best of the rest by the sampler's score. With a small k each of the two
-    gets at most a quarter of it, so that half is left to the sampler.
+    The base class keeps the first tokens (`sinks`, on which attention rests, arXiv 2309.17453) and the newest ones
+    (`recent`), and takes the rest by the sampler's score. With a small k each of the two gets at most a quarter of it,
+    so that half is left to the sampler.
     """
 
     name: ClassVar[str]
-    together: ClassVar[bool] = True  # whether each head is scored by itself, so that layers may be seen at once
+    together: ClassVar[bool] = (
+        True  # heads are scored independently, so layers can be seen together
+    )
     sinks: int = 4
     recent: int = 16
 
     @abstractmethod
     def score(self, view: LayerView) -> Tensor:
-        """How much each token is worth keeping, [kv_heads, L]; higher is better, only the order counts."""
+        """How much each token is worth keeping, [kv_heads, L]. Higher is better; only the order counts."""
 
     def always(self, tokens: int, k: int) -> Tensor:
-        """The tokens of `tokens` that are kept whatever their score, ascending, [<= k]."""
+        """The tokens, of `tokens`, that are always kept, ascending, [<= k]."""
         if k >= tokens:
             return torch.arange(tokens)
         sinks = min(self.sinks, -(-k // 4))
@@ -82,7 +83,7 @@ class Landmarks(ABC):
         return torch.cat([torch.arange(sinks), torch.arange(tokens - recent, tokens)])
 
     def rank(self, view: LayerView) -> Tensor:
-        """`score` without what is not finite, and with `always` above all others."""
+        """`score` with non-finite numbers removed, and with `always` above all others."""
         score = torch.nan_to_num(self.score(view).float(), nan=-torch.inf, posinf=None, neginf=-torch.inf)
         score[:, view.always] = torch.inf
         return score

@@ -1,6 +1,6 @@
-"""Geometric coverage: farthest-point order in key space, the greedy k-centre of Gonzalez (1985).
+"""Geometric coverage: farthest-point order in key space, the greedy k-centre algorithm of Gonzalez (1985).
 
-Its largest distance from a token to the nearest landmark is at most twice the best possible for k landmarks.
+The largest distance of a token to its nearest landmark is at most twice the optimum for k landmarks.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from torch import Tensor
 from warpcortex_cli.synapse.landmarks.base import Landmarks, LayerView
 from warpcortex_cli.synapse.mass import CHUNK
 
-_UNCHECKED = 8  # picks before it is looked whether a token outside the pool is worth more
+_UNCHECKED = 8  # picks between checks whether a token outside the pool is worth more
 _POOL = 256  # `python -m warpcortex_cli.lab.selection` prints what a selection costs
 
 
 @dataclass(frozen=True)
 class Coverage(Landmarks):
-    """Each landmark is the token farthest from those before it."""
+    """Each landmark is the token farthest from the landmarks before it."""
 
     name = "coverage"
 
@@ -33,17 +33,17 @@ class _Distances:
     def __init__(self, keys: Tensor, centres: Tensor) -> None:
         self.keys = keys
         self.norms = torch.linalg.vector_norm(keys, dim=2).square_()
-        if not torch.isfinite(self.norms).all():  # a broken head would take the same token again and again
+        if not torch.isfinite(self.norms).all():  # a broken head would choose the same token again and again
             self.keys = keys.nan_to_num(0.0, 0.0, 0.0)
             self.norms = torch.linalg.vector_norm(self.keys, dim=2).square_()
-        # With no centre yet, the mean of the keys, which is 0, stands for one.
+        # Without a centre yet, the mean of the keys, which is 0, takes its place.
         self.square = self.norms.clone()
         if len(centres):
             self.square.fill_(torch.inf)
             self.add(self.keys[:, centres])
 
     def add(self, centres: Tensor) -> None:
-        """Adds centres [kv_heads, n, head_dim]: one pass over the keys, however many they are."""
+        """Adds centres [kv_heads, n, head_dim] in one pass over the keys."""
         kv_heads, tokens, _ = self.keys.shape
         norms = centres.square().sum(2)[:, :, None]
         step = max(1, CHUNK // (kv_heads * centres.shape[1]))
@@ -57,22 +57,22 @@ class _Distances:
 def cover(keys: Tensor, always: Tensor, count: int, bonus: Tensor | None = None) -> Tensor:
     """Greedy order of `count` tokens; each has the largest `bonus` + room when it is chosen.
 
-    The room of a token is d / (d + mean d) with d its squared distance to the nearest centre and the mean
-    taken at the start: 0 on a centre, below 1 anywhere, and robust to a few outlying keys. Without a bonus
-    this is farthest-point order.
+    A token's room is d / (d + mean d), where d is its squared distance to the nearest centre and the mean is taken at
+    the start: 0 on a centre, always below 1, and robust to a few outlying keys. Without a bonus this is farthest-point
+    order.
 
-    It costs few passes over the keys, not one a landmark: rooms only shrink, so stale ones are upper bounds.
-    The best `_POOL` tokens are kept exact while centres are picked among them, and as long as the best of
-    them beats the bound of all others it is the best of all.
+    It takes few passes over the keys, not one for each landmark: rooms only shrink, so stale ones are upper bounds. The
+    best `_POOL` tokens are kept exact while centres are picked among them. As long as the best of them beats the bound
+    of all others, it is the best of all.
 
     Args:
         keys: [kv_heads, L, head_dim], as in `LayerView.keys`.
         always: [a] centres from the start, never chosen again.
-        count: tokens to choose, at most L - a.
-        bonus: [kv_heads, L] finite worth of its own, or None.
+        count: how many tokens to choose, at most L - a.
+        bonus: [kv_heads, L] finite extra worth of each token, or None.
 
     Returns:
-        [kv_heads, L]: chosen tokens score above 1 in their order, first the highest; others 0.
+        [kv_heads, L]: chosen tokens score above 1, the first one highest; others score 0.
     """
     kv_heads, tokens, dim = keys.shape
     distances = _Distances(keys, always)
@@ -89,7 +89,7 @@ def cover(keys: Tensor, always: Tensor, count: int, bonus: Tensor | None = None)
         pooled = distances.keys.gather(1, pool[:, :, None].expand(-1, -1, dim))
         square, norms, own = (x.gather(1, pool) for x in (distances.square, distances.norms, worth))
         apart = torch.baddbmm(norms[:, None], pooled, pooled.transpose(1, 2), alpha=-2)
-        apart.add_(norms[:, :, None]).clamp_min_(0)  # squared distances between those of the pool
+        apart.add_(norms[:, :, None]).clamp_min_(0)  # squared distances within the pool
         all_of_them = pool.shape[1] == tokens - len(always) - done
         places = _pick(top, square, mean, own, apart, min(count - done, pool.shape[1]), None if all_of_them else floor)
         chosen = pool.gather(1, places)
@@ -115,14 +115,14 @@ def _worth(ahead: Tensor, mean: Tensor, near: Tensor, out: Tensor | None = None)
 def _pick(
     worth: Tensor, square: Tensor, mean: Tensor, own: Tensor, apart: Tensor, count: int, floor: Tensor | None
 ) -> Tensor:
-    """The greedy order inside a pool, [kv_heads, 1 to `count`]; it ends where something outside may be better.
+    """The greedy order within a pool, [kv_heads, 1 to `count`]. It ends when a token outside may be better.
 
     Args:
-        worth: of each now, [kv_heads, P]; changed.
+        worth: current worth, [kv_heads, P]; changed.
         square: distances to the nearest centre, [kv_heads, P].
         mean: as in `cover`, [kv_heads, 1].
         own: bonuses, [kv_heads, P].
-        apart: distances between them, [kv_heads, P, P]; changed.
+        apart: distances within the pool, [kv_heads, P, P]; changed.
         floor: worth of the best outside, [kv_heads], or None.
     """
     kv_heads, size = worth.shape
@@ -140,7 +140,7 @@ def _pick(
             torch.minimum(near, rows.index_select(0, place), out=near)
             _worth(ahead, mean, near, worth)
         if floor is not None:
-            stale = int((torch.stack(best) < floor).any(1).sum())  # those at the end: what is best only falls
+            stale = int((torch.stack(best) < floor).any(1).sum())  # those at the end: the best worth only falls
             if stale:
                 places = places[: max(1, len(places) - stale)]
                 break

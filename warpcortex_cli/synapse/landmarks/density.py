@@ -1,4 +1,4 @@
-"""Density: tokens that the River attends to, or where keys lie thick."""
+"""Density: how much the River attends to a token, or how dense keys are around it."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from torch import Tensor
 from warpcortex_cli.synapse.landmarks.base import Landmarks, LayerView
 from warpcortex_cli.synapse.mass import CHUNK, attention
 
-_QUERIES = 8  # the newest; more cost time in proportion
-_ANCHORS = 16  # evenly spaced keys that stand for all in the kernel density
+_QUERIES = 8  # the newest queries; time is proportional to their number
+_ANCHORS = 16  # evenly spaced keys that represent all keys in the kernel density
 
 
 @dataclass(frozen=True)
 class Density(Landmarks):
     """Attention mass of the River's newest queries, averaged over a KV head's query group.
 
-    So does SnapKV (arXiv 2404.14469), with pooling over neighbours. Without queries it
-    is a kernel density of the keys themselves.
+    SnapKV (arXiv 2404.14469) does the same, with pooling over neighbours. Without queries it is a kernel density of the
+    keys.
     """
 
     name = "density"
@@ -37,13 +37,13 @@ def density(view: LayerView) -> Tensor:
 
 
 def attention_mass(queries: Tensor, keys: Tensor, scale: float, newest: int = _QUERIES) -> Tensor:
-    """Mean attention of the newest tokens' queries on each token; a head's sum is 1.
+    """Mean attention of the newest queries on each token. Each head's sum is 1.
 
     Args:
         queries: rotated, of the last W tokens, [heads, W, head_dim].
         keys: rotated, [kv_heads, L, head_dim].
         scale: factor on the scores.
-        newest: how many of the queries count.
+        newest: how many of the queries to use.
 
     Returns:
         [kv_heads, L], fp32.
@@ -60,7 +60,7 @@ def attention_mass(queries: Tensor, keys: Tensor, scale: float, newest: int = _Q
 def key_density(keys: Tensor) -> Tensor:
     """Gaussian kernel density of `LayerView.keys` against evenly spaced ones, [kv_heads, L].
 
-    The kernel's width is each head's mean squared distance, so that no scale has to be chosen.
+    The kernel's width is each head's mean squared distance, so there is no scale to choose.
     """
     kv_heads, tokens, _ = keys.shape
     anchors = keys[:, torch.linspace(0, tokens - 1, min(_ANCHORS, tokens)).round().long()]

@@ -15,8 +15,8 @@ from warpcortex_cli.synapse.landmarks.density import density
 class Hybrid(Landmarks):
     """alpha * density + (1 - alpha) * coverage, chosen greedily.
 
-    Both lie in 0..1 by the same rule, x / (x + mean x): attention mass is heavy-tailed, and a few tokens that
-    hold most of it must not drown all others. alpha 0 is `Coverage`, alpha 1 is `Density`.
+    Both are mapped to 0..1 by x / (x + mean x): attention mass is heavy-tailed, and the few tokens with most of it must
+    not drown out all others. alpha 0 is `Coverage`, alpha 1 is `Density`.
     """
 
     name = "hybrid"
@@ -26,7 +26,7 @@ class Hybrid(Landmarks):
         mass = density(view)
         if self.alpha >= 1:
             return mass
-        # Sinks hold most of the mass and are kept anyway; the mean is that of the others.
+        # Sinks have most of the mass and are kept anyway, so the mean is over the others.
         others = mass.clone()
         others[:, view.always] = 0
         mean = others.sum(1, keepdim=True) / max(1, view.tokens - len(view.always))

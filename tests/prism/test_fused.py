@@ -230,24 +230,24 @@ def test_a_layer_that_gives_something_else_stays(
 
 def test_sizes_that_do_not_fit_are_refused(model_folder: Callable[[str], Path]) -> None:
     """The kernels read and write what they are told to: a gate in the queries, say, would lie behind their room."""
-    parts = layers(opened(model_folder("qwen3"), "int8"))[0].around.parts  # type: ignore[union-attr]
+    parts = layers(opened(model_folder("qwen3"), "int8"))[0].kernels.parts  # type: ignore[union-attr]
     wide = native.Linear(native.pack(torch.randn(400, 64), 8), None, 8, 400)
     short = native.Linear(native.pack(torch.randn(64, 32), 8), None, 8, 64)
     for name, other in (("qkv", wide), ("output", short), ("down", short), ("gate_up", short)):
         with pytest.raises(ValueError, match=name):
-            native.Around(replace(parts, **{name: other}))
+            native.LayerKernels(replace(parts, **{name: other}))
     uneven = native.Linear(native.pack(torch.randn(48, 64), 8), None, 8, 48)
     with pytest.raises(ValueError, match="24 gates are not a multiple of 16"):
-        native.Around(replace(parts, gate_up=uneven))
+        native.LayerKernels(replace(parts, gate_up=uneven))
     with pytest.raises(ValueError, match="norm"):
-        native.Around(replace(parts, second=native.Norm(torch.ones(8), 1e-6)))
+        native.LayerKernels(replace(parts, second=native.Norm(torch.ones(8), 1e-6)))
     with pytest.raises(ValueError, match="not of 3 tokens"):
-        native.Around(parts).before(torch.zeros(3, 64), torch.zeros(3, 26), torch.zeros(3, 26))
+        native.LayerKernels(parts).before(torch.zeros(3, 64), torch.zeros(3, 26), torch.zeros(3, 26))
 
 
 def test_what_is_not_finite_stays_in_its_row(model_folder: Callable[[str], Path]) -> None:
     layer: Any = layers(opened(model_folder("qwen2"), "int8"))[0]
-    around = layer.around
+    around = layer.kernels
     torch.manual_seed(3)
     hidden, read = torch.randn(6, 64), torch.randn(6, 4, 16)
     angles = torch.randn(6, 16), torch.randn(6, 16)

@@ -111,7 +111,7 @@ def weight_bytes(prism: Prism) -> dict[str, int]:
     found = dict.fromkeys((*LAPS, "head"), 0)
     for layer in prism.model.get_decoder().layers:
         if isinstance(layer, FusedLayer):
-            for name, linear in layer.around.parts.linears.items():
+            for name, linear in layer.kernels.parts.linears.items():
                 found[name.replace("_", " and ")] += linear.packed.nbytes
     head = prism.model.get_output_embeddings()
     found["head"] = head.weight.nbytes if isinstance(head, Packed) else 0

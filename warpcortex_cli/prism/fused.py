@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from warpcortex_cli.prism import attention
-from warpcortex_cli.prism.native import Around, Layers, Linear, Norm, Parts
+from warpcortex_cli.prism.native import LayerKernels, Layers, Linear, Norm, Parts
 from warpcortex_cli.prism.quantize import Packed, Share
 from warpcortex_cli.prism.support import Trial
 
@@ -59,7 +59,7 @@ class FusedLayer(nn.Module):
     def __init__(self, like: Fused, parts: Parts, dtype: torch.dtype, made_of: nn.Module) -> None:
         super().__init__()
         self.made_of = (made_of,)  # in a tuple, or its parameters would be counted twice
-        self.number, self.around, self.like = like.number, Around(parts), like
+        self.number, self.kernels, self.like = like.number, LayerKernels(parts), like
         self._heads, self._kv_heads = parts.heads, parts.kv_heads
         self._dtype = dtype
         self.scaling, self.softcap, self.window = like.scaling, like.softcap, like.window
@@ -78,16 +78,16 @@ class FusedLayer(nn.Module):
             found = attention.through(*self.together, (cosine, sine), x)
             if found is not None:
                 return found[None]
-        qkv = self.around.before(x, cosine, sine).to(self._dtype)
+        qkv = self.kernels.before(x, cosine, sine).to(self._dtype)
         query, key, value = qkv.split((self._heads, self._kv_heads, self._kv_heads))
         layer = attention.Layer(self.number, query, key, value, self.scaling, self.softcap, self.window)
         read = attention.attend(layer)
-        return self.around.after(x, read.float()).to(hidden.dtype)[None]
+        return self.kernels.after(x, read.float()).to(hidden.dtype)[None]
 
     def take_along(self, others: Sequence[FusedLayer]) -> None:
         """Runs the layers that follow it, too, wherever a step lets them run in one call."""
         layers = [self, *others]
-        joint = Layers(self.number, [layer.around for layer in layers], [layer.scaling for layer in layers])
+        joint = Layers(self.number, [layer.kernels for layer in layers], [layer.scaling for layer in layers])
         self.together = joint, frozenset((layer.softcap, layer.window) for layer in layers)
 
 

@@ -324,8 +324,8 @@ class Parts:
         return {name: norm for name in _NORMS if (norm := getattr(self, name)) is not None}
 
 
-class Around:
-    """What a layer does before and after attention, in one call each. All tensors are fp32.
+class LayerKernels:
+    """A decoder layer before and after its attention, in one call each. All tensors are fp32.
 
     Raises:
         ValueError: the sizes of its parts do not fit together.
@@ -417,7 +417,7 @@ class Layers:
 
     Args:
         first: the number of the first one.
-        around: what each does before and after attention.
+        layers: the kernels of each.
         scalings: the factor on the scores of each.
 
     Attributes:
@@ -426,12 +426,12 @@ class Layers:
 
     seconds: ctypes.Array[ctypes.c_double] | None = None
 
-    def __init__(self, first: int, around: Sequence[Around], scalings: Sequence[float]) -> None:
-        self.first, self.count = first, len(around)
-        parts = around[0].parts
+    def __init__(self, first: int, layers: Sequence[LayerKernels], scalings: Sequence[float]) -> None:
+        self.first, self.count = first, len(layers)
+        parts = layers[0].parts
         self._heads, self._kv_heads, self._d = parts.heads, parts.kv_heads, parts.head_dim
-        self._around = list(around)  # which holds what is pointed at
-        self._layers = (ctypes.c_void_p * self.count)(*(ctypes.addressof(a.held) for a in around))
+        self._held = list(layers)  # keeps alive what is pointed at
+        self._layers = (ctypes.c_void_p * self.count)(*(ctypes.addressof(layer.held) for layer in layers))
         self._scalings = (ctypes.c_float * self.count)(*scalings)
         self._kernels = kernels()
 
@@ -450,7 +450,7 @@ class Layers:
             ValueError: they are of another shape or type, or do not fit together.
         """
         rows, heads, d = len(hidden), self._heads, self._d
-        own, cosine, sine = self._around[0].checked(hidden, cosine, sine)
+        own, cosine, sine = self._held[0].checked(hidden, cosine, sine)
         layers, *form = attending.form
         if form != [self._kv_heads, d, torch.bfloat16] or self.first + self.count > layers:
             raise ValueError(f"these layers do not attend to {attending.form}")

@@ -33,7 +33,7 @@ class Stack:
         self._layers = len(layers)
         self._embed: nn.Module = decoder.get_input_embeddings()
         self._rotary: Any = decoder.rotary_emb
-        self._norm = norm_of(decoder.norm, len(layers[0].around.parts.first.weight))
+        self._norm = norm_of(decoder.norm, len(layers[0].kernels.parts.first.weight))
         self._kept: Angles = self._angles(torch.arange(_FIRST))
 
     def run(self, step: PackedStep, tokens: Tensor, positions: Tensor) -> Tensor | None:

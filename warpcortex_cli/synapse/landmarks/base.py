@@ -64,9 +64,7 @@ class Landmarks(ABC):
     """
 
     name: ClassVar[str]
-    together: ClassVar[bool] = (
-        True  # heads are scored independently, so layers can be seen together
-    )
+    together: ClassVar[bool] = True  # heads are scored independently, so layers can be seen together
     sinks: int = 4
     recent: int = 16
 

@@ -90,9 +90,9 @@ class RiverSettings(_Settings):
     examples_when: tuple[str, ...] = Field(
         default=(),
         strict=False,
-        description="re2 patterns. The examples stand right before the user's newest words, and only where all of these "
+        description="re2 patterns. The examples stand right before the user's newest words, and only if all of these "
         "match them and no notes stand before them; they leave the context with the next turn. None: always, before "
-        "all.",
+        "everything.",
     )
     adapter: Adapter | None = Field(default=None, description=_ADAPTER)
     max_tokens: Positive = Field(default=512, description="Longest reply, in tokens, thinking included.")

@@ -1,9 +1,9 @@
 """How many threads compute while other programs want the cores, too.
 
-Threads that compute a step together wait for each other many times in it, awake (see `process`). Where another program
+Threads that compute a step together wait for each other many times in it, spinning (see `process`). If another program
 takes the core of one of them, all others spin for nothing: two busy neighbours on two cores left a River a quarter of
-its speed. Linux counts for each thread how long it could have run and did not; where that says that others run, there
-are as many threads fewer, and they come back when the cores are free. What is computed does not depend on it.
+its speed. Linux counts for each thread how long it was ready but did not run. If that shows that others run, as many
+threads are given up, and taken back when the cores are free. Results do not depend on the number of threads.
 """
 
 from __future__ import annotations

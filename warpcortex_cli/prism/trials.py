@@ -1,7 +1,7 @@
-"""What the trials of a model's layers found, kept for the next start.
+"""Keeps the results of a model's trials for the next start.
 
-They depend on weights, configuration, the machine's kernels and the code alone; for SmolLM2 they take a tenth of a
-second, and for a larger model as long as three steps. They are kept for files that have not changed since.
+They depend only on the weights, the configuration, the machine's kernels and the code. For SmolLM2 the trials take a
+tenth of a second, for a larger model as long as three steps. Results are kept for files that have not changed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Trials:
 
 
 def files_of(source: ModelSource) -> list[list[object]]:
-    """The files of a model and what tells whether they have changed."""
+    """A model's files, with what shows whether they have changed."""
     if source.format == "gguf":
         paths = sorted({tensor.path for tensor in read_header(source.path, source.name).tensors.values()})
     else:
@@ -56,7 +56,7 @@ def key_of(model: PreTrainedModel, files: Sequence[Sequence[object]], quantize: 
 
 
 def known(key: Key, decoder: torch.nn.Module, config: Any) -> Trials | None:
-    """What was kept; None if nothing is, or it does not fit the model."""
+    """The kept results; None if there are none, or they do not fit the model."""
     try:
         held: Any = kept(_KIND, key)
         shape = Shape.restored(held["shape"], decoder, config)
@@ -72,6 +72,6 @@ def remember(key: Key, trials: Trials) -> None:
 
 @cache
 def _code() -> str:
-    """The code that tries, which may change without its version."""
+    """A hash of the code of the trials, which may change without its version."""
     text = b"".join(Path(str(module.__file__)).read_bytes() for module in (fused, rope, stack, support))
     return hashlib.sha256(text).hexdigest()

@@ -215,7 +215,8 @@ def test_layers_of_a_file_may_differ_in_form() -> None:
         scales, low = (torch.randn(outputs, 2, generator=make).half().float() for _ in range(2))
         return Grouped(levels, scales, low if minima else None, bits)
 
-    x, bias = torch.randn(3, 64, generator=make), torch.randn(40, generator=make)
+    x, bias = torch.randint(-126, 127, (3, 64), generator=make) / 32, torch.randn(40, generator=make)
+    x[:, ::32] = 127 / 32  # so that int8 holds all of them as they are
     for forms in ([(4, False), (4, False)], [(4, True), (8, False)], [(4, False), (4, True)]):
         layers = [some(bits, minima, 20) for bits, minima in forms]
         packed = Packed.of(layers, bias)

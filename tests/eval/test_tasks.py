@@ -105,7 +105,11 @@ def test_each_condition_changes_what_it_says() -> None:
     assert {c: [r.name for r in p.roles] for c, p in found.items()} == {
         "river": [], "fewshot": [], "model-streams": ["think"], "tools": ["sum", "asked"],
         "tools-inline": ["sum", "asked"], "pasted": [], "oracle": [],
+        "profile": ["sum", "asked", "think"], "gate-off": ["sum", "asked", "think"],
+        "gate-all": ["sum", "asked", "think"],
     }  # fmt: skip
+    assert found["profile"] == profile and found["gate-off"].gate.mode == "off"
+    assert all(role.judged for role in found["gate-all"].roles)
     assert {r.arrives for r in found["tools"].roles} == {"aside"}
     assert {r.arrives for r in found["tools-inline"].roles} == {"inline"}
     assert found["river"].river.prompt == "" and not found["river"].river.examples

@@ -243,6 +243,8 @@ def print_ledger(entries: list[Entry], errors: Console) -> None:
         errors.print(Text(f"thought {e.stream}: {clean(e.thought)}", style="bold"))
         errors.print(Text(f"  asked     {e.role}: {clean(e.task)}"), soft_wrap=True)
         errors.print(Text(f"  gate      {e.gate_reason}"), soft_wrap=True)
+        if e.arrived == "inline":
+            errors.print(Text(f"  inserted  {clean(e.inserted).strip()}, as text of the answer"), soft_wrap=True)
         for name, text in (("focus", e.focus), ("landmarks", e.landmarks)):
             for i, line in enumerate(clean(text).splitlines()):
                 errors.print(Text(f"  {name if i == 0 else '':9} {line}", style="dim"), soft_wrap=True)

@@ -8,8 +8,23 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from warpcortex_cli.cli.output import print_json, put, report, stdout_console
+from warpcortex_cli.cli.output import (
+    AUTO,
+    DeviceOption,
+    DtypeOption,
+    QuantizeOption,
+    SeedOption,
+    open_prism,
+    print_json,
+    progress_bar,
+    put,
+    report,
+    stderr_console,
+    stdout_console,
+)
 from warpcortex_cli.errors import UsageError, WarpError
+from warpcortex_cli.prism.options import LoadOptions
+from warpcortex_cli.process import importing
 from warpcortex_cli.ui.safe import one_line
 
 app = typer.Typer(help="Look at profiles, and check your own.", no_args_is_help=True)
@@ -78,6 +93,32 @@ def validate(names: NamesArgument) -> None:
             roles = f"{len(profile.roles)} role{'s' * (len(profile.roles) != 1)}"
             put(f"{one_line(name)}: valid, profile {one_line(profile.name)} with {roles}")
     raise typer.Exit(wrong)
+
+
+@app.command()
+def check(
+    name: Annotated[str, typer.Argument(metavar="NAME|FILE", show_default=False)],
+    model: Annotated[str, typer.Option("--model", "-m", metavar="MODEL")] = "smollm2",
+    seed: SeedOption = 2040,
+    device: DeviceOption = AUTO,
+    dtype: DtypeOption = AUTO,
+    quantize: QuantizeOption = AUTO,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Does a profile help your model? Twenty questions with it and without, about a minute."""
+    prism, profile = open_prism(model=model, profile=name, options=LoadOptions(device, dtype, quantize))
+    with importing():
+        from warpcortex_cli.eval import check as evaluation
+    with progress_bar(stderr_console()) as show:
+        found = evaluation.check(prism, profile, seed, lambda done, total: show("asking", done, total))
+    if as_json:
+        print_json(evaluation.as_json(found, prism.name, profile.name, seed))
+        return
+    put(
+        f"{found.questions} questions: {found.right_off} right by the River alone, {found.right_on} with {profile.name}"
+    )
+    put(f"helped {found.helped}, harmed {found.harmed}; {found.started} Streams, {found.needless} of them needless")
+    put(f"{found.sentence} ({found.seconds:.0f} s)")
 
 
 @app.command()

@@ -21,6 +21,7 @@ class Entry:
         without: River text of the same run with this thought withheld.
         changed: words of the River's text that differ from `without`.
         arrived: "aside", or "inline" if it became River text.
+        inserted: of one that arrived inline, what of the answer is its text.
     """
 
     stream: int
@@ -34,6 +35,7 @@ class Entry:
     without: str
     changed: tuple[str, ...]
     arrived: str = "aside"
+    inserted: str = ""
 
 
 class Ledger:
@@ -48,12 +50,14 @@ class Ledger:
         self._session = session
         self._again = again
         self._read: dict[int, tuple[str, str]] = {}
-        self._inlined: set[int] = set()
+        self._inlined: dict[int, str] = {}
         session.listen(self)
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, ThoughtInlined):
-            self._inlined.add(event.id)
+            self._inlined.setdefault(event.id, "")
+        if isinstance(event, RiverText) and event.stream is not None:
+            self._inlined[event.stream] = self._inlined.get(event.stream, "") + event.text
         if isinstance(event, StreamStarted):
             river = self._session.river
             stream, lines = self._session.stream(event.id), river.sentences.lines
@@ -81,6 +85,7 @@ class Ledger:
                     without,
                     changed_words(without, text),
                     "inline" if stream.id in self._inlined else "aside",
+                    self._inlined.get(stream.id, ""),
                 )
             )
         return out

@@ -8,6 +8,9 @@ Conditions (the names are a contract):
     tools-inline  exact tools only; their results arrive as the profile says.
     pasted        the thoughts of `tools-inline` as text before the question, no Streams.
     oracle        what a perfect helper would say as text before the question: the right paragraph, the right result.
+    profile       the whole profile as it is: its tools, Streams that write with the model, its Gate.
+    gate-off      the same, and the Gate lets every thought in.
+    gate-all      the same, and the Gate judges every thought, those of exact tools, too.
 
 Every answer may be kept in a file as it comes, and is not asked for again: a run that was stopped goes on there.
 """
@@ -36,9 +39,10 @@ from warpcortex_cli.eval.report import Grid, share
 from warpcortex_cli.eval.statistics import interval
 from warpcortex_cli.events import RiverFinished, RiverText, StreamEnded, StreamSpawned
 from warpcortex_cli.prism.prism import Prism
-from warpcortex_cli.profile import Profile, RiverSettings, Role
+from warpcortex_cli.profile import GateSettings, Profile, RiverSettings, Role
 
-CONDITIONS = ("river", "fewshot", "model-streams", "tools", "tools-inline", "pasted", "oracle")
+CONDITIONS = ("river", "fewshot", "model-streams", "tools", "tools-inline", "pasted", "oracle",
+              "profile", "gate-off", "gate-all")  # fmt: skip
 BUILT_IN = ("calculations", "ordinary")
 _BASELINE = "fewshot"
 _FEW_WORDS = "Answer with a few words from the text."
@@ -152,6 +156,16 @@ def _of_ordinary(n: int, seed: int) -> list[Item]:
     return [item(case) for case in ordinary.questions(n, seed)]
 
 
+def built_in(name: str, n: int, seed: int) -> list[Item]:
+    """Questions that need no file."""
+    return _of_calculations(n, seed) if name == "calculations" else _of_ordinary(n, seed)
+
+
+def needless(item: Item, reply: Reply) -> int:
+    """Streams that came to nothing, and all where nothing was to be done."""
+    return reply.started if item.idle else reply.started - len(reply.thoughts)
+
+
 def _of_documents(asked: Sequence[Question], tokens: int, n: int, seed: int, count: Callable[[str], int]) -> list[Item]:
     def item(text: str, asked: Question) -> Item:
         def scores(reply: str) -> dict[str, float]:
@@ -178,7 +192,7 @@ def read_tasks(
     tasks: dict[str, list[Item]] = {}
     for name in names:
         if name in BUILT_IN:
-            tasks[name] = _of_calculations(n, seed) if name == "calculations" else _of_ordinary(n, seed)
+            tasks[name] = built_in(name, n, seed)
             continue
         path = next((p for p in (folder / f"{name}.jsonl", folder / f"{name}.json") if p.is_file()), None)
         if path is None:
@@ -200,7 +214,7 @@ def read_tasks(
 def under(condition: str, profile: Profile) -> Profile:
     """The profile as a condition has it."""
     tools = tuple(role for role in profile.roles if role.work != "model")
-    river = profile.river
+    river, gate = profile.river, profile.gate
     roles: tuple[Role, ...] = ()
     match condition:
         case "river":
@@ -208,11 +222,21 @@ def under(condition: str, profile: Profile) -> Profile:
         case "model-streams":
             roles = tuple(role for role in profile.roles if role.work == "model")
         case "tools":
-            aside = {"arrives": "aside", "injected_as": "[Ref: {thought}]", "thought": None}
-            roles = tuple(role.model_copy(update=aside if role.arrives == "inline" else {}) for role in tools)
+            roles = tuple(_beside(role) for role in tools)
         case "tools-inline":
             roles = tools
-    return profile.model_copy(update={"river": river, "roles": roles})
+        case "profile" | "gate-off":
+            roles = profile.roles
+            gate = gate if condition == "profile" else GateSettings(mode="off")
+        case "gate-all":
+            roles = tuple(_beside(role).model_copy(update={"judged": True}) for role in profile.roles)
+    return profile.model_copy(update={"river": river, "roles": roles, "gate": gate})
+
+
+def _beside(role: Role) -> Role:
+    """The role, its thoughts beside the River's text."""
+    aside = {"arrives": "aside", "injected_as": "[Ref: {thought}]", "thought": None}
+    return role.model_copy(update=aside if role.arrives == "inline" else {})
 
 
 class Asker:
@@ -346,9 +370,7 @@ def _result(
         started=started,
         injected=injected,
         used=sum(_used(r) for r in replies),
-        needless=sum(
-            r.started if item.idle else r.started - len(r.thoughts) for item, r in zip(items, replies, strict=True)
-        ),
+        needless=sum(needless(item, r) for item, r in zip(items, replies, strict=True)),
         seconds=sum(r.seconds for r in replies),
         first=fmean(r.first for r in replies),
         tokens=sum(r.tokens for r in replies),

@@ -206,6 +206,9 @@ def gap(q: Question) -> Reading | None:
     if re.search(has, q.given) and re.search(_GAPS, q.asked) and not moved:
         return computed(" - ".join(sorted((first, last), key=size, reverse=True)))
     ends = re.search(rf"(?:{_FROM_TO})\b(?:back|end\w*|after|now|arriv\w*|finish\w*|came|evening|today)\b", q.text)
+    spent = re.search(r"\bhow (?:much|many)\b.*\b(?:spen[dt]|lose|lost|use[ds]?|pay|paid|drop\w*)\b", q.asked)
+    if ends and spent and size(last) < size(first):
+        return computed(f"{first} - {last}")
     way = r"\bhow (?:far|long|many|much)\b.*\b(?:drive|drove|go|gone|went|travel\w*|use[ds]?|cover\w*)\b"
     if ends and re.search(way, q.asked) and size(last) > size(first):
         return computed(f"{last} - {first}")

@@ -15,7 +15,7 @@ _COUNTS = {
 _OPERATORS = (
     (r"\bto the power of\b", "^"), (r"\bsquared\b", "^ 2"), (r"\bcubed\b", "^ 3"), (r"\bmultiplied (?:by|with)\b", "*"),
     (r"\bdivided by\b", "/"), (r"\bplus\b", "+"), (r"\bminus\b", "-"), (r"\btimes\b", "*"),
-    (r"(?<=⟧) take(?:n)? away (?=⟦)", " - "),
+    (r"(?<=⟧) (?:take away|taken away|less) (?=⟦)", " - "),
 )  # fmt: skip
 _UNIT_WORD = r"[a-zA-Z]+"
 _QUANTITY = re.compile(
@@ -141,8 +141,16 @@ class Question:
 
     @property
     def of_one_kind(self) -> bool:
-        """Whether its amounts measure the same, or are plain numbers."""
-        return len({(a.kind, a.unit) for a in self.amounts}) == 1 and self.amounts[0].kind != "percent"
+        """Whether its amounts measure the same, or are plain numbers; of money one may be written as a number alone."""
+        kinds = {(a.kind, a.unit) for a in self.amounts}
+        if {kind for kind, _ in kinds} == {"money", "plain"}:
+            return all(self._bare(a) for a in self.amounts if a.kind == "plain")
+        return len(kinds) == 1 and self.amounts[0].kind != "percent"
+
+    def _bare(self, amount: Amount) -> bool:
+        """Whether a number stands without a word for what it counts."""
+        prepositions = r"(?:on|for|in|from|and|now|so|today|left|then|to)\b"
+        return self.says(rf"{re.escape(self.sign_of(amount))}(?:[,.;:?!)]| {prepositions}|\s*$)")
 
     @property
     def given(self) -> str:

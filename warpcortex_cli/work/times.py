@@ -61,12 +61,13 @@ def clocks(q: Question) -> Reading | None:
         return None
     if len(spans) == 2 and not q.says(rf"{ANY}(?:,? and)? {ANY}"):  # `2 hours 55 minutes` is one span
         return None
-    if not q.says(r"\b(?:when|what time|until when|which time)\b"):
+    if not q.says(r"\b(?:when|what time|which time|(?:arrival|finish\w*|end|departure|start) time)\b"):
         return None
     minutes = sum(size(f"{a.text} in min") for a in spans)
     if minutes.denominator != 1:
         return None
-    back = q.says(rf"{_BACK}|\b(?:must|have to|need to|should|do) (?:i|we|you|they) (?:leave|start|begin|go)\b")
+    sets_out = r"\b(?:must|have to|need to|should|do) (?:i|we|you|they) (?:leave|start|begin|go)\b"
+    back = q.says(rf"{_BACK}|\b(?:departure|start) time\b|{sets_out}")
     there = q.clocks[0] + (-int(minutes) if back else int(minutes))
     asked = f"{_clock(q, q.clocks[0])} {'-' if back else '+'} {' '.join(a.text for a in spans)}"
     day = there // _DAY

@@ -61,7 +61,7 @@ def _first(question: Question, page: str) -> Reading | None:
 _RATES = (
     r"\b(?:a|per|every|each) (?:day|week|month|year|hour|minute)s?\b|\b(?:daily|weekly|monthly|yearly|rows?|columns?)\b"
 )
-_LIST = rf"{ANY}(?: [a-z]+)??(?:(?:,|;| \+|,? and|,? to| with)\s*(?:[a-z]+ ){{0,3}}?{ANY}(?: [a-z]+)??)+"
+_LIST = rf"{ANY}(?: [a-z]+)??(?:(?:,|;| \+|,? and|,? to| with|(?<=⟧) (?=⟦))\s*(?:[a-z]+ ){{0,3}}?{ANY}(?: [a-z]+)??)+"
 _STORY = (
     r"\b(?:before|difference|number|original|left|paid|earn\w*|spent|received|returned|sav(?:es|ed)|excluding)\b"
     r"|\bhow many(?! percent)\b"
@@ -116,6 +116,9 @@ def _convert(q: Question) -> Reading | None:
     return None
 
 
+_CUTS = r"(?:tip|tax|discount|vat|fee|commission|raise|increase|bonus|deposit|cut)\b"
+
+
 def _percent(q: Question) -> Reading | None:
     """A share of something, what is left after a discount, what something is with tax, which share something is."""
     shares, others = q.of("percent"), q.of("money", "plain", "unit")
@@ -132,7 +135,7 @@ def _percent(q: Question) -> Reading | None:
     if len(shares) != 1 or len(others) != 1:
         return None
     share, whole = shares[0], others[0]
-    if q.says(rf"\b(?:how much|what)(?: is|'s|s| would be)? (?:a|the) {ANY} (?:tip|tax|discount|vat|fee|commission)"):
+    if q.says(rf"\b(?:how much|what)(?: is|'s|s| would be| would)? (?:an?|the) {ANY} {_CUTS}"):
         return computed(f"{share} of {whole}")
     if q.says(
         r"\bhow much (?:do|would|will|can|did) (?:i|you|we) save\b|\bhow much (?:tax|tip|vat|discount|interest)\b"
@@ -144,7 +147,7 @@ def _percent(q: Question) -> Reading | None:
     if q.says(rf"{ANY}{some} {less}\b|\b{lowered}{some} {ANY}|\b{lowered} {ANY} by {ANY}| - {ANY}"):
         return computed(f"{whole} - {share}")
     more = r"(?:tip|tax|vat|surcharge|markup|service|increase|raise|fee)"
-    raised = r"(?:with|plus|and|add|increased?|raised?|rises?|grows?|goes up)"
+    raised = r"(?:with|plus|and|add|after|including|incl|increased?|raised?|rises?|grows?|goes up)"
     if q.says(rf"\b{raised}{some} {ANY}{some} {more}\b|\b{raised} (?:by )?{ANY}|\b{raised} {ANY} by {ANY}|\+ {ANY}"):
         return computed(f"{whole} + {share}")
     if q.says(rf"{ANY} of (?:it|that|this|them|these|my|the|{ANY})\b|{ANY} of {ANY}"):
@@ -170,7 +173,7 @@ def _priced(q: Question) -> Reading | None:
         terms, rest = [], []
     if terms and not rest:
         return computed(" + ".join(terms))
-    change = bool(q.of("money")) and q.says(r"\bchange\b|\bget back\b")
+    change = any(map(_is_price, q.amounts)) and q.says(r"\bchange\b|\bget back\b")
     if not terms and change and len(q.amounts) == 2:
         first, second = sorted((a.text for a in q.amounts), key=size, reverse=True)
         return computed(f"{first} - {second}")
@@ -183,13 +186,25 @@ def _priced(q: Question) -> Reading | None:
     return None
 
 
+_PLAIN_THING = (
+    r"(?!(?:is|are|was|were|costs?|by|of|for)\b)[a-z'-]+(?: (?!costs?|is|are|was|gives?|gets?|in|by|of)[a-z'-]+)?"
+)
+
+
+def _is_price(amount: Amount) -> bool:
+    return amount.kind == "money" or "." in amount.text
+
+
 def _at_a_price(q: Question) -> tuple[list[str], set[int]]:
     """`3 pens at $1.20 each`, `a book for $7`."""
     terms, used = [], set[int]()
-    pattern = rf"(?:(?<=\W)|^){_COUNT} {_THING} (at|for|@|costing|worth|priced at) {AMOUNT}( {EACH})?"
+    pattern = rf"(?:(?<=\W)|^){_COUNT} {_THING}(?: (at|for|@|costing|worth|priced at))? {AMOUNT}( {EACH})?"
     for match in re.finditer(pattern, q.text):
         count, _, word, price, each = match.groups()
         n = int(count.strip("⟦⟧")) if count[0] == "⟦" else None
+        paid = q.amounts[int(price)]
+        if word is None and not (_is_price(paid) and re.fullmatch(_PLAIN_THING, match[2])):
+            continue
         if n is not None and (q.amounts[n].kind != "plain" or (word == "for" and not each)):
             return [], set()
         terms.append(q.amounts[int(price)].text if n is None else f"{q.amounts[n].text} * {q.amounts[int(price)].text}")
@@ -227,7 +242,7 @@ def _one_price(q: Question) -> tuple[list[str], set[int]]:
     if len(money) == len(counts) == 1 and len(q.amounts) == 2:
         if q.says(r"\bhow much (?:did|does|do|is|was|were) (?:each|every|one|a|an)\b"):
             return [], set()
-        if q.says(rf"\b{EACH}\b|\bof them\b|\b(?:one|single|an?) [a-z ]+(?:costs?|is) ") and not q.says(
+        if q.says(rf"\b{EACH}\b|\bof them\b|\b(?:one|single|an?)(?: [a-z]+)* (?:costs?|is) ") and not q.says(
             r"\bsplit|\bshare"
         ):
             return [f"{counts[0]} * {money[0]}"], {0, 1}
@@ -324,12 +339,14 @@ _ALL = r"\b(?:all|everything|these|page|every|whole)\b"
 
 def _on_page(q: Question, page: str) -> Reading | None:
     """Amounts that a question names and a page gives: each in a line or sentence that holds no other number."""
-    if q.amounts or q.dates or q.clocks:
-        return None
     rows = list(_rows(page))
-    if not rows:
+    counted = q.says(rf"\b(?:all|the|these) {ANY}") and q.of("plain") == [str(len(rows))]  # `all three of them`
+    if (q.amounts and not counted) or q.dates or q.clocks or not rows:
         return None
-    more = q.finds(r"\bhow much (?:more|higher|larger|bigger)\b|\bmore\b.*\bthan\b|\bexceed|\bdifference\b|\bapart\b")
+    more = q.finds(
+        r"\bby how (?:much|many)\b|\bhow much (?:more|higher|larger|bigger)\b|\bmore\b.*\bthan\b|\bexceed"
+        r"|\bdifference\b|\bapart\b"
+    )
     wanted = bool(q.says(rf"{SUMS}|\bcome to\b|\badd\b|\bin total\b|\bcost\b|\bpay\b|\bspen[dt]\b"))
     if more is None and not wanted and not q.says(r"\b(?:average|mean)\b"):
         return None
@@ -338,6 +355,8 @@ def _on_page(q: Question, page: str) -> Reading | None:
         return None
     if not named and more is None and (q.says(_ALL) or _is_of(q.text, page)):
         named = [r for r in rows if not re.search(r"\b(?:total|sum)\b", r[0])]
+    if more is not None and len(named) == 1:
+        named = _rivals(q.text, named[0], rows)
     if len(named) < 2:
         return None
     amounts = [amount.text for _, amount in named]
@@ -363,7 +382,7 @@ def _rows(page: str) -> Iterator[tuple[str, Amount]]:
                 re.sub(r"\b(?:in|since|of|by|until) (?:1[0-9]|20)\d\d\b(?!,\d)", " ", sentence, flags=re.I)
             ):
                 q = Question(piece)
-                if len(q.amounts) == 1 and not q.dates and not q.clocks and re.search(r"[a-z]{2}", q.text):
+                if len(q.amounts) == 1 and not q.dates and not q.clocks and re.search(r"[a-z]", q.text):
                     yield q.text, q.amounts[0]
 
 
@@ -371,6 +390,16 @@ def _pieces(sentence: str) -> list[str]:
     if len(Question(sentence).amounts) < 2:
         return [sentence]
     return re.split(r"[,;|]\s|\s(?:and|while|but)\s", sentence)
+
+
+def _rivals(text: str, one: tuple[str, Amount], rows: list[tuple[str, Amount]]) -> list[tuple[str, Amount]]:
+    """The row that a question names and the only other one of its kind, as team A is of team B's."""
+    for first, second in re.findall(_LETTERED, text):
+        kind = (first or second).split()[0]
+        others = [r for r in rows if re.search(rf"\b{kind} [a-z0-9]\b", r[0]) and r != one]
+        if len(others) == 1:
+            return [one, *others]
+    return [one]
 
 
 def _is_of(text: str, page: str) -> bool:
@@ -399,6 +428,8 @@ def _named_rows(text: str, rows: list[tuple[str, Amount]]) -> list[tuple[str, Am
             continue
         among = [r for r in rows if re.search(rf"\b{re.escape(_stem(word))}(?:s|es)?\b", r[0])]
         if len(among) == len(rows) > 1:  # as of whom the whole page is
+            continue
+        if len(among) > 1 and all(re.search(rf"⟧ {re.escape(word)}", r[0]) for r in among):  # what is counted
             continue
         if len(among) > 1:
             return None

@@ -1,6 +1,6 @@
 """How many calculations in people's own words the calculator reads, without a model: exact, left alone, wrong.
 
-    python -m warpcortex_cli.eval.reading [--set first|second] [--n 5] [--seed 1] [--show]
+    python -m warpcortex_cli.eval.reading [--set first|second|third] [--n 5] [--seed 1] [--show]
 
 What is left alone costs nothing, for the River answers it; a wrong exact answer is worse than none.
 """
@@ -17,11 +17,11 @@ from datetime import date
 from fractions import Fraction
 
 from warpcortex_cli.eval.calculations import near, numbers_of
-from warpcortex_cli.eval.phrasings import FIRST, NONE, SECOND, Phrasing
+from warpcortex_cli.eval.phrasings import FIRST, NONE, SECOND, THIRD, Phrasing
 from warpcortex_cli.eval.statistics import interval
 from warpcortex_cli.work.words import read
 
-SETS = {"first": FIRST, "second": SECOND}
+SETS = {"first": FIRST, "second": SECOND, "third": THIRD}
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def table(found: Sequence[Asked]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--set", choices=SETS, default="second")
+    parser.add_argument("--set", choices=SETS, default="third")
     parser.add_argument("--n", type=int, default=5, help="draws of the numbers of each phrasing")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--show", action="store_true", help="print what was not exact")

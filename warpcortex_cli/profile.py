@@ -90,9 +90,9 @@ class RiverSettings(_Settings):
     examples_when: tuple[str, ...] = Field(
         default=(),
         strict=False,
-        description="re2 patterns. The examples stand right before the user's newest words, and only if all of these "
-        "match them and no notes stand before them; they leave the context with the next turn. None: always, before "
-        "everything.",
+        description="re2 patterns. The examples stand right before the newest words of the user, only where all of "
+        "these match them and no notes stand before them; they leave the context with the next turn. None: always, "
+        "before everything.",
     )
     adapter: Adapter | None = Field(default=None, description=_ADAPTER)
     max_tokens: Positive = Field(default=512, description="Longest reply, in tokens, thinking included.")
@@ -200,10 +200,18 @@ class Role(_Settings):
     deadline_seconds: Seconds = 30.0
     priority: int = Field(default=0, ge=-1000, le=1000, description="Higher is admitted first, and parks a lower one.")
     gate_threshold: Threshold | None = Field(default=None, description="Used instead of gate.threshold.")
-    work: Literal["model", "calculator", "search"] = Field(
+    work: Literal["model", "calculator", "search", "command"] = Field(
         default="model",
-        description="The worker: `model` writes; `calculator` computes exactly; `search` gives the sentences of notes "
-        "and past that share most with the task.",
+        validate_default=True,
+        description="The worker: `model` writes; `calculator` computes exactly; `search` gives the "
+        "sentences of notes and past that share most with the task; `command`, a program, where the user allows that.",
+    )
+    command: tuple[str, ...] = Field(
+        default=(),
+        strict=False,
+        validate_default=True,
+        description="Of `work: command` the program and its arguments, in which {task} and the trigger's named groups "
+        "are filled in; no shell reads them. It runs only with `--allow-program PROGRAM`.",
     )
     synapse: bool = Field(
         default=True, description="Whether it reads the River's landmarks; pure arithmetic needs none."
@@ -273,6 +281,19 @@ class Role(_Settings):
         trigger = info.data.get("trigger")
         if trigger is not None:  # otherwise the trigger's own mistake is reported
             _format_fields(value, (parse(trigger).groups if trigger else frozenset()) | {"task", "focus"})
+        return value
+
+    @field_validator("command")
+    @classmethod
+    def _check_command(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if info.data.get("work") == "command" and (not value or not value[0].strip()):
+            raise Mistake("`work: command` names no program", "a list such as [date, -u]")
+        if value and info.data.get("work") not in ("command", None):
+            raise Mistake("only `work: command` runs a program", "`work: command`, or no command")
+        trigger = info.data.get("trigger")
+        for i, text in enumerate(value):
+            groups = parse(trigger).groups if trigger else frozenset()
+            _format_fields(text, groups | {"task"} if i and trigger is not None else frozenset())
         return value
 
     @field_validator("drop")

@@ -221,6 +221,7 @@ def test_withheld_it_is_as_never_said_and_the_ledger_shows_that(prism) -> None:
     ledger = Ledger(session, again)
     text = river_text(run(session))
     (entry,) = ledger.entries("How many ropes does Mara have?", text)
+    assert entry.inserted == " 84"
     assert (entry.thought, entry.arrived, entry.without, entry.changed) == (
         "84",
         "inline",

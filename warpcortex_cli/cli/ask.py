@@ -17,6 +17,7 @@ from warpcortex_cli.cli.gate import stored_calibration
 from warpcortex_cli.cli.output import (
     AUTO,
     AdapterOption,
+    AllowProgramOption,
     CompileOption,
     DeviceOption,
     DtypeOption,
@@ -80,6 +81,7 @@ def ask(
     adapter: AdapterOption = None,
     seed: SeedOption = 0,
     no_streams: NoStreamsOption = False,
+    allow_program: AllowProgramOption = None,
     temperature: TemperatureOption = None,
     top_p: TopPOption = None,
     top_k: TopKOption = None,
@@ -123,6 +125,7 @@ def ask(
                 streams=not no_streams,
                 listeners=listeners,
                 calibration=calibration,
+                programs=allow_program or (),
                 # Explaining runs the question again, the same way.
                 watched=not (as_json or explain) and sys.stdout is not None and sys.stdout.isatty(),
             )

@@ -18,6 +18,7 @@ from warpcortex_cli.cli.gate import stored_calibration
 from warpcortex_cli.cli.output import (
     AUTO,
     AdapterOption,
+    AllowProgramOption,
     CompileOption,
     DeviceOption,
     DtypeOption,
@@ -67,6 +68,7 @@ def chat(
     adapter: AdapterOption = None,
     seed: SeedOption = 0,
     no_streams: NoStreamsOption = False,
+    allow_program: AllowProgramOption = None,
     temperature: TemperatureOption = None,
     top_p: TopPOption = None,
     top_k: TopKOption = None,
@@ -100,6 +102,7 @@ def chat(
             streams=not no_streams,
             listeners=[writer] if writer else [],
             calibration=stored_calibration(prism),
+            programs=allow_program or (),
             watched=sys.stdout is not None and sys.stdout.isatty(),
         )
         keep: Callable[[], None] = _keep_nothing

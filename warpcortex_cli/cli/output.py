@@ -207,6 +207,15 @@ SeedOption = Annotated[
     typer.Option("--seed", min=0, max=2**63 - 1, metavar="N", help="The same seed gives the same run on a CPU."),
 ]
 NoStreamsOption = Annotated[bool, typer.Option("--no-streams", help="Run the River alone; requests have no effect.")]
+AllowProgramOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow-program",
+        metavar="PROGRAM",
+        help="Let roles of the profile start this program; may be given again. Without it a profile starts none.",
+        show_default=False,
+    ),
+]
 TemperatureOption = Annotated[
     float | None,
     typer.Option(

@@ -36,6 +36,7 @@ class Conversation:
     Args:
         watched: somebody reads along, so the River keeps part of its speed even if the profile does not say how much.
         wake: tells the Stepper that a worker has something, from any thread.
+        programs: as in `Host`.
 
     Attributes:
         turn: the current reply, or the last one.
@@ -54,13 +55,15 @@ class Conversation:
         calibration: Calibration | None = None,
         watched: bool = False,
         wake: Callable[[], None] = lambda: None,
+        programs: frozenset[str] = frozenset(),
     ) -> None:
         self.prism = prism
         self.journal = journal
         self.watched = watched
         self.river = River(prism, profile, seed)
         self.gate = Gate(profile.gate, calibration)
-        self.crew = Crew(Host(prism, self.river, seed, wake), profile, self.gate, journal, streams, self._take_inline)
+        host = Host(prism, self.river, seed, wake, programs)
+        self.crew = Crew(host, profile, self.gate, journal, streams, self._take_inline)
         self.fault: Exception | None = None
         self.use(profile)
         self.turn = self._new_turn()

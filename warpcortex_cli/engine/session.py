@@ -43,6 +43,7 @@ class Session:
         listeners: called with every event, in order.
         calibration: the Gate's, for this model.
         watched: as in `Conversation`.
+        programs: as in `Conversation`.
         stepper: steps it together with other conversations on the same model; None: its own stepper.
 
     Attributes:
@@ -61,12 +62,14 @@ class Session:
         listeners: Sequence[Listener] = (),
         calibration: Calibration | None = None,
         watched: bool = False,
+        programs: Sequence[str] = (),
         stepper: Stepper | None = None,
     ) -> None:
         self.prism = prism
         self.stepper = stepper or Stepper(prism)
         self.seed = seed
         self.watched = watched
+        self._programs = frozenset(programs)
         self._streams = streams
         self._calibration = calibration
         self._journal = Journal(listeners)
@@ -83,6 +86,7 @@ class Session:
             calibration=self._calibration,
             watched=self.watched,
             wake=self.stepper.wake,
+            programs=self._programs,
         )
         self.stepper.join(self.conversation)
         self.turns: list[Said] = []

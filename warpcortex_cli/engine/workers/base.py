@@ -65,12 +65,14 @@ class Host:
         river: its text, its index and its KV; read-only.
         seed: the conversation's; a work derives its own from it and the Brief's number.
         wake: call it when a result has arrived from elsewhere. Safe to call from any thread.
+        programs: those that the user lets a profile start, by the name that they are started by.
     """
 
     prism: Prism
     river: River
     seed: int
     wake: Callable[[], None] = lambda: None
+    programs: frozenset[str] = frozenset()
 
 
 class Work(ABC):

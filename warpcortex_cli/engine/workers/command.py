@@ -1,0 +1,75 @@
+"""`work: command`: what a program prints. It runs only where the user has named it by `--allow-program`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+
+from warpcortex_cli.engine.brief import Brief
+from warpcortex_cli.engine.workers.base import Host, Work, Worker, WorkError
+from warpcortex_cli.engine.workers.elsewhere import MOST_CHARACTERS, Elsewhere, allowed, filled
+
+
+class CommandWorker(Worker):
+    """Nothing is shared between commands."""
+
+    def take(self, brief: Brief) -> Work:
+        return Running(self.host, brief)
+
+
+class Running(Elsewhere):
+    """One run of a program: no shell, nothing to read on stdin, and all that it started ends with it."""
+
+    def __init__(self, host: Host, brief: Brief) -> None:
+        super().__init__(host, brief)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._stopped = False
+
+    def start(self) -> None:
+        """Starts the program.
+
+        Raises:
+            WorkError: it may not be started, or cannot be.
+        """
+        program, *arguments = self._brief.role.command
+        allowed(self._host, program)
+        words = [program, *(filled(argument, self._brief) for argument in arguments)]
+        try:
+            self._process = subprocess.Popen(
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,  # so that what it starts can be ended with it
+            )
+        except OSError as error:
+            raise WorkError(f"{program} cannot be started: {error.strerror or error}") from error
+        super().start()
+
+    def fetch(self) -> str:
+        assert self._process is not None and self._process.stdout is not None
+        data = self._process.stdout.read(4 * MOST_CHARACTERS + 1)  # a character has at most four bytes
+        flood = len(data) > 4 * MOST_CHARACTERS
+        if flood:
+            self._kill()
+        code = self._process.wait()
+        if flood:
+            raise WorkError(f"it printed more than {MOST_CHARACTERS:,} characters")
+        if code and not self._stopped:
+            raise WorkError(f"{self._brief.role.command[0]} ended with exit code {code}")
+        return data.decode("utf-8", "replace")
+
+    def close(self) -> None:
+        self._stopped = True
+        if self._process is not None and self._process.poll() is None:
+            self._kill()
+
+    def _kill(self) -> None:
+        assert self._process is not None
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if hasattr(os, "killpg"):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            else:
+                self._process.kill()

@@ -237,6 +237,8 @@ def _by_name(q: Question) -> tuple[list[str], set[int]]:
 def _one_price(q: Question) -> tuple[list[str], set[int]]:
     """`One lamp costs $8. What do 12 of them cost?`, `12 lamps at $8 each`."""
     money, counts = q.of("money"), q.of("plain")
+    if re.search(rf"\b{EACH}\b", q.asked) and not re.search(rf"\b{EACH}\b", q.given):
+        return [], set()  # what each one pays is asked for, and no price of each is given
     if len(money) == 2 and len(counts) == 1 and len(q.amounts) == 3:
         return _with_fee(q, counts[0])
     if len(money) == len(counts) == 1 and len(q.amounts) == 2:

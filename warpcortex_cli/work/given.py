@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 
+import re2
+
 from warpcortex_cli.work.quantities import unit_named
 from warpcortex_cli.work.question import AMOUNT, ANY, Amount, Question
 from warpcortex_cli.work.reading import Reading, computed, size
@@ -31,7 +33,7 @@ def listed(q: Question) -> Reading | None:
     if len(q.amounts) < 2 or not q.asked or q.of("percent"):
         return None
     item = rf"(?:[a-z'-]+:? ){{0,4}}(?:was |is |at |for )?{ANY}(?: (?:of )?[a-z'-]+){{0,3}}"
-    if not re.fullmatch(
+    if not re2.fullmatch(  # in linear time: a list of words that may separate, or be separated, is read in many ways
         rf"(?:[^⟦]{{0,60}}[:.] )?{item}(?:\s*(?:,? and |[,;+&/]|- | then )\s*{item})+[\s,.:;!-]*", q.given
     ):
         return None

@@ -248,8 +248,8 @@ def test_weights_stay_in_the_bits_of_the_file(kind: str, tmp_path: Path) -> None
 
 @needs_kernels
 def test_a_file_of_several_types(model_folder: Callable[[str], Path], tmp_path: Path) -> None:
-    """As llama.cpp mixes them: v in more bits than q and k, some as plain numbers. Nearer to fp32 than one in Q4_1, whose
-    layers all round their inputs to int8."""
+    """As llama.cpp mixes them: v in more bits than q and k, some as plain numbers. It is nearer to fp32 than Q4_1,
+    where all layers round their inputs to int8."""
 
     def pack(values: np.ndarray, name: str) -> tuple[np.ndarray, GGMLQuantizationType]:
         kind = "Q8_0" if "attn_v" in name else "F16" if "ffn_down" in name or "embd" in name else "Q4_1"

@@ -32,7 +32,15 @@ def session(monkeypatch: pytest.MonkeyPatch) -> FakeSession:
     fake = FakeSession()
 
     def make(
-        prism: Any, profile: Any, *, seed: int, streams: bool, listeners: list[Any], calibration: Any, watched: bool
+        prism: Any,
+        profile: Any,
+        *,
+        seed: int,
+        streams: bool,
+        listeners: list[Any],
+        calibration: Any,
+        programs: Any,
+        watched: bool,
     ) -> FakeSession:
         assert not watched  # nothing here is a terminal
         fake.seed, fake.listeners = seed, listeners

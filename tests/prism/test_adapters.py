@@ -16,7 +16,9 @@ from transformers import PreTrainedModel
 from warpcortex_cli.errors import ModelError
 from warpcortex_cli.prism.adapter_files import adapters, find_adapter
 from warpcortex_cli.prism.adapters import read_adapter
+from warpcortex_cli.prism.fused import fused_layers
 from warpcortex_cli.prism.prism import Prism, Row
+from warpcortex_cli.prism.source import resolve_model
 
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 TOKENS = [5, 9, 77, 130, 12, 40]
@@ -97,8 +99,6 @@ def test_each_row_is_what_peft_gives_for_it_alone(
 def test_packed_weights_serve_adapters(
     kind: str, model_folder: Callable[[str], Path], folders: list[Path], reference: Callable[[str], PreTrainedModel]
 ) -> None:
-    from warpcortex_cli.prism.source import resolve_model
-
     prism = Prism.load(resolve_model(str(model_folder("qwen2"))), device="cpu", quantize=kind)
     before = logits(prism, [row(prism, TOKENS, None)])[0]
     theirs = [logits_of_peft(reference("qwen2"), folder, TOKENS) for folder in folders]
@@ -223,6 +223,21 @@ def test_a_bad_adapter_is_refused_before_anything_changes(
         prism.open_adapter(str(folder))
     assert reason in str(error.value) and "\n" not in str(error.value)
     assert prism.adapters.held == held
+    assert torch.equal(before, logits(prism, [row(prism, TOKENS, None)])[0])
+
+
+def test_a_refused_adapter_leaves_the_kernels_in_their_place(
+    model_folder: Callable[[str], Path], make_adapter: MakeAdapter
+) -> None:
+    folder = make_adapter(seed=9)
+    _config(folder, use_dora=True)
+    prism = Prism.load(resolve_model(str(model_folder("qwen2"))), device="cpu", quantize="bf16")
+    fused = fused_layers(prism.model.get_decoder())
+    assert fused
+    before = logits(prism, [row(prism, TOKENS, None)])[0]
+    with pytest.raises(ModelError, match="DoRA"):
+        prism.open_adapter(str(folder))
+    assert fused_layers(prism.model.get_decoder()) == fused
     assert torch.equal(before, logits(prism, [row(prism, TOKENS, None)])[0])
 
 

@@ -144,12 +144,19 @@ def fuse_again(decoder: Any, known: Sequence[Fused], dtype: torch.dtype) -> None
     _put(layers, found)
 
 
-def unfuse(decoder: Any) -> None:
-    """Puts back the layers of the model that were fused. Each is computed by its own modules then."""
+def unfuse(decoder: Any) -> list[FusedLayer]:
+    """Puts back the layers of the model that were fused, each with modules of its own. Returns those it took out."""
     layers: Any = getattr(decoder, "layers", ())
-    for number, layer in enumerate(layers):
-        if isinstance(layer, FusedLayer):
-            layers[number] = layer.made_of[0]
+    found = [layer for layer in layers if isinstance(layer, FusedLayer)]
+    for layer in found:
+        layers[layer.number] = layer.made_of[0]
+    return found
+
+
+def put_back(decoder: Any, fused: Sequence[FusedLayer]) -> None:
+    """Undoes `unfuse`."""
+    for layer in fused:
+        decoder.layers[layer.number] = layer
 
 
 def fused_layers(decoder: Any) -> list[Fused]:

@@ -20,7 +20,7 @@ from warpcortex_cli.prism import attention, crowding, native, trials
 from warpcortex_cli.prism.adapters import Adapters
 from warpcortex_cli.prism.chat_format import ChatFormat
 from warpcortex_cli.prism.compile import compile_layers, warm_up
-from warpcortex_cli.prism.fused import fuse, fuse_again, fused_layers, unfuse
+from warpcortex_cli.prism.fused import fuse, fuse_again, fused_layers, put_back, unfuse
 from warpcortex_cli.prism.generation import own_sampling, own_stops
 from warpcortex_cli.prism.head import Head, PlainHead, Summary, largest
 from warpcortex_cli.prism.load import TOKENIZER, WEIGHTS, choose_dtype, choose_quantize, loading
@@ -209,9 +209,14 @@ class Prism:
         """
         if self._compiled:
             raise ModelError(f"adapters are not served with --compile, and {name} is one.", "Leave --compile out.")
-        unfuse(self.model.get_decoder())
+        decoder = self.model.get_decoder()
+        fused = unfuse(decoder)
+        try:
+            self.adapters.get(name)
+        except ModelError:
+            put_back(decoder, fused)
+            raise
         self._stack, self._crowded = None, False
-        self.adapters.get(name)
 
     # -- the forward -----------------------------------------------------------------------------------------
 

@@ -23,8 +23,11 @@ from warpcortex_cli.prism.source import find_folder
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PICKLED = "adapter_model.bin"
 PREFIX = "base_model.model."
-PART = re.compile(r"(?P<module>.+)\.lora_(?P<part>[AB])\.weight")
+_PART = re.compile(r"(?P<module>.+)\.lora_(?P<part>[AB])\.weight")
 SAVE_AGAIN = "Save it again with PEFT's save_pretrained."
+
+
+Halves = tuple[tuple[int, int], tuple[int, int]]  # shapes of A [rank, inputs] and B [outputs, rank]
 
 
 class Config(BaseModel):
@@ -94,13 +97,29 @@ def read_config(folder: Path, name: str) -> Config:
     return config
 
 
-def shapes(folder: Path, name: str) -> dict[str, tuple[int, ...]]:
-    """Of all tensors of an adapter, by the header of its file alone. Raises ModelError for a damaged one."""
+def halves(folder: Path, name: str) -> dict[str, Halves]:
+    """Shapes of A and B of each module that an adapter changes, by the header of its file alone.
+
+    Raises:
+        ModelError: the file is damaged, or holds something else.
+    """
     try:
         with safe_open(folder / WEIGHTS, framework="np") as file:
-            return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+            found = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, ValueError) as error:
         raise ModelError(f"{WEIGHTS} of {name} is damaged: {error}", "Copy it again.") from error
+    parts: dict[str, dict[str, tuple[int, int]]] = {}
+    for key, shape in found.items():
+        match = _PART.fullmatch(key.removeprefix(PREFIX)) if key.startswith(PREFIX) else None
+        if match is None or len(shape) != 2:
+            raise ModelError(f"{name} holds {key}, which is not served.", "LoRA of linear layers is.")
+        parts.setdefault(match["module"], {})[match["part"]] = (shape[0], shape[1])
+    if not parts:
+        raise ModelError(f"{name} holds no weights.", SAVE_AGAIN)
+    for module, given in parts.items():
+        if given.keys() != {"A", "B"}:
+            raise ModelError(f"{name} is incomplete: of {module} it holds one of A and B.", SAVE_AGAIN)
+    return {module: (given["A"], given["B"]) for module, given in parts.items()}
 
 
 def _is_named(pattern: str, module: str) -> bool:
@@ -140,12 +159,10 @@ class Described:
 
 def described(folder: Path, name: str) -> Described:
     """Raises ModelError: it is damaged, or not served with any model."""
-    config, found = read_config(folder, name), shapes(folder, name)
-    halves = {key: shape for key, shape in found.items() if key.endswith(".lora_A.weight") and len(shape) == 2}
-    modules = [key.removeprefix(PREFIX).removesuffix(".lora_A.weight") for key in halves]
-    ranks = sorted({shape[0] for shape in halves.values()})
+    config, found = read_config(folder, name), halves(folder, name)
+    ranks = sorted({a[0] for a, _ in found.values()})
     size = (folder / WEIGHTS).stat().st_size
-    return Described(name, folder, config.base_model_name_or_path, size, ranks, sorted(modules))
+    return Described(name, folder, config.base_model_name_or_path, size, ranks, sorted(found))
 
 
 def adapters(folders: Iterable[Path]) -> list[Described]:

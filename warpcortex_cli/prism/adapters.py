@@ -19,14 +19,14 @@ from torch import Tensor, nn
 
 from warpcortex_cli.errors import ModelError
 from warpcortex_cli.prism.adapter_files import (
-    PART,
     PREFIX,
     SAVE_AGAIN,
     WEIGHTS,
     Config,
+    Halves,
     find_adapter,
+    halves,
     read_config,
-    shapes,
 )
 
 ROOM = 256 * 2**20  # bytes of adapters in memory; those used least recently leave first
@@ -45,10 +45,6 @@ class Pair:
     up: Tensor
 
     @property
-    def rank(self) -> int:
-        return self.down.shape[1]
-
-    @property
     def nbytes(self) -> int:
         return self.down.nbytes + self.up.nbytes
 
@@ -58,17 +54,11 @@ class Adapter:
     """An adapter that fits a model. `pairs`: by the path of the module in it."""
 
     name: str
-    config: Config
     pairs: Mapping[str, Pair]
 
     @property
     def nbytes(self) -> int:
         return sum(pair.nbytes for pair in self.pairs.values())
-
-    @property
-    def ranks(self) -> list[int]:
-        """Each rank that occurs, ascending."""
-        return sorted({pair.rank for pair in self.pairs.values()})
 
 
 class Adapters:
@@ -108,9 +98,6 @@ class Adapters:
         found = self._held.get(name)
         if found is None:
             found = read_adapter(find_adapter(name), name, self._model)
-            device = next(self._model.parameters()).device
-            pairs = {module: Pair(p.down.to(device), p.up.to(device)) for module, p in found.pairs.items()}
-            found = Adapter(found.name, found.config, pairs)
             self._held[name] = found
             for module in found.pairs.keys() - self._hooked:
                 self._model.get_submodule(module).register_forward_hook(self._hook(module))
@@ -166,7 +153,7 @@ class Adapters:
 
 
 def read_adapter(folder: Path, name: str, model: Any) -> Adapter:
-    """Reads an adapter that fits the linear layers of a model, in fp32.
+    """Reads an adapter that fits the linear layers of a model, in fp32, to where the model is.
 
     Args:
         folder: as `find_adapter` finds it.
@@ -176,38 +163,28 @@ def read_adapter(folder: Path, name: str, model: Any) -> Adapter:
         ModelError: it is damaged, not served, or was made for another model.
     """
     config = read_config(folder, name)
-    found = shapes(folder, name)
+    found = halves(folder, name)
     ranks = _checked(found, config, name, model)
-    pairs = {}
+    pairs, device = {}, next(model.parameters()).device
     with safe_open(folder / WEIGHTS, framework="pt") as file:
         for module, rank in ranks.items():
             down, up = (file.get_tensor(f"{PREFIX}{module}.lora_{part}.weight").float() for part in "AB")
             if not (bool(torch.isfinite(down).all()) and bool(torch.isfinite(up).all())):
                 raise ModelError(f"{name} holds numbers that are not finite, in {module}.", "Train or copy it again.")
-            pairs[module] = Pair(down.T.contiguous(), up.T.contiguous() * config.scale(module, rank))
-    return Adapter(name, config, pairs)
+            up = up.T.contiguous() * config.scale(module, rank)
+            pairs[module] = Pair(down.T.contiguous().to(device), up.to(device))
+    return Adapter(name, pairs)
 
 
-def _checked(found: Mapping[str, tuple[int, ...]], config: Config, name: str, model: Any) -> dict[str, int]:
+def _checked(found: Mapping[str, Halves], config: Config, name: str, model: Any) -> dict[str, int]:
     """The rank in each module; ModelError where a tensor has no place in the model."""
-    parts: dict[str, dict[str, tuple[int, ...]]] = {}
-    for key, shape in found.items():
-        match = PART.fullmatch(key.removeprefix(PREFIX)) if key.startswith(PREFIX) else None
-        if match is None or len(shape) != 2:
-            raise ModelError(f"{name} holds {key}, which is not served.", "LoRA of linear layers is.")
-        parts.setdefault(match["module"], {})[match["part"]] = shape
-    if not parts:
-        raise ModelError(f"{name} holds no weights.", SAVE_AGAIN)
     base = f", {config.base_model_name_or_path}" if config.base_model_name_or_path else ""
     ranks = {}
-    for module, given in parts.items():
-        if given.keys() != {"A", "B"}:
-            raise ModelError(f"{name} is incomplete: of {module} it holds one of A and B.", SAVE_AGAIN)
+    for module, ((rank, inputs), (outputs, other)) in found.items():
         sizes = inputs_and_outputs(model, module)
         if sizes is None:
             raise ModelError(f"{name} changes {module}, which is no linear layer of a decoder layer here.",
                              f"Use it with the model that it was made for{base}.")  # fmt: skip
-        (rank, inputs), (outputs, other) = given["A"], given["B"]
         if (inputs, outputs) != sizes or rank != other:
             raise ModelError(
                 f"{name} was made for another model: it has {inputs} inputs, {outputs} outputs and ranks of {rank} and "

@@ -97,7 +97,7 @@ WORDS = (_WORDED, _SETTLED)
 # for a place falls to 83 % without.
 LATER = {"sums": SUMS, "words": WORDS}
 KEPT = 0.25
-LESSONS = (*CURRICULUM, FINISH, *SUMS, *WORDS)
+LESSONS = (*CURRICULUM, FINISH, *(stage for lesson in LATER.values() for stage in lesson))
 
 
 def span(lesson: str) -> tuple[int, int]:
@@ -447,7 +447,7 @@ def schedule(step: int) -> float:
     if step < FINISH.steps:
         return FINISH_RATE * (1 - step / FINISH.steps)
     step -= FINISH.steps
-    for stage in (*SUMS, *WORDS):
+    for stage in LESSONS[len(CURRICULUM) + 1 :]:
         if step < stage.steps:
             first, last = stage.rates
             return min(1.0, (step + 1) / stage.warm) * (first + (last - first) * step / stage.steps)

@@ -158,15 +158,19 @@ def _rows(command: list[str], model: Path, build: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
-def peer_kl(build: Path, base: Path, model: Path, text: Path, threads: int) -> float:
-    """From llama.cpp's F16 to another format, in nats a token."""
+def peer_kl(builds: list[Path], base: Path, model: Path, text: Path, threads: int) -> float | None:
+    """From llama.cpp's F16 to another format, in nats a token, by the first build that does not crash on it."""
     scores = base.with_name(f"{text.stem}.scores")
-    command = [str(build / "bin" / "llama-perplexity"), "-f", str(text), "-c", "512", "-t", str(threads)]
-    command += ["--kl-divergence-base", str(scores)]
-    if not scores.exists():
-        subprocess.run([*command, "-m", str(base)], check=True, capture_output=True)
-    done = subprocess.run([*command, "-m", str(model), "--kl-divergence"], check=True, capture_output=True, text=True)
-    return mean_kl(done.stdout + done.stderr)
+    for build in builds:
+        command = [str(build / "bin" / "llama-perplexity"), "-f", str(text), "-c", "512", "-t", str(threads)]
+        command += ["--kl-divergence-base", str(scores)]
+        if not scores.exists():
+            subprocess.run([*command, "-m", str(base)], check=True, capture_output=True)
+        done = subprocess.run([*command, "-m", str(model), "--kl-divergence"], capture_output=True, text=True)
+        if done.returncode == 0:
+            return mean_kl(done.stdout + done.stderr)
+        print(f"{model.stem} by {build}: llama-perplexity ended with {done.returncode}", flush=True)
+    return None
 
 
 def mean_kl(said: str) -> float:
@@ -275,7 +279,7 @@ def main() -> None:
         for kind, path in files.items():
             theirs[kind] = Figures(kl=0.0 if kind == "F16" else None)
             if args.text and kind != "F16":
-                theirs[kind].kl = peer_kl(build, base, path, args.text, threads)
+                theirs[kind].kl = peer_kl(args.build, base, path, args.text, threads)
             for other in args.build:
                 theirs[kind].better(peer_speeds(other, path, load, agents, threads))
             print(f"llama.cpp {kind}: {theirs[kind]}", flush=True)

@@ -14,7 +14,6 @@ from warpcortex_cli.gguf.blocks import grouped, unpacked
 from warpcortex_cli.gguf.header import TYPES
 from warpcortex_cli.gguf.served import KEPT, UNPACKED
 from warpcortex_cli.prism import native
-from warpcortex_cli.prism.grouped import Grouped
 
 LEVELS = {
     "Q8_0": (0, 255, 8),
@@ -38,7 +37,7 @@ def test_levels_and_scales_are_the_numbers_of_the_gguf_package(kind: str) -> Non
     assert found.levels.dtype is torch.uint8
     assert (int(found.levels.min()), int(found.levels.max()), found.bits) == LEVELS[kind], "all levels are met"
     assert (found.minima is None) == (kind in ("Q8_0", "Q4_0", "Q5_0", "Q6_K"))
-    assert np.array_equal(found.values().numpy(), want)
+    assert np.array_equal(found.weights().numpy(), want)
 
 
 @pytest.mark.parametrize("kind", [*LEVELS, "Q2_K", "Q3_K", "IQ4_NL", "IQ4_XS"])
@@ -85,7 +84,7 @@ def test_blocks_are_packed_as_their_levels_are(kind: str, half: int | None) -> N
         assert levels is not None
         finite = all(x is None or bool(x.isfinite().all()) for x in (levels.scales, levels.minima))
         assert finite == (half is None or half & 0x7C00 != 0x7C00)
-        want = native.pack_grouped(Grouped(levels.levels, levels.scales, levels.minima, levels.bits))
+        want = native.pack_grouped(levels)
         for parts in ([data], [data[:16], data[16:]], [data[:7], data[7:20], data[20:]]):  # alone, in whole panels, not
             found = native.pack_blocks(kind, parts, 768)
             assert (found is not None) == finite

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from warpcortex_cli.errors import RunError
+from warpcortex_cli.gguf.grouped import Grouped, rounded
 from warpcortex_cli.memory.segment import KVLayout, Segment
 from warpcortex_cli.memory.tail import Slab, Tail, TailPool, TailView
 from warpcortex_cli.prism import library, native
 from warpcortex_cli.prism.attention import Layer
-from warpcortex_cli.prism.grouped import Grouped, rounded
 from warpcortex_cli.prism.native import INT4, MINIMA
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.rows import Row

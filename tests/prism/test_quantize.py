@@ -14,8 +14,8 @@ from warpcortex_cli.engine.brief import Brief
 from warpcortex_cli.engine.workers.base import Host
 from warpcortex_cli.engine.workers.model import ModelWorker
 from warpcortex_cli.errors import RunError
+from warpcortex_cli.gguf.grouped import Grouped
 from warpcortex_cli.prism import native, quantize
-from warpcortex_cli.prism.grouped import Grouped
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.quantize import Packed, Plain, joined
 from warpcortex_cli.prism.rows import Row

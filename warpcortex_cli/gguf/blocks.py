@@ -1,64 +1,30 @@
-"""Weights of ggml's types: as levels in groups with their scales, exactly, and as plain numbers.
+"""Weights of ggml's types: exactly, as levels in groups with their scales, or as plain numbers.
 
-A type whose groups have levels of at most 8 bits is one function here, and gives the numbers of
-`gguf.quants.dequantize` to the bit. The others are unpacked by that.
+A type with levels of at most 8 bits is one function here, equal to `gguf.quants.dequantize` to the bit. Other types are
+dequantized by that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from warpcortex_cli.gguf.grouped import Grouped
+
 PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-_AT_ONCE = 1 << 18  # values that are unpacked in fp32 at once
-
-
-@dataclass(frozen=True)
-class Grouped:
-    """Weights as `levels * scales + minima`, the same number of neighbours in a row sharing a scale and a minimum.
-
-    Attributes:
-        levels: uint8 [rows, columns], below 2 ** bits.
-        scales: fp32 [rows, groups].
-        minima: fp32 [rows, groups], what level 0 is worth; or None: then the level `zero` is worth 0.
-        bits: 4 or 8; levels of 5 and 6 bits count as 8.
-    """
-
-    levels: Tensor
-    scales: Tensor
-    minima: Tensor | None
-    bits: int
-
-    @property
-    def zero(self) -> int:
-        """The level of the weight 0 where there are no minima."""
-        return 1 << (self.bits - 1)
-
-    @property
-    def size(self) -> int:
-        """Weights of a group."""
-        return self.levels.shape[1] // self.scales.shape[1]
-
-    def values(self) -> Tensor:
-        """fp32 [rows, columns]"""
-        rows, groups = self.scales.shape
-        values = self.levels.view(rows, groups, -1).float()
-        if self.minima is None:
-            return values.sub_(self.zero).mul_(self.scales[..., None]).view(rows, -1)
-        return values.mul_(self.scales[..., None]).add_(self.minima[..., None]).view(rows, -1)
+_AT_ONCE = 1 << 18  # values unpacked in fp32 at a time
 
 
 def grouped(data: Tensor, kind: str) -> Grouped | None:
-    """Levels, scales and minima of rows of blocks, uint8 [rows, bytes]; None for a type that has no such form here."""
+    """Levels, scales and minima of rows of blocks, uint8 [rows, bytes]; None for a type not in `_KINDS`."""
     read = _KINDS.get(kind)
     return None if read is None else read(data)
 
 
 def unpacked(data: Tensor, kind: str, dtype: torch.dtype) -> Tensor:
-    """Rows of blocks, uint8 [rows, bytes], as numbers [rows, columns].
+    """Rows of blocks, uint8 [rows, bytes], dequantized: [rows, columns].
 
     `kind` is one of `served.KEPT` or `served.UNPACKED`.
     """
@@ -66,10 +32,10 @@ def unpacked(data: Tensor, kind: str, dtype: torch.dtype) -> Tensor:
         return data.view(PLAIN[kind]).to(dtype)
     read = _KINDS.get(kind)
     out: Tensor | None = None
-    step = max(1, _AT_ONCE // (2 * data.shape[1]))  # a byte holds at most two values, of the types that are kept
+    step = max(1, _AT_ONCE // (2 * data.shape[1]))  # in the types of `KEPT` a byte holds at most two values
     for start in range(0, len(data), step):
         part = data[start : start + step]
-        values = _dequantized(part, kind) if read is None else read(part).values()
+        values = _dequantized(part, kind) if read is None else read(part).weights()
         if out is None:
             out = torch.empty(len(data), values.shape[1], dtype=dtype)
         out[start : start + step] = values
@@ -89,7 +55,7 @@ def _dequantized(data: Tensor, kind: str) -> Tensor:
 
 
 def _half(blocks: Tensor, at: int) -> Tensor:
-    """The fp16 number at a place of each block, fp32 [rows, blocks]."""
+    """The fp16 number at byte `at` of each block, fp32 [rows, blocks]."""
     return blocks[..., at : at + 2].contiguous().view(torch.float16)[..., 0].float()
 
 
@@ -158,12 +124,11 @@ def _q5_k(data: Tensor) -> Grouped:
 
 
 def _q6_k(data: Tensor) -> Grouped:
-    """In groups of 16."""
     blocks = data.view(len(data), -1, 210)
     low = _nibbles(blocks[..., :128].unflatten(-1, (2, 64))).unflatten(-1, (4, 32))
     high = blocks[..., 128:192].unflatten(-1, (2, 1, 32)) >> torch.tensor([[0], [2], [4], [6]], dtype=torch.uint8) & 3
     scales = _half(blocks, 208)[..., None] * blocks[..., 192:208].view(torch.int8)
-    return Grouped(_rows((low | high << 4) + (128 - 32)), scales.flatten(1), None, 8)
+    return Grouped(_rows((low | high << 4) + (128 - 32)), scales.flatten(1), None, 8, size=16)
 
 
 _KINDS: dict[str, Callable[[Tensor], Grouped]] = {

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from warpcortex_cli.errors import ModelError
-from warpcortex_cli.prism.grouped import Grouped
+from warpcortex_cli.gguf.grouped import Grouped
 from warpcortex_cli.prism.source import ModelSource, weight_files
 from warpcortex_cli.prism.support import check_finite
 

@@ -18,13 +18,12 @@ from transformers import (
 from warpcortex_cli.errors import ModelError
 from warpcortex_cli.gguf import blocks, tokenizer
 from warpcortex_cli.gguf.blocks import PLAIN
-from warpcortex_cli.gguf.blocks import Grouped as Blocks
 from warpcortex_cli.gguf.config import configured
+from warpcortex_cli.gguf.grouped import GROUP, Grouped, rounded
 from warpcortex_cli.gguf.header import Header, TensorInfo, read_header
 from warpcortex_cli.gguf.layout import LAYOUTS, Origin
 from warpcortex_cli.gguf.served import check_served
 from warpcortex_cli.prism import ollama
-from warpcortex_cli.prism.grouped import GROUP, Grouped, rounded
 from warpcortex_cli.prism.source import ModelSource
 from warpcortex_cli.prism.weights import attach, on_meta
 from warpcortex_cli.process import importing
@@ -159,7 +158,7 @@ class GgufWeights:
         parts = [part for part in found if part is not None]
         if len(parts) < len(found):
             return None
-        return Grouped.together(parts)
+        return Grouped.concatenated(parts)
 
     def blocks(self, name: str) -> tuple[str, Tensor] | None:
         """As a `WeightSource`."""
@@ -169,15 +168,13 @@ class GgufWeights:
             return None
         return kinds.pop(), _together([data for _, data in self._rows(origin)])
 
-    def _levels(self, stored: Blocks | None, name: str) -> Grouped | None:
+    def _levels(self, stored: Grouped | None, name: str) -> Grouped | None:
         if stored is None:
             return None
         # A sum of finite fp16 numbers is finite in fp32.
         if any(x is not None and not x.sum().isfinite() for x in (stored.scales, stored.minima)):
             raise ModelError(f"{self._header.name} holds weights that are no finite numbers, in {name}.", _AGAIN)
-        if stored.size != GROUP:
-            return rounded(stored.values())
-        return Grouped(stored.levels, stored.scales, stored.minima, stored.bits)
+        return stored if stored.size == GROUP else rounded(stored.weights())
 
     def names(self) -> list[str]:
         """The names of all parameters."""

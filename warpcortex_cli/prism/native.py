@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from warpcortex_cli.errors import RunError
+from warpcortex_cli.gguf.grouped import GROUP, Grouped
 from warpcortex_cli.memory.segment import Segment
 from warpcortex_cli.memory.tail import Slab, TailView
-from warpcortex_cli.prism.grouped import Grouped
 from warpcortex_cli.prism.library import built, elsewhere
 
 _LANES = 16
@@ -537,8 +537,10 @@ def pack(weight: Tensor, format: int) -> Tensor:
 
 
 def pack_grouped(weights: Grouped) -> tuple[Tensor, int]:
-    """Packs levels as they are; returns the format, too."""
+    """Packs levels as they are; also returns the format. Raises ValueError: their groups are not of 32 inputs."""
     outputs, inputs = weights.levels.shape
+    if weights.size != GROUP:
+        raise ValueError(f"the kernels take groups of {GROUP} inputs, not {weights.size}")
     format = weights.bits + (0 if weights.minima is None else MINIMA)
     packed = torch.empty(_packed_bytes(format, outputs, inputs), dtype=torch.uint8)
     levels, scales = weights.levels.contiguous(), weights.scales.float().contiguous()

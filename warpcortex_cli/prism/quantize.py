@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from warpcortex_cli.errors import ModelError
+from warpcortex_cli.gguf.grouped import Grouped, rounded
 from warpcortex_cli.prism import native
-from warpcortex_cli.prism.grouped import Grouped, rounded
 from warpcortex_cli.prism.weights import Filling, fill_all, source_of
 
 FILE = "file"
@@ -59,7 +59,7 @@ class Packed(nn.Module):
     @classmethod
     def of(cls, layers: Sequence[Grouped], bias: Tensor | None) -> Packed:
         """Layers that are given the same input, in this order, of levels as they are."""
-        packed, format = native.pack_grouped(Grouped.together(layers))
+        packed, format = native.pack_grouped(Grouped.concatenated(layers))
         return cls(packed, bias, format, [len(layer.levels) for layer in layers])
 
     def forward(self, x: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers.initialization import no_init_weights
 
-from warpcortex_cli.prism.grouped import Grouped
+from warpcortex_cli.gguf.grouped import Grouped
 
 
 class WeightSource(Protocol):

@@ -1,4 +1,4 @@
-"""Weights as whole numbers of few bits, as files of GGUF hold them and as kernels take them."""
+"""Quantized weights: levels in groups that share a scale, as GGUF files hold them and as the kernels take them."""
 
 from __future__ import annotations
 
@@ -7,29 +7,35 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-GROUP = 32  # inputs of an output that share a scale
+GROUP = 32  # the group size of the kernels and of most of GGUF's types
 
 
 @dataclass(frozen=True)
 class Grouped:
-    """Weights that are scale * level + minimum, by groups of 32 inputs of an output.
+    """Weights `scale * level + minimum`: each `size` consecutive inputs of an output share a scale and a minimum.
 
     Attributes:
         levels: uint8 [outputs, inputs], below 2 ** bits.
-        scales: fp32 [outputs, ceil(inputs / 32)].
-        minima: of the same shape, what level 0 is worth. Or None: then 2 ** (bits - 1) is the level of the weight 0.
-        bits: 4 or 8, what a level takes in memory; those of 5 and 6 bits are held in 8.
+        scales: fp32 [outputs, groups] with groups = ceil(inputs / size).
+        minima: fp32 [outputs, groups], the weight at level 0; or None: the weight is `scale * (level - zero)`.
+        bits: 4 or 8, what a level takes in memory. Levels of 5 and 6 bits are held in 8.
+        size: inputs of a group; the last group of a row may be shorter.
+
+    Raises:
+        ValueError: shapes or types do not fit together, or a level of 4 bits is above 15.
     """
 
     levels: Tensor
     scales: Tensor
     minima: Tensor | None
     bits: int
+    size: int = GROUP
 
     def __post_init__(self) -> None:
         outputs, inputs = self.levels.shape
-        shape = (outputs, -(-inputs // GROUP))
+        shape = (outputs, -(-inputs // self.size))
         if self.bits not in (4, 8) or self.levels.dtype != torch.uint8 or self.scales.shape != shape:
             raise ValueError(
                 f"levels {tuple(self.levels.shape)} and scales {tuple(self.scales.shape)} are not of groups"
@@ -41,14 +47,20 @@ class Grouped:
 
     @property
     def zero(self) -> int:
-        """The level of the weight 0 where there are no minima."""
+        """The level of the weight 0 if there are no minima."""
         return 1 << (self.bits - 1)
 
     @classmethod
-    def together(cls, parts: Sequence[Grouped]) -> Grouped:
-        """The outputs of several matrices, in this order, as one: in the least form that holds all of them."""
+    def concatenated(cls, parts: Sequence[Grouped]) -> Grouped:
+        """The outputs of several matrices, in this order, in the smallest form that holds all of them.
+
+        Raises:
+            ValueError: their groups differ in size.
+        """
         if len(parts) == 1:
             return parts[0]
+        if len({part.size for part in parts}) > 1:
+            raise ValueError(f"groups of {' and '.join(str(part.size) for part in parts)} inputs do not go together")
         if len({(part.bits, part.minima is None) for part in parts}) > 1:
             most = max(part.bits for part in parts)
             parts = [part.with_minima(most) for part in parts]
@@ -58,25 +70,29 @@ class Grouped:
             torch.cat([part.scales for part in parts]),
             torch.cat(minima) if minima else None,
             parts[0].bits,
+            parts[0].size,
         )
 
     def with_minima(self, bits: int = 4) -> Grouped:
-        """The same weights in a form that all take: with minima, and in at least so many bits."""
+        """The same weights with minima and in at least this many bits."""
         minima = self.scales * -self.zero if self.minima is None else self.minima
-        return Grouped(self.levels, self.scales, minima, max(bits, self.bits))
+        return Grouped(self.levels, self.scales, minima, max(bits, self.bits), self.size)
 
     def weights(self) -> Tensor:
         """fp32 [outputs, inputs]"""
-        inputs = self.levels.shape[1]
-        scales, minima = (
-            None if x is None else x.float().repeat_interleave(GROUP, 1)[:, :inputs] for x in (self.scales, self.minima)
-        )
-        assert scales is not None
-        return (self.levels.float() - self.zero) * scales if minima is None else self.levels.float() * scales + minima
+        outputs, inputs = self.levels.shape
+        missing = self.scales.shape[1] * self.size - inputs
+        levels = pad(self.levels, (0, missing)) if missing else self.levels
+        values, scales = levels.reshape(outputs, -1, self.size).float(), self.scales.float()[..., None]
+        if self.minima is None:
+            values.sub_(self.zero).mul_(scales)
+        else:
+            values.mul_(scales).add_(self.minima.float()[..., None])
+        return values.view(outputs, -1)[:, :inputs]
 
 
 def rounded(weight: Tensor) -> Grouped:
-    """Weights [outputs, inputs] in 8 bits, without minima: as the kernels round them."""
+    """Weights [outputs, inputs] in 8 bits without minima, rounded as the kernels round them."""
     outputs, inputs = weight.shape
     filled = torch.zeros(outputs, -(-inputs // GROUP) * GROUP)
     filled[:, :inputs] = weight.detach()

@@ -17,16 +17,16 @@ constexpr int64_t TALL = 16;  // rows of a tile
 
 #if defined(WITH_TILES)
 
-// Whether the kernel lets this process have tiles, which it is asked for once.
+// Whether the operating system permits AMX tiles. Asks once.
 inline bool tiles_work() {
     constexpr int REQUEST = 0x1023, TILES = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
     static const bool granted = syscall(SYS_arch_prctl, REQUEST, TILES) == 0;
     return granted;
 }
 
-// While it lives, this thread's tiles have these forms: 0 to 3 hold sums of so many rows and 4, 5 the rows, 6, 7 the
-// columns that they are multiplied with.
-class Forms {
+// Configures this thread's tiles for its lifetime: 0 to 3 hold sums, 4 and 5 the left factors, both with `rows` rows; 6
+// and 7 the right factors.
+class TileConfig {
     struct alignas(64) Config {
         uint8_t palette = 1, start = 0, none[14] = {};
         uint16_t bytes[16] = {};
@@ -34,15 +34,15 @@ class Forms {
     };
 
   public:
-    explicit Forms(int64_t rows) {  // or of none, where no tiles are used
+    explicit TileConfig(int64_t rows) {  // 0: no tiles are used
         if (rows == 0) return;
         Config config;
         for (int i = 0; i < 8; i++) config.bytes[i] = 64, config.rows[i] = uint8_t(i < 6 ? rows : TALL);
-        written();  // not every compiler knows that tiles are read from memory
+        written();  // not every compiler knows that tile instructions read memory
         _tile_loadconfig(&config);
         used = true;
     }
-    ~Forms() {
+    ~TileConfig() {
         if (used) _tile_release();
     }
 
@@ -54,8 +54,8 @@ class Forms {
 
 inline bool tiles_work() { return false; }
 
-struct Forms {
-    explicit Forms(int64_t) {}
+struct TileConfig {
+    explicit TileConfig(int64_t) {}
 };
 
 #endif

@@ -1,4 +1,4 @@
-// A step's attention: softmax over what tokens share and their own tails.
+// A step's attention: one softmax over shared segments and each row's own tail.
 
 #pragma once
 
@@ -9,7 +9,7 @@
 
 namespace {
 
-// Cores that this process may run on.
+// Cores this process may run on.
 inline int cores() {
 #if defined(_OPENMP)
     static const int found = omp_get_num_procs();
@@ -19,48 +19,48 @@ inline int cores() {
 #endif
 }
 
-// Tokens of a step whose tails are in one slab and which read the same parts. Strides are in numbers, not bytes.
+// Tokens of a step that read the same segments and whose tails are in one slab. Strides are in elements, not bytes.
 struct Readers {
-    int64_t start, tokens, each;     // its first packed token; all of them; those of a row, which stand together
-    const int64_t *slots, *lengths;  // of each token: where its tail is, and how much of it the token sees, with itself
+    int64_t start, tokens, each;     // index of the first packed token; token count; consecutive tokens of a row
+    const int64_t *slots, *lengths;  // of each token: its tail's slot, and how many tokens of the tail it sees, with itself
     const int64_t* tails;            // [layers, 2]: addresses of keys and values, [slots, kv_heads, capacity, d]
     int64_t tail_slot, tail_head, parts;
-    const int64_t* reads;  // [layers, parts, 5]: addresses of keys and values, tokens, strides of a head in both
+    const int64_t* reads;  // [layers, parts, 5]: addresses of keys and values, tokens, head strides of both
 };
 
-// What `attend` is given.
+// The arguments of `attend`.
 struct Attention {
     const void *query, *key, *value;  // of all packed tokens: [heads or kv_heads, tokens, d]
     int64_t query_head, query_row, key_head, key_row, value_head, value_row;
     void* out;  // [tokens, heads, d]
-    int64_t kv_heads, shared, d, layer;  // `shared`: query heads for one of keys
+    int64_t kv_heads, shared, d, layer;  // `shared`: query heads per KV head
     float scaling;
     const Readers* const* groups;
     int64_t count;
 };
 
-constexpr int64_t BLOCK = 8, WIDE = 48;     // tokens that take turns with the same few keys, and those of tiles
-constexpr int64_t LEAST = 128, MOST = 512;  // keys of one task: a multiple of the least
+constexpr int64_t BLOCK = 8, WIDE = 48;     // tokens of a task: by vectors, by tiles
+constexpr int64_t LEAST = 128, MOST = 512;  // keys of a task, a multiple of LEAST
 
-// Whether tiles do it.
+// Whether AMX tiles compute it.
 template <typename T>
 inline bool tiled(int64_t d) { return std::is_same<T, uint16_t>::value && flash_serves(d); }
 
-// Tokens [first, last) of a group, and keys [from, upto) that they read with one head of keys: of all parts, as if
-// these lay one behind the other, or of a tail, of which each token sees only the beginning.
+// Tokens [first, last) of a group, reading keys [from, upto) of one KV head: either of all shared parts, numbered as if
+// concatenated, or of a tail, of which each token sees a prefix.
 struct Task {
     const Readers* group;
     int64_t kv, first, last, from, upto;
-    int64_t tail;          // where it begins among the tails; or -1
-    int64_t place;         // among the tasks that a token's keys are cut into
-    int64_t state, apart;  // where the state of token 0 is, and how far those of two tokens are apart
+    int64_t tail;          // offset of the tail in the slab, or -1 for shared parts
+    int64_t place;         // its number among the tasks that split a token's keys
+    int64_t state, apart;  // index of token 0's state, and the stride from one token's state to the next
 };
 
 inline const int64_t* read_of(const Attention& a, const Readers& group, int64_t part) {
     return group.reads + 5 * (a.layer * group.parts + part);
 }
 
-// Calls `use` with where a task's keys lie together, one span after the other, and the place of each one's first key.
+// Calls `use` with each contiguous span of a task's keys and the number of the span's first key.
 template <typename T, typename Use>
 inline void spans(const Attention& a, const Task& task, Use use) {
     if (task.tail >= 0) {
@@ -76,27 +76,27 @@ inline void spans(const Attention& a, const Task& task, Use use) {
     }
 }
 
-// The attention of any layer, cut into tasks that threads share. A task leaves a state for each of its tokens and
-// heads: the highest score, the sum of weights, and the weighted values.
+// A layer's attention, split into tasks that threads share. A task writes a state for each of its tokens and heads: the
+// maximum score, the sum of weights, and the weighted sum of values.
 template <typename T>
 struct Plan {
     std::vector<Task> tasks;
-    std::vector<int64_t> first, places;  // of each group: its first state, and tasks that a token's keys are cut into
+    std::vector<int64_t> first, places;  // of each group: its first state; the number of tasks that split a token's keys
     int64_t states;
 
     int64_t numbers(const Attention& a) const { return states * a.shared * (a.d + 2); }
 
-    // Cut for as many threads as there can be: sums are the same for any number of those that there are.
+    // Split by the number of cores, not of threads in use, so that results do not depend on the thread count.
     void make(const Attention& a) {
         const int threads = cores();
         tasks.clear(), first.clear(), places.clear(), states = 0;
         block = tiled<T>(a.d) ? WIDE : BLOCK;
         int64_t keys = 0;
         for (int64_t g = 0; g < a.count; g++) keys += longest(*a.groups[g]) + shared(a, *a.groups[g]);
-        const int64_t even = a.kv_heads * keys / (4 * threads);  // all threads shall have some tasks
+        const int64_t even = a.kv_heads * keys / (4 * threads);  // about 4 tasks per thread
         const int64_t most = std::min(MOST, std::max(LEAST, (even + LEAST - 1) / LEAST * LEAST));
         for (int64_t g = 0; g < a.count; g++) {
-            // Many tokens are tasks enough, and their states would take much memory if each had several.
+            // Many tokens give enough tasks without splitting keys, which would cost memory for several states each.
             const int64_t blocks = (a.groups[g]->tokens + block - 1) / block * a.kv_heads;
             cut(a, *a.groups[g], blocks >= 4 * threads ? std::numeric_limits<int32_t>::max() : most);
         }
@@ -119,13 +119,13 @@ struct Plan {
         const size_t before = tasks.size();
         Task task = {};
         task.group = &group, task.tail = -1;
-        const auto add = [&](int64_t first, int64_t last) {  // for tokens [first, last) of the group
+        const auto add = [&](int64_t first, int64_t last) {  // tasks for tokens [first, last) of the group
             for (task.first = first; task.first < last; task.first += block) {
                 task.last = std::min(task.first + block, last);
                 tasks.push_back(task);
             }
         };
-        const auto each = [&](int64_t keys, auto use) {  // with each piece of so many keys, and each head
+        const auto each = [&](int64_t keys, auto use) {  // calls `use` for each chunk of keys and each KV head
             for (task.from = 0; task.from < keys; task.from += most, task.place++) {
                 task.upto = std::min(task.from + most, keys);
                 for (task.kv = 0; task.kv < a.kv_heads; task.kv++) use();
@@ -147,7 +147,7 @@ struct Plan {
     }
 };
 
-// The place up to which a token sees keys.
+// The end of the keys that a token sees.
 inline int64_t sight(const Task& task, int64_t token) {
     return task.tail >= 0 ? std::min(task.upto, task.group->lengths[token]) : task.upto;
 }
@@ -158,7 +158,7 @@ inline const T* query_of(const Attention& a, const Task& task, int64_t token, in
     return (const T*)a.query + (task.kv * a.shared + head) * a.query_head + row * a.query_row;
 }
 
-// Where a task leaves what a token and head of it found.
+// Where a task writes the state of a token and head.
 inline float* state_of(const Attention& a, const Task& task, int64_t token, int64_t head, float* states) {
     return states + ((task.state + token * task.apart) * a.shared + head) * (a.d + 2);
 }
@@ -166,7 +166,7 @@ inline float* state_of(const Attention& a, const Task& task, int64_t token, int6
 template <typename T>
 void work_vectors(const Attention& a, const Task& task, float* states) {
     const int64_t count = task.last - task.first;
-    static thread_local Lines<Asked<T>> held;
+    static thread_local AlignedVector<Asked<T>> held;
     held.resize(count * a.shared * a.d);
     Asked<T>* query = held.data();
     for (int64_t t = 0; t < count; t++)
@@ -197,9 +197,9 @@ inline void work_tiles(const Attention& a, const Task& task, float* states) {
     flash.begin((task.last - task.first) * a.shared, a.d, a.scaling, task.from);
     for (int64_t token = task.first, q = 0; token < task.last; token++)
         for (int64_t h = 0; h < a.shared; h++, q++) flash.ask(q, query_of<uint16_t>(a, task, token, h), sight(task, token));
-    const Forms forms(flash.height());
+    const TileConfig config(flash.height());
     spans<uint16_t>(a, task, [&](Span<uint16_t> span, int64_t start) {
-        span.tokens = std::min(span.tokens, sight(task, task.last - 1) - start);  // it sees the most
+        span.tokens = std::min(span.tokens, sight(task, task.last - 1) - start);  // the last token sees the most
         flash.take(span);
     });
     flash.finish();
@@ -215,7 +215,7 @@ inline void work(const Attention& a, const Task& task, float* states) {
     work_vectors<T>(a, task, states);
 }
 
-// One softmax over all that a token read with one head of keys: `count` states, one behind the other, to [shared, d].
+// Merges `count` consecutive states of a token and KV head into one softmax: [shared, d].
 template <typename T>
 void join(const Attention& a, float* states, int64_t count, T* out) {
     const int64_t size = a.shared * (a.d + 2);
@@ -236,7 +236,7 @@ void join(const Attention& a, float* states, int64_t count, T* out) {
     }
 }
 
-// Puts the key or the value of a group's token behind its tail: heads of keys come first, then those of values.
+// Appends the key or value of a group's token to its tail. Heads [0, kv_heads) are keys, the next kv_heads are values.
 template <typename T>
 inline void keep(const Attention& a, const Readers& group, int64_t token, int64_t head) {
     const bool value = head >= a.kv_heads;
@@ -247,7 +247,7 @@ inline void keep(const Attention& a, const Readers& group, int64_t token, int64_
     std::copy_n(from, a.d, to + place * a.d);
 }
 
-// What tokens read, whose own keys and values are kept already. Nobody is waited for when it is found.
+// Attention of tokens whose own keys and values are already in their tails. Does not wait for other threads at the end.
 template <typename T>
 void attended(Team& team, const Attention& a, const Plan<T>& plan, float* states) {
     const int64_t size = a.shared * (a.d + 2);
@@ -263,11 +263,11 @@ void attended(Team& team, const Attention& a, const Plan<T>& plan, float* states
     }
 }
 
-// The same of tokens whose keys and values are not kept yet.
+// The same, appending the tokens' keys and values first.
 template <typename T>
 void kept_and_attended(const Attention& a, int threads) {
     static thread_local Plan<T> held;
-    static thread_local Lines<float> room;
+    static thread_local AlignedVector<float> room;
     Plan<T>& plan = held;
     plan.make(a);
     room.resize(plan.numbers(a));

@@ -1,7 +1,7 @@
-// ggml's blocks to panels, without anything between: what a GGUF file holds is read once and written once.
+// Packs ggml's blocks into panels directly: a GGUF file is read once and written once.
 //
-// Layouts: ggml-common.h. Of each type only what `gguf/blocks.py` says of it, too: levels as they are kept, those of 5
-// bits with what makes 0 the level 128 where there are no minima, and the scale and minimum of each 32.
+// Layouts: ggml-common.h. The result is that of `gguf/blocks.py`: levels, and the scale and minimum of each 32. Levels of
+// 5 bits without minima are shifted so that the weight 0 is level 128.
 
 #pragma once
 
@@ -11,7 +11,7 @@ namespace {
 
 enum Blocks { Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K };
 
-// Of a type: bytes of a block, groups of 32 in it, and the format that holds it.
+// Bytes of a block, groups of 32 in it, and the panel format that holds it.
 struct BlockForm {
     int64_t bytes, groups;
     int format;
@@ -31,20 +31,20 @@ constexpr BlockForm form_of(Blocks kind) {
 
 inline float half_at(const uint8_t* at) { return from_half(load<uint16_t>(at)); }
 
-// Low halves of 16 bytes, then the high ones; of 32 bytes only one or the other.
+// The low nibbles of 16 bytes, then the high ones.
 inline void halves(const uint8_t* packed, uint8_t* levels) {
-    uint8_t own[16];  // or each level would be written before the next one is read: they might be in one place
+    uint8_t own[16];  // a copy, since for all the compiler knows `levels` may alias `packed`
     std::memcpy(own, packed, sizeof(own));
     for (int i = 0; i < 16; i++) levels[i] = own[i] & 15, levels[16 + i] = own[i] >> 4;
 }
 
-// The fifth bits of 32 levels, the lowest first.
+// Adds the fifth bits of 32 levels, lowest first, then `more`.
 inline void fifths(const uint8_t* bits, uint8_t* levels, int more) {
     const uint32_t all = load<uint32_t>(bits);
     for (int i = 0; i < GROUP; i++) levels[i] = uint8_t((levels[i] | (all >> i & 1) << 4) + more);
 }
 
-// Scale and minimum of a group of Q4_K and Q5_K: 6 bits each in 12 bytes, times what all of the block share.
+// Scale and minimum of a group of Q4_K and Q5_K: 6 bits each in 12 bytes, times the block's own scale and minimum.
 inline void k_scale(const uint8_t* block, int64_t g, float* scale, float* minimum) {
     const uint8_t* six = block + 4;
     const int low = g < 4 ? six[g] & 63 : (six[g + 4] & 15) | six[g - 4] >> 6 << 4;
@@ -53,7 +53,7 @@ inline void k_scale(const uint8_t* block, int64_t g, float* scale, float* minimu
     *minimum = -(half_at(block + 2) * float(least));
 }
 
-// Numbers of fp16 that panels hold as they are: `settle` finds other scales for what is nearer to 0.
+// fp16 numbers that panels hold as they are. For subnormals `settle` finds other scales.
 inline bool normal(uint16_t half) { return (half & 0x7c00) != 0 || (half & 0x7fff) == 0; }
 inline bool finite(uint16_t half) { return (half & 0x7c00) != 0x7c00; }
 
@@ -76,7 +76,7 @@ inline void levels_of(const uint8_t* block, int64_t g, uint8_t* levels) {
         for (int i = 0; i < GROUP; i++) levels[i] = uint8_t(block[2 + i] + 128);
 }
 
-// Scales and minima of an output where fp16 does not hold them as they are; what it is multiplied with then.
+// Writes the scales and minima of an output that fp16 does not hold exactly; returns the output's factor.
 template <Blocks KIND>
 float settled(const uint8_t* row, int64_t groups, int64_t lane, uint8_t* panel) {
     constexpr BlockForm FORM = form_of(KIND);
@@ -96,9 +96,9 @@ float settled(const uint8_t* row, int64_t groups, int64_t lane, uint8_t* panel) 
     return fit.times;
 }
 
-// Rows of blocks [outputs, bytes] to panels. Returns whether all scales and minima are finite numbers.
+// Packs rows of blocks [outputs, bytes] into panels. Returns whether all scales and minima are finite.
 //
-// All outputs of a panel take a group after the other: its lines are still near when the last one is put into them.
+// Goes group by group through all outputs of a panel, so that the group's lines stay in cache until they are complete.
 template <Blocks KIND>
 bool packed_blocks(const uint8_t* blocks, uint8_t* out, int64_t outputs, int64_t inputs, int threads) {
     constexpr BlockForm FORM = form_of(KIND);

@@ -1,7 +1,7 @@
-// Attention of many queries to the same keys by tiles of AMX, for keys and values in bfloat16.
+// Attention of many queries to the same bfloat16 keys and values, by AMX tiles.
 //
-// All queries of a task read some keys at a time: their scores are one product, a softmax goes on from what was read
-// before (as in FlashAttention, arXiv 2205.14135), and what its weights make of the values is another product.
+// As in FlashAttention (arXiv 2205.14135), keys are read a batch at a time: scores are one product, the softmax is
+// online, and the weighted values are another product.
 
 #pragma once
 
@@ -12,11 +12,11 @@ namespace {
 
 #if defined(WITH_TILES)
 
-constexpr int64_t WORD = 2;            // numbers that tiles multiply as one, and bytes of a number
-constexpr int64_t DEEP = TALL * WORD;  // numbers of a row of a tile
+constexpr int64_t WORD = 2;            // numbers that tiles multiply as a pair, and bytes of a number
+constexpr int64_t DEEP = TALL * WORD;  // numbers in a row of a tile
 constexpr int64_t TILE_NUMBERS = TALL * DEEP;
 
-// 16 rows of 32 numbers become 16 rows of pairs: row i holds the pair i of all rows.
+// Transposes 16 rows of 16 pairs: row i of the result holds pair i of every row.
 inline void turned(const uint16_t* const* rows, uint16_t* to) {
     __m512i t[16], r[16];
     for (int i = 0; i < 16; i++) t[i] = _mm512_loadu_si512(rows[i]);
@@ -40,7 +40,7 @@ inline void turned(const uint16_t* const* rows, uint16_t* to) {
     }
 }
 
-// Two rows of 32 numbers become two of pairs, one number of each row.
+// Interleaves two rows of 32 numbers into pairs with one number of each row.
 inline void paired(const uint16_t* first, const uint16_t* second, uint16_t* low, uint16_t* high) {
     static const struct Orders {
         uint16_t low[DEEP], high[DEEP];
@@ -55,16 +55,16 @@ inline void paired(const uint16_t* first, const uint16_t* second, uint16_t* low,
 
 inline Floats higher(const Floats& a, const Floats& b) { return choose(a > b, a, b); }
 
-constexpr int64_t MANY = 128;  // keys whose scores are held at once
+constexpr int64_t MANY = 128;  // keys of a batch
 
-// A matrix in tiles: those of a row are `next` numbers apart, and `stride` bytes are the rows of a tile.
+// A matrix in tiles: `next` numbers from one tile of a row to the next, `stride` bytes from one row of a tile to the next.
 template <typename T>
 struct Tiled {
-    T* at[2];  // of two rows of tiles
+    T* at[2];  // the beginnings of two rows of tiles
     int64_t next, stride;
 };
 
-// Adds to sums, or begins them: A rows of tiles, `count` in a row, times two columns of tiles.
+// Multiplies A rows of `count` tiles with two columns of tiles and adds the products to the sums, or begins these.
 template <int A>
 inline void multiply_pairs(bool begins, Tiled<const uint16_t> rows, Tiled<const uint16_t> columns, int64_t count,
                            Tiled<float> sums) {
@@ -96,10 +96,10 @@ inline void multiply_pairs(bool begins, Tiled<const uint16_t> rows, Tiled<const 
     if constexpr (A > 1) _tile_stored(3, sums.at[1] + sums.next, sums.stride);
 }
 
-// Queries of a task, and what they have gathered of one softmax. Scores are taken times log2(e), and powers of 2.
+// The online softmax of a task's queries. Scores are scaled by log2(e), so that exp becomes a power of 2.
 class Flash {
   public:
-    // Begins with `count` queries of `d` numbers and a key at this place.
+    // Begins with `count` queries of `d` numbers; `place` is the number of the first key.
     void begin(int64_t count, int64_t d, float scaling, int64_t place) {
         this->d = d, this->place = place, factor = scaling * LOG2E;
         tiles = (count + TALL - 1) / TALL, tall = (count + tiles - 1) / tiles;
@@ -111,7 +111,7 @@ class Flash {
         scores.resize(2 * TALL * MANY), weights.resize(2 * TALL * MANY);
     }
 
-    // A query, which sees all keys before this place.
+    // Sets query q, which sees the keys before number `sight`.
     void ask(int64_t q, const uint16_t* numbers, int64_t sight) {
         std::copy_n(numbers, d, &query[q * d]);
         sights[q] = sight;
@@ -119,7 +119,7 @@ class Flash {
 
     int64_t height() const { return tall; }
 
-    // The next keys and their values. They are read when the next ones were taken, and are on their way till then.
+    // Queues the next keys and values and prefetches them; they are read after the next batch was queued.
     void take(Span<uint16_t> span) {
         for (int64_t first = 0, here; first < span.tokens; first += here) {
             Batch& batch = batches[newest];
@@ -140,7 +140,7 @@ class Flash {
         read(batches[newest]);
     }
 
-    // What query q has gathered: the highest score, the sum of weights, the weighted values.
+    // The state of query q: the maximum score, the sum of weights, the weighted sum of values.
     void tell(int64_t q, float* state) const {
         state[0] = ((const float*)highest.data())[q / tall * LANES + q % tall] / LOG2E;
         state[1] = ((const float*)sum.data())[q / tall * LANES + q % tall];
@@ -157,8 +157,8 @@ class Flash {
     float factor;
     std::vector<int64_t> sights;
     Batch batches[2];
-    Lines<uint16_t> query, turned_keys, paired_values, weights;
-    Lines<float> scores, gathered;
+    AlignedVector<uint16_t> query, turned_keys, paired_values, weights;
+    AlignedVector<float> scores, gathered;
     std::vector<Floats> highest, sum;
 
     void read(Batch& batch) {
@@ -174,7 +174,7 @@ class Flash {
         place += batch.count, batch.count = 0;
     }
 
-    // Keys and values as the right sides of products. Behind the last one it is taken again, and weighs nothing.
+    // Lays keys and values out as right factors. The last one pads the batch, with weight 0.
     void arrange(Batch& batch, int64_t filled) {
         const uint16_t *rows[TALL], **keys = batch.keys, **values = batch.values;
         std::fill(keys + batch.count, keys + filled, keys[batch.count - 1]);
@@ -205,7 +205,7 @@ class Flash {
         }
     }
 
-    // The weights of a tile's queries, from `at` on; what they read before is scaled to them.
+    // Turns a tile's scores, from `at` on, into weights, and rescales the earlier sums to the new maximum.
     void soften(int64_t tile, int64_t at, int64_t here, int64_t parts) {
         const int64_t blocks = parts * DEEP / LANES;
         hide(tile, at, here, parts * DEEP);
@@ -237,7 +237,7 @@ class Flash {
         sum[tile] = sum[tile] * before + totals(each);
     }
 
-    // Scores of keys that a query does not see, or that there are not, become the lowest.
+    // Masks keys that a query does not see, and the padding.
     void hide(int64_t tile, int64_t at, int64_t here, int64_t filled) {
         for (int64_t i = 0; i < tall; i++) {
             const int64_t seen = std::max<int64_t>(0, std::min(sights[tile * tall + i] - place, here));

@@ -1,4 +1,4 @@
-// What greedy sampling wants of a model's head: its outputs are many, and are never written down.
+// Greedy sampling from a model's head without writing its logits to memory.
 
 #pragma once
 
@@ -6,13 +6,13 @@
 
 namespace {
 
-// Of one token's outputs, in 16 lanes: the largest, its panel, and the sum of all as powers of e, relative to it.
+// One token's outputs in 16 lanes: per lane the maximum, its panel, and the sum of exp(output - maximum).
 struct Best {
     Floats value = splat(std::numeric_limits<float>::lowest()), sum = {};
     Ints panel = {};
 
     void add(Floats some, int64_t number) {
-        if (any_above(some, value))  // which is seldom so
+        if (any_above(some, value))  // rare
             raise(some, number);
         else
             sum += exponential(some - value);
@@ -28,12 +28,11 @@ struct Best {
     }
 };
 
-// Of one token: the largest output and its place, the first one that has it, and the logarithm of the sum of all as
-// powers of e. Where an output is not a number, neither is the largest.
+// One token's maximum output, its first index, and the logsumexp. If any output is NaN, so is the maximum.
 struct Summary {
     float value = std::numeric_limits<float>::lowest();
     int64_t place = 0;
-    double sum = 0;  // relative to the largest
+    double sum = 0;  // of exp(output - value)
 
     void add(const Best& best) {
         for (int64_t lane = 0; lane < LANES; lane++) {

@@ -1,4 +1,4 @@
-// What a CPU computes in a step, as Python calls it.
+// The C interface of the kernels, called by prism/native.py.
 
 #include "blocks.h"
 #include "head.h"
@@ -22,7 +22,7 @@ void pack_levels(int format, const uint8_t* levels, const float* scales, const f
     });
 }
 
-// Rows of blocks of ggml, of one of `Blocks`; 0 if a scale or minimum is no finite number.
+// Packs rows of ggml's blocks, of a type of `Blocks`. Returns 0 if a scale or minimum is not finite.
 int pack_blocks(int kind, const uint8_t* blocks, uint8_t* out, int64_t outputs, int64_t inputs, int threads) {
     return pack_kind(Blocks(kind), blocks, out, outputs, inputs, threads);
 }
@@ -38,13 +38,13 @@ void multiply(int format, const float* x, const uint8_t* weights, const float* b
                [&](const Team&, const Outputs& found) { put(found); });
 }
 
-// The largest output of each token, its place, and the logarithm of the sum of all as powers of e.
+// The maximum output of each token, its index, and the logsumexp.
 void summarize(int format, const float* x, const uint8_t* weights, const float* bias, int64_t rows, int64_t inputs,
                int64_t outputs, float* values, int64_t* places, float* totals, int threads) {
     summarized({weights, bias, format, outputs}, x, rows, inputs, threads, values, places, totals);
 }
 
-// Whether rows of very many tokens attend faster here than elsewhere.
+// Whether rows of many tokens attend faster here than in torch.
 int attends_many(int half, int64_t d) { return half && tiled<uint16_t>(d); }
 
 void attend(int half, const Attention* given, int threads) {
@@ -61,7 +61,7 @@ void before_attention(const Layer* layer, const float* hidden, const float* cosi
     });
 }
 
-// `hidden`: what comes in, and what goes out.
+// `hidden` is updated in place.
 void after_attention(const Layer* layer, float* hidden, const float* read, int64_t rows, int threads) {
     static thread_local Room held;
     Room& room = held;

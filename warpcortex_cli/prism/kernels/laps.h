@@ -6,16 +6,16 @@
 
 namespace {
 
-// What a layer spends time on: products, attention, and what is between them: norms, rounding, turning, adding.
+// What a layer spends time on: products, attention, and BETWEEN them norms, rounding, rotary embedding and additions.
 enum Part { BETWEEN, QKV, ATTENTION, OUTPUT, GATE_UP, DOWN };
 
 class Laps {
   public:
-    explicit Laps(double* seconds) : seconds(seconds) {  // [6], by part, to which it adds; or null
+    explicit Laps(double* seconds) : seconds(seconds) {  // [6], by `Part`, added to; or null
         if (seconds) began = Clock::now();
     }
 
-    // What was done since the last one ended, or since this began, was of a part.
+    // Charges the time since the last call, or since construction, to a part.
     void end(Part part) {
         if (!seconds) return;
         const Clock::time_point now = Clock::now();

@@ -1,4 +1,4 @@
-// What a layer does before and after attention.
+// A decoder layer before and after its attention.
 
 #pragma once
 
@@ -12,14 +12,14 @@ struct Norm {
     float epsilon;
 };
 
-// What all tokens of a step go through, in each layer, before and after they attend.
+// The sizes and weights of a decoder layer.
 struct Layer {
     int64_t width, heads, kv_heads, d, inner, gelu;
     Norm first, query, key, attended, second, fed;
     Linear qkv, output, gate_up, down;
 };
 
-constexpr int64_t SOME = 256;  // tokens taken at once: what they need besides stays small, however long a prefill is
+constexpr int64_t SOME = 256;  // tokens of a chunk: bounds the buffers, however long a prefill is
 
 inline void normalized(const Norm& norm, const float* x, float* out, int64_t width) {
     float sum = 0;
@@ -29,7 +29,7 @@ inline void normalized(const Norm& norm, const float* x, float* out, int64_t wid
     for (int64_t i = 0; i < width; i++) out[i] = x[i] * by * norm.weight[i];
 }
 
-// The first `turned` numbers of a head, turned as transformers' rotate_half does: number i with i + turned / 2.
+// Rotary embedding of the first `turned` numbers of a head, as transformers' rotate_half: i pairs with i + turned / 2.
 inline void turn(float* x, const float* cosine, const float* sine, int64_t turned) {
     const int64_t half = turned / 2;
     for (int64_t i = 0; i < half; i++) {
@@ -39,21 +39,21 @@ inline void turn(float* x, const float* cosine, const float* sine, int64_t turne
     }
 }
 
-// act(gate) * up, where act(x) is x times the logistic function of x, or of what makes it GELU's approximation by tanh.
+// act(gate) * up with act SiLU, or the tanh approximation of GELU; both are x times a sigmoid.
 inline Floats activated(Floats gate, Floats up, bool gelu) {
     const Floats z = -LOG2E * (gelu ? 1.595769122f * (gate + 0.044715f * gate * gate * gate) : gate);
     return gate * up * inverse(1.0f + power(choose(z > 125.0f, splat(125.0f), z)));
 }
 
-// A row of this thread, to compute something in.
+// A scratch row of this thread.
 inline float* own_row(int64_t numbers) {
-    static thread_local Lines<float> held;
+    static thread_local AlignedVector<float> held;
     held.resize(numbers);
     return held.data();
 }
 
-// From hidden states [rows, width] to queries, keys and values [rows, heads + 2 * kv_heads, d], queries and keys turned
-// by cosine and sine [rows, turned]. Then `use` is called with the row, the head's number and its numbers.
+// From hidden states [rows, width] to queries, keys and values [rows, heads + 2 * kv_heads, d], queries and keys rotated
+// by cosine and sine [rows, turned]. Then calls `use` with each row, head and its numbers.
 template <typename Use>
 void before(Team& team, Room& room, const Layer& layer, const float* hidden, const float* cosine, const float* sine,
             int64_t turned, float* out, int64_t rows, Laps& laps, Use use) {
@@ -86,17 +86,16 @@ void before(Team& team, Room& room, const Layer& layer, const float* hidden, con
     laps.end(BETWEEN);
 }
 
-// Hidden states [rows, width] as a thread adds to them: of few rows its own ones, of which at last the first thread's
-// are what goes out.
+// Hidden states [rows, width] as a thread updates them. Of few rows each thread has a copy; thread 0 writes its copy back.
 struct Own {
     float* hidden;
 
     Own(const Team& team, float* given, int64_t rows, int64_t width)
         : hidden(given), given(given), size(rows * width), first(team.me == 0) {
-        static thread_local Lines<float> own;
+        static thread_local AlignedVector<float> own;
         if (rows <= FEW && team.threads > 1) own.assign(given, given + size), hidden = own.data();
     }
-    // When all threads have begun.
+    // To be called when all threads have made their copies.
     void give_back() const {
         if (hidden != given && first) std::copy_n(hidden, size, given);
     }
@@ -107,22 +106,22 @@ struct Own {
     bool first;
 };
 
-// Room for what `after` needs of so many rows.
+// Allocates the buffers that `after` needs for this many rows.
 inline void reserve(Room& room, const Layer& layer, int64_t rows, int threads) {
     const int64_t here = std::min(rows, SOME), size = here * panels_of(layer.width) * LANES;
     if (int64_t(room.part.size()) < size) room.part.resize(size);
-    room.passed.reserve(here, layer.inner, threads);
+    room.intermediate.reserve(here, layer.inner, threads);
 }
 
-// Adds to hidden states [rows, width] what the heads read [rows, heads * d], and what the feed-forward part makes of
-// both. Of few rows these are each thread's own; of many, a row that is used next is one that this thread has added to.
-// `next`: of the next layer, or null.
+// Adds attention's output projection of `read` [rows, heads * d] and the feed-forward part to hidden states [rows, width].
+// Few rows are each thread's own copy; of many, a thread reads only rows that it has updated itself. `next`: qkv of the
+// next layer, to prefetch, or null.
 template <typename T>
 void after(Team& team, Room& room, const Layer& layer, const T* read, float* hidden, int64_t rows, Laps& laps,
            const Linear* next) {
     const int64_t width = layer.width, filled = panels_of(width) * LANES, heads = layer.heads * layer.d;
     float* part = room.part.data();
-    Passed& inner = room.passed;
+    Intermediate& inner = room.intermediate;
     for (int64_t start = 0; start < rows; start += SOME) {
         const int64_t here = std::min(SOME, rows - start);
         float* x = hidden + start * width;
@@ -152,12 +151,12 @@ void after(Team& team, Room& room, const Layer& layer, const T* read, float* hid
             return own;
         });
         laps.end(BETWEEN);
-        // Gates and what goes through them are never held as a whole.
+        // gate and up are never stored, only act(gate) * up.
         inner.begin(team, here);
         multiplied(team, layer.gate_up, rounded, halves(layer.gate_up.outputs), [&](const Outputs& found) {
-            const Passed::Hand hand = inner.hand(team, found.panel, here);
+            const Intermediate::Writer writer = inner.writer(team, found.panel, here);
             found.each([&](int64_t row, const Floats& gate, const Floats& up) {
-                hand.put(row, activated(gate, up, layer.gelu));
+                writer.put(row, activated(gate, up, layer.gelu));
             });
         });
         team.later(beginning(team, layer.down, layer.inner, neighbours(width)));

@@ -1,4 +1,4 @@
-// Linear layers: tokens times packed weights, and what becomes of the products while they are near.
+// Linear layers: tokens times packed weights, with the outputs consumed while they are in cache.
 
 #pragma once
 
@@ -12,7 +12,7 @@ struct Linear {
     int64_t format, outputs;
 };
 
-// Panels are taken in pairs: number i * `step` and another one `next` further, if there is one.
+// How panels are paired: panel i * `step` with panel i * `step` + `next`, if there is one.
 struct Pairing {
     int64_t panels, step, next;
 
@@ -30,14 +30,14 @@ class Outputs {
     Outputs(const Tokens& x, const Floats* sums, int64_t panel, int64_t panels)
         : panel(panel), panels(panels), x(x), sums(sums) {}
 
-    // `times`: what sums are multiplied with, or null.
+    // `times`: factors of the sums, or null.
     void scaled(int64_t p, const uint8_t* times, const float* bias, int64_t outputs) {
         float more[LANES] = {};
         if (bias) std::copy_n(bias, std::min(LANES, outputs), more);
         scale[p] = times ? load<Floats>(times) : splat(1.0f), plus[p] = load<Floats>(more);
     }
 
-    // Memory would be idle while outputs are used: this will be read later.
+    // Prefetches these bytes while outputs are used, when memory would be idle.
     void meanwhile(const uint8_t* later, int64_t bytes) {
         this->later = later, lines = (bytes / LINE + x.count - 1) / x.count;
     }
@@ -46,7 +46,7 @@ class Outputs {
     template <typename Use>
     void each(Use use) const {
         const uint8_t* asked = later;
-        const int64_t tall = x.tall, places = x.places();  // for all the compiler knows, `use` changes these
+        const int64_t tall = x.tall, places = x.places();  // copies: for all the compiler knows, `use` changes these
         for (int64_t tile = 0; tile < x.tiles; tile++)
             for (int64_t token = x.start(tile), end = x.start(tile + 1), i = tile * tall; token < end; token++, i++) {
                 for (int64_t line = 0; line < lines; line++, asked += LINE) __builtin_prefetch(asked, 0, 2);
@@ -74,19 +74,19 @@ void by_vectors(const Tokens& x, const Panels& panels, int64_t jump, Floats* sum
     else vector_sums<FORMAT, FULL, P>(x, panels, jump, sums);
 }
 
-constexpr int64_t TASK = 2;                // pairs of a task where tiles are used
-constexpr int64_t READ_AHEAD = 96 * 1024;  // bytes: a part of the second cache of any CPU
+constexpr int64_t TASK = 2;                // pairs of a task, with tiles
+constexpr int64_t READ_AHEAD = 96 * 1024;  // bytes: fits into any CPU's L2
 
 inline int64_t pairs_of_a_task(const Tokens& x) { return x.together ? TASK : 1; }
 
-// Calls `use` with the outputs of each pair of panels, in the thread that computed them. Nobody is waited for.
+// Calls `use` with the outputs of each pair of panels, in the thread that computed them. Does not wait for other threads.
 template <int FORMAT, typename Use>
 void multiplied(Team& team, const Linear& by, const Tokens& x, const Pairing& pairing, Use use) {
-    static thread_local Lines<Floats> held;
+    static thread_local AlignedVector<Floats> held;
     const int64_t size = panel_bytes<FORMAT>(x.inputs), count = pairing.count(), each = pairs_of_a_task(x);
     held.resize(2 * each * x.places());
     Floats* room = held.data();
-    const Forms forms(x.together ? x.tall : 0);
+    const TileConfig config(x.together ? x.tall : 0);
     const auto sum = [&](const Pairs& pairs) {
         if (x.together) return tile_sums<FORMAT>(x, pairs, room);
         const Panels both = pairs[0];
@@ -110,7 +110,7 @@ void multiplied(Team& team, const Linear& by, const Tokens& x, const Pairing& pa
                 found.scaled(p, panels.at + p * panels.panel + times_at<FORMAT>(x.groups),
                              by.bias ? by.bias + output : nullptr, by.outputs - output);
             }
-            // Of the next task: its first pair was asked for already.
+            // The next task's first pair was prefetched already.
             if (x.together) found.meanwhile(at + (here + 1) * pairs.next + i * pairs.panel, CLOSE * GROUP_BYTES<FORMAT>);
             use(found);
         }
@@ -122,7 +122,7 @@ void multiplied(Team& team, const Linear& by, const Tokens& x, const Pairing& pa
     with_format(by.format, [&](auto format) { multiplied<decltype(format)::value>(team, by, x, pairing, use); });
 }
 
-// What a thread will read first of a product.
+// The weights that a thread will read first in a product.
 inline Later beginning(const Team& team, const Linear& by, int64_t inputs, const Pairing& pairing) {
     const int64_t size = with_format(by.format, [&](auto format) { return panel_bytes<decltype(format)::value>(inputs); });
     const int64_t first = team.first(pairing.count()), count = team.last(pairing.count()) - first;
@@ -131,14 +131,14 @@ inline Later beginning(const Team& team, const Linear& by, int64_t inputs, const
     return {{at, nullptr}, std::min(count * 2 * size, READ_AHEAD)};
 }
 
-// Room that threads share.
+// Buffers that threads share.
 struct Room {
     Tokens tokens;
-    Passed passed;
-    Lines<float> part;
+    Intermediate intermediate;
+    AlignedVector<float> part;
 };
 
-// Tokens to be multiplied with weights of a format: of few, each thread has its own ones.
+// Tokens to be multiplied with weights of a format. Few tokens are each thread's own, many are shared.
 inline Tokens& begun(Team& team, Room& room, int64_t tokens, int64_t inputs, int64_t format) {
     static thread_local Tokens own;
     const bool few = tokens <= FEW;
@@ -148,7 +148,7 @@ inline Tokens& begun(Team& team, Room& room, int64_t tokens, int64_t inputs, int
     return found;
 }
 
-// The same of tokens whose inputs `row` finds, by a team of its own.
+// The same in a team of its own; `row` gives each token's inputs.
 template <typename Row, typename Use>
 void multiplied(const Linear& by, Row row, int64_t tokens, int64_t inputs, const Pairing& pairing, int threads,
                 Use use) {
@@ -162,13 +162,12 @@ void multiplied(const Linear& by, Row row, int64_t tokens, int64_t inputs, const
     });
 }
 
-// Where tokens are that lie one behind the other.
+// Inputs of tokens in a row-major matrix.
 inline auto rows(const float* x, int64_t inputs) {
     return [=](int64_t token) { return x + token * inputs; };
 }
 
-// Where outputs go, 16 of a token side by side: `token` numbers further begins the next token, `next` numbers further
-// the next 16 of the same one.
+// Where outputs go: strides in numbers from one token to the next, and from 16 outputs of a token to its `next` 16.
 struct Grid {
     float* at;
     int64_t token, next;
@@ -177,7 +176,7 @@ struct Grid {
 inline Grid plain(float* at, int64_t width) { return {at, width, LANES}; }
 inline Grid by_panels(float* at, int64_t tokens) { return {at, LANES, tokens * LANES}; }
 
-// What puts them there.
+// Writes outputs to a grid.
 inline auto into(Grid out, int64_t outputs) {
     return [out, outputs](const Outputs& found) {
         const int64_t here = outputs - found.panel * LANES;

@@ -1,18 +1,18 @@
-// Packed weights: how they lie in memory, and the way in and out.
+// Packed weights: their layout in memory, packing and unpacking.
 //
-// A weight is scale * level + minimum, as in GGUF's Q4_1: levels are whole numbers of 4 or 8 bits, and 32 inputs of an
-// output, a group, share a scale and a minimum in fp16. A format without minima has level 8, or 128, for the weight 0, as
-// Q4_0 and Q8_0 have. Weights of 16 bits are bfloat16.
+// A weight is scale * level + minimum, as in GGUF's Q4_1: levels have 4 or 8 bits, and a group of 32 inputs of an output
+// shares a scale and a minimum in fp16. Without minima the weight 0 is level 8 or 128, as in Q4_0 and Q8_0. Weights of 16
+// bits are bfloat16.
 //
 //     panel   16 outputs:  header | group | header | group | ... | times
 //     header  of a group: 16 scales, 16 minima; without minima, of two groups: 16 scales each
 //     group   32 inputs:   4, 8 or 16 lines
 //     line    64 bytes: a word of 4 bytes for each of the 16 outputs
 //     word    8 levels of 4 bits, 4 of 8, or 2 bfloat16
-//     times   16 numbers in fp32, what all of an output is multiplied with: powers of two
+//     times   16 numbers in fp32, a factor for each output: powers of two
 //
-// So a product reads memory in one straight line. Shifted by 4 or 8 bits and masked, a word gives two neighbouring inputs
-// as whole numbers of 16 bits: the `pair` that instructions multiply and add at once.
+// So a product reads memory sequentially. Shifted by 4 or 8 bits and masked, a word gives two neighbouring inputs as
+// 16-bit integers: the `pair` that instructions multiply and add at once.
 
 #pragma once
 
@@ -24,15 +24,15 @@
 
 namespace {
 
-constexpr int64_t GROUP = 32;  // inputs, to a multiple of which they are filled up with zeros
+constexpr int64_t GROUP = 32;  // inputs, which are padded with zeros to a multiple of it
 constexpr int64_t WORD_BYTES = LINE / LANES;
 constexpr int64_t PAIRS = GROUP / 2;  // of a group
 
-constexpr int MINIMA = 32;  // added to the number of bits in the number of a format
+constexpr int MINIMA = 32;  // a format's number is its bits, plus this if groups have minima
 
 constexpr int bits_of(int format) { return format & (MINIMA - 1); }
 constexpr bool has_minima(int format) { return (format & MINIMA) != 0; }
-// The level of the weight 0, where there are no minima.
+// The level of the weight 0 if there are no minima.
 constexpr int zero_of(int format) { return has_minima(format) || bits_of(format) == 16 ? 0 : 1 << (bits_of(format) - 1); }
 
 inline int64_t groups_of(int64_t inputs) { return (inputs + GROUP - 1) / GROUP; }
@@ -57,7 +57,7 @@ inline auto with_format(int64_t format, Use use) {
     }
 }
 
-// Where a panel's groups, their scales and minima, and what all of an output is multiplied with lie.
+// Byte offsets in a panel: of groups, their scales and minima, and the outputs' factors.
 template <int FORMAT>
 int64_t group_at(int64_t group) {
     if constexpr (SHARING<FORMAT> == 0) return group * GROUP_BYTES<FORMAT>;
@@ -79,7 +79,7 @@ int64_t times_at(int64_t groups) { return group_at<FORMAT>(groups - 1) + GROUP_B
 template <int FORMAT>
 int64_t panel_bytes(int64_t inputs) { return times_at<FORMAT>(groups_of(inputs)) + LANES * sizeof(float); }
 
-// The word of a group that holds an input, counted in lines, and the bits in it where its level begins.
+// Where a group holds an input: the line of its word, and the shift of its level in it.
 struct Held {
     int64_t line;
     int shift;
@@ -92,7 +92,7 @@ inline Held held(int64_t input) {
     return {pair / EACH, int(pair % EACH * BITS + input % 2 * 16)};
 }
 
-// fp16 to fp32 and back: to the nearest, and of two equally near ones to the even.
+// fp16 to fp32 and back, rounded to the nearest, ties to even.
 inline float from_half(uint16_t half) {
     const uint32_t size = uint32_t(half & 0x7fff) << 13, sign = uint32_t(half & 0x8000) << 16;
     const float found = load<float>(&size) * 0x1p112f;
@@ -101,12 +101,12 @@ inline float from_half(uint16_t half) {
 
 inline uint16_t to_half(float x) {
     const uint32_t bits = load<uint32_t>(&x), sign = bits >> 16 & 0x8000, size = bits & 0x7fffffff;
-    if (size >= 0x477ff000) return uint16_t(sign | 0x7c00);  // above the largest one
+    if (size >= 0x477ff000) return uint16_t(sign | 0x7c00);  // rounds to infinity
     if (size < 0x38800000) return uint16_t(sign | uint32_t(std::nearbyint(std::fabs(x) * 0x1p24f)));
     return uint16_t(sign | ((size + 0xfff + (size >> 13 & 1)) - 0x38000000) >> 13);
 }
 
-// Sixteen of `count` numbers from place i on, and zeros behind them.
+// Numbers [i, i + 16) of `count`, padded with zeros.
 inline Floats some_of(const float* numbers, int64_t i, int64_t count) {
     if (i + LANES <= count) return load<Floats>(numbers + i);
     Floats found = {};
@@ -114,7 +114,7 @@ inline Floats some_of(const float* numbers, int64_t i, int64_t count) {
     return found;
 }
 
-// An output's weights: of its groups, scale and minimum, and of its inputs the levels.
+// A quantized output: scales and minima of its groups, levels of its inputs, and a factor for all of it.
 struct Fitted {
     std::vector<float> scales, minima;
     std::vector<uint8_t> levels;
@@ -123,16 +123,16 @@ struct Fitted {
 
 inline float rounded(float x, float most) { return std::min(most, std::max(0.0f, std::nearbyint(x))); }
 
-// Scale and minimum of a whole group, for levels up to `most`, whose weights are nearest to the given ones in squares.
+// The scale and minimum of a whole group with the least squared error, for levels up to `most`.
 inline void fit_group(const float* weights, float most, float* scale, float* minimum) {
     const auto [least, largest] = std::minmax_element(weights, weights + GROUP);
     const float low = *least, range = *largest - low;
     *scale = range / most, *minimum = low;
     if (!(range > 1e-37f)) return;
-    float parts[GROUP], sum = 0;  // from 0 to 1, whose squares neither vanish nor overflow
+    float parts[GROUP], sum = 0;  // normalized to [0, 1], so that squares neither underflow nor overflow
     for (int64_t i = 0; i < GROUP; i++) parts[i] = (weights[i] - low) / range, sum += parts[i];
     float best = std::numeric_limits<float>::max();
-    // The outermost weights need not be met exactly: rounding them inwards makes the steps smaller.
+    // Clipping the outermost weights makes the steps smaller.
     for (const float within : {0.0f, -0.5f, -1.0f, 0.5f, 1.0f, 1.5f}) {
         const float by = most + within, from = within / by / 2;
         float levels = 0, level_squares = 0, products = 0;
@@ -155,8 +155,8 @@ inline void fit_group(const float* weights, float most, float* scale, float* min
     }
 }
 
-// Makes scales and minima what fp16 holds of them, times a power of two that brings the largest near 1. Where fp16 holds
-// all of them as they are, as it does those of GGUF, that is 1.
+// Rounds scales and minima to fp16, with a power of two as common factor that brings the largest near 1. The factor is 1
+// if fp16 holds all of them exactly, as with those of GGUF.
 inline void settle(Fitted& fit) {
     float most = 0;
     bool exact = true;
@@ -170,13 +170,13 @@ inline void settle(Fitted& fit) {
     for (float x : fit.minima) exact = exact && std::isfinite(x);
     if (!exact && most != 0)
         fit.times = std::isfinite(most) ? std::ldexp(1.0f, std::max(-120, std::ilogb(most)))
-                                        : std::numeric_limits<float>::quiet_NaN();  // to be seen in all that it gives
+                                        : std::numeric_limits<float>::quiet_NaN();  // NaN, so that the output shows it
     const float by = std::isfinite(fit.times) ? 1 / fit.times : 0;
     for (float& x : fit.scales) x = by == 0 ? 0 : from_half(to_half(x * by));
     for (float& x : fit.minima) x = by == 0 ? 0 : from_half(to_half(x * by));
 }
 
-// Weights in fp32 to levels.
+// Quantizes an output's fp32 weights.
 template <int FORMAT>
 Fitted fitted(const float* weights, int64_t inputs) {
     constexpr float MOST = float((1 << bits_of(FORMAT)) - 1), ZERO = float(zero_of(FORMAT));
@@ -207,14 +207,14 @@ Fitted fitted(const float* weights, int64_t inputs) {
     return fit;
 }
 
-// The word that holds 8 levels of 4 bits, or 4 of 8, as `held` says: those of even places in its low half.
+// Packs 8 levels of 4 bits, or 4 of 8, into a word, as `held` says: even inputs in its low half.
 template <int FORMAT>
 inline uint32_t word_of(const uint8_t* levels) {
     if constexpr (bits_of(FORMAT) == 8) {
         return levels[0] | levels[2] << 8 | levels[1] << 16 | uint32_t(levels[3]) << 24;
     } else {
         const uint64_t all = load<uint64_t>(levels);
-        const auto every_other = [](uint64_t x) {  // bytes 0, 2, 4 and 6, as 4 bits each
+        const auto every_other = [](uint64_t x) {  // bytes 0, 2, 4 and 6 as nibbles
             x &= 0x000f000f000f000f;
             x = (x | x >> 12) & 0x000000ff000000ff;
             return uint32_t((x | x >> 24) & 0xffff);
@@ -258,7 +258,7 @@ inline void put_group(const uint8_t* levels, int64_t group, int64_t lane, uint8_
     for (int64_t i = 0; i < COUNT; i++) std::memcpy(line + i * LINE, &words[i], WORD_BYTES);
 }
 
-// Puts an output into its lane of a panel that is zero.
+// Writes an output into its lane of a zeroed panel.
 template <int FORMAT>
 void put(const Fitted& fit, int64_t inputs, int64_t lane, uint8_t* panel) {
     int64_t i = 0;
@@ -274,7 +274,7 @@ void put(const Fitted& fit, int64_t inputs, int64_t lane, uint8_t* panel) {
     }
 }
 
-// Calls `put` for each output, with its number, its lane and its panel, which is filled with what is worth 0.
+// Calls `put` with each output, its lane and its zeroed panel; it returns the output's factor.
 template <int FORMAT, typename Put>
 void each_output(uint8_t* out, int64_t outputs, int64_t inputs, int threads, Put put) {
     const int64_t groups = groups_of(inputs), size = panel_bytes<FORMAT>(inputs);
@@ -289,7 +289,7 @@ void each_output(uint8_t* out, int64_t outputs, int64_t inputs, int threads, Put
     }
 }
 
-// Weights [outputs, inputs] to panels.
+// Packs weights [outputs, inputs].
 template <int FORMAT>
 void packed(const float* weights, uint8_t* out, int64_t outputs, int64_t inputs, int threads) {
     each_output<FORMAT>(out, outputs, inputs, threads, [&](int64_t output, int64_t lane, uint8_t* panel) {
@@ -310,7 +310,7 @@ void packed(const float* weights, uint8_t* out, int64_t outputs, int64_t inputs,
     });
 }
 
-// The same of levels [outputs, inputs], scales and, where the format has them, minima [outputs, groups].
+// Packs levels [outputs, inputs], scales and, if the format has them, minima [outputs, groups].
 template <int FORMAT>
 void packed_levels(const uint8_t* levels, const float* scales, const float* minima, uint8_t* out, int64_t outputs,
                    int64_t inputs, int threads) {
@@ -327,7 +327,7 @@ void packed_levels(const uint8_t* levels, const float* scales, const float* mini
         });
 }
 
-// Some outputs' weights in fp32, [rows, inputs].
+// Unpacks the outputs `which` to fp32 [rows, inputs].
 template <int FORMAT>
 void unpacked(const uint8_t* weights, const int64_t* which, int64_t rows, int64_t inputs, float* out) {
     constexpr uint32_t MASK = (1u << bits_of(FORMAT)) - 1;

@@ -1,9 +1,8 @@
-// Products of tokens and packed weights, by the vectors of any CPU: its own registers, not those that a compiler would
-// have to split.
+// Products of tokens and packed weights by vectors, in registers of the CPU's own width, since compilers spill wider ones.
 //
-// Sums of a few tokens and one panel or two stay in registers while a group goes by; then they are scaled and added to
-// what other groups gave, in fp32. With few tokens words become pairs, or bytes, on the way; with many, this is done once
-// for all, in room that stays in the first cache.
+// The sums of a few tokens and one or two panels stay in registers through a group; then they are scaled and added to the
+// fp32 sums of earlier groups. With few tokens, words are unpacked to pairs or bytes on the fly; with many, once for all
+// of them, into a buffer in L1.
 
 #pragma once
 
@@ -15,7 +14,7 @@
 
 namespace {
 
-// sum[i] plus both products of a pair of weights, which are not negative, and a pair of inputs.
+// sum[i] plus both products of a pair of weights, which are not negative, and a pair of inputs, in 16-bit integers.
 inline Whole dot(Whole sum, Word weights, int32_t inputs) {
 #if defined(__AVX512VNNI__)
     return (Whole)_mm512_dpwssd_epi32((__m512i)sum, (__m512i)weights, _mm512_set1_epi32(inputs));
@@ -32,8 +31,8 @@ inline Whole dot(Whole sum, Word weights, int32_t inputs) {
 #endif
 }
 
-// Four levels of 4 bits and four inputs of 8: 8 such products add up in 16 bits, two in each lane. What a group adds up
-// becomes sums of 32 bits at last, where it is not added in these at once.
+// The same for four levels of 4 bits and four inputs of 8. Without VNNI a lane holds two 16-bit sums, which have room for
+// a whole group; `whole_sums` widens them at its end.
 inline Whole dot_of_bytes(Whole sum, Word levels, int32_t inputs) {
 #if defined(__AVX512VNNI__)
     return (Whole)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)levels, _mm512_set1_epi32(inputs));
@@ -63,7 +62,7 @@ inline Whole whole_sums(Whole sum) {
 #endif
 }
 
-// The same of two weights and two inputs, all of them bfloat16.
+// The same for two weights and two inputs in bfloat16.
 inline Real dot(Real sum, Word weights, int32_t inputs) {
 #if defined(__AVX512BF16__)
     return (Real)_mm512_dpbf16_ps((__m512)sum, (__m512bh)weights, (__m512bh)_mm512_set1_epi32(inputs));
@@ -73,7 +72,7 @@ inline Real dot(Real sum, Word weights, int32_t inputs) {
 #endif
 }
 
-// Numbers of fp16, as many as a register has in fp32.
+// fp16 to a register of fp32.
 inline Real reals(const uint8_t* halves) {
 #if defined(__AVX512F__)
     return (Real)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)halves));
@@ -88,7 +87,7 @@ inline Real reals(const uint8_t* halves) {
 #endif
 }
 
-// Lines of words, and what is made of a word: `pair` number k of EACH, where two inputs stand in it, or one in fp32.
+// How a line's words are unpacked: `pair` number k of EACH holds two inputs of 16 bits, four of 8, or one in fp32.
 template <int FORMAT>
 struct PackedLines {
     static constexpr int EACH = 16 / bits_of(FORMAT);
@@ -113,21 +112,20 @@ struct Widened {  // bfloat16 to fp32
     static Word pair(Word word, int k) { return k == 0 ? word << 16 : word & 0xffff0000u; }
 };
 
-// With so many tokens, or numbers to be made pairs, the CPU has no room left to look ahead for weights by itself; so far
-// ahead they are asked for.
+// From BUSY tokens on, or when unpacking, the CPU does not run ahead to the next weights by itself, so these are
+// prefetched AHEAD bytes ahead.
 constexpr int64_t BUSY = 8, AHEAD = 4096;
-// Groups that are made pairs at once, and tokens from which on that is done: those of one tile make them on the way, as
-// long as registers suffice.
+// NEAR: groups unpacked at a time. SHARED: tokens from which on groups are unpacked once for all; fewer unpack on the fly.
 constexpr int64_t NEAR = 8;
 constexpr int SHARED = NATIVE == 64 ? 2 * TILE + 1 : std::min(4, TILE) + 1;
 
-// One panel of weights or two, which are `panel` bytes apart.
+// One or two panels of weights, `panel` bytes apart.
 struct Panels {
     const uint8_t* at;
     int64_t panel, count;
 };
 
-// What a task reads: pairs of panels, `next` bytes from one to the next; the last one may lack its second panel.
+// A task's pairs of panels, `next` bytes apart; the last one may lack its second panel.
 struct Pairs {
     const uint8_t* at;
     int64_t panel, next, count;
@@ -136,26 +134,24 @@ struct Pairs {
     Panels operator[](int64_t i) const { return {at + i * next, panel, odd && i + 1 == count ? 1 : 2}; }
 };
 
-// Where what will be read is, seen from what is read: so many bytes further, and from the byte `last` of a panel on
-// `jump` more.
+// What to prefetch while reading a line: `by` bytes further, and from byte `last` of a panel on `jump` more.
 struct Ahead {
     int64_t by, last, jump;
 
     const uint8_t* of(const uint8_t* line, int64_t byte) const { return line + by + (byte >= last ? jump : 0); }
 };
 
-// Some groups of panels: their lines, a panel's `apart` bytes from the next one's and a group's from the next group's
-// by what FORMAT says or, if they were prepared, `size`.
+// Some groups of panels. If unpacked, they are in `held`: panels `apart` bytes apart, groups `size` bytes.
 struct Weights {
     const uint8_t *panels, *held;
     int64_t panel, apart, size;  // `panel`: bytes from one packed panel to the next
     int64_t first, count;        // groups
-    const uint8_t* soon = nullptr;  // of prepared ones: what will be read next, of which each group asks for some lines
+    const uint8_t* soon = nullptr;  // if unpacked: what is read next; each group prefetches `lines` of it
     int64_t lines = 0;
 };
 
-// Adds what some groups of P panels give to the sums of the M tokens of a tile. `Lines_` says how their lines are read,
-// KIND how tokens are kept.
+// Adds the products of some groups of P panels and the M tokens of a tile to the tile's sums. `Form` says how lines are
+// unpacked, KIND how tokens are stored.
 template <int FORMAT, typename Form, Kind KIND, int P, int M>
 inline void gather(const Weights& weights, const Ahead& ahead, const Tokens& x, int64_t tile, Floats* sums) {
     constexpr bool ROUNDED = KIND == WHOLE || KIND == BYTES;
@@ -183,7 +179,7 @@ inline void gather(const Weights& weights, const Ahead& ahead, const Tokens& x, 
         const int64_t group = weights.first + g;
         const uint8_t* at = STRAIGHT ? weights.panels + group_at<FORMAT>(group) : weights.held + g * weights.size;
         const int64_t apart = STRAIGHT ? weights.panel : weights.apart;
-        if constexpr (!STRAIGHT)  // evenly: many at once would wait for each other, and then all for memory
+        if constexpr (!STRAIGHT)  // spread evenly: too many prefetches at once stall
             for (int64_t line = 0; line < weights.lines; line++)
                 for (int p = 0; p < P; p++)
                     __builtin_prefetch(weights.soon + p * weights.panel + (g * weights.lines + line) * LINE, 0, 2);
@@ -217,7 +213,7 @@ inline void gather(const Weights& weights, const Ahead& ahead, const Tokens& x, 
                 }
             }
         };
-        if constexpr (KIND == BYTES && NATIVE < 64) {  // then the first sums need no zeros
+        if constexpr (KIND == BYTES && NATIVE < 64) {  // unrolled, so that the first sums need no zeros
             UNROLLED for (int line = 0; line < WORDS / EACH; line++) step(line);
         } else {
             for (int line = 0; line < WORDS / EACH; line++) step(line);
@@ -241,7 +237,7 @@ inline void gather(const Weights& weights, const Ahead& ahead, const Tokens& x, 
                 }
             own += M;
             if constexpr (KIND == BYTES) scales += M;
-            written();  // a compiler would keep sums in other places, too, to read them there
+            written();  // or the compiler keeps copies of the sums
         }
     }
     if constexpr (!ROUNDED)
@@ -259,7 +255,7 @@ inline void gather_some(int64_t count, const Weights& weights, const Ahead& ahea
     gather<FORMAT, Form, KIND, P, M>(weights, ahead, x, tile, sums);
 }
 
-// Makes of a group's lines what is multiplied, for many tokens.
+// Unpacks a group's lines for many tokens.
 template <typename Form>
 inline void prepare(const uint8_t* group, int64_t lines, uint8_t* to) {
     for (int64_t line = 0; line < lines; line++)
@@ -270,8 +266,8 @@ inline void prepare(const uint8_t* group, int64_t lines, uint8_t* to) {
         }
 }
 
-// Adds what panels give to the sums of all tokens. Behind the end of a panel, its thread looks `jump` bytes further for
-// what it will read next.
+// Adds the products of panels and all tokens to the sums. What the thread reads next begins `jump` bytes behind the
+// panel's end.
 template <int FORMAT, Kind KIND, int P>
 void vector_sums(const Tokens& x, const Panels& panels, int64_t jump, Floats* sums) {
     typedef std::conditional_t<KIND == FULL, Widened,
@@ -298,7 +294,7 @@ void vector_sums(const Tokens& x, const Panels& panels, int64_t jump, Floats* su
             for (int p = 0; p < P; p++)
                 prepare<Form>(panels.at + p * panels.panel + group_at<FORMAT>(first + g), LINES_OF<FORMAT>,
                               room + (p * NEAR + g) * SIZE);
-        const bool last = next == x.groups;  // then it is the beginning of what this thread will read after these panels
+        const bool last = next == x.groups;  // then prefetch what this thread reads after these panels
         const int64_t groups = std::min(NEAR, last ? x.groups : x.groups - next);
         const int64_t soon = (scales_at<FORMAT>(groups) + LINE - 1) / LINE, all = x.tiles * count;
         Weights some = {panels.at, room, panels.panel, NEAR * SIZE, SIZE, first, count};

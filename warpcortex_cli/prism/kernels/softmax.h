@@ -1,4 +1,4 @@
-// One softmax over keys that are read a few at a time, by the vectors of any CPU.
+// Online softmax over keys, a few at a time, by vectors.
 
 #pragma once
 
@@ -10,20 +10,20 @@
 
 namespace {
 
-// Keys and values that lie together: of one KV head, one token behind the other.
+// Contiguous keys and values of one KV head.
 template <typename T>
 struct Span {
     const T *keys, *values;
     int64_t tokens;
 };
 
-constexpr int64_t PIECE = 64;  // keys whose scores are held at once
+constexpr int64_t PIECE = 64;  // keys per softmax update
 constexpr int TOGETHER = 8;    // query heads that read a key at once
-constexpr int SUMS = NATIVE == 64 ? 24 : 10;  // registers for sums of keys; for those of values there are two more
-constexpr int64_t STEP = LANES / PARTS;       // numbers of a register
+constexpr int SUMS = NATIVE == 64 ? 24 : 10;  // registers for the sums of scores; those of values may use two more
+constexpr int64_t STEP = LANES / PARTS;       // numbers in a register
 
-// Numbers of bfloat16 are read as words, of which one instruction makes the even ones fp32, and one the odd ones: of two
-// registers of numbers the first and the second.
+// bfloat16 is read two at a time, as words: one instruction widens the even numbers to fp32, one the odd ones. fp32 is
+// read in order.
 template <int ODD>
 inline Real register_of(const uint16_t* from) {
     const Word both = load<Word>(from);
@@ -32,7 +32,7 @@ inline Real register_of(const uint16_t* from) {
 template <int ODD>
 inline Real register_of(const float* from) { return load<Real>(from + ODD * STEP); }
 
-// How queries are given: so that their registers fit those of keys.
+// The layout of queries, which matches the registers of keys.
 #if defined(__AVX512BF16__)
 template <typename T>
 using Asked = T;
@@ -44,7 +44,7 @@ inline void laid_out(const uint16_t* from, int64_t d, float* to) {
     int64_t i = 0;
     for (; i + 2 * STEP <= d; i += 2 * STEP)
         store(to + i, register_of<0>(from + i)), store(to + i + STEP, register_of<1>(from + i));
-    for (; i < d; i += STEP) store(to + i, real(load<Half>(from + i)));  // half of a register of words
+    for (; i < d; i += STEP) store(to + i, real(load<Half>(from + i)));  // half a register of words
 }
 #endif
 inline void laid_out(const float* from, int64_t d, float* to) { std::copy_n(from, d, to); }
@@ -52,14 +52,14 @@ inline void laid_out(const float* from, int64_t d, float* to) { std::copy_n(from
 inline Real last_of(const uint16_t* from) { return real(load<Half>(from)); }
 inline Real last_of(const float* from) { return load<Real>(from); }
 
-// Keys, of 16, or registers of words that HEADS queries read at once, with so many registers for sums.
+// How many keys (of 16), or registers of words, HEADS queries read at once with this many registers for sums.
 constexpr int keys_of(int heads, int sums = SUMS) {
     int found = 1;
     while (2 * found * heads <= sums && found < LANES) found *= 2;
     return found;
 }
 
-// Products of HEADS queries with 16 keys, all of `d` numbers, the queries' one behind the other.
+// Dot products of HEADS consecutive queries with 16 keys, all of `d` numbers.
 template <int HEADS, typename T>
 inline void products(const float* query, int64_t d, const T* const* keys, Floats* found) {
     constexpr int KEYS = keys_of(HEADS);
@@ -67,7 +67,7 @@ inline void products(const float* query, int64_t d, const T* const* keys, Floats
     for (int first = 0; first < LANES; first += KEYS) {
         Real own[HEADS][KEYS] = {};
         const auto add = [&](int64_t place, auto key_of) {
-            if constexpr (HEADS < KEYS) {  // fewer of them are held
+            if constexpr (HEADS < KEYS) {  // hold whichever are fewer in registers
                 Real part[HEADS];
                 UNROLLED for (int h = 0; h < HEADS; h++) part[h] = pinned(load<Real>(query + h * d + place));
                 UNROLLED for (int k = 0; k < KEYS; k++) {
@@ -96,7 +96,7 @@ inline void products(const float* query, int64_t d, const T* const* keys, Floats
     for (int h = 0; h < HEADS; h++) found[h] = totals_of(sums[h]);
 }
 
-// Adds to the sums of HEADS queries, `size` numbers apart, `count` values times their weights: W times 16 numbers.
+// Adds `count` weighted values to the sums of HEADS queries, `size` numbers apart: 16 * W numbers of each.
 template <int HEADS, int W, typename T>
 inline void weighed(const Floats (*weights)[PIECE / LANES], const T* values, int64_t d, int64_t count, float* sums,
                     int64_t size) {
@@ -115,7 +115,7 @@ inline void weighed(const Floats (*weights)[PIECE / LANES], const T* values, int
         UNROLLED for (int w = 0; w < W; w++) put(sums + h * size + w * LANES, own[h][w]);
 }
 
-// Adds numbers of even and of odd places to those that lie in their order.
+// Adds even and odd numbers to sums in order.
 inline void add_by_turns(float* to, Real even, Real odd) {
 #if defined(__AVX2__) && !defined(__AVX512F__)
     const __m256 low = _mm256_unpacklo_ps((__m256)even, (__m256)odd), high = _mm256_unpackhi_ps((__m256)even, (__m256)odd);
@@ -126,7 +126,7 @@ inline void add_by_turns(float* to, Real even, Real odd) {
 #endif
 }
 
-// The same of W registers of words.
+// The same for W registers of words.
 template <int HEADS, int W>
 inline void weighed_words(const Floats (*weights)[PIECE / LANES], const uint16_t* values, int64_t d, int64_t count,
                           float* sums, int64_t size) {
@@ -165,7 +165,7 @@ inline void weighed(const Floats (*weights)[PIECE / LANES], const T* values, int
 
 #if defined(__AVX512BF16__)
 
-// The same of bfloat16, by instructions that multiply two of them. Weights are rounded to bfloat16, too.
+// The same in bfloat16, by instructions that multiply pairs. Weights are rounded to bfloat16, too.
 
 inline __m512bh halves_of(const uint16_t* from, int64_t count) {
     if (count >= 2 * LANES) return (__m512bh)_mm512_loadu_si512(from);
@@ -192,12 +192,12 @@ inline void weighed(const Floats (*weights)[PIECE / LANES], const uint16_t* valu
     uint16_t rounded[HEADS][PIECE];
     for (int h = 0; h < HEADS; h++)
         for (int64_t b = 0; b * LANES < count; b++) put(rounded[h] + b * LANES, weights[h][b]);
-    // Numbers 0 to 3, 8 to 11, ... of both keys stand in the lower pairs, and the others in the upper ones.
+    // Interleaving two keys puts numbers 0 to 3, 8 to 11, ... into the lower pairs and the others into the upper ones.
     for (int64_t i = 0; i < d; i += 2 * LANES) {
         const bool two = d - i > LANES;
         __m512 low[HEADS], high[HEADS];
         UNROLLED for (int h = 0; h < HEADS; h++) low[h] = high[h] = _mm512_setzero_ps();
-        for (int64_t t = 0; t < count; t += 2) {  // behind the last one, its weight is 0
+        for (int64_t t = 0; t < count; t += 2) {  // a missing second value has weight 0
             const __m512i a = (__m512i)halves_of(values + t * d + i, d - i);
             const __m512i b = (__m512i)halves_of(values + std::min(t + 1, count - 1) * d + i, d - i);
             const __m512bh lower = (__m512bh)_mm512_unpacklo_epi16(a, b), upper = (__m512bh)_mm512_unpackhi_epi16(a, b);
@@ -218,7 +218,7 @@ inline void weighed(const Floats (*weights)[PIECE / LANES], const uint16_t* valu
 
 #endif
 
-// What HEADS queries have gathered so far of one softmax: each its highest score, sum of weights, and weighted values.
+// Updates the softmax states of HEADS queries with a span: each has its maximum score, sum of weights, weighted values.
 template <typename T, int HEADS>
 inline void read(const Asked<T>* query, int64_t d, float scaling, Span<T> span, float* state) {
     const int64_t size = d + 2;
@@ -227,9 +227,9 @@ inline void read(const Asked<T>* query, int64_t d, float scaling, Span<T> span, 
         const int64_t here = std::min(PIECE, span.tokens - start), blocks = (here + LANES - 1) / LANES;
         const T *keys = span.keys + start * d, *values = span.values + start * d;
         for (int64_t b = 0; b < blocks; b++) {
-            const T* at[LANES];  // behind the last token it is read again, and forgotten
+            const T* at[LANES];  // padded with the last token, which is masked below
             for (int64_t i = 0; i < LANES; i++) at[i] = keys + std::min(b * LANES + i, here - 1) * d;
-            const int64_t far = LANES * d * sizeof(T);  // values are on their way when they are weighed
+            const int64_t far = LANES * d * sizeof(T);  // prefetch the values
             for (int64_t line = 0; line < far; line += LINE)
                 __builtin_prefetch((const char*)values + b * far + line);
             Floats found[HEADS];

@@ -1,9 +1,8 @@
 // Threads that compute a step together.
 //
-// All of them run the same function. Work of many pieces is shared out; a little work is done by each of them for
-// itself, for to bring what another core computed takes longer. Who waits for the others lets memory bring what it will
-// read next: the weights of a layer of a small model are read in some ten microseconds, and after each wait memory
-// would need a part of these to come up to speed again.
+// All threads run the same function. Large work is split; small work is repeated by every thread, since fetching it from
+// another core takes longer. A waiting thread prefetches the weights that it reads next: the weights of a small model's
+// layer are read in about ten microseconds, part of which memory would otherwise need to get up to speed after each wait.
 
 #pragma once
 
@@ -18,12 +17,12 @@
 
 namespace {
 
-constexpr int64_t FEW = 12;  // tokens: up to so many, each thread does for itself what takes little for each
+constexpr int64_t FEW = 12;  // tokens: up to this many, every thread repeats the cheap work
 
-// Places in memory that will be read, one or two of them side by side.
+// Memory that will be read: one range, or two in parallel.
 struct Later {
     const uint8_t* at[2];
-    int64_t bytes;  // of each
+    int64_t bytes;  // of each range
 };
 
 class Team {
@@ -35,19 +34,19 @@ class Team {
 
     const int me, threads;
 
-    // `counts`: of all threads together, as many as `counted` says, all 0.
+    // `counts`: shared by all threads, `counted(threads)` of them, all 0.
     Team(int me, int threads, Count* counts) : me(me), threads(threads), counts(counts) {}
 
     static int64_t counted(int threads) { return 2 + 2 * threads; }
 
-    // What this thread will read soon.
+    // Announces what this thread reads next; `wait` prefetches it.
     void later(const Later& soon) {
         ahead = soon, asked = 0;
         if (threads == 1) return;
         for (int64_t line = 0; line < AT_ONCE && asked < ahead.bytes; line++) ask();
     }
 
-    // Until all have come here.
+    // A barrier: returns when all threads have arrived.
     void wait() {
         if (threads == 1) return;
         std::atomic<int64_t>&come = counts[0].value, &gone = counts[1].value;
@@ -59,16 +58,16 @@ class Team {
         for (int64_t looks = 0; gone.load(std::memory_order_acquire) == turn; looks++) {
             if (asked < ahead.bytes) ask();
             else if (looks < AWAKE) rest();
-            else std::this_thread::yield();  // another program has the core of somebody who is waited for
+            else std::this_thread::yield();  // another program runs on the core of a thread we wait for
         }
     }
 
-    // What is this thread's part of so many pieces.
+    // This thread's share of the pieces, [first, last).
     int64_t first(int64_t pieces) const { return pieces * me / threads; }
     int64_t last(int64_t pieces) const { return pieces * (me + 1) / threads; }
 
-    // Calls `use` with the number of each piece, in one thread: each thread takes its own ones, and then what is left of
-    // others', to whom other programs may leave less time. Between two calls all threads wait for each other.
+    // Calls `use` once for each piece. A thread takes its own share first, then steals from others, which other programs
+    // may have slowed down. Threads must `wait` between two calls.
     template <typename Use>
     void share(int64_t pieces, Use use) {
         Count *now = counts + 2 + turn * threads, *next = counts + 2 + (1 - turn) * threads;
@@ -83,7 +82,7 @@ class Team {
         }
     }
 
-    // Calls `use` with each of some tokens: few of them in every thread, each of many in one.
+    // Calls `use` for each token: few tokens in every thread, many tokens each in one.
     template <typename Use>
     void each(int64_t tokens, Use use) const {
         const bool few = tokens <= FEW;
@@ -92,13 +91,13 @@ class Team {
     }
 
   private:
-    static constexpr int64_t AT_ONCE = 32;        // lines on their way from memory
-    static constexpr int64_t AWAKE = 100'000;  // looks: some milliseconds
+    static constexpr int64_t AT_ONCE = 32;     // cache lines in flight
+    static constexpr int64_t AWAKE = 100'000;  // spins before yielding: some milliseconds
 
-    Count* counts;  // who has come, how often all have gone on, and twice, what is taken of each thread's pieces
+    Count* counts;  // threads that have arrived; barriers passed; twice, how many of each thread's pieces are taken
     int turn = 0;
     Later ahead = {};
-    int64_t asked = 0;  // bytes of it
+    int64_t asked = 0;  // bytes of `ahead` that were prefetched
 
     void ask() {
         for (const uint8_t* at : ahead.at)
@@ -115,11 +114,11 @@ class Team {
     }
 };
 
-// Calls `use` with the team, in each of its threads.
+// Calls `use` with the team in each of `threads` threads.
 template <typename Use>
 void together(int threads, Use use) {
-    static thread_local Lines<Team::Count> held;
-    if (int64_t(held.size()) < Team::counted(threads)) held = Lines<Team::Count>(Team::counted(threads));
+    static thread_local AlignedVector<Team::Count> held;
+    if (int64_t(held.size()) < Team::counted(threads)) held = AlignedVector<Team::Count>(Team::counted(threads));
     for (Team::Count& count : held) count.value = 0;
     Team::Count* counts = held.data();
 #if defined(_OPENMP)

@@ -1,4 +1,4 @@
-// Several layers in one call: between them nobody is waited for.
+// Several layers in one call, without returning to Python between them.
 
 #pragma once
 
@@ -7,25 +7,25 @@
 
 namespace {
 
-// What `through` is given. Keys and values are in bfloat16, and so are queries and what heads read.
+// The arguments of `through`. Queries, keys, values and attention's outputs are bfloat16.
 struct Through {
     const Layer* const* layers;
-    const float* scalings;  // of the scores of each layer
+    const float* scalings;  // of each layer's attention scores
     int64_t count, first;   // how many layers, and the number of the first
-    float* hidden;          // [rows, width]: what comes in, and what goes out
+    float* hidden;          // [rows, width], updated in place
     const float *cosine, *sine;
     int64_t turned, rows;
-    float* qkv;                 // room: [rows, heads + 2 * kv_heads, d]
-    uint16_t *own_qkv, *read;  // the same in bfloat16, and [rows, heads, d]
-    uint16_t* queries;          // [count, heads, watched, d] of the rows from `watch` on, to be looked at later
+    float* qkv;                // buffer: [rows, heads + 2 * kv_heads, d]
+    uint16_t *own_qkv, *read;  // the same in bfloat16, and attention's output [rows, heads, d]
+    uint16_t* queries;         // [count, heads, watched, d], out: the queries of rows [watch, watch + watched)
     int64_t watch, watched;
-    double* seconds;  // [6], by `Part`, what is added up; or null
+    double* seconds;  // [6], by `Part`, added to; or null
 };
 
 inline void through(const Through& t, const Attention& given, int threads) {
     static thread_local Room held;
     static thread_local Plan<uint16_t> planned;
-    static thread_local Lines<float> kept;
+    static thread_local AlignedVector<float> kept;
     Room& room = held;
     Plan<uint16_t>& plan = planned;
     const Layer& some = *t.layers[0];

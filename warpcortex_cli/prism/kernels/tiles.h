@@ -1,5 +1,4 @@
-// The same products by tiles of AMX, where a CPU has it: 16 tokens, 16 outputs and 32 inputs of bfloat16 in one
-// instruction.
+// The products of products.h by AMX tiles: 16 tokens, 16 outputs and 32 bfloat16 inputs in one instruction.
 
 #pragma once
 
@@ -7,12 +6,12 @@
 
 namespace {
 
-// Groups of which all tokens stay in the first cache, together with the weights: with few tiles, and with many.
+// Groups at a time, so that all tokens and the weights fit into L1: with at most FEW_TILES tiles, and with more.
 constexpr int64_t CLOSE = 2, CLOSER = 8, FEW_TILES = 4;
 constexpr int64_t PREPARED = PAIRS * LINE;  // bytes of a group of bfloat16
 
-// Makes a group of levels bfloat16, for tiles: these multiply them twice as slowly as bytes, but add up in fp32, so that
-// nothing has to be scaled between groups.
+// Dequantizes a group to bfloat16. Tiles multiply bfloat16 half as fast as bytes, but add in fp32, so that nothing has to
+// be scaled between groups.
 template <int FORMAT>
 inline void prepare_halves(const uint8_t* panel, int64_t group, uint8_t* to) {
     typedef PackedLines<FORMAT> Form;
@@ -37,12 +36,12 @@ inline void prepare_halves(const uint8_t* panel, int64_t group, uint8_t* to) {
 
 #if defined(WITH_TILES)
 
-// What tiles ask memory for while they multiply: `lines` of each group, beginning with this one, so much further.
+// What to prefetch while multiplying: lines [first, first + lines) of each group, `ahead` bytes further.
 struct Wanted {
     int64_t ahead, first, lines;
 };
 
-// Adds what weights give to the sums of A tiles of tokens, or begins these.
+// Adds the products of weights and A tiles of tokens to the sums, or begins these.
 template <int A, int P>
 inline void multiply_tiles(const Weights& weights, const Wanted& wanted, const int8_t* const* tokens,
                            const int64_t* wide, Floats* const* sums) {
@@ -80,8 +79,8 @@ inline void multiply_tiles(const Weights& weights, const Wanted& wanted, const i
     if constexpr (A > 1 && P > 1) _tile_stored(3, sums[3], LINE);
 }
 
-// All tokens times some groups of P panels. What is read next, `ahead` bytes further, is asked for evenly: lines on
-// their way from memory take places of which a core has few, and without one tiles wait even for the second cache.
+// Multiplies all tokens with some groups of P panels. What is read next, `ahead` bytes further, is prefetched evenly: a
+// core has few line fill buffers, and without a free one tiles wait even for L2.
 template <int P>
 inline void multiply_all(const Weights& weights, int64_t ahead, const Tokens& x, Floats* sums) {
     const int64_t turns = (x.tiles + 1) / 2, lines = ahead ? (PAIRS + turns - 1) / turns : 0;
@@ -100,8 +99,8 @@ inline void multiply_all(const Weights& weights, int64_t ahead, const Tokens& x,
     }
 }
 
-// The sums of some pairs of panels, one behind the other. They take turns, a few groups at a time: so the tokens of
-// these are read out of the first cache, and memory is at work all the time, for what is read next.
+// The sums of some pairs of panels, consecutively. Pairs alternate, a few groups at a time, so that the tokens of these
+// groups stay in L1 while memory keeps fetching what is read next.
 template <int FORMAT>
 void tile_sums(const Tokens& x, const Pairs& pairs, Floats* sums) {
     alignas(LINE) uint8_t room[FORMAT == 16 ? LINE : 2 * CLOSER * PREPARED];
@@ -124,7 +123,7 @@ void tile_sums(const Tokens& x, const Pairs& pairs, Floats* sums) {
                     }
                 weights.held = room, weights.apart = CLOSER * PREPARED;
             }
-            const int64_t asked = FORMAT == 16 ? ahead : 0;  // of others, it was done
+            const int64_t asked = FORMAT == 16 ? ahead : 0;  // other formats were prefetched above
             Floats* to = sums + 2 * i * x.places();
             (panels.count == 2 ? multiply_all<2> : multiply_all<1>)(weights, asked, x, to);
         }

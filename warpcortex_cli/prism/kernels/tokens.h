@@ -1,9 +1,9 @@
-// Tokens as products take them: rounded to int8 or int16, or to bfloat16, or as they are.
+// Activations as products take them: quantized to int8 or int16, rounded to bfloat16, or in fp32.
 //
-// Inputs of trained models have outliers, a hundred times larger than the rest. Of SmolLM2, int8 with one scale for a
-// token costs 0.03 nats a token, with one for 32 inputs 0.003, and int16 with one for a token nothing that four digits
-// show. Levels of 4 bits are multiplied with int8, which takes half the instructions; their own rounding costs more. Those
-// of 8 bits and int8 would overflow 16 bits, and int16 takes no more instructions than what avoids that.
+// Activations of trained models have outliers a hundred times larger than the rest. On SmolLM2, int8 with a scale per
+// token costs 0.03 nats a token, with a scale per 32 inputs 0.003, and int16 with a scale per token nothing in four
+// digits. 4-bit weights take int8, which needs half the instructions and costs less than their own rounding. 8-bit weights
+// times int8 would overflow 16 bits, and avoiding that takes as many instructions as int16.
 
 #pragma once
 
@@ -13,20 +13,20 @@
 
 namespace {
 
-constexpr float SMALL = 1e-33f;  // what is not larger is taken for 0: what it would be multiplied with may be infinite
-constexpr int LEVEL_BITS = 15;    // of an input, without its sign
+constexpr float SMALL = 1e-33f;  // a maximum up to this counts as 0, or its inverse may be infinite
+constexpr int LEVEL_BITS = 15;    // of an int16 input, without the sign
 
-// Sizes as bits: without signs these are in the same order, infinity and NaN last.
+// Absolute values as bits, which sort the same way, infinity and NaN last.
 inline Ints sizes(const Floats& some) { return same_bits<Ints>(some) & 0x7fffffff; }
 inline Ints larger(const Ints& a, const Ints& b) { return choose(a > b, a, b); }
-// To the nearest whole number, and of two to the even one; of numbers that are not too large.
+// Rounds to the nearest integer, ties to even; for numbers below 2^22.
 inline Ints nearest(const Floats& some) {
-    const Floats near = some + 12582912.0f;  // which leaves no room behind the point
+    const Floats near = some + 12582912.0f;  // adding 1.5 * 2^23 leaves no fraction bits
     return same_bits<Ints>(near) - 0x4b400000;
 }
 
-// Whole numbers of at most 8 bits as bytes, in the order in which `word_of` puts levels of 4 bits into the bytes of a
-// word: 0, 4, 1, 5, 2, 6, 3, 7 of each eight.
+// Narrows integers to bytes, in the order in which `word_of` puts 4-bit levels into a word: 0, 4, 1, 5, 2, 6, 3, 7 of
+// each eight.
 inline void bytes_of(const Ints (&found)[2], int8_t* to) {
 #if defined(__AVX2__)
     __m256i eights[4];
@@ -34,7 +34,7 @@ inline void bytes_of(const Ints (&found)[2], int8_t* to) {
     const __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(eights[0], eights[1]),
                                              _mm256_packs_epi32(eights[2], eights[3]));
     const __m128i low = _mm256_castsi256_si128(bytes), high = _mm256_extracti128_si256(bytes, 1);
-    _mm_storeu_si128((__m128i*)to, _mm_unpacklo_epi8(low, high));  // the first four of each eight, and the others
+    _mm_storeu_si128((__m128i*)to, _mm_unpacklo_epi8(low, high));  // interleaves the first four of each eight with the others
     _mm_storeu_si128((__m128i*)(to + 16), _mm_unpackhi_epi8(low, high));
 #else
     int32_t all[GROUP];
@@ -44,7 +44,7 @@ inline void bytes_of(const Ints (&found)[2], int8_t* to) {
 #endif
 }
 
-// What `by` makes of all lanes.
+// Reduces all lanes by `by`.
 template <typename By>
 inline int32_t reduced(const Ints& x, By by) {
     typedef int32_t Quarter __attribute__((vector_size(16)));
@@ -55,11 +55,11 @@ inline int32_t reduced(const Ints& x, By by) {
 }
 inline int32_t highest(const Ints& bits) { return reduced(bits, Highest()); }
 
-// What a product gives, on its way to be tokens of the next one: [panels, tokens, 16]. Of many tokens each thread will
-// round what it computed itself: to bring it from another core takes longer than to round it.
-class Passed {
+// The outputs of a product that are the inputs of the next one: [panels, tokens, 16]. With many tokens each thread rounds
+// what it computed itself, since fetching it from another core takes longer.
+class Intermediate {
   public:
-    // Makes room, before threads meet, for the most that will come.
+    // Allocates, before threads start, for the largest size.
     void reserve(int64_t tokens, int64_t outputs, int threads) {
         const int64_t panels = panels_of(outputs);
         if (int64_t(numbers.size()) < panels * tokens * LANES) numbers.resize(panels * tokens * LANES);
@@ -67,11 +67,11 @@ class Passed {
         if (int64_t(most.size()) < threads * tokens) most.resize(threads * tokens);
     }
 
-    // Called by each thread before its first `hand`.
+    // Called by each thread before its first `writer`.
     void begin(const Team& team, int64_t tokens) { std::fill_n(sizes_of(team.me, tokens), tokens, Ints{}); }
 
-    // Takes a panel's outputs from the thread that computed them.
-    struct Hand {
+    // Writes a panel's outputs, in the thread that computed them.
+    struct Writer {
         float* numbers;
         Ints* most;
 
@@ -81,29 +81,28 @@ class Passed {
         }
     };
 
-    Hand hand(const Team& team, int64_t panel, int64_t tokens) {
+    Writer writer(const Team& team, int64_t panel, int64_t tokens) {
         owners[panel] = team.me;
         return {&numbers[panel * tokens * LANES], sizes_of(team.me, tokens)};
     }
 
-    // The largest sizes that a thread has seen, of each token.
+    // Per token the maximum absolute values that a thread has written.
     Ints* sizes_of(int thread, int64_t tokens) { return &most[thread * tokens]; }
 
-    Lines<float> numbers;
+    AlignedVector<float> numbers;
     std::vector<int> owners;  // of panels
 
   private:
-    Lines<Ints> most;
+    AlignedVector<Ints> most;
 };
 
-// How the numbers of tokens are kept: as int8 with a scale for each group, as int16 with one for a token, as bfloat16,
-// or in fp32.
+// How activations are stored: int8 with a scale per group, int16 with a scale per token, bfloat16, or fp32.
 enum Kind { BYTES, WHOLE, HALF, FULL };
 
-// Words of 4 bytes that hold a group.
+// 4-byte words of a group.
 constexpr int words_of(Kind kind) { return int(GROUP) / (kind == BYTES ? 4 : kind == FULL ? 1 : 2); }
 
-// Tokens, and panels, whose sums are held in registers at once.
+// TILE tokens and PAIR panels whose sums fit into registers.
 #if defined(__AVX512F__)
 constexpr int TILE = 12, PAIR = 2;
 #elif defined(__AVX2__)
@@ -114,7 +113,7 @@ constexpr int TILE = 2, PAIR = 1;
 constexpr int TILE = 4, PAIR = 1;
 #endif
 
-// What tokens are multiplied as with weights of this format. Tiles multiply bfloat16, which has room for outliers.
+// How activations are stored for weights of this format. AMX tiles take bfloat16, whose range holds outliers.
 inline Kind kind_for(int64_t format) {
     if (tiles_work()) return HALF;
     if (bits_of(int(format)) == 4) return BYTES;
@@ -126,42 +125,43 @@ inline Kind kind_for(int64_t format) {
 #endif
 }
 
-// Tokens lie in tiles, as even as can be, and in a tile by groups of inputs. Of a group either all inputs of a token
-// stand together, as AMX takes them, or one word of each token after the other: two inputs, or one in fp32.
+// Activations in tiles of nearly equal size, and within a tile by groups of inputs. Within a group either all inputs of a
+// token are contiguous, as AMX takes them, or the tokens' words are interleaved: a word is two inputs, four of int8, or one
+// in fp32.
 struct Tokens {
     int64_t count, inputs, groups;
-    int64_t tiles, tall;  // and tokens of a tile, at most
+    int64_t tiles, tall;  // number of tiles; maximum tokens of a tile
     bool together;
     Kind kind;
-    Lines<int8_t> values;
-    std::vector<float> scales;  // of tokens
-    std::vector<float> group_scales;  // of each tile, group and token
-    // The same way, sums of its numbers: times the level of the weight 0, negative; or in fp32, of bytes times their
-    // scale, for bytes and a format with minima.
+    AlignedVector<int8_t> values;
+    std::vector<float> scales;        // [tokens]
+    std::vector<float> group_scales;  // by tile, group and token
+    // By tile, group and token, the sum of a group's inputs: times minus the level of the weight 0; for formats with minima
+    // and for int8 as the bits of an fp32 number, for int8 times its scale.
     std::vector<int32_t> sums;
 
     int64_t start(int64_t tile) const { return count * tile / tiles; }
     int64_t tile_of(int64_t token) const { return ((token + 1) * tiles - 1) / count; }
-    // Sums of all tokens have a place each, and so has what a tile lacks that is smaller than others.
+    // Places for sums: every tile has `tall`, used or not.
     int64_t places() const { return tiles * tall; }
-    int64_t group_bytes() const { return words_of(kind) * WORD_BYTES; }  // of a token
+    int64_t group_bytes() const { return words_of(kind) * WORD_BYTES; }  // per token
     const int8_t* tile(int64_t number) const { return &values[start(number) * groups * group_bytes()]; }
     const int32_t* tile_sums(int64_t number) const { return &sums[start(number) * groups]; }
     const float* tile_scales(int64_t number) const { return &group_scales[start(number) * groups]; }
 
-    // Makes room for so many tokens of so many inputs, for weights of a format.
+    // Allocates for `tokens` of `numbers` inputs, to be multiplied with weights of a format.
     void begin(int64_t tokens, int64_t numbers, int64_t format) {
         count = tokens, inputs = numbers, together = tiles_work(), kind = kind_for(format);
         const int64_t tile = together ? TALL : TILE;
         tiles = (count + tile - 1) / tile, tall = (count + tiles - 1) / tiles;
         groups = groups_of(inputs);
-        values.resize((count + 1) * groups * group_bytes());  // AMX reads one more of a tile that has fewer than others
+        values.resize((count + 1) * groups * group_bytes());  // one more, since AMX reads `tall` rows of every tile
         scales.resize(count), group_scales.resize(kind == BYTES ? count * groups : 0);
         sums.resize(kind == WHOLE || kind == BYTES ? count * groups : 0);
         zero = has_minima(int(format)) ? 0 : zero_of(int(format));
     }
 
-    // Rounds what `row` gives of each token, which it is asked for once: where its inputs are.
+    // Quantizes the inputs that `row` returns for each token; it is called once per token.
     template <typename Row>
     void read(Team& team, Row row) {
         team.each(count, [&](int64_t token) {
@@ -177,8 +177,8 @@ struct Tokens {
         if (count > FEW) team.wait();
     }
 
-    // Rounds what a product gave.
-    void read(Team& team, Passed& from) {
+    // Quantizes the outputs of a product.
+    void read(Team& team, Intermediate& from) {
         static thread_local std::vector<float> held;
         held.resize(count);
         float* by = held.data();
@@ -207,12 +207,12 @@ struct Tokens {
   private:
     int zero;
 
-    // Where the numbers of a token are put: the one of a tile that has this place.
+    // The place of token `token` in a tile.
     struct Place {
         Tokens& of;
         int64_t tile, token;
 
-        // Puts a group, of which `some` gives 16 numbers from one on, times `by`.
+        // Writes a group times `by`; `some(i)` returns its numbers [i, i + 16).
         template <typename Some>
         void put(int64_t group, float by, Some some) const {
             const int64_t start = of.start(tile), wide = of.start(tile + 1) - start;
@@ -237,13 +237,13 @@ struct Tokens {
             }
         }
 
-        // Rounded to int8, by a scale that makes the largest one 127.
+        // Quantizes to int8; the largest absolute value becomes 127.
         template <typename Some>
         void put_bytes(int8_t* at, int64_t wide, int64_t number, Some some) const {
             const Floats first = some(0), second = some(LANES);
             const int32_t most = highest(larger(sizes(first), sizes(second)));
             const float largest = load<float>(&most);
-            // What is not finite shall be seen in what it gives, not rounded to something.
+            // Not finite: NaN, so that the outputs show it.
             const bool finite = std::isfinite(largest);
             const float scale = !finite ? std::numeric_limits<float>::quiet_NaN() : largest <= SMALL ? 0 : largest / 127;
             const float by = finite && largest > SMALL ? 127 / largest : 0;
@@ -256,7 +256,7 @@ struct Tokens {
             of.group_scales[number] = scale, of.sums[number] = load<int32_t>(&sum);
         }
 
-        // From a byte of the token's group on.
+        // Writes numbers from byte `byte` of the token's group on.
         template <typename Numbers>
         void store(int8_t* group, int64_t wide, int64_t byte, const Numbers& numbers) const {
             if (of.together)
@@ -269,13 +269,13 @@ struct Tokens {
 
     float scaled(int64_t token, const Ints& bits) { return scaled(bits, scales[token]); }
 
-    // Sets the scale of a token by the bits of its largest sizes; what its numbers are multiplied with. Both are powers
-    // of two: so the products are exact, and every CPU rounds them to the same whole numbers.
+    // Sets a token's scale from its maximum absolute values and returns the inverse. Both are powers of two, so that the
+    // products are exact and every CPU rounds to the same integers.
     float scaled(const Ints& bits, float& scale) const {
         if (kind != WHOLE) return scale = 1;
         const int32_t most = highest(bits);
         const float largest = load<float>(&most);
-        // What is not finite shall be seen in what it gives, not rounded to something.
+        // Not finite: NaN, so that the outputs show it.
         scale = std::isfinite(largest) ? 1 : std::numeric_limits<float>::quiet_NaN();
         if (!std::isfinite(largest) || largest <= SMALL) return 0;
         int power = LEVEL_BITS - 1 - std::ilogb(largest);

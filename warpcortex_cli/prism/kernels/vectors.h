@@ -1,4 +1,4 @@
-// Vectors of 16 lanes, so that one text serves every CPU: a register of AVX-512, or several smaller ones.
+// Vectors of 16 lanes, so that one source serves every CPU: one AVX-512 register, or several smaller ones.
 
 #pragma once
 
@@ -29,23 +29,23 @@ constexpr int64_t NATIVE = 32;
 #else
 constexpr int64_t NATIVE = 16;
 #endif
-constexpr int PARTS = LINE / NATIVE;  // registers of 16 lanes
+constexpr int PARTS = LINE / NATIVE;  // registers per 16 lanes
 
-// Loops over registers: where one is not unrolled, an array of them is left in memory.
+// Before loops over arrays of registers, which are spilled to memory unless the loop is unrolled.
 #if defined(__clang__)
 #define UNROLLED _Pragma("clang loop unroll(full)")
 #else
 #define UNROLLED _Pragma("GCC unroll 16")
 #endif
 
-// A register: of whole numbers, of words, of halves of words, or in fp32.
+// One register of int32, uint32, uint16 or fp32.
 typedef int32_t Whole __attribute__((vector_size(NATIVE)));
 typedef uint32_t Word __attribute__((vector_size(NATIVE)));
 typedef uint16_t Short __attribute__((vector_size(NATIVE)));
 typedef float Real __attribute__((vector_size(NATIVE)));
-typedef uint16_t Half __attribute__((vector_size(NATIVE / 2)));  // as many numbers, of 16 bits
+typedef uint16_t Half __attribute__((vector_size(NATIVE / 2)));  // as many 16-bit numbers as Real has lanes
 
-// Keeps a register in its place: a compiler that multiplies all first, to add it up later, has none left for the sums.
+// Keeps the compiler from reordering: one that computes all products before adding runs out of registers for the sums.
 template <typename T>
 inline T pinned(T x) {
 #if defined(__AVX512F__)
@@ -58,10 +58,10 @@ inline T pinned(T x) {
     return x;
 }
 
-// What was written lies in memory, and is read from there.
+// A compiler barrier: earlier writes are in memory.
 inline void written() { asm volatile("" ::: "memory"); }
 
-// Two vectors as one. Compilers take vectors wider than a register apart, too, but leave them in memory.
+// Two vectors as one. Compilers also split vectors wider than a register, but spill them to memory.
 template <typename T>
 struct Pair {
     typedef std::decay_t<decltype(T{}[0])> Lane;
@@ -108,7 +108,7 @@ FOR_PAIRS(==)
 FOR_PAIRS(!=)
 #undef FOR_PAIRS
 
-// Sixteen lanes of a kind of register.
+// Sixteen lanes of a register type.
 template <typename T, int64_t MANY = PARTS>
 struct Sixteen {
     typedef Pair<typename Sixteen<T, MANY / 2>::type> type;
@@ -122,23 +122,22 @@ typedef Sixteen<Whole>::type Ints;
 typedef Sixteen<Word>::type Words;
 typedef uint16_t Halves __attribute__((vector_size(32)));
 
-// Numbers that begin a line of the cache: else what is taken 64 bytes at a time would lie in two, and take twice as
-// long.
+// Aligns to cache lines: unaligned 64-byte accesses would touch two lines and take twice as long.
 template <typename T>
-struct Lined {
+struct AlignedAllocator {
     typedef T value_type;
     static constexpr std::align_val_t LINE = std::align_val_t(sizeof(Floats));
 
-    Lined() = default;
+    AlignedAllocator() = default;
     template <typename U>
-    Lined(const Lined<U>&) {}
+    AlignedAllocator(const AlignedAllocator<U>&) {}
     T* allocate(size_t count) { return (T*)::operator new(count * sizeof(T), LINE); }
     void deallocate(T* at, size_t) { ::operator delete(at, LINE); }
-    bool operator==(const Lined&) const { return true; }
-    bool operator!=(const Lined&) const { return false; }
+    bool operator==(const AlignedAllocator&) const { return true; }
+    bool operator!=(const AlignedAllocator&) const { return false; }
 };
 template <typename T>
-using Lines = std::vector<T, Lined<T>>;
+using AlignedVector = std::vector<T, AlignedAllocator<T>>;
 
 template <typename T>
 struct Loaded {
@@ -164,7 +163,7 @@ inline T load(const void* from) { return Loaded<T>::from(from); }
 template <typename T>
 inline void store(void* to, const T& x) { Loaded<T>::to(to, x); }
 
-// The same bits as another type.
+// A bit cast.
 template <typename To, typename From>
 inline To same_bits(const From& x) {
     static_assert(sizeof(To) == sizeof(From), "of one size");
@@ -180,7 +179,7 @@ inline To same_bits(const Pair<From>& x) {
     return {same_bits<Part>(x.low), same_bits<Part>(x.high)};
 }
 
-// Lanes of `a` where `where` says so, and else of `b`.
+// Lanes of `a` where `where` is set, else of `b`.
 template <typename M, typename T>
 inline T choose(const M& where, const T& a, const T& b) { return where ? a : b; }
 template <typename M, typename T>
@@ -188,16 +187,16 @@ inline Pair<T> choose(const Pair<M>& where, const Pair<T>& a, const Pair<T>& b) 
     return {choose(where.low, a.low, b.low), choose(where.high, a.high, b.high)};
 }
 
-inline Floats splat(float x) { return x - Floats{}; }  // to add 0 would take an instruction: it makes -0 another 0
+inline Floats splat(float x) { return x - Floats{}; }  // x + 0 would take an instruction, since it turns -0 into 0
 inline Ints splat(int32_t x) { return Ints{} + x; }
 
-// Places of lanes: 0, 1, 2, ...
+// The lanes' indices: 0, 1, 2, ...
 inline Ints order() {
     static const int32_t places[LANES] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     return load<Ints>(places);
 }
 
-// Numbers of 16 bits become those of 32: in one instruction, of which not every compiler knows.
+// Widens 16 bits to 32, in one instruction, which not every compiler finds.
 inline Word words_of(Half x) {
 #if defined(__AVX512F__)
     return (Word)_mm512_cvtepu16_epi32((__m256i)x);
@@ -208,10 +207,10 @@ inline Word words_of(Half x) {
 #endif
 }
 
-// bfloat16 in and out: of a register, and of 16 lanes.
+// bfloat16 to fp32 and back, by registers and by 16 lanes.
 inline Real real(Half x) { return (Real)(words_of(x) << 16); }
 inline Real real(Whole x) { return __builtin_convertvector(x, Real); }
-inline Word narrowed_word(Real x) {  // in its lower half
+inline Word narrowed_word(Real x) {  // in the lower 16 bits
     const Word bits = (Word)x;
     return x == x ? (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16 : Word{} + 0x7fc0u;
 }
@@ -226,7 +225,7 @@ inline Floats widened(const uint16_t* from) { return lanes(from, (Floats*)nullpt
 
 inline void put_halves(uint16_t* to, Word x) { store(to, __builtin_convertvector(x, Half)); }
 #if defined(__AVX2__) && !defined(__AVX512F__)
-inline void put_halves(uint16_t* to, const Pair<Word>& x) {  // whose upper halves are 0
+inline void put_halves(uint16_t* to, const Pair<Word>& x) {  // with upper halves 0
     const __m256i packed = _mm256_packus_epi32((__m256i)x.low, (__m256i)x.high);
     store(to, _mm256_permute4x64_epi64(packed, 0xd8));
 }
@@ -247,23 +246,22 @@ inline Halves narrowed(const Floats& x) {
     return found;
 }
 
-// Whole numbers of at most 16 bits.
+// Truncates integers to 16 bits.
 inline Halves shortened(const Ints& x) {
     Halves found;
     put_halves((uint16_t*)&found, same_bits<Words>(x) & 0xffffu);
     return found;
 }
 
-// 2 to the power of each lane, which is not above 127, within 2 units of the last place of 1; of minus infinity 0, and
-// NaN stays what it is.
+// 2^x for lanes up to 127, with an error of at most 2 ulp; 0 for minus infinity, NaN for NaN.
 inline Floats power(Floats x) {
 #if defined(__AVX512DQ__)
     const Floats rest = (Floats)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT), whole = x - rest;
 #else
-    const Floats near = choose(x < -126.0f, splat(-126.0f), x) + 12582912.0f;  // which leaves no room behind the point
+    const Floats near = choose(x < -126.0f, splat(-126.0f), x) + 12582912.0f;  // adding 1.5 * 2^23 leaves no fraction bits
     const Floats rest = x - (near - 12582912.0f);
 #endif
-    const Floats found =  // 1 at 0, and elsewhere with the least largest error
+    const Floats found =  // a minimax polynomial with value 1 at 0
         1 + rest * (0.693146978f +
                     rest * (0.240222421f + rest * (0.0555073374f + rest * (0.00967151264f + rest * 0.00132647271f))));
 #if defined(__AVX512DQ__)
@@ -279,7 +277,7 @@ constexpr float LOG2E = 1.44269504f;
 
 inline Floats exponential(Floats x) { return power(x * LOG2E); }
 
-// 1 / x, of numbers from 1 to 2 to the power of 126.
+// 1 / x for x in [1, 2^126].
 inline Floats inverse(Floats x) {
 #if defined(__AVX512F__)
     const Floats near = (Floats)_mm512_rcp14_ps((__m512)x);
@@ -298,7 +296,7 @@ inline void put(uint16_t* to, const Floats& x) { put_halves(to, narrowed_words(x
 typedef float Eight __attribute__((vector_size(32)));
 typedef float Four __attribute__((vector_size(16)));
 
-// What `by` makes of all lanes.
+// Reduces all lanes by `by`.
 template <typename By>
 inline float reduced(const Four& x, By by) { return by(by(x[0], x[2]), by(x[1], x[3])); }
 template <typename By>
@@ -331,7 +329,7 @@ template <typename T>
 inline float total(const T& x) { return reduced(x, Sum()); }
 inline float highest_of(const Floats& x) { return reduced(x, Highest()); }
 
-// Whether a lane of `a` is larger than the same of `b`.
+// Whether any lane is set.
 inline bool any_of(const Whole& where) {
 #if defined(__AVX2__) && !defined(__AVX512F__)
     return _mm256_movemask_ps((__m256)where) != 0;
@@ -355,10 +353,10 @@ inline bool any_above(const Floats& a, const Floats& b) {
 }
 
 #if defined(__AVX512F__)
-// 16 vectors become one: lane i is what `by` makes of all lanes of vector i.
+// Reduces each of 16 vectors by `by`: lane i of the result is that of vector i.
 template <typename By>
 inline Floats folded(const Floats* x, By by) {
-    Floats fours[4];  // four vectors each, whose four lanes stand together, four times
+    Floats fours[4];  // each holds four vectors reduced to four lanes
     UNROLLED for (int i = 0; i < 4; i++) {
         const auto two = [&](const Floats& a, const Floats& b) {
             return (__m512d)by((Floats)_mm512_unpacklo_ps((__m512)a, (__m512)b),
@@ -367,7 +365,7 @@ inline Floats folded(const Floats* x, By by) {
         const __m512d low = two(x[4 * i], x[4 * i + 1]), high = two(x[4 * i + 2], x[4 * i + 3]);
         fours[i] = by((Floats)_mm512_unpacklo_pd(low, high), (Floats)_mm512_unpackhi_pd(low, high));
     }
-    const auto parts = [&](const Floats& a, const Floats& b) {  // neighbouring quarters become one
+    const auto parts = [&](const Floats& a, const Floats& b) {  // reduces neighbouring quarters
         return by((Floats)_mm512_shuffle_f32x4((__m512)a, (__m512)b, 0x88),
                   (Floats)_mm512_shuffle_f32x4((__m512)a, (__m512)b, 0xdd));
     };
@@ -375,7 +373,7 @@ inline Floats folded(const Floats* x, By by) {
 }
 #endif
 
-// The totals of 16 vectors, in their order.
+// The sums of 16 vectors, in order.
 inline Floats totals(const Floats* x) {
 #if defined(__AVX512F__)
     return folded(x, Sum());
@@ -386,7 +384,7 @@ inline Floats totals(const Floats* x) {
 #endif
 }
 
-// The totals of 16 registers.
+// The sums of 16 registers, in order.
 inline Floats totals_of(const Real* x) {
 #if defined(__AVX512F__)
     return folded(x, Sum());

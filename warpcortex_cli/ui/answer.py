@@ -1,4 +1,4 @@
-"""The answer out of River text: without requests and thinking, and without the gaps that they leave."""
+"""Extracts the answer from River text: without requests and thinking, and without the gaps they leave."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _NO_SPACE_BEFORE = frozenset(".,;:!?)]}")
 class Answer:
     """Collects a reply from its `RiverText` events.
 
-    `feed` and at last `finish` give the characters that can be printed now, so that the pieces joined are the
-    answer. White space is held back until something follows it: at both ends it is dropped, and where a request
-    or thinking stood only one space, or the line break that was there, is left.
+    `feed`, and `finish` at the end, return what can be printed now; joined, the pieces are the answer. White space is
+    held back until text follows. It is dropped at both ends; where a request or thinking was removed, one space or the
+    line break is left.
 
     Attributes:
-        raw: River text as it was written, requests and thinking included and not cleaned.
+        raw: River text as written, with requests and thinking, not cleaned.
         text: the answer so far.
     """
 
@@ -24,9 +24,9 @@ class Answer:
         self.raw = ""
         self.text = ""
         self._cleaner = Cleaner()
-        self._before = ""  # white space in front of a request, or just white space
-        self._after = ""  # white space behind the last request
-        self._cut = False  # whether a request stood in this gap
+        self._before = ""  # white space not yet printed; in front of the request if there is one
+        self._after = ""  # white space after the last request
+        self._cut = False  # whether a request was removed from this gap
 
     def feed(self, event: RiverText) -> str:
         self.raw += event.text
@@ -38,7 +38,7 @@ class Answer:
         return self._take(self._cleaner.feed(event.text))
 
     def finish(self) -> str:
-        """What was held back, when the reply is over."""
+        """The text held back, once the reply is over."""
         return self._take(self._cleaner.finish())
 
     def _take(self, text: str) -> str:
@@ -59,7 +59,7 @@ class Answer:
             self._before += blank
 
     def _gap(self, following: str) -> str:
-        """What stands between the answer so far and the character `following`."""
+        """The white space between the answer so far and `following`."""
         if not self.text:
             return ""
         if not self._cut:
@@ -72,5 +72,5 @@ class Answer:
 
 
 def _wider(first: str, second: str) -> str:
-    """Of two gaps the one that separates more."""
+    """The wider of two gaps."""
     return second if (second.count("\n"), len(second)) > (first.count("\n"), len(first)) else first

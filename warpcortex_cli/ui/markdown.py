@@ -13,7 +13,7 @@ _HEADINGS = {"user": "You", "assistant": "River", "notes": "Notes"}
 
 
 def as_markdown(session: Session) -> str:
-    """The transcript, turn by turn, and the thoughts of the Streams. Text is harmless, but not escaped."""
+    """The transcript, turn by turn, and the Streams' thoughts. Text is cleaned, not escaped as Markdown."""
     parts = ["# warpcortex conversation", f"Model {session.prism.name}, profile {session.profile.name}."]
     for turn in session.transcript():
         text = clean(turn.text).strip()

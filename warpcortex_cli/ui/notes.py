@@ -1,4 +1,4 @@
-"""Notes: from a file or a pipe to text, and into a session, with a progress bar."""
+"""Notes: read from a file or a pipe, and loaded into a session with a progress bar."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from warpcortex_cli.ui.safe import one_line, readable
 if TYPE_CHECKING:
     from warpcortex_cli.engine.session import Session
 
-_OFTEN = 10.0  # seconds from one line to the next where no bar can be drawn
-_FIRST = 1 << 16  # bytes that tell text from what is none
+_OFTEN = 10.0  # seconds between progress lines where no bar can be drawn
+_FIRST = 1 << 16  # bytes checked to tell text from binary data
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -33,7 +33,7 @@ def read_notes(path: Path) -> str:
     try:
         with path.expanduser().open("rb") as file:
             data = file.read(_FIRST)
-            if not _binary(data):  # a device may have no end
+            if not _binary(data):  # a device may be endless
                 data += file.read()
     except FileNotFoundError as error:
         raise UsageError(
@@ -48,7 +48,7 @@ def read_notes(path: Path) -> str:
 
 
 def decode_notes(data: bytes, name: str) -> str:
-    """Decodes notes, keeping visible characters only: UTF-8, or UTF-16 with a byte order mark.
+    """Decodes notes and keeps only visible characters. UTF-8, or UTF-16 with a byte order mark.
 
     Raises:
         UsageError: the bytes are not text.
@@ -68,16 +68,16 @@ def _binary(data: bytes) -> bool:
 
 
 class _Stopped(Exception):
-    """Raised inside `load_notes` to leave it between two steps."""
+    """Raised inside `load_notes` to leave it between steps."""
 
 
 def load_with_progress(
     session: Session, text: str, name: str, console: Console, stopped: Callable[[], bool] = lambda: False
 ) -> int | None:
-    """Prefills notes under a transient progress bar on a terminal, and elsewhere with a line every ten seconds.
+    """Prefills notes: with a transient progress bar on a terminal, elsewhere with a line every ten seconds.
 
     Args:
-        stopped: asked after every step; once it says yes, the session takes the notes back.
+        stopped: checked after every step; once true, the session drops the notes.
 
     Returns:
         The number of tokens, or None when it was stopped.

@@ -1,8 +1,8 @@
 """The page: text that streams into the terminal's own scrollback, with live panels below it.
 
-Rich's `Live` prints above its region only in whole lines, but a reply grows by parts of words. So the
-unfinished row is the first row of the region, and full rows are let go above it without a line break: the
-terminal wraps the text itself, and what is copied out of the scrollback is the text as it was written.
+Rich's `Live` prints only whole lines above its region, but a reply grows by parts of words. So the unfinished row is
+the first row of the region, and full rows are written above it without a line break: the terminal wraps the text
+itself, and text copied from the scrollback is as it was written.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from rich.style import Style
 
 _DIM = Style(dim=True)
 _PLAIN = Style()
-_EVERY = 0.2  # seconds between two pictures of the panels
-_TEXT_EVERY = 0.04  # seconds between two pictures of an unfinished row: each writes the whole region again
+_EVERY = 0.2  # seconds between redraws of the panels
+_TEXT_EVERY = 0.04  # seconds between redraws of an unfinished row: each redraws the whole region
 
 
 def _agreed(char: str, cells: int) -> bool:
-    """Whether every terminal gives a character this width; on marks, joiners and emoji they differ."""
+    """Whether all terminals agree on a character's width; for marks, joiners and emoji they differ."""
     kind = unicodedata.category(char)
     return kind[0] in "LNPSZ" if cells == 1 else cells == 2 and kind == "Lo"
 
@@ -41,11 +41,11 @@ class _Raw:
 
 
 class Page:
-    """Writes one reply. A context manager; where the console is no terminal, plain text without panels.
+    """Writes one reply. A context manager. If the console is not a terminal, writes plain text without panels.
 
     Args:
-        console: where to.
-        panels: draws what stands below the text, for a width and a height.
+        console: to write to.
+        panels: draws the panels below the text for a width and a height.
     """
 
     def __init__(self, console: Console, panels: Callable[[int, int], RenderableType]) -> None:
@@ -53,11 +53,11 @@ class Page:
         self._panels = panels
         self._row: list[Segment] = []
         self._cells = 0
-        self._soft = True  # whether the row may end by the terminal's own wrapping; else a line break is written
-        self._open = False  # whether the last line written still lacks its line break
+        self._soft = True  # whether the terminal may wrap the row itself; else a line break is written
+        self._open = False  # whether the last line still lacks its line break
         self._below: list[list[Segment]] = []
         self._drawn_at = float("-inf")
-        self._stale = False  # whether the unfinished row has text that is not on the screen
+        self._stale = False  # whether the unfinished row has text not yet on the screen
         self._shown_at = float("-inf")
         self._live: Live | None = None
         if console.is_terminal and not console.is_dumb_terminal:
@@ -85,7 +85,7 @@ class Page:
             self._print([*self._take_row(), Segment.line()])
 
     def write(self, text: str, *, dim: bool = False) -> None:
-        """Appends harmless text (see `ui.safe`)."""
+        """Appends cleaned text (see `ui.safe`)."""
         style = _DIM if dim else _PLAIN
         done: list[Segment] = []
         for char in text.expandtabs(4):
@@ -108,7 +108,7 @@ class Page:
         self.tick()
 
     def tick(self, *, force: bool = False) -> None:
-        """Draws what is new if the last picture is old enough, or at once."""
+        """Redraws if the last redraw is old enough, or if forced."""
         if not self._live:
             return
         now = time.monotonic()

@@ -1,6 +1,6 @@
 """Live panels and tables of what the engine is doing, drawn from a `SessionView`.
 
-Everything that a model wrote goes through `one_line` and into `rich.text.Text`, which knows no markup.
+Model text goes through `one_line` into `rich.text.Text`, which does not parse markup.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ STYLES = {
     "cancelled": "dim",
     "failed": "bold red",
 }
-FULL_WIDTH, FULL_HEIGHT = 72, 18  # below this the panels shrink to a line
-_AROUND_ROWS = 16  # lines of a full display that are not Stream rows: text, frames, header, lower panels, spare
+FULL_WIDTH, FULL_HEIGHT = 72, 18  # below this the panels shrink to one line
+_AROUND_ROWS = 16  # lines of a full display that are no Stream rows: text, frames, header, lower panels, spare
 _JUDGED_SHOWN = 3
 
 
 @dataclass(frozen=True)
 class Usage:
-    """Memory of the program, who measured it ("NVML", "RSS"), and how much it has `grown` in this reply."""
+    """The program's memory, its source ("NVML", "RSS"), and by how much it has `grown` during this reply."""
 
     source: str
     bytes: int
@@ -51,7 +51,7 @@ _ENDS = {"interrupted": "stopped", "length": "cut at the token budget", "loop": 
 
 
 def size(count: float) -> str:
-    """Bytes for people: `512 B`, `12.0 KiB`, `3.4 MiB`, `1.2 GiB`."""
+    """Bytes in readable units: `512 B`, `12.0 KiB`, `3.4 MiB`, `1.2 GiB`."""
     value = float(count)
     for unit in ("B", "KiB", "MiB"):
         if abs(value) < 1024:
@@ -61,10 +61,10 @@ def size(count: float) -> str:
 
 
 def interesting(streams: Sequence[StreamView], limit: int) -> tuple[list[StreamView], str]:
-    """The rows worth a line, and a sentence for the others (`""` if there are none).
+    """The Streams to show, and a line about the others (`""` if there are none).
 
-    First what is at the Gate, a few that were judged last, so that scores are seen, then what thinks, what
-    ended earlier, what is parked, and the queue.
+    In order: those at the Gate, a few judged last, so that scores are seen, those thinking, those that ended earlier,
+    the parked, the queued.
     """
     ended = [s.id for s in streams if s.state not in LIVE][-_JUDGED_SHOWN:]
     rank = {"gating": 0, "thinking": 2, "parked": 4, "queued": 5}
@@ -82,7 +82,7 @@ def interesting(streams: Sequence[StreamView], limit: int) -> tuple[list[StreamV
 
 
 def counts(streams: Sequence[StreamView], forgotten: Mapping[str, int] | None = None) -> str:
-    """`80 thinking, 12 queued`, in the order of a Stream's life. `forgotten`: others by state, not listed any more."""
+    """`80 thinking, 12 queued`, in the order of a Stream's life. `forgotten`: counts of unlisted Streams."""
     found = Counter(s.state for s in streams) + Counter(forgotten or {})
     return ", ".join(f"{found[state]} {state}" for state in sorted(found, key=list(STYLES).index))
 
@@ -93,7 +93,7 @@ def streams_table(
     """One row a Stream: id, role, task, state, tokens, Gate score, landmarks (and focus), seconds, KV.
 
     Args:
-        reasons: also what started each.
+        reasons: also show what started each.
     """
     table = Table(box=None, expand=True, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
     table.add_column("#", justify="right", no_wrap=True)
@@ -128,7 +128,7 @@ _REASONS = {"trigger": "its text", "turn": "your words", "sentence": "a sentence
 
 
 def _task(stream: StreamView) -> str:
-    """What it was asked, and of a tool what it gave."""
+    """The Stream's task and, for a tool, its result."""
     return f"{stream.task} \u2192 {stream.thought}" if stream.work != "model" and stream.thought else stream.task
 
 
@@ -154,7 +154,7 @@ def synapse_panel(view: SessionView) -> Panel:
 
 
 def gate_panel(view: SessionView, injecting: bool = True) -> Panel:
-    """Counts, threshold and mode, and the asides that passed thoughts became."""
+    """Counts, threshold and mode, and the injected thoughts."""
     gate = view.gate
     threshold = "lets all pass" if gate.mode == "off" else f"threshold {gate.threshold:.2f}"
     asides = f"{view.asides} injected, {view.aside_tokens} tok"
@@ -163,9 +163,9 @@ def gate_panel(view: SessionView, injecting: bool = True) -> Panel:
 
 
 def memory_panel(streams: Sequence[StreamView], usage: Usage | None) -> Panel:
-    """Memory of the program as measured, its growth for each Stream alive, and the KV counted for each."""
+    """The program's measured memory, its growth per live Stream, and the mean KV bytes counted for each."""
     alive = [s for s in streams if s.state in ("thinking", "gating")]
-    held = [s.kv_bytes for s in alive if s.state == "thinking"]  # at the Gate it has no tail any more
+    held = [s.kv_bytes for s in alive if s.state == "thinking"]  # at the Gate a Stream has no tail any more
     counted = f"KV {size(sum(held) / len(held))}/agent" if held else "KV -"
     agents = f"{len(alive)} agent{'' if len(alive) == 1 else 's'} alive"
     if usage is None:
@@ -175,7 +175,7 @@ def memory_panel(streams: Sequence[StreamView], usage: Usage | None) -> Panel:
 
 
 def river_words(view: SessionView, done: int, total: int) -> str:
-    """What the River is at, in a few words."""
+    """What the River is doing, in a few words."""
     if view.river_state in ("reading", "prefill"):
         return f"River reads {done:,}/{total:,} tokens" if total else "River reads"
     waits = dict.fromkeys(("waiting", "awaiting", "held"), "waits for its Streams")
@@ -189,7 +189,7 @@ def river_words(view: SessionView, done: int, total: int) -> str:
 
 @dataclass(frozen=True)
 class Scene:
-    """What one picture of a running reply shows; `streams` are those of this reply."""
+    """What one redraw of a running reply shows; `streams` are those of this reply."""
 
     view: SessionView
     streams: Sequence[StreamView]
@@ -236,7 +236,7 @@ def summary(scene: Scene, reason: str, seconds: float, tokens: int, width: int =
 
 
 def memory_table(view: SessionView) -> RenderableType:
-    """What the River's context is made of: parts in tokens, tiers in blocks and bytes."""
+    """The parts of the River's context in tokens, and its tiers in blocks and bytes."""
     memory = view.memory
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     for name in ("", "tokens", "blocks", "bytes"):
@@ -253,7 +253,7 @@ def memory_table(view: SessionView) -> RenderableType:
 
 
 def thoughts_list(thoughts: Sequence[StreamView]) -> RenderableType:
-    """Every finished thought with its end, score and reason."""
+    """Every finished thought with its outcome, score and reason."""
     lines: list[RenderableType] = []
     for stream in thoughts:
         score = "" if stream.gate_score is None else f"  score {stream.gate_score:.2f}"

@@ -1,4 +1,4 @@
-"""Paths as people give them to a program that is no shell: typed, or dropped on the terminal's window."""
+"""Paths typed into the chat or dropped on the terminal's window, where no shell removes quotes and escapes."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
 _URL = re.compile(r"file:(?://(?:localhost)?(?=/)|(?=/[^/]))", re.IGNORECASE)
-_ESCAPED = re.compile(r"[\"']|\\[^\w\n]")  # what a shell would take for more than itself; `dir\\name` is Windows'
+_ESCAPED = re.compile(r"[\"']|\\[^\w\n]")  # characters special to a shell; `dir\\name` is Windows'
 
 
 def dropped_path(text: str) -> Path:
-    """The path that a text means: what exists as it is written, else without quotes, escapes or as a file:// URL.
+    """The path that a text means: as written if that exists, else without quotes and escapes, or as a file:// URL.
 
     Terminals write a dropped file as `dir\\ name/x.txt`, `'dir name/x.txt'` or `file:///dir%20name/x.txt`.
 
     Raises:
-        RuntimeError: there is no such home folder.
+        RuntimeError: `~user` has no home folder.
     """
     ways = [text, *_other_ways(text)]
     for path in (path for way in ways for path in (way, os.path.expanduser(way))):
@@ -38,6 +38,6 @@ def _other_ways(text: str) -> list[str]:
         return []
     try:
         words = shlex.split(text)
-    except ValueError:  # a quote that does not end
+    except ValueError:  # an unclosed quote
         return []
     return words if len(words) == 1 else []

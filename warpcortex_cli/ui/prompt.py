@@ -23,7 +23,7 @@ from warpcortex_cli.ui.safe import one_line
 
 
 class CommandCompleter(Completer):
-    """Completes command names, then their argument: a choice, a file, or a name out of `names()`."""
+    """Completes command names, then their argument: a choice, a file, or one of `names()`."""
 
     def __init__(self, commands: Sequence[Command], names: Callable[[], Iterable[str]]) -> None:
         self._commands = commands
@@ -57,7 +57,7 @@ class CommandCompleter(Completer):
 
 
 class StateHistory(FileHistory):
-    """History in a file of its own user; a full or read-only disk costs the history, not the chat."""
+    """History in a file that only its user can read. A full or read-only disk loses the history, not the chat."""
 
     def load_history_strings(self) -> Iterable[str]:
         try:
@@ -71,7 +71,7 @@ class StateHistory(FileHistory):
 
 
 def open_history() -> History:
-    """The history in the state folder of this system (XDG_STATE_HOME on Linux), or one that is forgotten."""
+    """The history in this system's state folder (XDG_STATE_HOME on Linux), or else in memory."""
     try:
         folder = user_state_path("warpcortex", appauthor=False)
         folder.mkdir(parents=True, exist_ok=True)
@@ -91,7 +91,7 @@ class Prompt:
     """
 
     def __init__(self, names: Callable[[], Iterable[str]], label: str = "you") -> None:
-        # Typing ahead while a reply runs and asking the terminal for its cursor do not go together: no CPR.
+        # No CPR: the terminal's answer would mix with what is typed ahead while a reply runs.
         # The prompt goes to the terminal even if stdout is a file.
         output = create_output(always_prefer_tty=True)
         if isinstance(output, Vt100_Output):

@@ -20,7 +20,7 @@ Probe = Callable[[], Usage | None]
 
 
 class Reply:
-    """Shows the events of one reply on a page. Requests and thinking are dim; white space at both ends is left out."""
+    """Shows the events of one reply on a page. Requests and thinking are dim; white space at both ends is dropped."""
 
     def __init__(self, session: Session, console: Console, probe: Probe, injecting: bool) -> None:
         self._session = session
@@ -29,18 +29,18 @@ class Reply:
         self._first: int | None = None
         self._read = self._to_read = 0
         self._cleaner = Cleaner()
-        self._blank: str | None = None  # white space that waits for a word; None until the first word
+        self._blank: str | None = None  # white space held back until a word follows; None before the first word
         self._page = Page(console, lambda width, height: live_panels(self.scene(), width, height))
         self.finished: RiverFinished | None = None
 
     def scene(self) -> Scene:
-        """A picture of now, with the Streams of this reply only."""
+        """The current state, with the Streams of this reply only."""
         view = self._session.snapshot()
         streams = [s for s in view.streams if self._first is not None and s.id >= self._first]
         return Scene(view, streams, self._probe(), self._injecting, self._read, self._to_read)
 
     def run(self, text: str) -> None:
-        """Sends a user turn and shows all that happens, till the reply is over."""
+        """Sends a user turn and shows its events until the reply is over."""
         with self._page as page:
             for event in self._session.send(text):
                 self._take(event, page)

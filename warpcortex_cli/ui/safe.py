@@ -1,9 +1,9 @@
 """Untrusted text, made safe for a terminal.
 
-Models and notes are untrusted. Whatever they contain must not move the cursor, set a title, open a link or show words
-in another order than they have. What is taken away is the least that does so: control characters, one by one; what
-stands behind ESC, if it is a whole terminal sequence, which nobody would see; and characters that turn the direction
-of text. In text that comes in (`readable`) directions stay. Printing is always done without Rich markup.
+Models and notes are untrusted. Their text must not move the cursor, set a title, open a link or reorder words on the
+screen. So as little as possible is removed: control characters; whole terminal sequences after ESC, which are
+invisible anyway; and characters that change the direction of text. Incoming text (`readable`) keeps the latter.
+Printing never uses Rich markup.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ _BLANK = re.compile(r"\s+")
 
 _ESC = "\x1b"
 _ST = "\x9c"
-_STRING_OPENERS = frozenset("PX^_]")  # behind ESC: DCS, SOS, PM, APC, OSC; they last until ST
-_STRING_LIMIT = 1024  # a longer string sequence is taken for text with a stray ESC in front
-_BREAKS = frozenset("\r\x0b\x0c")  # to a reader a new line
+_STRING_OPENERS = frozenset("PX^_]")  # after ESC: DCS, SOS, PM, APC, OSC; they end with ST
+_STRING_LIMIT = 1024  # a longer string sequence counts as text after a stray ESC
+_BREAKS = frozenset("\r\x0b\x0c")  # shown as a new line
 
 
 class Reader:
-    """Takes out of text what no reader sees; the text comes in pieces, and a sequence may be split anywhere.
+    """Removes what is invisible from text that comes in pieces; a sequence may be split anywhere.
 
-    Only `\\n` and `\\t` are left of the control characters; other line ends become `\\n`. Single characters of C1 open
-    nothing: in text they are mostly what is left of a wrong encoding. A string sequence is held back until it ends;
-    one that does not end in its line was none, and all of it but ESC is text.
+    Of the control characters only `\\n` and `\\t` stay; other line ends become `\\n`. C1 characters start no sequence:
+    in text they mostly come from a wrong encoding. A string sequence is held back until it ends; if it does not end on
+    its line, it is text, except for ESC.
     """
 
     def __init__(self) -> None:
         self._state = "text"
-        self._held: list[str] = []  # of a string sequence
+        self._held: list[str] = []  # the current string sequence
         self._returned = False  # whether the newest character was a carriage return
 
     def feed(self, text: str) -> str:
-        """The harmless part of `text` that can be given now, in linear time."""
+        """The cleaned text available so far, in linear time."""
         if self._state == "text" and not self._returned and not _UNSAFE.search(text):
             return text
         out: list[str] = []
@@ -67,13 +67,13 @@ class Reader:
         return "".join(out)
 
     def finish(self) -> str:
-        """What was held back, when no text will follow."""
+        """The text held back, once no text follows."""
         held, self._held = "".join(self._held), []
         self._state, self._returned = "text", False
         return held
 
     def _open(self, char: str) -> str:
-        """Takes an unsafe character met in plain text; returns what stands in its place."""
+        """Handles an unsafe character in plain text; returns its replacement."""
         if char == _ESC:
             self._state = "escape"
         elif char in _BREAKS:
@@ -83,7 +83,7 @@ class Reader:
         return ""
 
     def _inside(self, char: str) -> int:
-        """Takes one character of a sequence; returns 1, or 0 when the character belongs to the text again."""
+        """Handles one character of a sequence; returns 1, or 0 if the character is text again."""
         if char == _ESC:
             if self._state == "string":
                 self._state = "string-escape"
@@ -140,7 +140,7 @@ class Reader:
 
 
 class Cleaner(Reader):
-    """The same for text that goes out: nor are directions left."""
+    """The same for outgoing text: also removes direction characters."""
 
     def feed(self, text: str) -> str:
         return _DIRECTIONS.sub("", super().feed(text))
@@ -150,24 +150,24 @@ class Cleaner(Reader):
 
 
 def readable(text: str) -> str:
-    """All of a text that comes in: every character that a reader sees. Windows and old Mac line ends become `\\n`."""
+    """Incoming text with only its visible characters. Windows and old Mac line ends become `\\n`."""
     reader = Reader()
     return reader.feed(text) + reader.finish()
 
 
 def clean(text: str) -> str:
-    """All of a text that goes out, without terminal control and directions; line ends become `\\n`."""
+    """Outgoing text without terminal control and direction characters; line ends become `\\n`."""
     return _DIRECTIONS.sub("", readable(text))
 
 
 def one_line(text: str, limit: int = 200) -> str:
-    """A harmless single line of at most `limit` characters, for tables and messages."""
+    """Cleaned text as one line of at most `limit` characters, for tables and messages."""
     line = _BLANK.sub(" ", clean(text[: limit * 8])).strip()
     return line if len(line) <= limit else line[: limit - 1].rstrip() + "\u2026"
 
 
 class SafeConsole(Console):
-    """A console whose text never controls the terminal; only Rich's own output does."""
+    """A console whose text cannot control the terminal; only Rich's own output can."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
@@ -175,7 +175,7 @@ class SafeConsole(Console):
             yield segment if plain else Segment(clean(segment.text), segment.style)
 
     def on_broken_pipe(self) -> None:
-        """Leaves it to who called: Rich would end the program here and forget about stderr."""
+        """Raises: Rich would exit here and lose what stderr still holds."""
         raise
 
 
@@ -184,7 +184,7 @@ def _harmful(text: str) -> bool:
 
 
 def safe_json(document: str) -> str:
-    """JSON in which characters that control a terminal are written as escapes, and stay what they are."""
+    """The same JSON with characters that could control a terminal escaped."""
     return _DIRECTIONS.sub(_escaped, _UNSAFE.sub(_escaped, document))
 
 

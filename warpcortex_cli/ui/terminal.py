@@ -1,4 +1,4 @@
-"""The terminal around a running reply: where Ctrl-C goes, and no echo of typing into the panels."""
+"""The terminal during a reply: Ctrl-C handling, and no echo of typing into the panels."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from io import TextIOBase, TextIOWrapper
 from types import FrameType
 from typing import Any, TextIO
 
-_PATIENCE = 3  # a Ctrl-C that often during one reply no longer waits for the running step
+_PATIENCE = 3  # this many Ctrl-C during one reply no longer wait for the running step
 
 
 class _Closed(TextIOBase):
-    """In the place of a stdout that the caller has closed: Python has None there, and `print` would lose its words."""
+    """Stands in for a stdout that the caller closed: Python has None there, and `print` would silently drop text."""
 
     def write(self, text: str) -> int:
         raise OSError(errno.EBADF, "standard output is closed")
 
 
 class Forgiving:
-    """A stream for what may be lost: once it cannot be written, it forgets what it is given.
+    """A stream for output that may be lost: once writing fails, it drops everything.
 
     Args:
         stream: stderr, or None if there is none.
@@ -55,7 +55,7 @@ class Forgiving:
 
 
 def prepare_streams() -> None:
-    """Characters that an encoding lacks become question marks, and what is printed to a closed stdout is an error."""
+    """Prints characters that the encoding lacks as question marks; makes printing to a closed stdout an error."""
     if sys.stdout is None:
         sys.stdout = _Closed()
     for stream in (sys.stdout, sys.stderr):
@@ -64,7 +64,7 @@ def prepare_streams() -> None:
 
 
 def give_up(stream: TextIO) -> None:
-    """Nothing reaches a stream any more, nor what it still holds: else Python would fail over it when it ends."""
+    """Drops what a stream holds and all that follows, so that Python does not fail on it at exit."""
     with contextlib.suppress(OSError, ValueError):
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, stream.fileno())
@@ -73,7 +73,7 @@ def give_up(stream: TextIO) -> None:
 
 @contextmanager
 def interrupts(stop: Callable[[], None]) -> Iterator[None]:
-    """Ctrl-C calls `stop` instead of raising; the third one raises KeyboardInterrupt after all."""
+    """While this context lasts, Ctrl-C calls `stop`; the third one raises KeyboardInterrupt."""
     pressed = 0
 
     def on_signal(number: int, frame: FrameType | None) -> None:
@@ -92,7 +92,7 @@ def interrupts(stop: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def quiet_input() -> Iterator[None]:
-    """No echo while it lasts; what is typed is kept for the next prompt. Does nothing without a terminal."""
+    """While this context lasts, typing is not echoed, but kept for the next prompt. Does nothing without a terminal."""
     try:
         import termios
 
@@ -105,7 +105,7 @@ def quiet_input() -> Iterator[None]:
         yield
         return
     silent = before.copy()
-    # NOFLSH: else Ctrl-C throws away output on its way to the screen, and the panels are drawn wrongly.
+    # NOFLSH: else Ctrl-C discards pending output, and the panels are drawn wrongly.
     silent[3] = (silent[3] & ~termios.ECHO) | termios.NOFLSH
     termios.tcsetattr(number, termios.TCSADRAIN, silent)
     try:

@@ -13,10 +13,9 @@ from warpcortex_cli.events import Event
 
 
 class TraceWriter:
-    """A listener that writes events to a file, each line complete as soon as the event is over.
+    """A listener that writes each event to a file at once.
 
-    A file that can no longer be written (a full disk) never stops the conversation: tracing ends, and
-    `failure` says why.
+    If writing fails (a full disk), the conversation goes on: tracing ends, and `failure` says why.
 
     Raises:
         UsageError: the file cannot be opened.
@@ -53,7 +52,7 @@ class TraceWriter:
 
 
 def _finite(value: Any) -> Any:
-    """JSON knows no NaN and no infinity; they become null."""
+    """Replaces NaN and infinity, which JSON does not have, by null."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):

@@ -113,7 +113,7 @@ def test_words_for_people(machine: Path, capsys: pytest.CaptureFixture[str], mon
     assert leave("models") == 0
     out, err = capsys.readouterr()
     assert "\x1b" not in out
-    for words in ("smollm2", "93.8 MiB", "8,192", "ollama:small:1b", "is damaged", "which is not served"):
+    for words in ("smollm2", "93.8 MiB", "8,192", "ollama:small:1b", "is damaged", "which is not supported"):
         assert words in out
     assert "warpcortex pull" in err
 

@@ -345,7 +345,7 @@ def test_weights_that_are_no_numbers(kind: str, model_folder: Callable[[str], Pa
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        ({"general.architecture": "mamba"}, "architecture 'mamba', which is not served"),
+        ({"general.architecture": "mamba"}, "architecture 'mamba', which is not supported"),
         ({"qwen2.expert_count": 4}, "mixture of experts"),
         ({"qwen2.embedding_length": 0}, "its sizes do not fit"),
         ({"qwen2.attention.head_count": 7}, "is damaged"),
@@ -357,7 +357,7 @@ def test_weights_that_are_no_numbers(kind: str, model_folder: Callable[[str], Pa
         ({"qwen2.rope.scaling.type": "banana", "qwen2.rope.scaling.factor": 2.0}, "'banana'"),
         ({"tokenizer.ggml.model": "bert"}, "tokenizer of the kind 'bert'"),
         ({"tokenizer.ggml.pre": "banana"}, "uses the pre-tokenizer 'banana'"),
-        ({"tokenizer.ggml.tokens": []}, "no tokenizer|which is not served"),
+        ({"tokenizer.ggml.tokens": []}, "no tokenizer|which is not supported"),
     ],
 )
 def test_files_that_say_what_is_not_served(

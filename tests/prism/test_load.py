@@ -328,7 +328,7 @@ def test_damaged_weights(folder: Path, content: bytes) -> None:
 def test_half_a_file(folder: Path) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ModelError, match=r"damaged \(it ends too early"):
+    with pytest.raises(ModelError, match=r"damaged \(it is truncated"):
         attempt(folder)
 
 

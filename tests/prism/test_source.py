@@ -206,7 +206,7 @@ def test_ollamas_usual_folders(tmp_path: Path, small: Path, monkeypatch: pytest.
         ("../../x", "is not a name of Ollama's"),
         ("a/b/c/d/e", "is not a name of Ollama's"),
         ("a:..", "is not a name of Ollama's"),
-        ("adapted", "is an adapter upon another model"),
+        ("adapted", "is an adapter of another model"),
         ("double", "has 2 files of weights"),
         ("without", "has 0 files of weights"),
         ("gone", r"is incomplete: sha256-cdcdcdcdcdcd\.\.\. is missing"),

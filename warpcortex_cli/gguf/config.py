@@ -1,8 +1,8 @@
-"""The configuration of transformers out of a GGUF file's metadata.
+"""A transformers configuration from a GGUF file's metadata.
 
-transformers reads these files, too, but not all that they say: in version 5.24 the scaling of positions, Qwen3's size
-of heads, and Gemma's scale of attention, soft caps and sliding pattern are its classes' defaults, whatever the file
-states. What is read here is what llama.cpp reads (`load_arch_hparams` in its src/models).
+transformers reads these files, too, but ignores some of their keys: in version 5.24 RoPE scaling, Qwen3's head size,
+and Gemma's attention scale, soft caps and sliding pattern are its classes' defaults, whatever the file says. This reads
+what llama.cpp reads (`load_arch_hparams` in its src/models).
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from warpcortex_cli.gguf.header import Header
 from warpcortex_cli.gguf.served import check_architecture
 
 _AGAIN = "Copy or pull the file again."
-_OTHER = "Choose another model; Llama, Mistral, Qwen2, Qwen3, Phi-3 and Gemma 2 and 3 are served as GGUF."
+_OTHER = "Choose another model; Llama, Mistral, Qwen2, Qwen3, Phi-3 and Gemma 2 and 3 are supported as GGUF."
 
 
 def configured(header: Header, factors: Callable[[str], list[float]]) -> dict[str, Any]:
-    """Values of a configuration, `model_type` among them.
+    """The values of a configuration, including `model_type`.
 
     Args:
         header: of the file.
-        factors: reads a small tensor of the file by its name, for the factors of its rotary embedding.
+        factors: reads a small tensor of the file by name, for the factors of the rotary embedding.
 
     Raises:
-        ModelError: this architecture is not served, or the file lacks or contradicts something.
+        ModelError: the architecture is not supported, or metadata is missing or inconsistent.
     """
     kind = header.architecture
     check_architecture(header)
@@ -44,7 +44,7 @@ def _common(header: Header, kind: str) -> dict[str, Any]:
         raise ModelError(f"{header.name} is damaged (its sizes do not fit its embedding).", _AGAIN)
     head_dim = header.whole(f"{kind}.attention.key_length", hidden // heads)
     if header.whole(f"{kind}.attention.value_length", head_dim) != head_dim:
-        raise ModelError(f"{header.name} has keys and values of different sizes, which is not served.", _OTHER)
+        raise ModelError(f"{header.name} has keys and values of different sizes, which is not supported.", _OTHER)
     return {
         "model_type": kind,
         "vocab_size": embedding.shape[0],
@@ -75,12 +75,12 @@ def _plain(header: Header, kind: str) -> dict[str, Any]:
         if window:
             found |= {"model_type": "mistral", "sliding_window": window}
     elif header.whole(f"{kind}.attention.sliding_window", 0):
-        raise ModelError(f"{header.name} has sliding windows, which are not served of {kind}.", _OTHER)
+        raise ModelError(f"{header.name} has sliding windows, which are not supported for {kind}.", _OTHER)
     return found
 
 
 def _gemma(header: Header, kind: str, pattern: int, largest: int) -> dict[str, Any]:
-    """What Gemma 2 and 3 share: the model of so many layers alone scales attention by the mean size of heads."""
+    """What Gemma 2 and 3 share. Only the model of `largest` layers scales attention by the mean head size."""
     layers, heads = header.whole(f"{kind}.block_count"), header.whole(f"{kind}.attention.head_count")
     hidden = header.whole(f"{kind}.embedding_length")
     scalar = header.whole(f"{kind}.attention.key_length", hidden // max(1, heads))
@@ -95,7 +95,7 @@ def _gemma(header: Header, kind: str, pattern: int, largest: int) -> dict[str, A
 
 
 def _layer_types(header: Header, kind: str, layers: int, pattern: int) -> list[str]:
-    """Every `pattern`-th layer attends to all, unless the file says something else."""
+    """Every `pattern`-th layer has full attention, unless the file says otherwise."""
     key = f"{kind}.attention.sliding_window_pattern"
     given = header.numbers(key)
     if given:
@@ -180,7 +180,7 @@ def _scaling(
             "original_max_position_embeddings": original,
             "attention_factor": attention,
         }
-    if "rope_freqs.weight" in header.tensors:  # of Llama 3: each frequency is divided by its own factor, at any length
+    if "rope_freqs.weight" in header.tensors:  # Llama 3: each frequency is divided by its own factor, at any length
         each = factors("rope_freqs.weight")
         return {
             "rope_type": "longrope",

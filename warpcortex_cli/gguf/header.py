@@ -1,8 +1,8 @@
-"""What a GGUF file says about itself: metadata and where its tensors lie. No torch in here.
+"""The header of a GGUF file: metadata and tensor offsets. Does not import torch.
 
-Not `gguf.GGUFReader`: it takes seconds for a vocabulary of 49,152 tokens, and believes every count and offset that a
-file states. This one takes a hundredth of the time, and refuses what does not fit into the file before anything is
-allocated for it. Format: github.com/ggml-org/ggml, docs/gguf.md.
+Not `gguf.GGUFReader`, which takes seconds for a vocabulary of 49,152 tokens and trusts every count and offset in the
+file. This parser takes a hundredth of the time and checks each against the file's size before allocating anything.
+Format: github.com/ggml-org/ggml, docs/gguf.md.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from warpcortex_cli.errors import ModelError
 
 MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
-_ALIGNMENT = 32  # where a file does not state one
+_ALIGNMENT = 32  # the default
 
 # ggml's types: values and bytes of a block.
 TYPES: dict[int, tuple[str, int, int]] = {
@@ -43,7 +43,7 @@ TYPES: dict[int, tuple[str, int, int]] = {
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
 
-# More than any model has, and little enough to be walked through in a second.
+# More than any model has, and few enough to walk through in a second.
 _MOST_KEYS, _MOST_TENSORS, _MOST_STRINGS = 1 << 16, 1 << 17, 1 << 21
 _LONGEST_KEY, _LONGEST_NAME, _MOST_DIMENSIONS = 65_535, 512, 4
 
@@ -54,7 +54,7 @@ _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf",
 
 @dataclass(frozen=True)
 class Strings:
-    """An array of strings as it lies in the file; it is decoded when it is asked for."""
+    """An array of strings as stored in the file, decoded on demand."""
 
     data: bytes = field(repr=False)
     count: int
@@ -81,9 +81,9 @@ class TensorInfo:
     """A tensor of a file.
 
     Attributes:
-        shape: in torch's order, the last dimension lies together.
-        kind: ggml's name of its type, as in "Q4_K".
-        path, offset, nbytes: where its bytes are.
+        shape: in torch's order, with the last dimension contiguous.
+        kind: ggml's name of its type, such as "Q4_K".
+        path, offset, nbytes: the location of its bytes.
     """
 
     name: str
@@ -98,10 +98,10 @@ class TensorInfo:
         return math.prod(self.shape)
 
     def read(self) -> NDArray[np.uint8]:
-        """Its bytes, as a copy: pages of a memory map would count towards RSS beside the weights made from them."""
+        """A copy of its bytes: mapped pages would count towards RSS in addition to the weights made from them."""
         data = np.fromfile(self.path, np.uint8, self.nbytes, offset=self.offset)
         if len(data) != self.nbytes:
-            raise ModelError(f"{self.path.name} ends too early.", "Copy or pull the file again.")
+            raise ModelError(f"{self.path.name} is truncated.", "Copy or pull the file again.")
         return data
 
 
@@ -111,10 +111,10 @@ class Header:
 
     Attributes:
         path: the first file.
-        name: as the user knows it.
-        metadata: numbers, strings, and arrays of numbers; of arrays of strings the bytes, see `strings`.
+        name: the user's name for it.
+        metadata: numbers, strings, and arrays of numbers; arrays of strings undecoded, see `strings`.
         tensors: by their names in the file.
-        nbytes: of all files.
+        nbytes: size of all files.
     """
 
     path: Path
@@ -125,7 +125,7 @@ class Header:
 
     @property
     def architecture(self) -> str:
-        """As llama.cpp names it; ModelError without one."""
+        """llama.cpp's name of the architecture. Raises ModelError without one."""
         return self.text("general.architecture") or self._lacks("general.architecture")
 
     def text(self, key: str, default: str = "") -> str:
@@ -133,22 +133,22 @@ class Header:
         return found if isinstance(found, str) else default
 
     def number(self, key: str, default: float | None = None) -> float:
-        """A number; of a list with one value for each layer, that value.
+        """A number, or the common value of a list with one for each layer.
 
         Raises:
-            ModelError: there is none, and no default, or layers differ.
+            ModelError: it is missing without a default, or layers differ.
         """
         found = self.metadata.get(key)
         if isinstance(found, list) and found and len(set(found)) == 1:
             found = found[0]
         if isinstance(found, list) and found:
-            raise ModelError(f"{self.name} has layers that differ in {key}, which is not served.", _OTHER)
+            raise ModelError(f"{self.name} has layers that differ in {key}, which is not supported.", _OTHER)
         if isinstance(found, (int, float)) and math.isfinite(found):
             return found
         return default if default is not None else self._lacks(key)
 
     def whole(self, key: str, default: int | None = None) -> int:
-        """A positive whole number of at most 31 bits."""
+        """A positive integer of at most 31 bits."""
         found = self.number(key, default)
         if found != int(found) or not 0 <= found < 1 << 31:
             raise ModelError(f"{self.name} is damaged ({key} is {found}).", _AGAIN)
@@ -170,17 +170,17 @@ class Header:
         return found if isinstance(found, list) else []
 
     def _lacks(self, key: str) -> NoReturn:
-        raise ModelError(f"{self.name} does not state {key}, so it is not a model of text.", _AGAIN)
+        raise ModelError(f"{self.name} does not state {key}, so it is not a language model.", _AGAIN)
 
 
 def read_header(path: Path, name: str | None = None) -> Header:
-    """Reads the header of a model, of all its shards where `path` is the first one.
+    """Reads a model's header, including all shards if `path` is the first one.
 
-    `name` is what the user calls it, by default its file's name. The newest header of one file is remembered while the
-    file is the same: a start asks for it three times.
+    `name` is the user's name for it, by default its file's name. The last header of a single file is cached until the
+    file changes, since it is read three times at a start.
 
     Raises:
-        ModelError: it is no GGUF file, damaged, of an unknown version or byte order, or a shard is missing.
+        ModelError: not a GGUF file, damaged, of an unknown version or byte order, or a shard is missing.
     """
     global _newest
     try:
@@ -207,8 +207,8 @@ def _whole(path: Path, name: str | None) -> Header:
     parts = _SHARD.fullmatch(path.name)
     if parts is None or int(parts["count"]) != count:
         raise ModelError(
-            f"{path.name} is one of {count} files, and its name does not tell those of the others.",
-            "Name them as they were: name-00001-of-00003.gguf.",
+            f"{path.name} is one of {count} files, and their names cannot be derived from its name.",
+            "Give them their original names: name-00001-of-00003.gguf.",
         )
     if first.whole("split.no", 0) != 0 or int(parts["number"]) != 1:
         start = f"{parts['stem']}-00001-of-{parts['count']}.gguf"
@@ -220,13 +220,15 @@ def _whole(path: Path, name: str | None) -> Header:
             raise ModelError(f"{path.name} is incomplete: {other.name} is missing.", "Copy or pull all its files.")
         shard = _read(other, other.name)
         if shard.whole("split.no", 0) != number or shard.whole("split.count", 1) != count:
-            raise ModelError(f"{other.name} is not a file of the model that {path.name} begins.", _AGAIN)
+            raise ModelError(f"{other.name} does not belong to the same model as {path.name}.", _AGAIN)
         if tensors.keys() & shard.tensors.keys():
-            raise ModelError(f"{other.name} is damaged (it holds tensors of another file again).", _AGAIN)
+            raise ModelError(f"{other.name} is damaged (it repeats tensors of another file).", _AGAIN)
         tensors.update(shard.tensors)
         nbytes += shard.nbytes
     if len(tensors) != first.whole("split.tensors.count", len(tensors)):
-        raise ModelError(f"{path.name} is incomplete: its files hold too few tensors.", "Copy or pull all its files.")
+        raise ModelError(
+            f"{path.name} is incomplete: tensors are missing from its files.", "Copy or pull all its files."
+        )
     return Header(path, first.name, first.metadata, tensors, nbytes)
 
 
@@ -236,14 +238,14 @@ def _read(path: Path, name: str) -> Header:
             return _Reader(path, name, data).header()
     except (_Damaged, UnicodeDecodeError) as error:
         raise ModelError(f"{name} is damaged ({error}).", _AGAIN) from None
-    except ValueError:  # of mmap
+    except ValueError:  # from mmap
         raise ModelError(f"{name} is empty.", _AGAIN) from None
     except OSError as error:
         raise ModelError(f"{name} cannot be read: {error.strerror or error}.", "Check who may read it.") from None
 
 
 class _Damaged(Exception):
-    """What is wrong with a file; it ends up in brackets in the message."""
+    """What is wrong with a file; the message shows it in brackets."""
 
 
 class _Reader:
@@ -262,7 +264,7 @@ class _Reader:
             if int.from_bytes(int(version).to_bytes(4, "little"), "big") in _VERSIONS:
                 raise ModelError(f"{self._name} is written for big-endian machines.", _OTHER)
             raise ModelError(
-                f"{self._name} is GGUF of version {version}, and versions 2 and 3 are read.",
+                f"{self._name} is GGUF version {version}; only versions 2 and 3 are supported.",
                 "Convert it with a newer llama.cpp, or choose another model.",
             )
         tensors = self._count("<Q", 32, _MOST_TENSORS, "tensors")
@@ -340,7 +342,7 @@ class _Reader:
         for name, shape, kind, offset in entries:
             if kind not in TYPES:
                 raise ModelError(
-                    f"{self._name} holds a tensor of the unknown type {kind}.",
+                    f"{self._name} holds a tensor of unknown type {kind}.",
                     "Update warpcortex, or choose another model.",
                 )
             words, block, size = TYPES[kind]
@@ -350,7 +352,7 @@ class _Reader:
                 raise _Damaged(f"{name} of {words} has the shape {list(shape)}")
             nbytes = math.prod(shape) // block * size
             if offset % alignment or start + offset + nbytes > self._size:
-                raise _Damaged(f"{name} ends behind the file" if not offset % alignment else f"{name} lies askew")
+                raise _Damaged(f"{name} extends beyond the file" if not offset % alignment else f"{name} lies askew")
             found[name] = TensorInfo(name, shape, words, self._path, start + offset, nbytes)
         for a, b in pairwise(sorted(found.values(), key=lambda t: t.offset)):
             if a.offset + a.nbytes > b.offset:
@@ -362,13 +364,13 @@ class _Reader:
     def _number(self, form: str) -> Any:
         size = struct.calcsize(form)
         if self._at + size > self._size:
-            raise _Damaged("it ends too early")
+            raise _Damaged("it is truncated")
         (value,) = struct.unpack_from(form, self._data, self._at)
         self._at += size
         return value
 
     def _count(self, form: str, each: int, most: int, what: str) -> int:
-        """A number of things that take at least `each` bytes in the rest of the file."""
+        """A count of items that take at least `each` bytes in the rest of the file."""
         count: int = self._number(form)
         if count > most or count * each > self._size - self._at:
             raise _Damaged(f"it claims {count} {what}")

@@ -1,8 +1,8 @@
-"""Which tensors of a GGUF file make up a parameter of transformers, and what llama.cpp did to them.
+"""Which tensors of a GGUF file make up a transformers parameter, and how llama.cpp's converters changed them.
 
-llama.cpp's converters rename, interleave the two halves of Llama's query and key heads (its rotary embedding turns
-neighbours), add one to Gemma's norms, and may write q, k and v as one tensor. Rows are whole in every type, so
-all of it but the one is undone on packed rows.
+They rename tensors, interleave the two halves of Llama's query and key heads (since its rotary embedding rotates
+neighbours), add one to Gemma's norms, and may join q, k and v. Rows are whole in every type, so all but the added one
+is undone on packed rows.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ class Origin:
     """Where a parameter comes from.
 
     Attributes:
-        names: of tensors in the file, whose rows follow each other; empty: it is all zeros.
-        rows: of these, first and behind the last; None: all.
-        heads: number of heads whose halves are interleaved; 0: none.
-        shift: what is to be added to each value.
+        names: of tensors in the file, whose rows are concatenated; empty: the parameter is zero.
+        rows: the range of these rows, [first, stop); None: all.
+        heads: number of heads with interleaved halves; 0: none.
+        shift: added to each value.
     """
 
     names: tuple[str, ...]
@@ -61,11 +61,11 @@ class Origin:
 
 @dataclass(frozen=True)
 class Layout:
-    """Of one architecture.
+    """The layout of one architecture.
 
     Attributes:
-        names: of a layer's parts, transformers' to the file's.
-        interleaved: whether the halves of query and key heads are.
+        names: of a layer's parts, from transformers' to the file's.
+        interleaved: whether the halves of query and key heads are interleaved.
         shifted: whether norms are stored plus one.
     """
 
@@ -74,15 +74,15 @@ class Layout:
     shifted: bool = False
 
     def origin(self, parameter: str, tensors: Mapping[str, TensorInfo], sizes: tuple[int, int, int]) -> Origin:
-        """Where a parameter of the model lies.
+        """Where a parameter of the model is stored.
 
         Args:
             parameter: its name in transformers.
             tensors: of the file.
-            sizes: heads, heads of keys and values, and their dimensions.
+            sizes: heads, KV heads, head size.
 
         Raises:
-            LookupError: with the name of the tensor that the file should hold.
+            LookupError: with the name of the missing tensor.
         """
         found = self._found(parameter, tensors, sizes)
         return replace(found, shift=-1.0) if self.shifted and parameter.endswith("norm.weight") else found
@@ -112,7 +112,7 @@ class Layout:
             return Origin(tuple(prefix + p + suffix for p in _QKV))
         if (
             match["what"] == "bias"
-        ):  # transformers gives all of q, k, v and o one, llama.cpp stores those that are not 0
+        ):  # transformers gives q, k, v and o a bias each; llama.cpp stores those that are not 0
             return Origin(())
         raise LookupError(name)
 

@@ -1,4 +1,4 @@
-"""How families of byte-level vocabularies split text before merging, by the names that GGUF files give them.
+"""Pre-tokenizer patterns of byte-level vocabularies, by their names in GGUF files.
 
 The patterns are those of the models' own tokenizer.json, as llama.cpp quotes them (src/llama-vocab.cpp).
 """
@@ -16,7 +16,7 @@ _GPT4O = (
     rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{_ENGLISH}?|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{_ENGLISH}?"
     rf"|\p{{N}}{{1,3}}|{_CASED_REST}"
 )
-OWN = "own"  # the pattern that ByteLevel has itself, GPT-2's
+OWN = "own"  # ByteLevel's own pattern, GPT-2's
 _HAN = "[一-龥ࠀ-一가-퟿]+"
 _GPT2, _DIGITS = (OWN,), (r"\p{N}", OWN)
 _DEEPSEEK_CODER = ("[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _HAN, r"\p{N}")

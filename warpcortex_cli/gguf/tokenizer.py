@@ -1,7 +1,7 @@
-"""The tokenizer that a GGUF file describes: vocabulary, merges, and how its family splits text.
+"""The tokenizer of a GGUF file: vocabulary, merges, and its family's pre-tokenizer.
 
-transformers 5.24 builds one, too, but takes GPT-2's pattern where it has none for a family (smollm, starcoder,
-command-r, glm4 and others): a blank line before a number is two tokens then, but one in what SmolLM2 was trained on.
+transformers 5.24 builds one, too, but falls back to GPT-2's pattern for families it does not know (smollm, starcoder,
+command-r, glm4 and others): a blank line before a number then is two tokens, but was one in SmolLM2's training.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from warpcortex_cli.gguf.splits import BEGIN_WITH_BOS, OWN, PATTERNS, WHOLE_WORD
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(1, 7)
 _BLANK = "▁"
 
-# What ends a turn in some family, whatever the file's eos is (llama.cpp has the same list).
+# Tokens that end a turn in some family, whatever the file's eos is (llama.cpp has the same list).
 _ENDS = (
     *("<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<end_of_turn>", "<|endoftext|>"),
     *("</s>", "<|eom_id|>", "<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>", "<end_of_utterance>", "<eos>"),
@@ -30,14 +30,14 @@ def built(header: Header) -> PreTrainedTokenizerFast:
     """The tokenizer, with its chat template.
 
     Raises:
-        ModelError: there is none, it is of a kind that is not served, or damaged.
+        ModelError: it is missing, damaged, or of a kind that is not supported.
     """
     check_tokenizer(header)
     try:
         return _built(header)
     except ModelError:
         raise
-    except Exception as error:  # of tokenizers, which raises plain ones
+    except Exception as error:  # tokenizers raises plain Exceptions
         reason = (str(error).splitlines() or [""])[0][:200]
         raise ModelError(
             f"the tokenizer of {header.name} cannot be built: {reason}", "Copy or pull the file again."
@@ -56,7 +56,7 @@ def _built(header: Header) -> PreTrainedTokenizerFast:
     made = _sentencepiece(header, tokens, types, vocabulary, ids) if spm else _byte_level(header, vocabulary)
     ends = [vocabulary[t] for t in _ENDS if t in vocabulary and types[vocabulary[t]] in (_CONTROL, _USER_DEFINED)]
     special = {n for n, kind in enumerate(types) if kind == _CONTROL} | set(ids.values()) | set(ends)
-    # Phi-3's swallow the blanks behind them, such as the line break behind <|user|> in its chat template.
+    # Phi-3's swallow the white space after them, such as the line break after <|user|> in its chat template.
     swallow = special - {ids.get("bos"), ids.get("unk"), vocabulary.get("<|endoftext|>")} if _is_phi3(header) else set()
     made.add_special_tokens(
         [AddedToken(tokens[n], normalized=False, special=True, rstrip=n in swallow) for n in sorted(special)]
@@ -83,7 +83,7 @@ def _built(header: Header) -> PreTrainedTokenizerFast:
 
 
 class _Built(PreTrainedTokenizerFast):
-    """Takes a tokenizer as it is, in the way of transformers' own classes; `tokenizer_object` would be copied."""
+    """Uses a tokenizer without copying it, as transformers' own classes do; `tokenizer_object` would be copied."""
 
     def __init__(self, made: Tokenizer, **kwargs: Any) -> None:
         self._tokenizer = made
@@ -95,7 +95,7 @@ def _is_phi3(header: Header) -> bool:
 
 
 def end_tokens(header: Header) -> list[int]:
-    """Ids that end a reply: what the file calls end of text, turn or message, and what is known to be one."""
+    """Ids that end a reply: the file's end of text, turn or message, and known end tokens of other families."""
     tokens = header.strings("tokenizer.ggml.tokens")
     types = header.numbers("tokenizer.ggml.token_type")
     ids = _special_ids(header, len(tokens))
@@ -112,7 +112,7 @@ def end_tokens(header: Header) -> list[int]:
 
 
 def _special_ids(header: Header, count: int) -> dict[str, int]:
-    """bos, eos, unk and pad that the file names, or its family has."""
+    """bos, eos, unk and pad, from the file or its family's defaults."""
     usual = {"bos": 1, "eos": 2, "unk": 0} if header.text("tokenizer.ggml.model") == "llama" else {}
     found = {}
     for name, key in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")):
@@ -162,9 +162,9 @@ def _sentencepiece(
 
 
 def _merges(header: Header, tokens: list[str], types: list[int], vocabulary: dict[str, int]) -> list[tuple[str, str]]:
-    """All pairs of pieces that make a piece, the best result first, as sentencepiece merges.
+    """All pairs of pieces that form a piece, best result first, as sentencepiece merges.
 
-    Scores say which is better, but not Gemma's, whose pieces stand in that order.
+    Scores rank the results, except for Gemma, whose vocabulary is in that order.
     """
     scores = header.numbers("tokenizer.ggml.scores")
     by_score = len(scores) == len(tokens) and not header.architecture.startswith("gemma")

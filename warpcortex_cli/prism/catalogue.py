@@ -189,9 +189,9 @@ def _safetensors(name: str, folder: Path, source: Source) -> Entry:
 def _not_served(config: dict[str, Any], text: dict[str, Any]) -> str | None:
     """Why a model cannot be served, from its configuration alone. Loading it may find more."""
     if text.get("is_encoder_decoder"):
-        return "It is an encoder-decoder, and decoder-only models are served."
+        return "It is an encoder-decoder; only decoder-only models are supported."
     if config.get("quantization_config"):
-        return "It holds quantized weights, which are served as GGUF only."
+        return "It holds quantized weights, which are supported as GGUF only."
     made = config.get("architectures")
     if isinstance(made, list) and made and not any("CausalLM" in str(m) or "ConditionalGen" in str(m) for m in made):
         return "It is not a language model that writes text."

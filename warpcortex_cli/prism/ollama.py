@@ -130,7 +130,7 @@ def _files(folder: Path, manifest: Path, name: str) -> Files:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelError(f"{name} has a broken manifest ({type(error).__name__}).", _again(name)) from None
     if _ADAPTER in digests:
-        raise ModelError(f"{name} is an adapter upon another model, which is not served.", "Choose another model.")
+        raise ModelError(f"{name} is an adapter of another model, which is not supported.", "Choose another model.")
     if len(models) != 1:
         raise ModelError(f"{name} has {len(models)} files of weights, and one is served.", "Choose another model.")
     files = [folder / "blobs" / digest.replace(":", "-") for digest in (*models, *params[:1])]

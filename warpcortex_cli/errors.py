@@ -23,17 +23,17 @@ class WarpError(Exception):
 
 
 class RunError(WarpError):
-    """It failed while running (exit code 1)."""
+    """A failure while running (exit code 1)."""
 
 
 class UsageError(WarpError):
-    """The command was used wrongly (exit code 2)."""
+    """A usage error (exit code 2)."""
 
     exit_code = 2
 
 
 class ProfileError(UsageError):
-    """A profile is not valid; `problems` holds one line per mistake, with file, line and what was expected."""
+    """A profile is not valid; `problems` has one line per error, with file, line and what was expected."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
@@ -41,12 +41,12 @@ class ProfileError(UsageError):
 
 
 class ModelError(WarpError):
-    """The model was not found, or the engine cannot serve it (exit code 3)."""
+    """The model was not found, or the engine does not support it (exit code 3)."""
 
     exit_code = 3
 
 
 class MemoryLimitError(WarpError):
-    """The device or the host has too little memory (exit code 4)."""
+    """The device or the host lacks memory (exit code 4)."""
 
     exit_code = 4

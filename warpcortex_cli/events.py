@@ -71,7 +71,7 @@ class RiverWaiting(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RiverFinished(Event):
-    """The turn is over. `reason`: "stop", "length" (token limit), "loop" (it repeated itself), "interrupted"."""
+    """The turn is over. `reason`: "stop", "length" (token limit), "loop" (repetition), "interrupted"."""
 
     name: ClassVar[str] = "river_finished"
     reason: str
@@ -91,9 +91,9 @@ class StreamSpawned(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamStarted(Event):
-    """The Stream begins. It reads version `synapse` of the Synapse, with `landmarks` tokens, and `focus` tokens more.
+    """The Stream starts. It reads version `synapse` of the Synapse, with `landmarks` tokens, and `focus` more tokens.
 
-    `reads`: what its rows attend to beside its tail, as text for people.
+    `reads`: what its rows attend to besides its tail, as readable text.
     """
 
     name: ClassVar[str] = "stream_started"
@@ -149,7 +149,7 @@ class GateDecided(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamEnded(Event):
-    """The Stream's one final state: injected, rejected, expired, cancelled or failed, and why."""
+    """The Stream's final state: injected, rejected, expired, cancelled or failed, and why."""
 
     name: ClassVar[str] = "stream_ended"
     id: int

@@ -1,4 +1,4 @@
-"""Analysis of google-re2 patterns for the Router: where a mistake is, and which text may still become a match.
+"""Analysis of google-re2 patterns for the Router: where an error is, and which text may still become a match.
 
 Token boundaries can cut a request anywhere, so the Router asks of every piece of text whether it could become a request
 with more text. re2 has no partial matching. `Pattern.prefixes` is the pattern rewritten to match exactly the non-empty
@@ -17,9 +17,9 @@ from typing import Any
 import re2
 
 WINDOW = 400  # characters: the longest request
-_DISTINCT = 2  # characters: text with so long a beginning of a request is hardly anything else
+_DISTINCT = 2  # characters: text that begins a request with this many is hardly anything else
 _OPTIONS = re2.Options()
-_OPTIONS.log_errors = False  # or re2 would write to stderr itself
+_OPTIONS.log_errors = False  # or re2 writes to stderr itself
 
 _FLAGS = re.compile(r"\(\?([imsU-]+)\)")
 _GROUP = re.compile(r"\(\?P?<\w+>|\(\?([imsU-]*):|\(")
@@ -30,7 +30,7 @@ _ASSERTIONS = frozenset(("\\A", "\\z", "\\b", "\\B", "^", "$"))
 
 
 class PatternError(ValueError):
-    """A pattern that re2 or the Router cannot use. `offset`: the character of the mistake, from 0."""
+    """A pattern that re2 or the Router cannot use. `offset`: the character of the error, from 0."""
 
     def __init__(self, message: str, offset: int) -> None:
         super().__init__(message)
@@ -172,12 +172,12 @@ def together(patterns: Sequence[Pattern]) -> Compiled:
 
 
 def _offset_of(source: str, reason: str) -> int:
-    """Where a mistake is. re2 names the fragment after a colon, not its place; for parentheses, ask Python's `re`."""
+    """Where an error is. re2 names the fragment after a colon, not its position; for parentheses, ask Python's `re`."""
     what, _, fragment = reason.partition(": ")
     if what in ("missing )", "unexpected )"):
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # about sets that other versions may read differently
+                warnings.simplefilter("ignore")  # about sets, which other versions may parse differently
                 re.compile(source)
         except re.error as error:
             if "parenthesis" in error.msg or "subpattern" in error.msg:
@@ -272,12 +272,12 @@ class _Parser:
             node = _Repeat(node, least, least if not bounds[2] else int(bounds[3]) if bounds[3] else None)
         else:
             return node
-        self.at += self.source[self.at : self.at + 1] == "?"  # greedy or not: the same language
+        self.at += self.source[self.at : self.at + 1] == "?"  # lazy or greedy: the same language
         return node
 
 
 def _whole(node: _Node) -> str:
-    """The node's language, in non-capturing groups."""
+    """A pattern of the node's language with non-capturing groups only."""
     match node:
         case _Char(source) | _Assertion(source):
             return source

@@ -24,7 +24,7 @@ class Phases:
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        """A context whose time, in the main thread, counts for this phase."""
+        """A context whose time in the main thread counts towards this phase."""
         self._charge()
         self._seconds.setdefault(name, 0.0)
         self._stack.append(name)
@@ -41,7 +41,7 @@ class Phases:
         self._since = now
 
     def seconds(self) -> dict[str, float]:
-        """Seconds of all phases so far; time outside of phases comes last."""
+        """Seconds of all phases so far; time outside phases comes last."""
         self._charge()
         rest = self._seconds.pop(REST)
         self._seconds[REST] = rest

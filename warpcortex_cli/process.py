@@ -1,4 +1,4 @@
-"""Process settings that must be made before torch is loaded. What the user has set is not changed."""
+"""Process settings that must be made before torch is loaded. The user's own settings are kept."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _PRIMITIVES = "24"  # compiled kernels that oneDNN keeps; its default is 1,024, one for each shape it has seen
-_LARGE = 3 << 18  # bytes; larger buffers, such as those of wide steps, return to the system when they are freed
+_LARGE = 3 << 18  # bytes; larger buffers, such as those of wide steps, are returned to the system when freed
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 _SPINS = "2000000"  # seven times GNU's default: tens of milliseconds. LLVM's OpenMP spins for 200
 
@@ -24,7 +24,7 @@ def prepare() -> None:
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Turns garbage collection off while modules are imported: they make a third of a million objects that all stay.
+    """Turns garbage collection off while modules are imported, which creates a third of a million lasting objects.
 
     Later collections skip these objects too; each would take a tenth of a second longer.
     """

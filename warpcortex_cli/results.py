@@ -1,8 +1,8 @@
 """RESULTS.md: figures written by the command that measured them, with its commit, machine and date.
 
-`--write-results` of a bench or an evaluation keeps what the command prints and writes it as one section of
-`RESULTS.md` in its room. A later run of the same command replaces its section. For one that is no command of
-`warpcortex`, this module runs it: `python -m warpcortex_cli.results eval.pocket --n 20` is
+`--write-results` of a bench or an evaluation writes what the command prints as a section of `RESULTS.md` in its room. A
+later run of the same command replaces its section. For modules that are no command of `warpcortex`, this module runs
+them: `python -m warpcortex_cli.results eval.pocket --n 20` is
 `python -m warpcortex_cli.eval.pocket --n 20` with its section written.
 """
 
@@ -25,7 +25,7 @@ from typing import Any, TextIO
 from warpcortex_cli.errors import UsageError
 
 FLAG = "--write-results"
-HELP = "Write what is printed into RESULTS.md too, with command, commit, machine and date. In a git checkout only."
+HELP = "Also write what is printed into RESULTS.md, with command, commit, machine and date. In a git checkout only."
 _PACKAGE = Path(__file__).parent
 _TITLE = "# Results\n\nEach section was written by the command in its heading (`--write-results`).\n"
 _EXTENSIONS = (  # the widest first
@@ -39,14 +39,14 @@ _EXTENSIONS = (  # the widest first
 
 
 class Recorded(AbstractContextManager[None]):
-    """A context that records what is printed, and writes it to RESULTS.md in the end, unless an error ended it.
+    """A context that records what is printed, and writes it to RESULTS.md at the end unless an error is raised.
 
     Args:
-        room: "bench" or "eval": whose RESULTS.md.
+        room: "bench", "eval" or "lab", for its RESULTS.md.
         command: what was typed.
 
     Raises:
-        UsageError: on entering, if there is no git checkout, and so no commit.
+        UsageError: on entering, if there is no git checkout.
     """
 
     def __init__(self, room: str, command: str) -> None:
@@ -73,7 +73,7 @@ class Recorded(AbstractContextManager[None]):
 
 
 class _Tee:
-    """A text stream that writes to two streams. For everything else it is the first one."""
+    """A text stream that writes to two streams and otherwise behaves like the first."""
 
     def __init__(self, shown: TextIO, kept: TextIO) -> None:
         self._shown, self._kept = shown, kept
@@ -83,7 +83,7 @@ class _Tee:
         return self._shown.write(text)
 
     def isatty(self) -> bool:
-        return False  # a file gets no colours and cursor movements
+        return False  # no colours and cursor movements
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._shown, name)
@@ -102,12 +102,12 @@ def replaced(text: str, command: str, section: str) -> str:
 
 
 def command_line(name: str, arguments: list[str]) -> str:
-    """What was typed, without the flag itself: `warpcortex bench --agents 1,10`."""
+    """The command as typed, without the flag itself: `warpcortex bench --agents 1,10`."""
     return " ".join([name, *(shlex.quote(a) for a in arguments if a != FLAG)])
 
 
 def machine() -> str:
-    """The CPU by its name and widest vector extension, cores, and torch's version."""
+    """The CPU's name, its widest vector extension, cores, and torch's version."""
     name, flags = "", set[str]()
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
@@ -131,7 +131,7 @@ def recorded(wanted: bool, room: str, name: str) -> AbstractContextManager[None]
 
 
 def _block(output: str) -> str:
-    """Markdown tables as they are, everything else as a block of text."""
+    """Markdown tables as they are, everything else as a code block."""
     lines = [line.rstrip() for line in output.strip("\n").splitlines()]
     if any(line.startswith("|--") for line in lines):
         return "\n".join(lines)
@@ -139,7 +139,7 @@ def _block(output: str) -> str:
 
 
 def _commit() -> str:
-    """The commit of the checkout that this program runs from, and whether files differ from it.
+    """The commit of the checkout that this program runs from, and whether there are uncommitted changes.
 
     Raises:
         UsageError: there is no checkout.
@@ -151,7 +151,7 @@ def _commit() -> str:
         changed = [*say, "status", "--porcelain", "--untracked-files=no", ":/", ":(exclude,top)*RESULTS.md"]
         dirty = subprocess.run(changed, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError) as error:
-        raise UsageError(f"{FLAG}: there is no git checkout here to name a commit of.", "Leave it out.") from error
+        raise UsageError(f"{FLAG}: there is no git checkout here, so no commit to name.", "Leave it out.") from error
     return commit.stdout.strip() + (" and changes that are not committed" if dirty else "")
 
 

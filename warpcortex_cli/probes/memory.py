@@ -1,4 +1,4 @@
-"""Memory of this process, and who measured it: NVML on an NVIDIA GPU, the resident set size elsewhere."""
+"""Memory of this process, measured by NVML on an NVIDIA GPU, elsewhere as resident set size."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Memory:
 
 
 class MemoryProbe:
-    """Measures this process; cheap enough for a few times a second.
+    """Measures this process; cheap enough to be read a few times a second.
 
     Args:
-        device: where the model is, as in `cpu`, `cuda:0`, `mps`. Without CUDA the host's memory is measured.
+        device: the model's, such as `cpu`, `cuda:0`, `mps`. Without CUDA the host's memory is measured.
     """
 
     def __init__(self, device: str) -> None:
@@ -34,29 +34,29 @@ class MemoryProbe:
         self._forgot = False
 
     def read(self) -> Memory:
-        """Now. In a container NVML may not know this process's number; then PyTorch's allocator answers."""
+        """The current use. In a container NVML may not know this process's id; then PyTorch's allocator is asked."""
         if self._on_cuda:
             used = nvml_bytes(os.getpid())
             return Memory("NVML", used) if used is not None else Memory("CUDA allocator", _allocated())
         return Memory("RSS", int(self._process.memory_info().rss))
 
     def forget(self) -> None:
-        """From now on `peak` says the most that was used after this."""
+        """Resets `peak`."""
         self._forgot = False
         with contextlib.suppress(OSError):  # only Linux has it
             Path("/proc/self/clear_refs").write_text("5")
             self._forgot = not self._on_cuda
 
     def peak(self) -> Memory:
-        """The most that was used since `forget`, also in the middle of a step; where the system cannot say, now.
+        """The peak use since `forget`, also within a step; the current use where the system does not record peaks.
 
-        On CUDA it is now, too, which comes to the same: PyTorch keeps what it had reserved.
+        On CUDA the current use is the peak, since PyTorch keeps what it has reserved.
         """
         return Memory("RSS", peak_of(os.getpid())) if self._forgot else self.read()
 
 
 def peak_of(process: int) -> int:
-    """The most bytes of memory that a running process ever held. Where the system does not say, what it holds now."""
+    """Peak bytes of a running process since its start; the current bytes where the system does not record peaks."""
     with contextlib.suppress(OSError, StopIteration):  # only Linux has it
         lines = Path(f"/proc/{process}/status").read_text().splitlines()
         return 1024 * int(next(line for line in lines if line.startswith("VmHWM:")).split()[1])
@@ -65,7 +65,7 @@ def peak_of(process: int) -> int:
 
 
 def settle() -> None:
-    """Gives back what the allocator holds without need, so that a difference of two readings means something."""
+    """Returns unused memory of the allocator to the system, so that two readings can be compared."""
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):  # only glibc has it
         ctypes.CDLL(None).malloc_trim(0)
@@ -73,17 +73,17 @@ def settle() -> None:
 
 @cache
 def keep() -> None:
-    """Takes what was loaded out of sight of Python's collector of garbage.
+    """Freezes what was loaded, so that Python's garbage collector skips it.
 
-    It lives as long as the process; to look through all of it takes the collector a tenth of a second, now and then, in
-    the middle of a step. Done once: what is loaded later may go again.
+    It lives as long as the process, and traversing it takes a tenth of a second in the middle of some step. Only the
+    first call freezes: what is loaded later may be freed again.
     """
     gc.collect()
     gc.freeze()
 
 
 def available_memory() -> int:
-    """Bytes that this process may still take on the host: free memory, or what a container's limit leaves."""
+    """Bytes that this process can still allocate on the host: free memory, or what a container's limit leaves."""
     free = int(psutil.virtual_memory().available)
     root = Path("/sys/fs/cgroup")
     try:
@@ -95,12 +95,12 @@ def available_memory() -> int:
 
 
 def total_memory() -> int:
-    """Bytes of memory of the host."""
+    """The host's memory in bytes."""
     return int(psutil.virtual_memory().total)
 
 
 def nvml_bytes(pid: int) -> int | None:
-    """GPU memory of a process over all NVIDIA devices in bytes, or None when NVML cannot tell."""
+    """GPU memory of a process in bytes over all NVIDIA devices, or None if NVML cannot tell."""
     try:
         import pynvml
     except ImportError:

@@ -157,7 +157,7 @@ def test_a_run_says_how_long_it_takes_at_most_and_ends_then(prism: Prism) -> Non
     cut = measure.run(prism, replace(LOAD, tokens=100, river_share=0.9), limit=0.0)
     assert not cut.complete and cut.thoughts == 0 and cut.as_json()["complete"] is False
     [line] = [line for line in report.findings([cut]) if "was ended" in line]
-    assert line.startswith("the run of 3 agents was ended after 0 s")
+    assert line.startswith("the run of 3 agents was stopped after 0 s")
 
 
 def test_the_promise_to_a_reader_can_be_measured(prism: Prism, capsys: pytest.CaptureFixture[str]) -> None:
@@ -320,7 +320,7 @@ def test_bench_prints_tables(capsys: pytest.CaptureFixture[str], model_folder) -
     assert len(table) == 4 and all(line.count("|") == len(report.HEADS) + 1 for line in table)
     assert not command(*args, "--compare", "naive", "--quantize", "int8")
     out = capsys.readouterr().out
-    assert "naive" in out and "the tail of one is" in out and "memory: RSS" in out
+    assert "naive" in out and "an agent's tail is" in out and "memory: RSS" in out
 
 
 def test_profile_vram_names_parts_and_sources(

@@ -1,14 +1,14 @@
-"""All that a GPU has to show, in one command of at most four minutes: `python -m warpcortex_cli.bench.gpu`.
+"""All GPU checks and measurements in one command of at most four minutes: `python -m warpcortex_cli.bench.gpu`.
 
     python -m warpcortex_cli.bench.gpu --out gpu.json        # on a machine with CUDA
     python -m warpcortex_cli.bench.gpu --dry-run             # the same lines on the CPU, with a small shape
 
-Parts: the same weights and rows on the CPU and on the GPU (parity); how fast its memory is copied (bandwidth); 1, 10,
-100 and 1,000 agents on the shape of Qwen2.5-0.5B in bf16, with the step's time over what its bytes take at that
-bandwidth, and the memory of this process by NVML; and a River's step as it is launched, and captured as a CUDA graph.
+Parts: the same weights and rows on CPU and GPU (parity); the speed of a large copy (bandwidth); 1, 10, 100 and 1,000
+agents on the shape of Qwen2.5-0.5B in bf16, with the step's time relative to reading its bytes at that bandwidth, and
+this process's memory by NVML; and a River's step launched eagerly and as a CUDA graph.
 
-Before each part its estimate is told. One that no longer fits into `--seconds` is left out and named in the JSON, as
-is one that fails. Exit code 0, or 1 if a part failed, 3 without CUDA.
+The estimate of each part is printed before it runs. A part that no longer fits into `--seconds` is skipped; the JSON
+names skipped and failed parts. Exit code 0; 1 if a part failed; 3 without CUDA.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ from warpcortex_cli.probes.memory import nvml_bytes
 SHAPE = "Qwen2.5-0.5B"
 _SMALL = {**SHAPES[SHAPE], "vocab_size": 1024, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
 _SMALL |= {"num_attention_heads": 4, "num_key_value_heads": 2}
-_NEAR = {"fp32": 1e-3, "bf16": 0.1}  # of logits, to the length of the CPU's in fp32
+_NEAR = {"fp32": 1e-3, "bf16": 0.1}  # relative error of logits, against the CPU's in fp32
 _REPEATS = 20
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is run: on a GPU, or to rehearse it on the CPU.
+    """What to run: on a GPU, or as a rehearsal on the CPU.
 
     Attributes:
-        device: as torch calls it.
+        device: torch's name of it.
         shape: its name, and sizes as in `SHAPES`.
-        agents: of each run, with its estimate in seconds.
+        agents: number of agents of each run, with an estimate in seconds.
         context, landmarks, tokens: as in `Load`.
-        copied: bytes that are copied to know the bandwidth.
+        copied: bytes copied to measure the bandwidth.
     """
 
     device: str
@@ -72,7 +72,7 @@ DRY = Plan("cpu", "a small shape", _SMALL, {1: 10, 2: 10}, 64, 8, 4, 1 << 22)
 
 
 def parity(plan: Plan) -> dict[str, Any]:
-    """Logits of three rows, one that reads and two that go on, to those of the CPU in fp32 with the same weights."""
+    """Logits of three rows, one prefill and two that decode, against the CPU's in fp32 with the same weights."""
     reference = plan.prism("cpu", "fp32")
     weights, wanted = reference.model.state_dict(), _logits(reference)
     found: dict[str, Any] = {}
@@ -97,7 +97,7 @@ def _logits(prism: Prism) -> torch.Tensor:
 
 
 def bandwidth(plan: Plan) -> dict[str, float]:
-    """Gigabytes a second that a large copy reads and writes."""
+    """GB/s that a large copy reads and writes."""
     given = torch.zeros(plan.copied, dtype=torch.uint8, device=plan.device)
     taken = torch.empty_like(given)
     seconds = _seconds(lambda: taken.copy_(given), plan.device)
@@ -105,7 +105,7 @@ def bandwidth(plan: Plan) -> dict[str, float]:
 
 
 def agents(plan: Plan, count: int, limit: float, rate: float | None) -> dict[str, Any]:
-    """A run of the bench, with what a step would take if only its bytes were read, at `rate` GB/s."""
+    """A run of the bench, with the time of a step that only reads its bytes at `rate` GB/s."""
     prism = plan.prism(plan.device, "bf16")
     done = run(prism, Load(count, plan.context, plan.landmarks, plan.tokens), limit=limit)
     nbytes = done.weights_bytes + done.river_kv_bytes + done.kv_shared_bytes + done.kv_private_bytes
@@ -118,7 +118,7 @@ def agents(plan: Plan, count: int, limit: float, rate: float | None) -> dict[str
 
 
 def graphs(plan: Plan) -> dict[str, Any]:
-    """Seconds of a River's step in the model alone, launched one operation after the other, and as one CUDA graph."""
+    """Seconds of a River's forward in the model alone, launched eagerly and as one CUDA graph."""
     prism = plan.prism(plan.device, "bf16")
     tail = prism.new_tail(plan.context + 2)
     context = list(range(plan.context))
@@ -133,18 +133,18 @@ def graphs(plan: Plan) -> dict[str, Any]:
 
     found: dict[str, Any] = {"launched_seconds": _seconds(once, plan.device)}
     if plan.device != "cuda":
-        return {**found, "captured_seconds": None, "reason": "graphs are CUDA's own"}
+        return {**found, "captured_seconds": None, "reason": "CUDA graphs need CUDA"}
     try:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             once()
         return {**found, "captured_seconds": _seconds(graph.replay, plan.device), "reason": None}
-    except RuntimeError as error:  # something in the step waits for the GPU or is copied to it
+    except RuntimeError as error:  # something in the step synchronizes with the GPU or copies to it
         return {**found, "captured_seconds": None, "reason": (str(error).splitlines() or [""])[0]}
 
 
 def _seconds(call: Callable[[], object], device: str) -> float:
-    """The mean of some calls, behind three that warm up."""
+    """The mean of some calls, after three to warm up."""
 
     def some(count: int) -> float:
         began = time.perf_counter()
@@ -159,10 +159,10 @@ def _seconds(call: Callable[[], object], device: str) -> float:
 
 
 def measured(plan: Plan, budget: float, say: Callable[[str], None]) -> dict[str, Any]:
-    """All parts that fit into so many seconds, as one JSON object; what does not is named.
+    """All parts that fit into `budget` seconds, as one JSON object, which names the others.
 
     Args:
-        say: is told what comes, and how long it takes.
+        say: called before each part with its name and estimate.
     """
     began = time.perf_counter()
     done: dict[str, Any] = {}
@@ -179,7 +179,7 @@ def measured(plan: Plan, budget: float, say: Callable[[str], None]) -> dict[str,
         start = time.perf_counter()
         try:
             found = work(left)
-        except (RuntimeError, MemoryError, ValueError, WarpError) as error:  # the others can be measured all the same
+        except (RuntimeError, MemoryError, ValueError, WarpError) as error:  # the other parts can still be measured
             found = {"error": (str(error).splitlines() or [type(error).__name__])[0]}
         done[name] = {"estimate_seconds": estimate, "seconds": round(time.perf_counter() - start, 3), **found}
         if plan.device == "cuda":
@@ -204,13 +204,15 @@ def measured(plan: Plan, budget: float, say: Callable[[str], None]) -> dict[str,
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("gpu.json"), help="where the JSON goes")
+    parser.add_argument("--out", type=Path, default=Path("gpu.json"), help="the JSON file to write")
     parser.add_argument("--seconds", type=float, default=240.0)
     parser.add_argument("--dry-run", action="store_true", help="on the CPU, with a small shape and few agents")
     args = parser.parse_args()
     try:
         if not args.dry_run and not torch.cuda.is_available():
-            raise ModelError("there is no CUDA device here.", "`--dry-run` runs every part on the CPU, in small.")
+            raise ModelError(
+                "there is no CUDA device here.", "Use --dry-run to run every part on the CPU with a small shape."
+            )
         found = measured(DRY if args.dry_run else ON_CUDA, args.seconds, lambda line: print(line, file=sys.stderr))
         args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     except WarpError as error:

@@ -1,4 +1,4 @@
-"""Runs a load and measures it: speed of the River alone and among Streams, their speed, and memory."""
+"""Runs a load and measures it: speed of the River alone and beside Streams, their speed, and memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.probes.memory import MemoryProbe, settle
 
 Progress = Callable[[str, int, int], None]
-_ALONE_STEPS, _ALONE_SECONDS = 12, 2.0  # of the River alone, before the Streams start and after they ended
+_ALONE_STEPS, _ALONE_SECONDS = 12, 2.0  # of the River alone, before the Streams start and after they end
 # Streams are given as long as they need where they write as fast as the River alone, and read five times as fast;
 # under a promise they have a part of the time, and so a multiple of it. No run is given less than this.
 _PROMPT_TOKENS, _LEAST_SECONDS = 30, 20.0
@@ -22,9 +22,10 @@ _BESIDE_SECONDS, _HELD_STEPS = 1.0, 6  # so often, and for so long, they are hel
 
 @dataclass(frozen=True)
 class Run:
-    """What one load came to. Bytes; tokens per second; seconds. `delay_*`: from a request to its injection, but
-    for the seconds in which Streams were held. `memory_*`: the most at any moment, of the River alone and with Streams.
-    `complete`: whether all Streams ended within `limit_seconds`.
+    """The result of one load, in bytes, tokens per second and seconds.
+
+    `delay_*`: from a request to its injection, without the time in which Streams were held. `memory_*`: the peak with
+    the River alone and with Streams. `complete`: whether all Streams ended within `limit_seconds`.
     """
 
     agents: int
@@ -73,12 +74,12 @@ def run(
     """Measures one load.
 
     Args:
-        say: is told how long it takes at most, once the River's own speed is known.
-        limit: seconds for the Streams, in place of what is told.
+        say: called with the longest time it can take, once the River's own speed is known.
+        limit: seconds for the Streams, instead of a computed limit.
 
-    The River decodes alone first, which is the single-agent baseline of memory. Then all Streams start at once and
-    write until each has its tokens; speed counts the steps in which nobody is prefilled. Now and then they are held,
-    and at the end the River is alone again: that a machine is slower for some seconds is not what Streams cost.
+    The River decodes alone first, the single-agent baseline. Then all Streams start at once and write until each has
+    its tokens; speed counts only steps without prefill. Now and then Streams are held, and at the end the River is
+    alone again, so that a temporarily slow machine is not counted as the cost of Streams.
     """
     probe = MemoryProbe(str(prism.device))
     progress("the River reads", 0, load.agents * load.tokens)
@@ -102,18 +103,18 @@ def run(
         if beside >= _BESIDE_SECONDS and work.roomy:
             alone += [work.alone().seconds for _ in range(_HELD_STEPS)][1:]
             beside = 0.0
-        if len(steps) % 4 == 1:  # reading takes a fraction of a millisecond
+        if len(steps) % 4 == 1:  # a reading takes a fraction of a millisecond
             peak = max(peak, probe.peak().bytes)
             most.add(work)
         progress(f"{load.agents} agents think", work.tally.written, load.agents * load.tokens)
     peak = max(peak, probe.peak().bytes)
     complete = not work.thinking
-    work.conversation.crew.cancel_all("the bench's time was up")
+    work.conversation.crew.cancel_all("the bench's time limit was reached")
     total = sum(s.seconds for s in steps)
-    # Under a promise to the River the Streams start one by one; then every step counts.
+    # With a guaranteed share for the River the Streams start one by one; then every step counts.
     clean = [s for s in steps if load.river_share != 0 or not s.prefilling] or steps
     clean_seconds = sum(s.seconds for s in clean) or 1e-9
-    alone += _alone(work)  # its context has grown, by what it wrote and by thoughts: that slows it, too
+    alone += _alone(work)  # also with its longer context, which slows it, too
     delays = sorted(work.tally.delays)
     return Run(
         agents=load.agents,
@@ -147,17 +148,17 @@ def run(
 
 
 def seconds_for(load: Load, solo: float) -> float:
-    """How long the Streams of a load are given, where a step of the River alone takes `solo` seconds.
+    """The time limit for a load's Streams, if a step of the River alone takes `solo` seconds.
 
-    Under a promise, of each step `1 / share - 1` such steps are theirs, in which they write three tokens at least: that
-    is the goal, and a machine on which they do not is told so by an incomplete run.
+    With a guaranteed share, the Streams have `1 / share - 1` times as long as the River in each step, in which they
+    should write at least three tokens. A machine on which they write fewer reports an incomplete run.
     """
     tokens = load.agents * (load.tokens + _PROMPT_TOKENS)
     return max(_LEAST_SECONDS, 2 * tokens * solo / 3 if load.river_share != 0 else tokens * solo)
 
 
 def _alone(work: Workload) -> list[float]:
-    """Seconds of steps in which the River is alone, after two of warming up."""
+    """Seconds of steps of the River alone, after two to warm up."""
     for _ in range(2):
         work.step()
     times: list[float] = []
@@ -168,7 +169,7 @@ def _alone(work: Workload) -> list[float]:
 
 @dataclass
 class _Counted:
-    """The most bytes of KV seen so far: what Streams share (Synapse, instructions of roles), their tails, asides."""
+    """Peak KV bytes so far: shared by Streams (Synapse, role instructions), their tails, injected thoughts."""
 
     shared: int = 0
     private: int = 0

@@ -1,4 +1,4 @@
-"""The memory curve: what is counted, part by part, beside what is measured."""
+"""The memory curve: counted parts and the measured total."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ SOURCES = {
     "synapse": "counted: keys and values of the landmarks, once for all Streams",
     "tails": "counted: keys and values of the Streams' tails",
     "asides": "counted: keys and values of injected thoughts",
-    "logits": "counted: what a step holds at once",
-    "workspace": "the rest: measured less all of the above; activations, buffers, fragmentation",
+    "logits": "counted: buffers of a step",
+    "workspace": "the rest: measured minus all of the above; activations, buffers, fragmentation",
 }
 
 
@@ -38,7 +38,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Curve:
-    """Points in rising order of agents; `source` says who measured."""
+    """Points by ascending number of agents; `source` names the probe."""
 
     model: str
     source: str
@@ -46,14 +46,14 @@ class Curve:
 
     @property
     def per_agent_bytes(self) -> float:
-        """Slope of the measured bytes over the agents; of one point, its growth over its agents."""
+        """Slope of the measured bytes over agents; for a single point, its growth divided by its agents."""
         fitted = slope([(p.agents, p.above_baseline_bytes) for p in self.points])
         last = self.points[-1]
         return fitted if fitted is not None else last.above_baseline_bytes / last.agents
 
     @property
     def least_bytes(self) -> float:
-        """What an agent takes at least, its tail: with few agents the slope is mostly noise."""
+        """The least an agent can take, its tail: with few agents the slope is mostly noise."""
         return self.points[-1].parts["tails"] / self.points[-1].agents
 
     def as_json(self) -> dict[str, Any]:
@@ -61,10 +61,10 @@ class Curve:
         return {"source": self.source, "points": points, "per_agent_bytes": self.per_agent_bytes, "parts": SOURCES}
 
     def fits(self, card_bytes: int) -> int:
-        """How many agents a card of this size has room for, by the first point and the slope.
+        """How many agents fit on a card of this size, by the first point and the slope.
 
         Raises:
-            MemoryLimitError: not even one.
+            MemoryLimitError: not even one fits.
         """
         first = self.points[0]
         without_program = first.baseline_bytes - first.parts["program"]
@@ -80,7 +80,7 @@ class Curve:
 
 
 def curve_of(runs: Sequence[Run], model: str, program_bytes: int) -> Curve:
-    """Sorts the bytes of each run into parts.
+    """Splits the bytes of each run into parts.
 
     Args:
         program_bytes: what the process used before the model was loaded.
@@ -102,7 +102,7 @@ def curve_of(runs: Sequence[Run], model: str, program_bytes: int) -> Curve:
 
 
 def parse_bytes(text: str) -> int | None:
-    """Bytes of `24GB`, `512 MiB` or `80G`; None when it is none of these. GB is 10^9, GiB (and G) 2^30."""
+    """Bytes of `24GB`, `512 MiB` or `80G`; None for anything else. GB is 10^9, GiB (and G) 2^30."""
     units = {"gb": 10**9, "gib": 2**30, "g": 2**30, "mb": 10**6, "mib": 2**20, "m": 2**20, "tb": 10**12}
     plain = text.strip().lower().replace(" ", "")
     number = plain.rstrip("gibmt")

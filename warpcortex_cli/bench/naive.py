@@ -1,4 +1,4 @@
-"""What one would write without an engine: each agent has its own copy of the context and its own forward."""
+"""The baseline without an engine: each agent has its own copy of the context and its own forward."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from warpcortex_cli.probes.memory import MemoryProbe, settle
 
 @dataclass(frozen=True)
 class Naive:
-    """Tokens per second of all agents together, and bytes for each."""
+    """Tokens per second of all agents together, and bytes per agent."""
 
     agents: int
     tokens_per_second: float
@@ -25,7 +25,7 @@ class Naive:
 
 
 def run_naive(prism: Prism, load: Load, rounds: int = 3) -> Naive:
-    """Agents decode one after the other, each over its own copy of the whole context."""
+    """Agents decode in turn, each over its own copy of the whole context."""
     probe = MemoryProbe(str(prism.device))
     first = _read(prism, load.context)
     settle()
@@ -37,7 +37,7 @@ def run_naive(prism: Prism, load: Load, rounds: int = 3) -> Naive:
         tail = prism.new_tail(load.context + rounds + 2)
         tail.copy_from(first, every)
         tails.append(tail)
-    for tail in tails:  # warming up
+    for tail in tails:  # warm up
         _decode(prism, tail)
     grown = probe.peak().bytes - before
     began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Plots, by matplotlib, which comes with `pip install "warpcortex[plot]"`."""
+"""Plots by matplotlib, from `pip install "warpcortex[plot]"`."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ PAPER = ((1, 0.93), (100, 2.22))
 
 
 def check_plot(path: Path) -> None:
-    """Whether a plot can be written, before minutes are spent on what it shows.
+    """Checks that a plot can be written, before minutes are spent on its data.
 
     Raises:
-        UsageError: its kind is not known, its folder is missing, or matplotlib is.
+        UsageError: the file type is unknown, its folder is missing, or matplotlib is not installed.
     """
     if path.suffix.lower() not in (".png", ".svg"):
         raise UsageError(f"--plot {path}: only .png and .svg are known.", "Name the file plot.png, for example.")

@@ -1,4 +1,4 @@
-"""What bench runs add up to: tables, fitted slopes, the knee."""
+"""Summaries of bench runs: tables, fitted slopes, the knee."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from itertools import pairwise
 from warpcortex_cli.bench.measure import Run
 
 MIB = 2**20
-GUARANTEE = 0.85  # of its own speed: what a River is promised where `limits.river_share` is set so
+GUARANTEE = 0.85  # of its own speed: the share that findings compare a River with
 HEADS = (
     "agents",
     "alone",
@@ -42,13 +42,13 @@ def cells(run: Run) -> list[str]:
 
 
 def markdown(runs: Sequence[Run]) -> str:
-    """The table for a README."""
+    """The table as Markdown."""
     lines = [f"| {' | '.join(HEADS)} |", f"|{'---|' * len(HEADS)}"]
     return "\n".join([*lines, *(f"| {' | '.join(cells(r))} |" for r in runs)])
 
 
 def as_csv(runs: Sequence[Run]) -> str:
-    """All figures, one line for each run."""
+    """All figures, one line per run."""
     out = io.StringIO()
     writer = csv.DictWriter(out, fieldnames=list(runs[0].as_json()), lineterminator="\n")
     writer.writeheader()
@@ -65,18 +65,18 @@ def slope(points: Sequence[tuple[float, float]]) -> float | None:
 
 
 def findings(runs: Sequence[Run], free_bytes: int | None = None) -> list[str]:
-    """What the runs show, in sentences: slopes, the knee, the River's share, and how many agents memory allows."""
+    """Findings as sentences: slopes, the knee, the River's share, and how many agents fit into memory."""
     found: list[str] = []
     memory = slope([(r.agents, r.memory_peak_bytes - r.memory_baseline_bytes) for r in runs])
     formula = max((r.kv_private_bytes / r.agents for r in runs), default=0.0)
     if memory is not None:
         grows = f"grows by {memory / MIB:.2f} MiB an agent" if memory > 0 else "was not seen to grow"
-        found.append(f"memory {grows}; the tail of one is {formula / MIB:.2f} MiB")
+        found.append(f"memory {grows}; an agent's tail is {formula / MIB:.2f} MiB")
     knee = knee_of(runs)
     if knee is not None:
         found.append(
-            f"the knee is at {knee} agents: up to there a step mostly waits for memory, and more agents ride along; "
-            "from there on twice the agents bring less than 1.3 times the tokens"
+            f"the knee is at {knee} agents: up to there a step is memory-bound, and more agents are almost free; "
+            "beyond it twice the agents write less than 1.3 times the tokens"
         )
     worst = min(runs, key=_share, default=None)
     if worst is not None:
@@ -85,26 +85,26 @@ def findings(runs: Sequence[Run], free_bytes: int | None = None) -> list[str]:
     if under is not None:
         found.append(f"without --river-share it falls under {GUARANTEE:.0%} from about {under:.0f} agents on")
     found += [
-        f"the run of {r.agents} agents was ended after {r.limit_seconds:.0f} s, before all of them had finished; "
-        "its figures are of the part that was run"
+        f"the run of {r.agents} agents was stopped after {r.limit_seconds:.0f} s, before all had finished; "
+        "its figures cover that time only"
         for r in runs
         if not r.complete
     ]
-    each = max(memory or 0.0, formula)  # an agent takes its tail, whatever noise says
+    each = max(memory or 0.0, formula)  # at least the tail, whatever the noise
     if memory is not None and each and free_bytes:
-        found.append(f"memory that is free now would hold about {int(free_bytes / each):,} agents")
+        found.append(f"the memory that is free now would hold about {int(free_bytes / each):,} agents")
     return found
 
 
 def _share(run: Run) -> float:
-    """The part of its own speed that the River kept."""
+    """The share of its own speed that the River kept."""
     return run.river_tokens_per_second / run.river_solo_tokens_per_second
 
 
 def first_under(runs: Sequence[Run], share: float) -> float | None:
-    """Agents at which the River falls under that part of its speed, by log-linear interpolation between runs.
+    """Agents at which the River falls below this share of its speed, by log-linear interpolation between runs.
 
-    None where no run shows it, or where the runs kept a promise to the River.
+    None if no run shows it, or if the runs guaranteed the River a share.
     """
     ordered = [r for r in sorted(runs, key=lambda r: r.agents) if r.river_share == 0]
     if ordered and _share(ordered[0]) < share:
@@ -117,7 +117,7 @@ def first_under(runs: Sequence[Run], share: float) -> float | None:
 
 
 def knee_of(runs: Sequence[Run]) -> int | None:
-    """Agents from which on more of them hardly bring more tokens; None if the runs do not reach that far."""
+    """The number of agents beyond which more agents hardly add tokens; None if the runs do not reach it."""
     ordered = sorted(runs, key=lambda r: r.agents)
     for low, high in pairwise(ordered):
         gain = high.total_tokens_per_second / low.total_tokens_per_second

@@ -13,7 +13,7 @@ from warpcortex_cli.prism.load import check_room, choose_device, choose_dtype, n
 from warpcortex_cli.prism.options import USUAL, LoadOptions
 from warpcortex_cli.prism.prism import Prism
 
-# As the models' config.json on the hub say.
+# From the models' config.json on the hub.
 SHAPES: dict[str, dict[str, Any]] = {
     "Qwen2.5-0.5B": {
         "model_type": "qwen2",
@@ -72,11 +72,11 @@ _TEMPLATE = (
 
 
 def random_prism(shape: str, options: LoadOptions = USUAL, seed: int = 0) -> Prism:
-    """A Prism of this shape; its words are `w0`, `w1`, ..., one for each token of the vocabulary.
+    """A Prism of this shape. Its vocabulary is `w0`, `w1`, ...
 
     Args:
-        shape: one of `SHAPES`, in any case; all of them are published in bf16.
-        options: as of a published model.
+        shape: one of `SHAPES`, in any case; treated as published in bf16.
+        options: as for a published model.
 
     Raises:
         UsageError: there is no such shape.
@@ -90,7 +90,7 @@ def random_prism(shape: str, options: LoadOptions = USUAL, seed: int = 0) -> Pri
 
 
 def made(name: str, shape: dict[str, Any], options: LoadOptions = USUAL, seed: int = 0) -> Prism:
-    """The same of a shape that is given, as in `SHAPES`."""
+    """The same for sizes as in `SHAPES`."""
     config = AutoConfig.for_model(**shape, eos_token_id=1, pad_token_id=0, bos_token_id=None)
     target, quantize, dtype = choose_device(options.device), options.quantize, options.dtype
     if quantize == "auto":

@@ -1,4 +1,4 @@
-"""Thousands of short Streams, wave after wave, each wave over a Synapse of its own: does memory come back?"""
+"""Thousands of short Streams in waves, each over its own Synapse: is all memory returned?"""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from warpcortex_cli.probes.memory import MemoryProbe, settle
 
 @dataclass(frozen=True)
 class Soak:
-    """What remained. `synapses`: versions that were taken and freed again; bytes by `memory_source`."""
+    """What remained. `synapses`: versions taken and freed again; bytes as read from `memory_source`."""
 
     streams: int
     synapses: int
@@ -32,8 +32,8 @@ class Soak:
 def run_soak(prism: Prism, load: Load, streams: int, progress: Progress = lambda what, done, total: None) -> Soak:
     """Runs `streams` Streams to their end, `load.agents` at once.
 
-    After each wave the River returns to where it was, so that its own growth is not counted, and forgets its Synapse,
-    so that the next wave takes a new version.
+    After each wave the River is rewound, so that its growth is not counted, and drops its Synapse, so that the next
+    wave takes a new version.
     """
     probe = MemoryProbe(str(prism.device))
     work = Workload(prism, load)
@@ -48,7 +48,7 @@ def run_soak(prism: Prism, load: Load, streams: int, progress: Progress = lambda
         work.tally.spawned.clear()
         work.tally.delays.clear()
 
-    # Until pools and work buffers have their size, and the roster remembers as many Streams as it ever will.
+    # Until pools and buffers have their final size, and the roster holds as many Streams as it ever will.
     while work.tally.ended < max(2 * load.agents, REMEMBERED + load.agents):
         wave()
         progress("warming up", work.tally.ended, REMEMBERED + load.agents)

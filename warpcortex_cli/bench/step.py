@@ -1,9 +1,9 @@
 """Where a step's time goes: `python -m warpcortex_cli.bench.step -m smollm2`.
 
-A River that has read a context writes on, alone and beside Streams, through the product's own engine. Of each step the
-median milliseconds are told for: what the engine does outside the model's forward (planning, sampling, text, events);
-what Python does inside of it; the products of each kind of the layers, with the rate at which their weights are read;
-attention; what is between them (norms, rounding, turning, adding); and the head. The kernels count their own parts.
+A River decodes after a context, alone and beside Streams, through the product's own engine. Reports the median
+milliseconds of a step's parts: the engine outside the model's forward (planning, sampling, text, events); Python in the
+forward; the products of each kind of linear layer, with the rate at which their weights are read; attention; what lies
+between (norms, rounding, rotary embedding, additions); and the head. The kernels time their own parts.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _WARM, _STEPS = 4, 48
 
 @dataclass
 class _Watch:
-    """Seconds of the step that runs, by part."""
+    """Seconds of the running step, by part."""
 
     spent: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("forward", "head"), 0.0))
 
@@ -51,7 +51,7 @@ class _Watch:
 
 @contextmanager
 def _watching(prism: Prism) -> Iterator[Callable[[Callable[[], float]], dict[str, float]]]:
-    """What runs a step, which tells its seconds, and gives those of each part."""
+    """A function that runs a step and returns its seconds by part; the step itself returns its total."""
     watch, head = _Watch(), prism.model.get_output_embeddings()
     layers = [layer.together[0] for layer in prism.model.get_decoder().layers if _begins(layer)]
     whole: Any = prism
@@ -86,7 +86,7 @@ def _begins(layer: Any) -> bool:
 
 
 def step_parts(prism: Prism, load: Load, steps: int = _STEPS) -> dict[str, float]:
-    """Median seconds of each of `PARTS`, and of "all"; of a River alone where the load has no agents."""
+    """Median seconds of each of `PARTS`, and of "all"; without agents, of the River alone."""
     work = Workload(prism, load)
     found: list[dict[str, float]] = []
     with _watching(prism) as run:
@@ -107,7 +107,7 @@ def step_parts(prism: Prism, load: Load, steps: int = _STEPS) -> dict[str, float
 
 
 def weight_bytes(prism: Prism) -> dict[str, int]:
-    """Of packed weights, by the part that reads them."""
+    """Bytes of packed weights, by the part that reads them."""
     found = dict.fromkeys((*LAPS, "head"), 0)
     for layer in prism.model.get_decoder().layers:
         if isinstance(layer, FusedLayer):
@@ -119,7 +119,7 @@ def weight_bytes(prism: Prism) -> dict[str, int]:
 
 
 def table(columns: dict[str, dict[str, float]], sizes: dict[str, int]) -> str:
-    """Milliseconds by part, and of the first column the rate at which weights are read, as Markdown."""
+    """A Markdown table of milliseconds by part, with the rate at which the first column reads weights."""
     first = next(iter(columns.values()))
     lines = [f"| ms | {' | '.join(columns)} | MB | GB/s |", f"|{'---|' * (len(columns) + 3)}"]
     for part in (*PARTS, "all"):
@@ -132,7 +132,7 @@ def table(columns: dict[str, dict[str, float]], sizes: dict[str, int]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-m", "--model", help="as any command takes it; without, a shape with random weights")
+    parser.add_argument("-m", "--model", help="a model as in other commands; default: a shape with random weights")
     parser.add_argument("--shape", default="SmolLM2-135M")
     parser.add_argument("--quantize", default="int8", choices=list(FORMATS))
     parser.add_argument("--agents", default="0,10,100", help="0: the River alone")

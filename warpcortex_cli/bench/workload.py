@@ -24,22 +24,22 @@ from warpcortex_cli.profile import (
 
 MOST_AGENTS = 100_000
 _FOREVER = 86_400.0
-_WORD = 256  # a token that is no special one
-SOLO_TOKENS = 128  # that the River writes before the Streams start, and after they ended, at most
+_WORD = 256  # an ordinary token
+SOLO_TOKENS = 128  # at most, that the River writes before the Streams start and after they end
 
 
 @dataclass(frozen=True)
 class Load:
-    """What a run asks of the engine.
+    """What a run demands of the engine.
 
     Attributes:
-        agents: Streams alive at once beside the River.
+        agents: concurrent Streams beside the River.
         context: tokens that the River has read.
         landmarks: k of the Synapse.
         tokens: tokens that each Stream writes.
-        river_share: the part of its own speed that the River keeps; None: what a reader is promised.
-        tails: how the Streams' KV is kept.
-        focus: tokens that each Stream reads besides, chosen by its own task.
+        river_share: the guaranteed share of the River's own speed; None: the default while somebody reads along.
+        tails: the format of the Streams' KV.
+        focus: tokens of each Stream's focus set.
     """
 
     agents: int
@@ -53,7 +53,7 @@ class Load:
 
 @dataclass
 class Step:
-    """One step of the engine: its seconds, and what was in it."""
+    """One step of the engine: its seconds and its rows."""
 
     seconds: float
     river: int
@@ -63,14 +63,14 @@ class Step:
 
 @dataclass
 class Tally:
-    """What the events of a run add up to."""
+    """Totals over the events of a run."""
 
     ended: int = 0
     written: int = 0  # tokens of all Streams
     thoughts: int = 0
-    delays: list[float] = field(default_factory=list)  # seconds from a Stream's spawning to its injection
+    delays: list[float] = field(default_factory=list)  # seconds from a Stream's request to its injection
     spawned: dict[int, float] = field(default_factory=dict)
-    held: float = 0.0  # seconds for which Streams were held, to measure the River alone
+    held: float = 0.0  # seconds in which Streams were held to measure the River alone
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, StreamText):
@@ -84,7 +84,7 @@ class Tally:
 
 
 class _Holding(Pacer):
-    """Lets no Stream think while the River writes, and learns nothing from it."""
+    """Lets no Stream think while the River writes, and does not adapt."""
 
     def __init__(self) -> None:
         super().__init__(0.0)
@@ -97,10 +97,10 @@ class _Holding(Pacer):
 
 
 def profile_for(load: Load, prism: Prism) -> Profile:
-    """A profile in which the Streams of a load fit.
+    """A profile for a load.
 
-    Beside sizes and time limits it is set otherwise than a user's in two things: an open Gate, so that the babble of
-    random weights is injected and paid for; and the River does not wait for Streams.
+    Besides sizes and time limits it differs from a user's in two settings: the Gate is open, so that the babble of
+    random weights is injected and its cost counts; and the River does not wait for Streams.
     """
     role = Role(
         name="bench",
@@ -128,15 +128,15 @@ def profile_for(load: Load, prism: Prism) -> Profile:
 
 
 def _task(number: int) -> str:
-    """What a Stream is asked: the bench's models have no words for it, but each is asked something else."""
+    """A Stream's task, different for each; the bench's models have no words for a real one."""
     return f"think of w{MOST_AGENTS + number}"
 
 
 class Workload:
-    """An engine whose River has read `context` tokens and writes on without end.
+    """An engine whose River has read `context` tokens and decodes without end.
 
     Raises:
-        UsageError: the load does not fit the model.
+        UsageError: the load does not fit into the model's context.
     """
 
     def __init__(self, prism: Prism, load: Load) -> None:
@@ -145,11 +145,11 @@ class Workload:
                 f"{load.landmarks} landmarks cannot be chosen out of a context of {load.context} tokens.",
                 "Lower --landmarks or raise --context.",
             )
-        # The River writes on while it is measured alone, and beside the Streams.
+        # The River writes both while it is measured alone and beside the Streams.
         if load.context + 2 * (load.tokens + SOLO_TOKENS) > prism.max_context:
             raise UsageError(
-                f"a context of {load.context} tokens and what is written behind it, {load.tokens} tokens an agent, "
-                f"have no room in the {prism.max_context} of {prism.name}.",
+                f"a context of {load.context} tokens and what is written after it, {load.tokens} tokens per agent, "
+                f"do not fit into the {prism.max_context} tokens of {prism.name}.",
                 "Lower --context or --tokens.",
             )
         self.prism = prism
@@ -167,7 +167,7 @@ class Workload:
             self.reading_seconds += self.step().seconds
 
     def step(self) -> Step:
-        """One step. When the River's turn has ended, the next one begins, as if the user had sent a word."""
+        """One step. When the River's turn ends, the next one begins, as if the user had sent a word."""
         river = self.conversation.river
         if river.state == "idle":
             self.conversation.begin_turn([_WORD])
@@ -186,11 +186,11 @@ class Workload:
 
     @property
     def roomy(self) -> bool:
-        """Whether the River can write more than it has to."""
+        """Whether the River has tokens to spare."""
         return self.prism.max_context - self.conversation.river.position > 2 * (self.load.tokens + SOLO_TOKENS)
 
     def alone(self) -> Step:
-        """One step of the River, for which Streams that there are wait."""
+        """One step of the River alone; Streams wait."""
         pacer, self.stepper.pacer = self.stepper.pacer, _Holding()
         try:
             step = self.step()
@@ -200,9 +200,9 @@ class Workload:
         return step
 
     def spawn(self) -> None:
-        """Asks for all Streams at once, as a River does that writes many requests in one breath.
+        """Requests all Streams at once, by giving the Router text as if the River had written it.
 
-        Random weights write none, so this is the one thing that is put in its place: text for the River's Router.
+        This is the only substitute for the model's own behaviour: random weights write no requests.
         """
         now = self.journal.now()
         for number in range(self.load.agents):

@@ -210,9 +210,7 @@ def main() -> int:
     args = parser.parse_args()
     try:
         if not args.dry_run and not torch.cuda.is_available():
-            raise ModelError(
-                "there is no CUDA device here.", "Use --dry-run to run every part on the CPU with a small shape."
-            )
+            raise ModelError("there is no CUDA device here.", "Use --dry-run for a small run on the CPU.")
         found = measured(DRY if args.dry_run else ON_CUDA, args.seconds, lambda line: print(line, file=sys.stderr))
         args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     except WarpError as error:

@@ -77,7 +77,7 @@ def test_the_text_condition_reads_the_streams_thoughts_in_its_notes(
 def test_a_crowd_arrives_together_with_the_thought(pocket: Prism) -> None:
     case = make_case("total", 5, random.Random(4))
     others = [make_case("total", 5, random.Random(i)).thought for i in range(10, 17)]
-    reply = reply_of(pocket, load_profile("pocket"), case.notes, case.question, told=case.thought, crowd=others)
+    reply = reply_of(pocket, load_profile("pocket"), case.notes, case.question, given=case.thought, crowd=others)
     assert len(reply.states) == 8 and set(others) | {case.thought} == set(reply.thoughts)
 
 

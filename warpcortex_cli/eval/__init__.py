@@ -2,4 +2,4 @@
 
 from warpcortex_cli.process import prepare
 
-prepare()  # for `python -m warpcortex_cli.eval...`, which loads torch before any other line of ours is run
+prepare()  # for `python -m warpcortex_cli.eval...`, which would load torch before any other line of ours

@@ -1,7 +1,7 @@
-"""Calculations as people ask for them in a chat, made from a seed; their answers are computed here, with fractions.
+"""Calculations as people ask for them in a chat, generated from a seed, with exact answers.
 
-Seven kinds, numbers of two to seven digits. Of each kind three phrasings are kept out of tuning (`held_out`): whoever
-changes how such questions are read looks at the others only.
+Seven kinds, numbers of two to seven digits. Three phrasings of each kind are held out: whoever changes how such
+questions are read looks only at the others.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Calculation:
     """A question with one right answer.
 
     Attributes:
-        page: what was pasted before it, or "".
+        page: pasted before it, or "".
         held_out: whether its phrasing was kept out of tuning.
     """
 
@@ -41,7 +41,7 @@ def _number(rng: random.Random, least: int = 2, most: int = 7) -> int:
 
 
 def _written(n: int | Fraction, rng: random.Random) -> str:
-    """With or without commas."""
+    """The number with or without thousands commas."""
     return f"{n:,}" if rng.random() < 0.4 else str(n)
 
 
@@ -185,7 +185,7 @@ def _minutes(rng: random.Random) -> Made:
 
 
 def _page(rng: random.Random) -> tuple[dict[str, str], dict[str, int], str]:
-    """Names, what stands on the page for each, and the page."""
+    """Names, the amount on the page for each, and the page."""
     posts = rng.sample(_POSTS, rng.randint(5, 8))
     values = {post: _number(rng, 2, 5) for post in posts}
     person = rng.choice(_PEOPLE)
@@ -221,7 +221,7 @@ def _page_total(rng: random.Random) -> tuple[dict[str, str], Value, str]:
 
 @dataclass(frozen=True)
 class _Way:
-    """Phrasings that share how their numbers are made."""
+    """Phrasings whose numbers are drawn in the same way."""
 
     kind: str
     make: Callable[[random.Random], tuple[dict[str, str], Value] | tuple[dict[str, str], Value, str]]
@@ -319,7 +319,7 @@ def calculations(n: int, seed: int, held_out: bool | None = None) -> list[Calcul
     """`n` questions, the kinds in turn.
 
     Args:
-        held_out: only phrasings that were, or were not, kept out of tuning; None: both.
+        held_out: only phrasings that are held out, or only the others; None: both.
     """
     rng = random.Random(f"calculations {seed}")
     found = []
@@ -345,7 +345,7 @@ _NUMBER = re.compile(r"(?<![\w.])-?[$€£]?-?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?
 
 
 def numbers_of(text: str) -> list[Fraction]:
-    """The numbers in a text, in order; a sign counts where it stands before the first digit or the currency."""
+    """The numbers in a text, in order; a sign counts directly before the first digit or the currency."""
     found = []
     for match in _NUMBER.finditer(text):
         digits = re.sub(r"[^\d.]", "", match.group())
@@ -354,10 +354,10 @@ def numbers_of(text: str) -> list[Fraction]:
 
 
 def is_right(case: Calculation, reply: str) -> bool:
-    """Whether the last number of a reply that was not given is the answer; of a date whether it is named.
+    """Whether the last number of a reply that is not in the question is the answer; for a date, whether it is named.
 
-    An answer that happens to be a given number has to be the last one of all. What has no end is right when it is
-    rounded to two decimals or to four digits.
+    An answer that is also a number of the question has to be the reply's last number. Infinite decimals may be rounded
+    to two decimals or four digits.
     """
     if isinstance(case.value, date):
         month, day = _MONTHS[case.value.month - 1], case.value.day
@@ -371,7 +371,7 @@ def is_right(case: Calculation, reply: str) -> bool:
 
 
 def near(said: Fraction, value: Fraction) -> bool:
-    """Whether a number is a value, or what that is rounded to."""
+    """Whether a number is a value or its rounding."""
     if value.denominator == 1:
         return said == value
     return said == value or abs(said - value) <= max(Fraction(1, 200), abs(value) / 5000)

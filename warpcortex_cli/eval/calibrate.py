@@ -1,4 +1,4 @@
-"""Calibrating the Gate for a model: conversations of pocket's world are held, and what is found in them is kept."""
+"""Calibrates the Gate for a model on conversations of pocket's world, and keeps the result."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def calibrate(
     seed: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Calibration | None:
-    """Centring and threshold from `n` conversations; None if the model thought too little of use in them."""
+    """Centring and threshold from `n` conversations; None if the model had too few relevant thoughts in them."""
     judged = list(run(prism, profile, n, notes, seed, progress))
     unrelated = [j.gain for j in judged if j.label == "irrelevant"]
     if min(len(unrelated), sum(j.label == "relevant" for j in judged)) < _FEWEST:
@@ -36,7 +36,7 @@ def calibrate(
 
 
 def best_threshold(good: Sequence[float], bad: Sequence[float]) -> float:
-    """Where most good ones lie at or above and most bad ones below (Youden's index), in the middle of the gap."""
+    """The threshold that best separates good from bad (Youden's index), in the middle of the gap."""
     values = sorted({*good, *bad})
 
     def gain(limit: float) -> float:

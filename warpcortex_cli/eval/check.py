@@ -1,8 +1,7 @@
-"""Does a profile help a model? Twenty questions, with it and by the River alone, in about a minute.
+"""Does a profile help a model? Twenty questions, with it and with the River alone, in about a minute.
 
-Ten calculations in ordinary words and ten ordinary questions: a profile for real models must be right more often where
-there is something to do, and leave alone what needs no help. Twenty questions show a large difference and no small one;
-`eval tasks` shows more.
+Ten calculations in ordinary words and ten ordinary questions: a profile for real models must improve the former and
+leave the latter alone. Twenty questions show only large differences; `eval tasks` shows more.
 """
 
 from __future__ import annotations
@@ -17,18 +16,18 @@ from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.profile import Profile
 
 QUESTIONS = 10  # of each kind
-_LEAST_GAIN = 3  # more that are right than without: of 20, fewer may be chance
+_LEAST_GAIN = 3  # more right answers than without; of 20, fewer may be chance
 _MOST_TOKENS = 64  # of a reply, so that it takes a minute
 
 
 @dataclass(frozen=True)
 class Check:
-    """What twenty questions came to.
+    """The result of twenty questions.
 
     Attributes:
-        right_off, right_on: how many are right by the River alone, and with the profile.
-        helped, harmed: how many are right only with it, and only without.
-        started, needless: Streams, and those of them that started where nothing was to be done or came to nothing.
+        right_off, right_on: right answers of the River alone, and with the profile.
+        helped, harmed: questions right only with it, and only without.
+        started, needless: Streams, and those of them that had nothing to do or did not reach the River.
         verdict: "helps", "no difference" or "in the way".
     """
 
@@ -44,10 +43,10 @@ class Check:
 
     @property
     def sentence(self) -> str:
-        """For people."""
+        """The result as a sentence."""
         return {
             "helps": "It helps this model.",
-            "no difference": "It makes no difference that twenty questions would show.",
+            "no difference": "It makes no difference that shows in twenty questions.",
             "in the way": "It gets in this model's way.",
         }[self.verdict]
 
@@ -82,7 +81,7 @@ def check(
 
 
 def verdict(helped: int, harmed: int, needless: int) -> str:
-    """One word for it. More than one thought in twenty that starts needlessly is in the way."""
+    """The verdict. More than one needless Stream in twenty questions is in the way."""
     if harmed > helped or (helped - harmed < _LEAST_GAIN and needless > 1):
         return "in the way"
     return "helps" if helped - harmed >= _LEAST_GAIN else "no difference"

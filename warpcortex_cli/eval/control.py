@@ -1,6 +1,6 @@
-"""The control of `eval.pocket --control FOLDER`: a pocket that takes the steps of Streams in its own text.
+"""The control of `eval.pocket --control FOLDER`: a pocket that writes the Streams' steps in its own text.
 
-It starts from the same weights and learns from the same questions in as many steps of training
+It is trained from the same weights on the same questions for as many steps
 (`python -m warpcortex_cli.lab.pocket.train --from WEIGHTS --inline --out FOLDER`; with Streams without `--inline`).
 Where a Stream reads a focus set that the engine chose, the control goes through all notes.
 """
@@ -26,9 +26,9 @@ class Cell:
     """One condition over `n` questions of a kind.
 
     Attributes:
-        tokens: mean of those written, by the River and its Streams.
-        river_tokens: mean of those the River wrote.
-        seconds: mean delay to the end of the answer; the notes are read before.
+        tokens: mean number written, by the River and its Streams.
+        river_tokens: mean number written by the River.
+        seconds: mean delay to the end of the answer, after the notes were read.
     """
 
     kind: str
@@ -45,7 +45,7 @@ class Cell:
 
 
 def inline_profile(profile: Profile) -> Profile:
-    """Room for the steps in the River's own text, none of which leaves its window."""
+    """The profile with room for the steps in the River's own text and window."""
     river = profile.river.model_copy(update={"max_tokens": _LONGEST})
     return profile.with_whole_context().model_copy(update={"river": river})
 
@@ -57,7 +57,7 @@ def run(
     cases: Sequence[Case],
     progress: Callable[[], None] = lambda: None,
 ) -> list[Cell]:
-    """Both over the same cases, one after the other for each."""
+    """Both pockets over the same cases, in turn for each case."""
     found: dict[tuple[str, str], list[tuple[bool, Asked]]] = {}
     own = inline_profile(profile)
     for case in cases:
@@ -74,7 +74,7 @@ def run(
 
 
 def judged(case: Case, answer: str) -> bool:
-    """Whether an inline answer is right: it stands in the last line, below the steps."""
+    """Whether an inline answer is right. It is the last line, below the steps."""
     return is_right(case, answer.strip().rsplit("\n", 1)[-1])
 
 

@@ -1,21 +1,20 @@
-"""How far a step's attention is from exact attention over all that was ever read, by how much that is.
+"""The error of a step's attention against exact attention over all tokens ever read, by their number.
 
-Notes are read by a River with a window, and after N tokens questions are asked on the oldest of them. What is compared
-is the output of attention for the tokens of a question, in each layer and head, from the same queries, keys and values:
-unrotated, in the model's type, as the engine computed them with its working set before it. The reference attends to all
-N tokens and to the question's own up to each of its tokens, in float64, token t at position t, the question behind
-them. Sines and cosines are float64 everywhere, so no position is too far to be exact. Against it stand
+A River with a window reads notes; after N tokens it is asked questions on the oldest. The compared quantity is
+attention's output for the question's tokens, in each layer and head, from the same queries, keys and values: unrotated,
+in the model's type, as the engine computed them over its working set. The reference attends to all N tokens and
+causally to the question in float64, with token t at position t and the question after them. Sines and cosines are
+always float64, so that every position is exact. It is compared with
 
-- rounding: the same, rotated, then computed in the model's type by torch's fused attention, as a prefill on a CPU is;
-- quantization: the same in float64, but what is in blocks went through the format that they are stored in;
-- omission: exact keys and values in float64, but only of the working set, at the positions that the product reads it
-  at: first tokens at 0, 1, ..., what recall chose just before the tail, tail, question;
-- in place: as omission, with each token at the position that it has in the reference, so that only leaving out counts;
-- total: the working set at the product's positions, out of stored blocks but for the tail, in the model's type.
+- rounding: the same, rotated, then computed in the model's type by torch's fused attention, like a prefill on a CPU;
+- quantization: the same in float64, but with blocks packed and unpacked in their storage format;
+- omission: exact keys and values in float64, but only of the working set, at the product's positions: first tokens at
+  0, 1, ..., recalled tokens just before the tail, tail, question;
+- in place: as omission, with each token at its position in the reference, so that only the omission counts;
+- total: the working set at the product's positions, from stored blocks except for the tail, in the model's type.
 
-An error is the length of the difference over the length of the reference, over all tokens of the question, and its mean
-over layers and heads. Errors of single attentions are not carried into the next layer. Softcaps and sliding windows of
-models that have them are not applied.
+An error is the norm of the difference relative to the reference's norm, over all tokens of the question, averaged over
+layers and heads. Errors are not propagated to the next layer. Softcaps and sliding windows are not applied.
 """
 
 from __future__ import annotations
@@ -48,14 +47,14 @@ from warpcortex_cli.prism.rows import Row
 from warpcortex_cli.profile import Profile
 
 ERRORS = ("rounding", "quantization", "omission", "in_place", "total")
-QUESTIONS = 4  # for each text
+QUESTIONS = 4  # per text
 _RESAMPLES = 1000
-_LEAST = 1e-30  # an error of nothing has no logarithm
+_LEAST = 1e-30  # an error of 0 has no logarithm
 
 
 @dataclass(frozen=True)
 class Point:
-    """Mean errors over `n` questions after `depth` tokens. `attended`: the most tokens that one of them read."""
+    """Mean errors over `n` questions after `depth` tokens. `attended`: the most tokens that any of them read."""
 
     depth: int
     errors: dict[str, float]
@@ -65,15 +64,14 @@ class Point:
 
 @dataclass(frozen=True)
 class Slope:
-    """By how much the natural logarithm of an error grows when the depth doubles; 95 % of it by bootstrap."""
+    """Growth of an error's natural logarithm per doubling of the depth, with a 95 % bootstrap interval."""
 
     slope: float
     ci95: tuple[float, float]
 
 
 class Question(NamedTuple):
-    """What a question brings to attention, unrotated, per layer: queries [heads, n, head_dim], keys and values
-    [kv_heads, n, head_dim]."""
+    """A question's unrotated queries [heads, n, head_dim], and keys and values [kv_heads, n, head_dim], per layer."""
 
     queries: list[Tensor]
     keys: list[Tensor]
@@ -83,7 +81,7 @@ class Question(NamedTuple):
 class Rotation:
     """The model's rotary embedding in float64, for any position.
 
-    Frequencies and pairs of dimensions are read off what the model's own does to unit vectors at position 1.
+    Frequencies and pairs of dimensions are derived from the model's rotation of unit vectors at position 1.
     """
 
     def __init__(self, prism: Prism) -> None:
@@ -115,10 +113,10 @@ class Stored(NamedTuple):
 
 
 class Reader:
-    """A text that a River reads bit by bit, and the questions that are asked after each bit."""
+    """A text that a River reads in parts, and the questions asked after each part."""
 
     def __init__(self, prism: Prism, profile: Profile, budget: int, tokens: int, first: int, seed: int) -> None:
-        """`tokens`: how long the text is. The questions are on what its first `first` tokens say."""
+        """`tokens`: length of the text. The questions are on its first `first` tokens."""
         rng = random.Random(seed)
         facts = list(make_facts(rng, prism, tokens).items())
         memory = profile.memory.model_copy(update={"window": budget, "recall": budget, "stored": "exact"})
@@ -139,7 +137,7 @@ class Reader:
         self._packed: defaultdict[str, list[Stored]] = defaultdict(list)  # by format
 
     def read_to(self, tokens: int) -> None:
-        """Reads on, until the River is `tokens` long."""
+        """Reads on until the River has `tokens` tokens."""
         count = tokens - self.river.length - len(self._break)
         piece = self._text[self._used : self._used + count]
         assert len(piece) == count > 0, "the text is too short"
@@ -150,11 +148,11 @@ class Reader:
 
     @torch.inference_mode()
     def errors(self, stored: BlockFormat) -> tuple[NDArray[np.float64], int]:
-        """Errors of each question after what was read so far, [questions, ERRORS]; and the most tokens attended."""
+        """Errors of each question after the text read so far, [questions, ERRORS], and the most tokens attended."""
         exact = self.everything()
         packed = self._through(exact, stored)
         length = self.river.length
-        # What all questions share is rotated once.
+        # Rotated once for all questions.
         whole, coarse = (
             [self._turned(i, side.keys[i], 0) for i in range(self.prism.layers)] for side in (exact, packed)
         )
@@ -195,13 +193,13 @@ class Reader:
         first: int,
         dtype: torch.dtype = torch.float64,
     ) -> Tensor:
-        """The question at positions from `first` on, over rotated keys, and over its own."""
+        """Attention of the question, at positions from `first` on, over rotated keys and its own."""
         queries, own = (self._turned(layer, t[layer], first) for t in (question.queries, question.keys))
         keys, values = torch.cat([keys, own], 1), torch.cat([values, question.values[layer]], 1)
         return attention(queries, keys, values, self.prism.scalings[layer], dtype)
 
     def ask(self, ids: list[int]) -> Question:
-        """Recalls for a question as a turn does, reads it, and forgets it again."""
+        """Recalls for a question as a turn does, reads it, and drops it again."""
         river, rope = self.river, self.prism.rope
         river.recall(ids)
         tail = self.prism.new_tail(len(ids))
@@ -215,7 +213,7 @@ class Reader:
         return Question(*([t.cpu() for t in part] for part in bare))
 
     def working(self) -> tuple[Tensor, Tensor]:
-        """The tokens that a step reads now, ascending, and the positions that it reads them at."""
+        """The tokens of the current working set, ascending, and their positions."""
         past = self.river.past
         pinned = range(min(past.pinned, past.tokens))
         back = [t for t in past.recalled if t not in pinned]
@@ -223,7 +221,7 @@ class Reader:
         return torch.tensor(kept), torch.tensor([*pinned, *range(past.base - len(back), self.river.position)])
 
     def everything(self) -> Stored:
-        """All tokens that were read, as exactly as the River itself has them."""
+        """All tokens read so far, as exact as the River has them."""
         past, tail, rope = self.river.past, self.river.tail, self.prism.rope
         parts = []
         if past.tokens:
@@ -235,7 +233,7 @@ class Reader:
         return joined(parts)
 
     def _through(self, plain: Stored, stored: BlockFormat) -> Stored:
-        """The same, with what is in blocks packed and unpacked as the store does it, each block once."""
+        """The same with each block packed and unpacked as the store does."""
         packed, tokens = self._packed[stored], self.river.past.tokens
         for number in range(len(packed), tokens // BLOCK):
             part = slice(number * BLOCK, (number + 1) * BLOCK)
@@ -246,14 +244,14 @@ class Reader:
 
 
 def joined(parts: Sequence[Stored]) -> Stored:
-    """The tokens of all, in order."""
+    """All parts concatenated."""
     layers = range(len(parts[0].keys))
     keys = [torch.cat([p.keys[i] for p in parts], 1) for i in layers]
     return Stored(keys, [torch.cat([p.values[i] for p in parts], 1) for i in layers])
 
 
 def attention(queries: Tensor, keys: Tensor, values: Tensor, scaling: float, dtype: torch.dtype) -> Tensor:
-    """Rotated queries [heads, n, d] over keys and values [kv_heads, N, d] in `dtype`, the last n of them their own.
+    """Causal attention of rotated queries [heads, n, d] over keys and values [kv_heads, N, d], the last n their own.
 
     Returns:
         [heads, n, d] in float64.
@@ -274,10 +272,10 @@ def run(
     seed: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Iterator[NDArray[np.float64]]:
-    """For each of `n` texts the errors of its questions, and behind them the tokens attended, after each depth.
+    """For each of `n` texts the errors of its questions, and the tokens attended, at each depth.
 
     Args:
-        stored: what blocks are packed in.
+        stored: the format of blocks.
         budget: tokens that recall may bring back; the window of newest tokens is as long.
         depths: tokens read, ascending.
 
@@ -307,7 +305,7 @@ def points(found: Sequence[NDArray[np.float64]], depths: Sequence[int]) -> list[
 
 
 def slopes(found: Sequence[NDArray[np.float64]], depths: Sequence[int], seed: int = 0) -> dict[str, Slope]:
-    """Least squares of log(mean error) over log2(depth); intervals by drawing questions anew."""
+    """Least squares of log(mean error) over log2(depth); intervals by resampling questions."""
     every = np.concatenate(found)[..., :-1]
     rng = np.random.default_rng(seed)
     drawn = np.stack([every[rng.integers(len(every), size=len(every))].mean(0) for _ in range(_RESAMPLES)])
@@ -317,7 +315,7 @@ def slopes(found: Sequence[NDArray[np.float64]], depths: Sequence[int], seed: in
 
 
 def _fitted(means: NDArray[np.float64], depths: Sequence[int]) -> NDArray[np.float64]:
-    """Slopes [samples, ERRORS] of means [samples, depths, ERRORS]; 0 of a single depth."""
+    """Slopes [samples, ERRORS] of means [samples, depths, ERRORS]; 0 for a single depth."""
     x = np.log2(depths)
     x = x - x.mean()
     logs = np.log(np.maximum(means, _LEAST))
@@ -341,7 +339,7 @@ def as_json(
 
 
 def grid(found: Sequence[NDArray[np.float64]], depths: Sequence[int], stored: str) -> Grid:
-    """Errors by depth, and below them how they grow."""
+    """Errors by depth, with their growth in the last row."""
     rows = [(f"{p.depth:,}", *(f"{p.errors[e]:.2g}" for e in ERRORS), f"{p.attended:,}") for p in points(found, depths)]
     of = slopes(found, depths)
     rows.append(("a doubling", *(_growth(of[e].slope) for e in ERRORS), ""))
@@ -356,7 +354,7 @@ def _growth(slope: float) -> str:
 
 
 def verdict(found: Sequence[NDArray[np.float64]], depths: Sequence[int]) -> str:
-    """What is bounded and what is not, as the figures say."""
+    """A sentence on what is bounded and what is not, by the figures."""
     every, of = points(found, depths), slopes(found, depths)
     first, last = every[0], every[-1]
     attended, rounding = max(p.attended for p in every), last.errors["rounding"]

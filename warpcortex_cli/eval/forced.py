@@ -1,4 +1,4 @@
-"""Text that is given instead of sampled: what the model thinks of each of its tokens."""
+"""Teacher forcing: the model's log-probabilities for given text."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from warpcortex_cli.profile import Role
 
 
 def scores_of(prism: Prism, ids: list[int]) -> Tensor:
-    """Log-probabilities of what follows each token of a text that stands alone, [tokens, vocabulary]."""
+    """Log-probabilities after each token of a text without context, [tokens, vocabulary]."""
     row = Row(ids, list(range(len(ids))), prism.new_tail(len(ids)), logits="all")
     return torch.log_softmax(_logits(prism, row).float(), -1)
 
 
 class Written(NamedTuple):
-    """What a Stream made of tokens that it was made to write.
+    """The forward of tokens that a Stream was forced to write.
 
     Attributes:
-        scores: the log-probabilities from which each would have been chosen, [tokens, vocabulary].
-        hidden: last hidden states of them, [tokens, hidden_size], fp32.
-        queries: rotated, of those that chose them, [layers, heads, tokens, head_dim].
+        scores: the log-probabilities before each token, [tokens, vocabulary].
+        hidden: the tokens' last hidden states, [tokens, hidden_size], fp32.
+        queries: rotated, of the positions that predict them, [layers, heads, tokens, head_dim].
     """
 
     scores: Tensor
@@ -38,7 +38,7 @@ class Written(NamedTuple):
 
 
 def stream_writes(prism: Prism, work: Writing, ids: list[int]) -> Written:
-    """A Stream that has begun reads its prompt and writes `ids`, in one forward."""
+    """Forwards a started Stream's prompt and `ids` at once."""
     assert work.tail is not None
     tokens = [*work.pending, *ids]
     positions = list(range(work.position, work.position + len(tokens)))
@@ -50,7 +50,7 @@ def stream_writes(prism: Prism, work: Writing, ids: list[int]) -> Written:
 
 
 def begun_anew(session: Session, role: Role, task: str) -> Writing:
-    """The work of a Stream that the session would start now. It takes no part in the session."""
+    """The work of a Stream as the session would start it now, outside of the session."""
     crew = session.conversation.crew
     brief = crew.briefing.task(0, role, task, {})
     work = crew.writer.take(crew.briefing.full(brief, session.river, session.profile, Journal()))
@@ -59,7 +59,7 @@ def begun_anew(session: Session, role: Role, task: str) -> Writing:
 
 
 def written_anew(session: Session, role: Role, task: str, text: str) -> tuple[Written, list[int]]:
-    """A Stream `begun_anew` writes as much of the end of `text` as its tail holds, in token ids."""
+    """Forces a Stream `begun_anew` to write the end of `text`, as much as its tail holds; also returns its ids."""
     work = begun_anew(session, role, task)
     assert work.tail is not None
     room = work.tail.capacity - work.tail.length - len(work.pending)
@@ -70,11 +70,11 @@ def written_anew(session: Session, role: Role, task: str, text: str) -> tuple[Wr
 
 
 def attention_error(prism: Prism, queries: Tensor, whole: Readable, kept: Sequence[Readable]) -> list[float]:
-    """How far attention over what is kept is from attention over the whole, by layer, relative to its length.
+    """The relative error of attention over `kept` against attention over `whole`, by layer.
 
     Args:
-        queries: rotated, [layers, heads, tokens, head_dim]; they stand behind all keys.
-        whole, kept: what is attended to.
+        queries: rotated, [layers, heads, tokens, head_dim], at positions after all keys.
+        whole, kept: keys and values.
     """
     errors = []
     for layer in range(prism.layers):

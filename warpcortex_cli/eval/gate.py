@@ -1,8 +1,8 @@
 """Does the Gate tell good thoughts from bad? Right, irrelevant, contradicted and garbled ones at the same moment.
 
-Sessions run as in the product. When the Gate judges a thought that is right, the same River judges others in its place:
-one that belongs to another conversation, the same one with a wrong result, and garbled ones. Each is forwarded as the
-writing of a Stream that has begun as any other, so that hidden states and probabilities are what a Stream has.
+Sessions run as in the product. When the Gate judges a right thought, it also judges others in its place: one of
+another conversation, the same one with a wrong result, and garbled ones. Each is forwarded as the text of a Stream
+started in the usual way, so that hidden states and probabilities are those of a Stream.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SIGNALS = ("calibrated", "raw_cosine", "likelihood", "certainty")
 
 @dataclass(frozen=True)
 class Writing:
-    """What a Stream was asked and wrote."""
+    """A Stream's task and text."""
 
     role: Role
     task: str
@@ -40,7 +40,7 @@ class Writing:
 
 @dataclass(frozen=True)
 class Judged:
-    """One thought and what each signal says of it; higher is better for all of them. `gain`: nats a token."""
+    """One thought and its score by each signal; higher is better. `gain`: nats a token."""
 
     label: str
     kind: str
@@ -53,7 +53,7 @@ class Judged:
 
 
 class Judge:
-    """Listens to a session; at the first right thought it collects the judgement of others in its place."""
+    """Listens to a session; at the first right thought it also judges others in its place."""
 
     def __init__(self, session: Session, case: Case, strangers: Sequence[Writing], rng: random.Random) -> None:
         self.session, self.case = session, case
@@ -129,7 +129,7 @@ def run(
     seed: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Iterator[Judged]:
-    """Judgements at `n` moments in which a Stream's thought was right."""
+    """Judgements at `n` right thoughts of Streams."""
     rng = random.Random(seed)
     strangers: list[Writing] = []
     for i in range(n):
@@ -147,7 +147,7 @@ def run(
 
 
 def auc(good: Sequence[float], bad: Sequence[float]) -> float:
-    """Area under the ROC curve: how often a good one wins, ties half (Hanley & McNeil 1982)."""
+    """Area under the ROC curve: how often a good one scores higher, ties half (Hanley & McNeil 1982)."""
     if not good or not bad:
         return 0.5
     wins = sum((g > b) + 0.5 * (g == b) for g in good for b in bad)
@@ -156,7 +156,7 @@ def auc(good: Sequence[float], bad: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class Summary:
-    """Areas by signal, for relevant thoughts against irrelevant and garbled ones, and for right against wrong ones."""
+    """ROC areas by signal: relevant against irrelevant and garbled thoughts, and right against wrong ones."""
 
     relevance: dict[str, float]
     correctness: dict[str, float]
@@ -167,7 +167,7 @@ class Summary:
 
 
 def summarize(judged: Sequence[Judged], profile: Profile) -> Summary:
-    """`precision` and `recall` of letting relevant thoughts in, irrelevant and garbled ones not, at the threshold."""
+    """Summarizes; `precision` and `recall` are of relevant against irrelevant and garbled thoughts at the threshold."""
 
     def of(signal: str, *labels: str) -> list[float]:
         return [getattr(j, signal) for j in judged if j.label in labels]

@@ -1,6 +1,6 @@
-"""What a long run has found, one JSON line each as it comes: a run that was stopped goes on where it was.
+"""Results of a long run, appended as JSON lines, from which a stopped run resumes.
 
-A run may be killed in the middle of a line: of such a last one nothing counts.
+A run may be killed in the middle of a line; an incomplete last line is ignored.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ class Kept:
     """A file of lines.
 
     Args:
-        path: the file, which need not be there yet.
-        first: the name with which each line begins, by which a half one is told from a file of something else.
+        path: the file, which need not exist yet.
+        first: the key with which each line begins, which tells an incomplete line from another kind of file.
 
     Attributes:
         path: as given.
         lines: those of earlier runs.
 
     Raises:
-        UsageError: the file holds something else, and is left as it is; or it cannot be read or written.
+        UsageError: the file holds something else and is left unchanged, or it cannot be read or written.
     """
 
     def __init__(self, path: Path, first: str) -> None:
@@ -40,17 +40,17 @@ class Kept:
                 raise ValueError("its last line is none of them")
             if half:
                 path.write_text("".join(f"{line}\n" for line in whole), encoding="utf-8")
-            path.open("a").close()  # what cannot be written is said before anything is asked
+            path.open("a").close()  # fails before any question is asked
         except (OSError, ValueError) as error:
             raise self.refused(error) from error
 
     def refused(self, error: Exception) -> UsageError:
-        """That its lines are none of such a run, by whoever reads them."""
+        """The error for lines that are not of such a run, for the caller to raise."""
         reason = getattr(error, "strerror", None) or error
         return UsageError(f"{self.path} holds no answers of an earlier run: {reason}.", "Name another file.")
 
     def add(self, line: dict[str, Any]) -> None:
-        """Writes one more. Raises RunError: it cannot be written."""
+        """Appends a line. Raises RunError: it cannot be written."""
         try:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")

@@ -1,6 +1,6 @@
-"""Ordinary questions and chats without anything to compute, though many hold numbers: tools must not get in the way.
+"""Ordinary questions and small talk with nothing to compute, though many contain numbers: tools must not interfere.
 
-Each has words of which a right answer holds one; of small talk it is enough that there is an answer.
+A right answer contains one of a question's words; for small talk any answer will do.
 """
 
 from __future__ import annotations
@@ -116,14 +116,14 @@ Goodbye!
 
 @dataclass(frozen=True)
 class Ordinary:
-    """A question and the words of which a right answer holds one; none: any answer is right."""
+    """A question, and the words of which a right answer contains one; without words any answer is right."""
 
     question: str
     words: tuple[str, ...]
 
 
 def questions(n: int, seed: int) -> list[Ordinary]:
-    """`n` of the 100, in an order that the seed gives."""
+    """`n` of the 100, shuffled by the seed."""
     facts = [line.split(" | ") for line in _FACTS.strip().splitlines()]
     found = [Ordinary(question, tuple(words.split())) for question, words in facts]
     found += [Ordinary(line, ()) for line in _CHATS.strip().splitlines()]
@@ -132,7 +132,7 @@ def questions(n: int, seed: int) -> list[Ordinary]:
 
 
 def is_right(case: Ordinary, reply: str) -> bool:
-    """Whether one of its words is in the reply; of a chat, whether it says more than a sign or an equation."""
+    """Whether one of its words is in the reply; for small talk, whether it is more than a sign or an equation."""
     text = reply.lower()
     if case.words:
         return any(word in text for word in case.words)

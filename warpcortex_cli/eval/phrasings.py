@@ -1,10 +1,10 @@
-"""Calculations as people type them, written by somebody who had not seen what the recogniser reads.
+"""Calculations as people type them, written without knowledge of the recogniser's rules.
 
-`eval/calculations.py` was written beside `work/words.py`, so its held-out phrasings are kin of the others. The `FIRST`
-were written before their author had read that file, and its grammar was then bettered with them. The `SECOND` were
-written after that and asked once; then the grammar was bettered with them, too. The `THIRD` were written after that
-and asked once: their figure is the honest one. `NONE` holds numbers and asks for no calculation. A wrong exact answer
-is worse than none, so it is counted by itself.
+`eval/calculations.py` was written together with `work/words.py`, so its held-out phrasings resemble the others. The
+`FIRST` were written before their author had read that file; the rules were then improved on them. The `SECOND` were
+written after that and evaluated once; then the rules were improved on them, too. The `THIRD` were written after that
+and evaluated once: only their figure is unbiased. `NONE` contains numbers but asks for no calculation. A wrong exact
+answer is worse than none, so it is counted separately.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from fractions import Fraction
 
 @dataclass(frozen=True)
 class Phrasing:
-    """A template, what is drawn for its fields, and its answer.
+    """A template, the draws of its fields, and its answer.
 
     Args:
-        kind: what is asked: price, percent, units, dates, difference, plain, page.
+        kind: price, percent, units, dates, difference, plain or page.
         text: the user's words, with `{field}`.
-        draws: each field to a function of a random source and of the fields before it.
-        answer: the fields to a number, or to a text such as `Thursday` or `17:15`.
+        draws: for each field a function of a random source and the fields before it.
+        answer: a function from the fields to a number, or to a text such as `Thursday` or `17:15`.
     """
 
     kind: str
@@ -44,7 +44,7 @@ def price(low: int, high: int) -> Callable[..., Decimal]:
 
 
 def digits(low: int, high: int) -> Callable[..., int]:
-    """A number of so many digits, each length as likely as the others."""
+    """A number of `low` to `high` digits, each length equally likely."""
 
     def draw(source: random.Random, _: object) -> int:
         length = source.randint(low, high)
@@ -54,7 +54,7 @@ def digits(low: int, high: int) -> Callable[..., int]:
 
 
 def made(make: Callable[[random.Random, dict], object]) -> Callable[..., object]:
-    """A field made out of those before it."""
+    """A field computed from those before it."""
     return make
 
 
@@ -713,7 +713,7 @@ THIRD: tuple[Phrasing, ...] = (
     ),
 )
 
-# Numbers and no calculation: whatever starts here starts needlessly.
+# Numbers without a calculation: any Stream that starts here is needless.
 NONE: tuple[str, ...] = (
     "Who won the 2014 world cup?",
     "Give me 3 tips for sleeping better",

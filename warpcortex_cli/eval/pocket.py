@@ -1,9 +1,8 @@
 """pocket through the product, with Streams and without: `python -m warpcortex_cli.eval.pocket`.
 
-Every question goes through a Session as `warpcortex ask` runs it: River, Router, Streams, Gate, injection. Names and
-things are held-out or made up; `river` is the same session with Streams switched off. `--sums` asks for sums by the
-number of their terms and the way they are joined, `--control FOLDER` compares with a pocket that does the steps of
-Streams in its own text.
+Every question goes through a Session as in `warpcortex ask`: River, Router, Streams, Gate, injection. Names and things
+are held-out or made up; `river` is the same session with Streams switched off. `--sums` asks for sums by number of
+terms and wording, `--control FOLDER` compares with a pocket that writes the Streams' steps in its own text.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ DELEGATED = ("total", "difference", "cost", "compare", "who-else")
 
 @dataclass(frozen=True)
 class Case:
-    """Notes, a question on them, the value that a right answer gives, and thoughts that would help or mislead."""
+    """Notes, a question on them, the right value, and a helpful and a misleading thought."""
 
     kind: str
     notes: str
@@ -60,7 +59,7 @@ class Case:
 
 
 def make_case(kind: str, notes: int, rng: random.Random, made_up: float = 0.4) -> Case:
-    """A case whose names and things training never saw."""
+    """A case whose names and things are not in the training data."""
     while True:
         words = Words(rng, "held-out", made_up)
         w = world.make_world(words, notes)
@@ -72,7 +71,7 @@ def make_case(kind: str, notes: int, rng: random.Random, made_up: float = 0.4) -
 
 
 def mislead(thought: str, people: Sequence[str], rng: random.Random) -> str:
-    """The same thought with another result: yes for no, a number that is off, somebody else's name."""
+    """The same thought with a wrong result: yes for no, another number, another name."""
     head, colon, result = thought.rpartition(": ")
     if result in ("yes", "no"):
         return f"{head}{colon}{'no' if result == 'yes' else 'yes'}"
@@ -85,7 +84,7 @@ def mislead(thought: str, people: Sequence[str], rng: random.Random) -> str:
 
 
 def is_right(case: Case, answer: str) -> bool:
-    """Numbers: the last one in the answer. Yes/no and true/false: the first such word. Names: those and no others."""
+    """Compares numbers by the answer's last one, yes/no and true/false by the first such word, names as a set."""
     text = answer.lower()
     if case.kind in ("count", "total", "difference", "cost"):
         numbers = re.findall(r"-?\d+", text)
@@ -103,9 +102,9 @@ def is_right(case: Case, answer: str) -> bool:
 
 @dataclass
 class Asked:
-    """What one question came to: the visible answer, how each Stream ended, and what the River took for it.
+    """The result of one question: the visible answer, how each Stream ended, and the River's cost.
 
-    `seconds`: to the end of the answer; the notes are read before.
+    `seconds`: to the end of the answer, after the notes were read.
     """
 
     text: str = ""
@@ -131,7 +130,7 @@ def ask(prism: Prism, profile: Profile, case: Case, *, streams: bool, seed: int 
 
 
 def with_window(profile: Profile, window: int | None) -> Profile:
-    """The same with another memory.window, unless that is None."""
+    """The profile with another memory.window, unless that is None."""
     memory = {} if window is None else {"window": window}
     return profile.model_copy(update={"memory": profile.memory.model_copy(update=memory)})
 
@@ -142,12 +141,12 @@ def main() -> None:
     parser.add_argument("--notes", type=int, default=20)
     parser.add_argument("--kinds", default=",".join(QUESTIONS))
     parser.add_argument("--window", type=int, help="memory.window: notes beyond it are in the River's past")
-    parser.add_argument("--conditions", default=",".join(CONDITIONS), help="which of them, such as streams alone")
+    parser.add_argument("--conditions", default=",".join(CONDITIONS), help="conditions to run, such as streams alone")
     parser.add_argument("--made-up", type=float, default=0.4, help="share of names and things made of random syllables")
     parser.add_argument("--seed", type=int, default=2026)
     parser.add_argument("--model", default="pocket")
     parser.add_argument("--quantize", choices=["none", *BITS], default="none")
-    parser.add_argument("--sums", action="store_true", help="sums by number of terms and way of joining")
+    parser.add_argument("--sums", action="store_true", help="sums by number of terms and wording")
     parser.add_argument("--control", metavar="FOLDER", help="weights of `lab.pocket.train --inline`, to compare with")
     parser.add_argument("--wrong", action="store_true", help="show cases that went wrong")
     parser.add_argument("--json", action="store_true")

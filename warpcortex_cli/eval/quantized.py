@@ -1,8 +1,7 @@
-"""What weights in few bits do to what a model says of a text.
+"""The effect of quantized weights on a model's predictions of a text.
 
-A text is read in windows of 512 tokens, each alone behind the token that begins a text, if the model has one; what
-follows the first half of a window is scored. So does `llama-perplexity --kl-divergence`, whose figures of the same text
-stand beside ours in `lab.peer`.
+A text is read in independent windows of 512 tokens, each beginning with BOS if the model has one; the second half of a
+window is scored. `llama-perplexity --kl-divergence` does the same; `lab.peer` compares its figures with ours.
 """
 
 from __future__ import annotations
@@ -28,19 +27,19 @@ from warpcortex_cli.prism.quantize import BITS
 from warpcortex_cli.prism.source import ModelSource
 
 WINDOW = 512  # tokens
-LEAST = 16  # tokens of all texts
+LEAST = 16  # tokens of all texts together
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Effect:
-    """What a format does to a text.
+    """The effect of a format on a text.
 
     Attributes:
         format: fp32, bf16, int8, int4, or file: the types of a GGUF file.
         bytes: of all weights.
         perplexity: of the text.
-        greedy_agreement: the share of tokens at which the same one is the likeliest as in fp32.
+        greedy_agreement: the share of positions with the same most likely token as in fp32.
         kl: from fp32 to the format, in nats a token.
     """
 
@@ -53,21 +52,21 @@ class Effect:
 
 @dataclass(frozen=True)
 class Window:
-    """Tokens that are read together; what follows them is scored from place `first` on."""
+    """Tokens of one window; predictions are scored from index `first` on."""
 
     ids: list[int]
     first: int
 
 
 def windows(prism: Prism, text: str) -> list[Window]:
-    """Those of a text: one, if it is shorter than a window; else what is behind the last one is left out."""
+    """The windows of a text. A shorter text is one window; a remainder after the last full one is dropped."""
     begin = prism.tokenizer.bos_token_id
     adds = begin is not None and prism.tokenizer("a").input_ids[:1] == [begin]
     ids = prism.encode(text)
     ids = ids[1:] if adds and ids[:1] == [begin] else ids
     size = max(1, min(WINDOW, prism.max_context, len(ids)))
     whole = [ids[start : start + size] for start in range(0, len(ids) - size + 1, size)]
-    if adds:  # in place of the first token, as llama.cpp does
+    if adds:  # replaces the first token, as in llama.cpp
         whole = [[begin, *some[1:]] for some in whole]
     return [Window(some, size // 2) for some in whole]
 
@@ -81,20 +80,20 @@ def conversations(n: int, seed: int) -> list[str]:
 
 
 def formats(source: ModelSource) -> list[str]:
-    """Those that a model can be read in beside fp32."""
+    """The formats that a model can be loaded in, besides fp32."""
     return [*BITS, *(["file"] if getattr(source, "format", "") == "gguf" else [])]
 
 
 def run(
     source: ModelSource, texts: Sequence[str], kinds: Sequence[str], progress: Progress = lambda *_: None
 ) -> Iterator[tuple[int, Effect]]:
-    """Scored tokens and the effect of fp32 first, then of each kind; one model is held at a time.
+    """Scored tokens and the effect of each format, fp32 first; holds one model at a time.
 
     Raises:
         UsageError: there is too little text.
         ModelError, MemoryLimitError, RunError: as `Prism.load`.
     """
-    with tempfile.TemporaryDirectory(prefix="warpcortex-") as folder:  # scores of a vocabulary outgrow memory
+    with tempfile.TemporaryDirectory(prefix="warpcortex-") as folder:  # log-probabilities outgrow memory
         plain = Prism.load(source, "cpu", "fp32")
         some = [w for text in texts for w in windows(plain, text)]
         if sum(len(w.ids) for w in some) < LEAST:
@@ -126,13 +125,13 @@ def run(
 
 
 def as_json(model: str, results: Sequence[tuple[int, Effect]]) -> dict[str, Any]:
-    """What scripts read."""
+    """The result of `--json`."""
     tokens = results[0][0] if results else 0
     return {"schema_version": 1, "model": model, "tokens": tokens, "results": [asdict(e) for _, e in results]}
 
 
 def grid(model: str, results: Sequence[tuple[int, Effect]]) -> Grid:
-    """What people read."""
+    """The result as a table."""
     title = f"{model}, {results[0][0] if results else 0} tokens scored"
     rows = tuple(
         (e.format, f"{e.bytes / 2**20:.1f}", f"{e.perplexity:.3f}", f"{e.greedy_agreement:.2%}", f"{e.kl:.5f}")

@@ -1,4 +1,4 @@
-"""Questions out of public data sets: word problems as JSON lines, and documents in SQuAD's format."""
+"""Questions from public data sets: word problems as JSON lines, and documents in SQuAD's format."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 
 from warpcortex_cli.errors import UsageError
 
-_FIELDS = (("input", "target"), ("question", "answer"))  # of a word problem: what is asked, and what is right
+_FIELDS = (("input", "target"), ("question", "answer"))  # keys of a word problem and its answer
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked, the text that it is about, if any, and the right answers as the file has them."""
+    """A question, the text it is about, if any, and the right answers from the file."""
 
     task: str
     text: str
@@ -24,10 +24,10 @@ class Question:
 
 
 def questions(path: Path) -> list[Question]:
-    """All of a file, in its order; the task is the file's name without its ending.
+    """All questions of a file, in order; the task is the file's name without its extension.
 
     Raises:
-        UsageError: it cannot be read, or is in neither format.
+        UsageError: the file cannot be read, or has neither format.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -43,7 +43,7 @@ def questions(path: Path) -> list[Question]:
 
 
 def mixed(path: Path, n: int, seed: int) -> list[Question]:
-    """`n` questions of a file, or as many of each file of a folder as of the others; the same for the same seed.
+    """`n` questions of a file, or equally many of each file of a folder; the same for the same seed.
 
     Raises:
         UsageError: there are none.
@@ -62,7 +62,7 @@ def _problems(task: str, text: str) -> list[Question]:
     for line in filter(str.strip, text.splitlines()):
         problem = json.loads(line)
         if not isinstance(problem, dict):
-            raise ValueError("a line is no object")
+            raise ValueError("a line is not an object")
         asked, right = _FIELDS[0] if _FIELDS[0][0] in problem else _FIELDS[1]
         found.append(Question(task, str(problem[asked]).strip(), answers=(str(problem[right]),)))
     return found

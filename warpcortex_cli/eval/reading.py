@@ -1,8 +1,8 @@
-"""How many calculations in people's own words the calculator reads, without a model: exact, left alone, wrong.
+"""How many calculations in people's own words the calculator recognises, without a model: exact, left alone, wrong.
 
     python -m warpcortex_cli.eval.reading [--set first|second|third] [--n 5] [--seed 1] [--show]
 
-What is left alone costs nothing, for the River answers it; a wrong exact answer is worse than none.
+Leaving a question alone costs nothing, since the River answers it; a wrong exact answer is worse than none.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SETS = {"first": FIRST, "second": SECOND, "third": THIRD}
 
 @dataclass(frozen=True)
 class Asked:
-    """One question and what came of it: "exact", "left" or "wrong"."""
+    """One question and its outcome: "exact", "left" or "wrong"."""
 
     kind: str
     text: str
@@ -36,7 +36,7 @@ class Asked:
 
 
 def asked(phrasings: Sequence[Phrasing], n: int, seed: int) -> Iterator[Asked]:
-    """Each phrasing with `n` draws of its numbers."""
+    """The outcomes of `n` draws of each phrasing."""
     for i, phrasing in enumerate(phrasings):
         for j in range(n):
             text, answer = drawn(phrasing, random.Random(f"{seed} {i} {j}"))
@@ -56,7 +56,7 @@ def drawn(phrasing: Phrasing, source: random.Random) -> tuple[str, Fraction | st
 
 
 def is_right(result: str, answer: Fraction | str) -> bool:
-    """Whether a result says the answer: a number, a date such as 2025-02-14, a time of day, a span, or a word."""
+    """Whether a result gives the answer: a number, a date such as 2025-02-14, a time of day, a duration, or a word."""
     if isinstance(answer, Fraction):
         said = numbers_of(result)
         return bool(said) and near(said[-1], answer)
@@ -71,7 +71,7 @@ def is_right(result: str, answer: Fraction | str) -> bool:
 
 
 def table(found: Sequence[Asked]) -> list[str]:
-    """A line for each kind."""
+    """One line per kind."""
     lines = [f"{'':12}{'n':>5}{'exact':>8}{'left':>8}{'wrong':>8}"]
     for kind in (*dict.fromkeys(a.kind for a in found), "all"):
         count = Counter(a.outcome for a in found if kind in (a.kind, "all"))
@@ -99,7 +99,7 @@ def main() -> None:
     print(f"{len(SETS[chosen.set])} phrasings, the {chosen.set} set, {chosen.n} draws each, seed {chosen.seed}")
     print("\n".join(table(found)))
     started = [text for text in NONE if read(text) is not None]
-    print(f"of {len(NONE)} messages with numbers and no calculation {len(started)} were taken for one")
+    print(f"of {len(NONE)} messages with numbers and no calculation {len(started)} were taken for a calculation")
     if chosen.show:
         print("\n".join(started))
 

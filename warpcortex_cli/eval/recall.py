@@ -1,11 +1,11 @@
-"""Whether the River finds again what left its tail, by depth and by way of choosing.
+"""Recall of tokens that have left the River's tail, by depth and by selection method.
 
-Long notes are loaded once into a session. Facts that stand at given depths before their end are then asked of the River
-alone, and each turn is taken back. A method stands in for `Past.look_for` and for nothing else: all of them have the
-same budget, the same moments to choose and the same path from what they chose to the answer.
+Long notes are loaded once into a session. Then the River alone is asked for facts at given depths before the notes'
+end, and each turn is rewound. A method replaces only `Past.look_for`: all have the same budget, select at the same
+moments, and use the same path from the selection to the answer.
 
-Each fact is asked for in more than one wording: as it was said, and with its name and its thing misspelled, so that the
-question shares no rare word with the note. `planted` is what pocket reads of a fact that is certainly there.
+Each fact is asked for in several wordings: as in the note, and with its name and thing misspelled, so that the question
+shares no rare word with the note. `planted` is the ceiling: the fact is always recalled.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ from warpcortex_cli.profile import Profile
 from warpcortex_cli.synapse.worth import choose
 
 KINDS = ("count", "place", "colour")
-_TOKENS_A_NOTE = 14  # at least, in the mean
-_ANSWER = 64  # tokens; right answers are shorter, and one without the fact may go on and on
-_K1, _B = 1.2, 0.75  # of BM25
+_TOKENS_A_NOTE = 14  # a lower bound of the mean
+_ANSWER = 64  # tokens; right answers are shorter, others may not end
+_K1, _B = 1.2, 0.75  # BM25's
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,11 @@ class Result:
     """One method at one depth.
 
     Attributes:
-        wording: a name of `WORDINGS`; empty: all that were asked.
+        wording: a name of `WORDINGS`; empty: all of them.
         depth: tokens between the fact and the end of the notes.
         recall: share of right answers.
         ci95: of `recall`, by Wilson.
-        found: share of questions that the fact came back for, right answer or not.
+        found: share of questions for which the fact was recalled, whatever the answer.
     """
 
     method: str
@@ -67,7 +67,7 @@ class Result:
 
 
 class Wanted(NamedTuple):
-    """What `Past.look_for` is asked: words as numbers, queries per layer [heads, W, head_dim], and its bounds."""
+    """The arguments of `Past.look_for`: word ids, queries per layer [heads, W, head_dim], and bounds."""
 
     words: list[int]
     queries: Sequence[Tensor] | None
@@ -77,18 +77,18 @@ class Wanted(NamedTuple):
 
 
 def unrotated(prism: Prism, past: Past) -> Segment:
-    """All stored tokens, as if each stood at position 0."""
+    """All stored tokens, unrotated, as if each were at position 0."""
     return past.gather(list(range(past.tokens)), torch.zeros(past.tokens, dtype=torch.long, device=prism.device))
 
 
 class Memory:
-    """A past that rivals of ours choose from; what they need of all of it is computed once."""
+    """A past for rival methods to select from, with what they need precomputed."""
 
     def __init__(self, prism: Prism, past: Past, seed: int) -> None:
         self.prism = prism
         self.past = past
         self.rng = np.random.default_rng(seed)
-        self.planted = range(0)  # tokens of the fact that is asked for
+        self.planted = range(0)  # tokens of the wanted fact
 
     @cached_property
     def keys(self) -> list[Tensor]:
@@ -97,17 +97,17 @@ class Memory:
 
     @cached_property
     def order(self) -> NDArray[np.intp]:
-        """Blocks in an order of no meaning."""
+        """Blocks in random order."""
         return self.rng.permutation(len(self.past.fingerprints))
 
     @cached_property
     def lottery(self) -> NDArray[np.float32]:
-        """What chance gives to each sentence."""
+        """A random score for each sentence."""
         return self.rng.random(len(self.past.sentences.starts), np.float32) + 1e-6
 
     @cached_property
     def retriever(self) -> Any:
-        """bm25s's index of all sentences; a word is its number, written out."""
+        """bm25s's index of all sentences; words are written as their ids."""
         import bm25s
 
         sentences = self.past.sentences
@@ -119,7 +119,7 @@ class Memory:
         return index
 
     def best(self, worth: NDArray[np.float32], wanted: Wanted) -> list[int]:
-        """Tokens of the sentences of most worth, whole, as the River itself takes them. `worth`: of all sentences."""
+        """Tokens of the highest-scoring whole sentences, as the River selects them. `worth`: a score per sentence."""
         spans = self.past.index.spans(wanted.among, wanted.budget)
         numbers = np.array(self.past.sentences.numbers)
         return choose(spans, worth[numbers[spans.starts]], wanted.budget)
@@ -129,17 +129,17 @@ Method = Callable[[Memory, Wanted], list[int]]
 
 
 def ours(memory: Memory, wanted: Wanted) -> list[int]:
-    """What the River does: rare words it shares, and fingerprints."""
+    """The River's own method: shared rare words, and fingerprints."""
     return Past.look_for(memory.past, *wanted)
 
 
 def fingerprints(memory: Memory, wanted: Wanted) -> list[int]:
-    """Ours without any words."""
+    """Ours with fingerprints only."""
     return Past.look_for(memory.past, *wanted._replace(words=[]))
 
 
 def shuffled(memory: Memory, wanted: Wanted) -> list[int]:
-    """Ours without any words, and each block with the fingerprint of another one: all that is left is chance."""
+    """Ours with fingerprints only, shuffled between blocks: chance level."""
     held = memory.past.fingerprints
     rows = held.rows()
     others = rows[memory.order]
@@ -158,12 +158,12 @@ def recency(memory: Memory, wanted: Wanted) -> list[int]:
 
 
 def at_random(memory: Memory, wanted: Wanted) -> list[int]:
-    """Sentences drawn once for the notes."""
+    """Random sentences, drawn once for the notes."""
     return memory.best(memory.lottery, wanted)
 
 
 def bm25(memory: Memory, wanted: Wanted) -> list[int]:
-    """BM25 over sentences as Lucene has it, by the package bm25s (arXiv 2407.03618), k1 = 1.2 and b = 0.75."""
+    """BM25 over sentences, Lucene's variant, by the package bm25s (arXiv 2407.03618), k1 = 1.2 and b = 0.75."""
     known = memory.retriever.vocab_dict
     words = [word for word in map(str, sorted(set(wanted.words))) if word in known]
     if not words:
@@ -172,9 +172,9 @@ def bm25(memory: Memory, wanted: Wanted) -> list[int]:
 
 
 def mean_key(memory: Memory, wanted: Wanted) -> list[int]:
-    """Sentences of the blocks whose mean keys are most alike to the mean query, all layers and heads as one vector.
+    """Sentences of the blocks whose mean keys are most similar to the mean query, all layers and heads as one vector.
 
-    By the cosine, about the mean of all blocks.
+    The similarity is the cosine after subtracting the mean of all blocks.
     """
     if wanted.queries is None:
         return []
@@ -192,9 +192,9 @@ def mean_key(memory: Memory, wanted: Wanted) -> list[int]:
 
 
 def oracle(memory: Memory, wanted: Wanted) -> list[int]:
-    """Sentences that take most of the exact attention of the question's queries over all stored keys.
+    """Sentences with the most exact attention from the question's queries over all stored keys.
 
-    No positions: what stands far beyond those that the model knows would be told nothing of by rotated keys.
+    Without positions, since rotated keys mean nothing far beyond the context length of the model's training.
     """
     if wanted.queries is None:
         return []
@@ -209,12 +209,12 @@ def oracle(memory: Memory, wanted: Wanted) -> list[int]:
 
 
 def planted(memory: Memory, wanted: Wanted) -> list[int]:
-    """The fact itself and nothing else: what is wrong then was misread."""
+    """Exactly the fact: remaining errors are the model's reading."""
     return list(memory.planted)
 
 
 def default_methods() -> list[str]:
-    """All that run here: `bm25` takes the package bm25s, of the extra `eval`."""
+    """The methods available here: `bm25` needs the package bm25s, from the extra `eval`."""
     return [name for name in METHODS if name != "bm25" or find_spec("bm25s")]
 
 
@@ -232,14 +232,14 @@ METHODS: dict[str, Method] = {
 
 
 class Answered(NamedTuple):
-    """One question: whether the fact was in the working set when it was read, and whether the answer was right."""
+    """One question: whether the fact was in the working set, and whether the answer was right."""
 
     found: bool
     right: bool
 
 
 class Reader:
-    """Notes that a River read, and questions on them, each with the method that chooses what comes back."""
+    """A River that has read notes, and questions on them with a given recall method."""
 
     def __init__(self, prism: Prism, profile: Profile, budget: int, tokens: int, seed: int) -> None:
         rng = random.Random(seed)
@@ -251,14 +251,14 @@ class Reader:
         self.session = Session(prism, profile.model_copy(update=settings), streams=False)
         self.session.load_notes("\n".join(self.facts))
         self.river = self.session.river
-        self.river.make_room()  # the tail is at its shortest, so that a turn moves nothing and all start from the same
+        self.river.make_room()  # the tail is at its shortest, so that no turn moves tokens and all start equal
         self.memory = Memory(prism, self.river.past, seed)
         self._seed = seed
 
     def plant(self, depth: int, kind: str, wording: str = "said") -> tuple[range, pocket.Case]:
         """The last fact that ends at least `depth` tokens before the end of the notes, and a question on it.
 
-        All wordings are the same question, but for how its name and its thing are written.
+        Wordings differ only in the spelling of the name and the thing.
         """
         sentences = self.river.sentences
         number = sentences.numbers[len(sentences.ids) - depth]
@@ -279,7 +279,7 @@ class Reader:
                 return tokens, pocket.Case(kind, "", answer.question, answer.value)
 
     def ask(self, method: Method, tokens: range, case: pocket.Case) -> Answered:
-        """Asks, judges, and takes the turn back."""
+        """Asks, judges, and rewinds the turn."""
         first: list[set[int]] = []
         past = self.river.past
         self.memory.planted = tokens
@@ -293,7 +293,7 @@ class Reader:
             tail: Tail | None = None,
         ) -> list[int]:
             chosen = method(self.memory, Wanted(list(words), queries, budget, among, least))
-            assert len(chosen) <= budget, "a method chose more than its budget"
+            assert len(chosen) <= budget, "a method exceeded its budget"
             first.append(set(chosen))
             return chosen
 
@@ -308,9 +308,9 @@ class Reader:
 
 
 def make_facts(rng: random.Random, prism: Prism, tokens: int) -> dict[str, world.Fact]:
-    """Notes of at least `tokens` tokens, in words that training never saw; no two of the same person and thing.
+    """Notes of at least `tokens` tokens, in words not in the training data; no two on the same person and thing.
 
-    Many share one of the two, so that neither word alone tells a note from all others.
+    Many share one of the two, so that neither word alone identifies a note.
     """
     facts: dict[str, world.Fact] = {}
     size = 0
@@ -339,7 +339,7 @@ def run(
     Args:
         budget: tokens that may come back; the window of newest tokens is as long.
         depths: in budgets.
-        wordings: in which each fact is asked for.
+        wordings: of the question on each fact.
 
     Yields:
         Methods by depth over all wordings, then the same for each wording.
@@ -386,7 +386,7 @@ def _without_wording(result: Result) -> dict[str, Any]:
 
 
 def grids(results: Sequence[Result], budget: int) -> list[Grid]:
-    """Right answers, and whether the fact came back, by method and depth: over all wordings, and in each."""
+    """Right answers and recalled facts by method and depth, over all wordings and for each."""
     depths = sorted({r.depth for r in results})
     methods = list(dict.fromkeys(r.method for r in results))
     heads = ("method", *(f"{d} tokens" for d in depths))

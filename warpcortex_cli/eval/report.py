@@ -1,4 +1,4 @@
-"""What evaluations found, as tables for the terminal and for Markdown, and as a plot."""
+"""Results of evaluations as tables for the terminal and Markdown, and as a plot."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from warpcortex_cli.eval.thoughts import Condition, Crowd, Outcome
 
 @dataclass(frozen=True)
 class Grid:
-    """A table: what it shows, its columns, its rows."""
+    """A table with title, columns and rows."""
 
     title: str
     heads: tuple[str, ...]
@@ -27,7 +27,7 @@ class Grid:
 
 
 def share(value: float, ci95: tuple[float, float]) -> str:
-    """A share with half the width of its interval."""
+    """A share ± half the width of its interval."""
     return f"{value:.0%} ±{(ci95[1] - ci95[0]) / 2:.0%}"
 
 
@@ -65,7 +65,7 @@ def kinds_grid(results: Sequence[Result]) -> Grid:
 
 
 def kept_grid(results: Sequence[Result]) -> Grid:
-    """What else a method costs, at the longest context and the budget nearest to 64."""
+    """A method's other figures, at the longest context and the budget nearest to 64."""
     of_it, context, k = _at_64(results)
     rows = tuple(
         (
@@ -120,7 +120,7 @@ def thoughts_line(results: Sequence[Condition | Crowd]) -> str:
 
 
 def _outcomes_line(outcomes: dict[str, Outcome]) -> str:
-    """How many answers were right all the same."""
+    """How wrong thoughts ended, and how many answers were right all the same."""
     said = {"injected": "got in", "rejected": "were rejected", "never": "came to nothing before"}
     parts = [
         f"{o.n} {said[name]} ({o.right} of these answers right, {o.misled} with the wrong result)"

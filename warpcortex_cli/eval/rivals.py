@@ -1,10 +1,10 @@
-"""Other ways to choose what is kept of a KV cache, under the same interface and budget as ours.
+"""Rival methods of KV cache compression, under the same interface and budget as ours.
 
-Each is the scorer of its paper without layer budgets or eviction over time: the whole context is seen once. Sinks and
-newest tokens are kept as the paper does, else as ours.
+Each is its paper's scorer without layer budgets or eviction over time: the whole context is scored once. Sinks and
+newest tokens are kept as in the paper, else as in ours.
 
-KNorm, KeyDiff, SnapKV, TOVA and ExpectedAttention choose the same tokens as kvpress 0.5.5 does of the same keys and
-queries; `python -m warpcortex_cli.lab.agreement` prints this.
+KNorm, KeyDiff, SnapKV, TOVA and ExpectedAttention select the same tokens as kvpress 0.5.5 from the same keys and
+queries; `python -m warpcortex_cli.lab.agreement` shows it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from warpcortex_cli.synapse.landmarks import SAMPLERS, Hybrid, Landmarks, LayerV
 from warpcortex_cli.synapse.landmarks.density import attention_mass
 from warpcortex_cli.synapse.mass import attention
 
-_POOL = 7  # SnapKV's pooling over neighbours
-_AHEAD = 512  # positions that ExpectedAttention expects queries at
+_POOL = 7  # SnapKV's pooling width
+_AHEAD = 512  # future positions over which ExpectedAttention averages
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Random(Landmarks):
     """Uniform."""
 
     name = "random"
-    together = False  # each layer draws the same
+    together = False  # all layers draw the same tokens
     seed: int = 0
 
     def score(self, view: LayerView) -> Tensor:
@@ -92,8 +92,8 @@ class KeyDiff(Landmarks):
 class Expected(Landmarks):
     """ExpectedAttention (arXiv 2510.00636): E exp(q k) for Gaussian queries, times the norm of the value.
 
-    Mean and covariance are those of the queries it is given: of the whole context, as `ahead` turns them. The sinks
-    are kept and take no part in the softmax; nothing else is kept for its place.
+    Mean and covariance are of the whole context's queries, as `ahead` rotates them. The sinks are kept and excluded
+    from the softmax; no other token is kept for its position.
     """
 
     name = "expected"
@@ -120,7 +120,7 @@ class Expected(Landmarks):
 
 
 def ahead(rope: Rope, queries: Sequence[Tensor], context: int) -> list[Tensor]:
-    """Queries turned by the mean rotation of the positions that come next, as ExpectedAttention takes them.
+    """Queries rotated by the mean rotation of the next positions, as in ExpectedAttention.
 
     Args:
         queries: unrotated, per layer [heads, n, head_dim].
@@ -156,14 +156,14 @@ class Tova(Landmarks):
 
 @dataclass(frozen=True)
 class Method:
-    """A way to spend a budget of tokens.
+    """A way to spend a token budget.
 
     Attributes:
-        landmarks: chooses what all Streams share.
-        focus: the share of the budget that the task's own focus set takes.
-        rereads: the focus set is read anew as text, as pocket's recall does, instead of its KV.
-        grown: tokens that came after an earlier selection, which this one goes on from.
-        ahead: it sees the queries of the whole context, as `ahead` turns them, instead of the newest ones.
+        landmarks: selects what all Streams share.
+        focus: the share of the budget for the task's focus set.
+        rereads: the focus set is prefilled again as text, as in pocket's recall, instead of copying its KV.
+        grown: tokens added since an earlier selection, from which this one continues.
+        ahead: the scorer gets the queries of the whole context, as `ahead` rotates them, instead of the newest.
     """
 
     landmarks: Landmarks

@@ -1,4 +1,4 @@
-"""Long documents out of paragraphs with questions, and SQuAD's two scores (Rajpurkar et al. 2016, arXiv 1606.05250)."""
+"""Long documents of paragraphs with questions, and SQuAD's two scores (Rajpurkar et al. 2016, arXiv 1606.05250)."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from collections.abc import Callable, Sequence
 from warpcortex_cli.errors import UsageError
 from warpcortex_cli.eval.questions import Question
 
-_MOST_OVER_ONE = 10  # questions over one document: it is read once for all of them
+_MOST_OVER_ONE = 10  # questions per document, which is read once for all of them
 
 
 def documents(
     asked: Sequence[Question], tokens: int, n: int, seed: int, count: Callable[[str], int]
 ) -> list[tuple[str, list[Question]]]:
-    """`n` questions over as few documents as hold them, each made of paragraphs of about `tokens` tokens together.
+    """`n` questions over as few documents as possible, each of paragraphs with about `tokens` tokens in total.
 
-    Paragraphs stand in the order of the file, from a place that the seed gives.
+    Paragraphs are in the file's order, from an offset drawn by the seed.
 
     Args:
         asked: questions with their paragraphs as notes.
-        count: the tokens of a text.
+        count: counts the tokens of a text.
 
     Raises:
         UsageError: no paragraph is that short.
@@ -51,7 +51,7 @@ def documents(
 
 
 def normalized(text: str) -> str:
-    """In small letters, without punctuation, articles and extra white space."""
+    """Lower case, without punctuation, articles and extra white space."""
     text = "".join(c for c in text.lower() if c not in string.punctuation)
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
 
@@ -61,7 +61,7 @@ def exact_match(reply: str, answers: Sequence[str]) -> float:
 
 
 def f1(reply: str, answers: Sequence[str]) -> float:
-    """Of words, the best over the answers."""
+    """Word-level F1, the best over the answers."""
     return max((_f1(normalized(reply).split(), normalized(answer).split()) for answer in answers), default=0.0)
 
 
@@ -74,6 +74,6 @@ def _f1(said: list[str], right: list[str]) -> float:
 
 
 def holds(reply: str, answers: Sequence[str]) -> float:
-    """Whether an answer stands in a reply, whatever is around it: most models answer in sentences."""
+    """Whether the reply contains an answer: most models answer in sentences."""
     words = f" {normalized(reply)} "
     return float(any(f" {normalized(answer)} " in words for answer in answers))

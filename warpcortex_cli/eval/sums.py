@@ -1,4 +1,4 @@
-"""Sums of two to five terms, by how their terms are joined and how they are asked for; part of `eval.pocket --sums`."""
+"""Sums of two to five terms, by how terms are joined and how the question is worded; part of `eval.pocket --sums`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TERMS = (2, 3, 4, 5)
 
 @dataclass(frozen=True)
 class Form:
-    """A way to ask for a sum. `learnt`: whether training has it."""
+    """A way to ask for a sum. `learnt`: whether it is in the training data."""
 
     name: str
     joining: Joining
@@ -50,7 +50,7 @@ FORMS = (
 
 @dataclass(frozen=True)
 class Cell:
-    """Right answers among `n` questions of one form with so many terms, and Wilson's interval."""
+    """Right answers among `n` questions of one form and number of terms, with Wilson's interval."""
 
     form: str
     learnt: bool
@@ -64,7 +64,7 @@ class Cell:
 
 
 def make_case(form: Form, terms: int, notes: int, rng: random.Random, made_up: float = 0.4) -> Case:
-    """Names and things are of those that training never saw, or made up."""
+    """A case with names and things that are not in the training data, or made up."""
     words = Words(rng, "held-out", made_up)
     w = world.make_world(words, notes)
     while len(w.facts) < terms:
@@ -85,7 +85,7 @@ def run(
     progress: Callable[[], None] = lambda: None,
     wrong: Callable[[Case, str], None] = lambda case, answer: None,
 ) -> list[Cell]:
-    """`n` questions for each form and number of terms, with Streams. `wrong` hears of those that went wrong."""
+    """`n` questions for each form and number of terms, with Streams. `wrong` is called with those answered wrong."""
     cells = []
     for form in FORMS:
         for terms in TERMS:
@@ -102,7 +102,7 @@ def run(
 
 
 def table(cells: list[Cell]) -> list[str]:
-    """Lines: a row for each form and for what is learnt and what is not, a column for each number of terms."""
+    """Lines: a row for each form, for trained and for other forms; a column for each number of terms."""
 
     def row(name: str, of: list[Cell]) -> str:
         by_terms = [[c for c in of if c.terms == terms] for terms in TERMS]
@@ -110,7 +110,7 @@ def table(cells: list[Cell]) -> list[str]:
         return f"{name:40}" + "".join(f"{share:8.1%}" for share in shares)
 
     lines = [f"{'sums, with Streams':40}" + "".join(f"{terms:>2} terms" for terms in TERMS) + "     all"]
-    for title, learnt in (("as training had them", True), ("as training did not have them", False)):
+    for title, learnt in (("as in training", True), ("not as in training", False)):
         of = [c for c in cells if c.learnt == learnt]
         if not of:
             continue

@@ -1,7 +1,7 @@
-"""What of the River a Stream still knows, by way of choosing and by budget.
+"""How well Streams answer from the Synapse, by selection method and budget.
 
-A Stream begins as in the product; its prompt and the right answer are forwarded once over what it reads. Its
-answer is right if each of its tokens is the greedy one, so the figure is that of a greedy Stream.
+A Stream starts as in the product; its prompt and the right answer are forwarded once over what it reads. It is right if
+each token of the answer is the greedy one, as a greedy Stream would have written it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from warpcortex_cli.synapse.landmarks import Landmarks
 from warpcortex_cli.synapse.snapshot import Synapse, take
 
 KINDS = ("recall", "several", "sums", "hops", "misspelled", "missing")
-_TOKENS_A_NOTE = 20  # about; the context is filled to the asked length
+_TOKENS_A_NOTE = 20  # about; notes are added up to the requested length
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ class Case:
     """Notes of about `context` tokens, and one task on them.
 
     Attributes:
-        depth: of the fact, 0 the oldest note, 9 the newest.
-        answer: what a Stream that answers right writes.
-        given: how the answer begins; this much is not judged.
+        depth: of the fact, from 0 (oldest notes) to 9 (newest).
+        answer: the text of a Stream that is right.
+        given: the beginning of the answer, which is not judged.
     """
 
     kind: str
@@ -70,10 +70,10 @@ class Result:
     """One method at one budget.
 
     Attributes:
-        kinds: its right answers by kind of task.
+        kinds: right answers by kind of task.
         kl: nats a token against the full context.
         attention_error: relative error of attention's output against the full context, by layer.
-        seconds: to select.
+        seconds: for the selection.
     """
 
     method: str
@@ -90,11 +90,11 @@ class Result:
 
 
 def make_case(rng: random.Random, prism: Prism, context: int, depth: int, kind: str) -> Case:
-    """Notes in words that training never saw, and a task whose fact stands at the given tenth of them.
+    """Notes in words that are not in the training data, and a task whose fact is at the given tenth of them.
 
-    Kinds: one fact; two facts to compare; two or three to add up; two hops, from a thing to its price somewhere else;
-    one fact whose sentence shares no word with the task; and what no note says. How many notes share a person or a
-    thing with each other is drawn anew for each case, and one note in five is a price.
+    Kinds: one fact; two facts to compare; two or three to add up; two hops, from a thing to its price elsewhere; one
+    fact whose sentence shares no word with the task; and a fact that no note has. How many notes share a person or a
+    thing is drawn for each case, and one note in five is a price.
     """
     words = Words(rng, "held-out", 0.5)
     w = world.make_world(words, max(3, context // _TOKENS_A_NOTE))
@@ -134,9 +134,9 @@ def _price(thing: Thing, price: int) -> str:
 
 
 def _misspelled(rng: random.Random, fact: Fact, depth: int, lines: list[str]) -> Case:
-    """A question on a fact in which no word of its note occurs: a letter of the name and one of the thing are wrong.
+    """A question on a fact that shares no word with its note: one letter of the name and one of the thing are wrong.
 
-    pocket repeats the names as it was asked, so that how they are written is not judged.
+    pocket repeats the names as in the question, so their spelling is not judged.
     """
     notes = "\n".join(lines)
     person, thing = (mistyped(rng, word, notes) for word in (fact.person, fact.thing.many))
@@ -162,7 +162,7 @@ class Measured(NamedTuple):
 
 
 class Reader:
-    """One case read by a River; `measure` asks a Stream over what a method keeps of it."""
+    """A case read by a River; `measure` asks a Stream that reads a method's selection."""
 
     def __init__(self, prism: Prism, profile: Profile, case: Case) -> None:
         self.prism, self.profile, self.case = prism, profile, case
@@ -174,7 +174,7 @@ class Reader:
         self.reference: Written | None = None
 
     def measure(self, method: Method | None, k: int = 0) -> Measured:
-        """One method at a budget of `k`; None is the full context, which those after it are compared with."""
+        """One method at a budget of `k`. None is the full context, the reference for later calls."""
         river, prism = self.river, self.prism
         focus = round(method.focus * k) if method else 0
         marks = k - focus if method else river.position
@@ -217,13 +217,13 @@ class Reader:
         return Measured(self.case.kind, right, kl, tuple(errors), compression, seconds)
 
     def _queries_ahead(self) -> list[torch.Tensor]:
-        """Queries of the whole context but for its sinks, as `ahead` turns them, per layer [heads, n, head_dim]."""
+        """Queries of the whole context except its sinks, rotated by `ahead`, per layer [heads, n, head_dim]."""
         river, sinks = self.river, Expected.sinks
         queries = river.queries_of(list(river.sentences.ids[: river.position]), 0)[:, :, sinks:]
         return ahead(self.prism.rope, river.unrotated(queries, sinks), river.position)
 
     def _earlier(self, settings: SynapseSettings, sampler: Landmarks | None, tokens: int) -> Synapse:
-        """The Synapse that was taken when the River was `tokens` tokens shorter."""
+        """The Synapse of the River when it was `tokens` tokens shorter."""
         river, prism = self.river, self.prism
         end = river.position - tokens
         queries = river.queries_of(list(river.sentences.ids[end - QUERY_WINDOW : end]), end - QUERY_WINDOW)
@@ -244,12 +244,12 @@ def run(
     methods: Mapping[str, Method],
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Iterator[Result]:
-    """The full context and all methods over `n` cases for each context length; the same cases for all of them."""
+    """The full context and all methods over the same `n` cases for each context length."""
     for number, context in enumerate(contexts):
         rng = random.Random(seed + context)
         found: dict[tuple[str, int], list[Measured]] = defaultdict(list)
         for i in range(n):
-            # 60 cases are each kind at each depth; fewer are all kinds, too.
+            # 60 cases cover each kind at each depth; fewer still cover all kinds.
             case = make_case(rng, prism, context, i % 10, KINDS[(i + i // 10) % len(KINDS)])
             reader = Reader(prism, profile, case)
             found["full", context].append(reader.measure(None))

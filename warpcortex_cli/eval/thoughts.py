@@ -2,14 +2,14 @@
 
 Conditions (the names are a contract):
     river       the River alone.
-    river-extra the River alone, given as many extra tokens as the Streams spent: it answers again, sampled, until they
-                are used up, and the majority counts.
+    river-extra the River alone with the Streams' token budget: it samples more answers until the budget is used, and
+                the majority counts.
     streams     the product: Streams, Gate, injection.
-    oracle      the right thought, injected where the River asked, in the place of the Stream's.
-    wrong       a misleading thought in its place, as if the Stream had written another result under its work.
-    text        the Streams' thoughts as text between notes and question, as others do it; no Streams.
+    oracle      the right thought, injected instead of the Stream's.
+    wrong       a misleading thought instead, as if the Stream had written another result under its work.
+    text        the Streams' thoughts as text between notes and question, the usual way; no Streams.
     forwarded   as `streams` with the Gate open: the thought's KV comes from a forward in the River's context.
-    grafted     the same with the Stream's own KV of its thought, re-rotated to the virtual positions.
+    grafted     the same with the Stream's own KV of the thought, re-rotated to the virtual positions.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _MOST_ANSWERS = 16
 
 @dataclass
 class Reply:
-    """What one run gave: the visible answer, its cost, and how its Streams ended."""
+    """The result of one run: the visible answer, its cost, and how its Streams ended."""
 
     text: str = ""
     river_tokens: int = 0
@@ -63,7 +63,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of `n` wrong thoughts that ended alike, those whose question was answered right, and with the wrong result."""
+    """`n` wrong thoughts with the same outcome; how many answers were right, and how many gave the wrong result."""
 
     n: int
     right: int
@@ -74,9 +74,8 @@ class Outcome:
 class Condition:
     """One line of the result; `seconds` and `tokens` are means over the cases.
 
-    `resisted`: of wrong thoughts, those rejected or without effect on the answer: their result is not what the answer
-    gives, which may be wrong all the same. `outcomes`: of wrong thoughts by whether they were "injected", "rejected",
-    or "never" asked for or in time.
+    `resisted`: the share of wrong thoughts that were rejected or whose result the answer does not give (it may still be
+    wrong). `outcomes`: of wrong thoughts that were "injected", "rejected", or "never" requested or not in time.
     """
 
     name: str
@@ -98,7 +97,7 @@ def reply_of(
     *,
     streams: bool = True,
     seed: int = 0,
-    told: str = "",
+    given: str = "",
     written: str = "",
     crowd: Sequence[str] = (),
     graft: bool = False,
@@ -106,10 +105,10 @@ def reply_of(
     """One question through a Session.
 
     Args:
-        told: a thought that takes the place of what each Stream would think.
-        written: what a Stream would have written to come to it, so that the Gate knows how sure it can be.
-        crowd: further thoughts that arrive together with the first one that is told.
-        graft: the Streams' own KV is injected, not a forward of the thought.
+        given: a thought that replaces each Stream's own.
+        written: the text that a Stream would have written before it, from which the Gate gets its certainty.
+        crowd: more thoughts that arrive together with the first given one.
+        graft: inject the Streams' own KV, not a forward of the thought.
     """
     session = Session(prism, profile, seed=seed, streams=streams)
     if graft:
@@ -130,14 +129,14 @@ def reply_of(
                     if written:
                         work, ids = written_anew(session, stream.role, stream.task, written)
                         sure = tuple(chosen(work.scores, ids).tolist())
-                    crew.offer(stream, Thought(told, log_probabilities=sure))
+                    crew.offer(stream, Thought(given, log_probabilities=sure))
                 others, crowd = crowd, ()
                 for thought in others:
                     crew.spawn(stream.role, stream.task)
                     crew.offer(crew.streams[crew.streams.spawned], Thought(thought))
             due.clear()
-        elif isinstance(event, StreamSpawned) and told and crew.streams[event.id].state == "queued":
-            # No thought is there before the River has read what it wrote to ask for it.
+        elif isinstance(event, StreamSpawned) and given and crew.streams[event.id].state == "queued":
+            # No thought arrives before the River has read its own request.
             due.append(crew.streams[event.id])
             asked = river.position + len(river.pending)
         elif isinstance(event, StreamEnded):
@@ -154,7 +153,7 @@ def reply_of(
 
 
 def _nll(session: Session, tokens: int) -> float:
-    """Mean nats a token of the reply's last `tokens`, read again without any thought beside it."""
+    """Mean nats a token of the reply's last `tokens`, forwarded again without injected thoughts."""
     ids = list(session.river.sentences.ids)
     if not 0 < tokens < len(ids):
         return math.nan
@@ -163,7 +162,7 @@ def _nll(session: Session, tokens: int) -> float:
 
 
 class Grafts:
-    """Listens to a session and puts the Stream's own KV of its thought where the forwarded one was injected."""
+    """Listens to a session and replaces an injected thought's KV by the Stream's own."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
@@ -180,9 +179,9 @@ class Grafts:
             )
 
     def _segment(self, stream: Stream) -> Segment:
-        """The tokens of the thought at the end of what the Stream wrote, moved to the virtual positions.
+        """The thought's tokens at the end of the Stream's text, re-rotated to the virtual positions.
 
-        Its tail is given back by now, so it is made to write the same once more.
+        The Stream's tail is already released, so it is forced to write the same text again.
         """
         assert isinstance(stream.work, Writing)
         prism, written = self.session.prism, stream.work.builder.ids
@@ -200,7 +199,7 @@ class Grafts:
 
 
 def _extra(prism: Prism, profile: Profile, case: Case, first: Reply, budget: int) -> Reply:
-    """The River's first answer and sampled ones, until `budget` tokens more are used; the most frequent result."""
+    """The most frequent result of the River's first answer and samples that use `budget` more tokens."""
     sampled = profile.model_copy(update={"sampling": _EXTRA})
     replies, spent = [first], 0
     while spent < budget and len(replies) < _MOST_ANSWERS:
@@ -223,11 +222,11 @@ def replies(prism: Prism, profile: Profile, case: Case) -> dict[str, Reply]:
     out["river"] = reply_of(prism, profile, case.notes, case.question, streams=False)
     out["streams"] = own = reply_of(prism, profile, case.notes, case.question)
     out["river-extra"] = _extra(prism, profile, case, out["river"], out["streams"].stream_tokens)
-    out["oracle"] = reply_of(prism, profile, case.notes, case.question, told=case.thought)
-    # As a Stream would have to write it: its own work, with another result at the end.
+    out["oracle"] = reply_of(prism, profile, case.notes, case.question, given=case.thought)
+    # As a Stream would write it: its own work with another result at the end.
     work = next((w for w, t in zip(own.written, own.thoughts, strict=True) if t == case.thought), "= " + case.thought)
     wrong = work.replace(case.thought, case.wrong)
-    out["wrong"] = reply_of(prism, profile, case.notes, case.question, told=case.wrong, written=wrong)
+    out["wrong"] = reply_of(prism, profile, case.notes, case.question, given=case.wrong, written=wrong)
     thoughts = "\n".join(injected.format(thought=t) for t in out["streams"].thoughts if t)
     out["text"] = reply_of(prism, profile, f"{case.notes}\n\n{thoughts}", case.question, streams=False)
     out["forwarded"] = reply_of(prism, gate_open, case.notes, case.question)
@@ -244,12 +243,12 @@ def misled(case: Case, reply: Reply) -> bool:
 
 
 def fate(reply: Reply) -> str:
-    """What became of the thought that every Stream of a reply was told: a key of `Condition.outcomes`."""
+    """The outcome of the thought given to every Stream of a reply: a key of `Condition.outcomes`."""
     return next((state for state in ("injected", "rejected") if state in reply.states), "never")
 
 
 def outcomes_of(cases: Sequence[tuple[Case, Reply]]) -> dict[str, Outcome]:
-    """Replies under a wrong thought, by what became of it."""
+    """Replies with a wrong thought, by its outcome."""
     out = {}
     for name in ("injected", "rejected", "never"):
         of = [(case, reply) for case, reply in cases if fate(reply) == name]
@@ -260,7 +259,7 @@ def outcomes_of(cases: Sequence[tuple[Case, Reply]]) -> dict[str, Outcome]:
 
 @dataclass
 class _Sum:
-    """What the cases of one condition came to; `scored`: those whose reply has a likelihood."""
+    """Sums over the cases of one condition; `scored`: those whose reply has a likelihood."""
 
     right: int = 0
     seconds: float = 0.0
@@ -279,7 +278,7 @@ class _Sum:
 
 @dataclass(frozen=True)
 class Crowd:
-    """Accuracy with so many irrelevant thoughts beside the right one."""
+    """Accuracy with `thoughts` irrelevant thoughts beside the right one."""
 
     thoughts: int
     accuracy: float
@@ -326,7 +325,7 @@ def run(
         irrelevant = [make_case(rng.choice(KINDS), notes, rng).thought for _ in range(CROWDS[-1])]
         for size in CROWDS:
             crowd = irrelevant[: size - 1]
-            reply = reply_of(prism, profile, case.notes, case.question, told=case.thought, crowd=crowd)
+            reply = reply_of(prism, profile, case.notes, case.question, given=case.thought, crowd=crowd)
             held[size] += is_right(case, reply.text)
         progress(n + i + 1, total)
     for size in CROWDS:
@@ -334,7 +333,7 @@ def run(
 
 
 def as_json(results: Sequence[Condition | Crowd], model: str, seed: int) -> dict[str, Any]:
-    """The contract of `eval thoughts --json`, with crowds added. A figure that is not known is null."""
+    """The contract of `eval thoughts --json`, with crowds added. Unknown figures are null."""
 
     def plain(result: Condition | Crowd) -> dict[str, Any]:
         return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(result).items()}

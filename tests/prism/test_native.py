@@ -29,8 +29,6 @@ FORMATS = [4, INT4, 8, 8 + MINIMA, 16]
 pytestmark = pytest.mark.skipif(not native.usable(), reason="there is no C++ compiler")
 OTHERS: dict[str, dict[str, tuple[str, ...]]] = {
     "x86_64": {
-        "tiles are refused": ("-march=native", "-include", "refused.h"),
-        "no tiles": ("-march=native", "-mno-amx-tile", "-mno-amx-int8", "-mno-amx-bf16"),
         "AVX-512 without VNNI": ("-march=skylake-avx512",),
         "AVX2": ("-mavx2", "-mfma", "-mf16c"),
         "AVX2 without F16C": ("-mavx2", "-mfma"),
@@ -39,32 +37,29 @@ OTHERS: dict[str, dict[str, tuple[str, ...]]] = {
     "aarch64": {"any": ("-march=armv8-a",)},
 }
 CPU = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+if "amx_tile" in CPU:  # on others these are this one
+    OTHERS["x86_64"]["tiles are refused"] = ("-march=native", "-include", "refused.h")
+    OTHERS["x86_64"]["no tiles"] = ("-march=native", "-mno-amx-tile", "-mno-amx-int8", "-mno-amx-bf16")
 if "avx512_bf16" in CPU:
     OTHERS["x86_64"]["tiles in plain C++"] = ("-march=native", "-include", str(Path(__file__).with_name("tiles.h")))
 LIKE = {"this one": (), **OTHERS.get(platform.machine(), {})}
 NEEDED = {"AVX-512 without VNNI": "avx512vl", "AVX2": "f16c", "AVX2 without F16C": "avx2"}  # of this one, to run them
 
 
-def rounds_to_bf16(format: int) -> bool:
-    """Whether a CPU multiplies bfloat16 in place of whole numbers, as tiles do: a weight of 1, and an input near it."""
-    return (
-        float(native.multiply(torch.tensor([[1 + 2**-10]]), native.pack(torch.ones(1, 1), format), None, format, 1))
-        == 1
-    )
+def rounds_to_bf16() -> bool:
+    """Whether a CPU rounds the inputs of bfloat16 weights: a weight of 1, and an input near it."""
+    return float(native.multiply(torch.tensor([[1 + 2**-10]]), native.pack(torch.ones(1, 1), 16), None, 16, 1)) == 1
 
 
-def same(found: torch.Tensor, wanted: torch.Tensor, format: int) -> None:
+def same(found: torch.Tensor, wanted: torch.Tensor) -> None:
     """Products of the same packed weights."""
-    if rounds_to_bf16(format) and format != 16:
-        assert (found - wanted).norm() <= 0.006 * wanted.norm()
-    else:
-        torch.testing.assert_close(found, wanted, atol=2e-3, rtol=1e-4)
+    torch.testing.assert_close(found, wanted, atol=2e-3, rtol=1e-4)
 
 
 def as_multiplied(x: torch.Tensor, format: int) -> torch.Tensor:
-    """What kernels make of inputs for weights of a format, on a CPU without tiles."""
+    """What kernels make of inputs for weights of a format."""
     if format == 16:
-        return x.bfloat16().float() if rounds_to_bf16(16) else x
+        return x.bfloat16().float() if rounds_to_bf16() else x
     if format % MINIMA == 4:  # int8, and a scale for each 32
         groups = torch.nn.functional.pad(x, (0, -x.shape[1] % 32)).unflatten(1, (-1, 32))
         most = groups.abs().amax(2, True)
@@ -87,7 +82,8 @@ def cpu(
         if not path.exists():
             refused = path.with_name("refused.h")  # what a kernel does that does not know the request
             refused.write_text("#include <sys/syscall.h>\n#undef SYS_arch_prctl\n#define SYS_arch_prctl -1\n")
-            library.build(path, [str(refused) if flag == refused.name else flag for flag in LIKE[kind]])
+            flags = [str(refused) if flag == refused.name else flag for flag in LIKE[kind]]
+            library.build(path, [*flags, "-O1"])  # what is computed is the same, and takes half the time to compile
         if CPU and NEEDED.get(kind, "") not in CPU:
             pytest.skip(f"this CPU is not {kind}: its kernels are compiled, but cannot run")
         made: Any = native.opened(path)
@@ -108,7 +104,7 @@ def test_packed_weights_are_near_the_weights(cpu: str, format: int, error: float
 
 
 @pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("tokens", [0, 1, 5, 13, 40])
+@pytest.mark.parametrize("tokens", [0, 1, 5, 13, 40, 70])
 @pytest.mark.parametrize(("outputs", "inputs"), [(37, 100), (16, 1500)])
 def test_products_are_those_of_the_rounded_weights(
     cpu: str, format: int, tokens: int, outputs: int, inputs: int
@@ -118,13 +114,13 @@ def test_products_are_those_of_the_rounded_weights(
     x, bias = torch.randn(tokens, inputs, generator=make), torch.randn(outputs, generator=make)
     weights = native.unpack(packed, format, torch.arange(outputs), inputs)
     given = as_multiplied(x, format)
-    same(native.multiply(x, packed, bias, format, outputs), given @ weights.T + bias, format)
-    same(native.multiply(x, packed, None, format, outputs), given @ weights.T, format)
+    same(native.multiply(x, packed, bias, format, outputs), given @ weights.T + bias)
+    same(native.multiply(x, packed, None, format, outputs), given @ weights.T)
 
 
 @given(
     format=st.sampled_from(FORMATS[:-1]),
-    tokens=st.integers(1, 30),
+    tokens=st.integers(1, 30) | st.integers(64, 90),  # so many are multiplied by tiles, where there are such
     outputs=st.integers(1, 50),
     inputs=st.integers(1, 400),
     loud=st.sampled_from([1.0, 1e-30, 1e-6, 1e3, 1e12, 1e30]),
@@ -142,7 +138,7 @@ def test_products_of_any_shape_and_size(
     x[seed % tokens, : inputs // 2] = 0
     weights = native.unpack(packed, format, torch.arange(outputs), inputs)
     found = native.multiply(x, packed, None, format, outputs)
-    same(found / loud, (as_multiplied(x, format).double() @ weights.double().T / loud).float(), format)
+    same(found / loud, (as_multiplied(x, format).double() @ weights.double().T / loud).float())
     order = torch.randperm(tokens, generator=make)
     assert torch.equal(native.multiply(x[order], packed, None, format, outputs), found[order])
     some = seed % tokens
@@ -156,7 +152,7 @@ def test_an_outlier_spoils_its_own_group_only(cpu: str) -> None:
     x[0, 5] = 1000.0
     found = native.multiply(x, packed, None, INT4, 64)[0]
     assert torch.allclose(found[32:], x[0, 32:], rtol=0.01)
-    assert bool((found[:5] == 0).all()) != rounds_to_bf16(INT4)
+    assert bool((found[:5] == 0).all())
 
 
 @pytest.mark.parametrize("format", FORMATS[:-1])
@@ -164,19 +160,16 @@ def test_an_outlier_spoils_its_own_group_only(cpu: str) -> None:
 def test_every_cpu_gives_the_same_products(cpu: str, format: int, outputs: int, inputs: int) -> None:
     """Sums of a group are whole numbers, and only what groups give is added up in fp32."""
     torch.manual_seed(6)
-    weight, x = torch.randn(outputs, inputs), torch.randn(37, inputs)
-    usual, exact = native.opened(library.built()), not rounds_to_bf16(format)
+    weight, x = torch.randn(outputs, inputs), torch.randn(70, inputs)
+    usual = native.opened(library.built())
     packed, wanted = (
         torch.empty(usual.packed_bytes(format, outputs, inputs), dtype=torch.uint8),
-        torch.empty(37, outputs),
+        torch.empty(70, outputs),
     )
     usual.pack(format, weight.data_ptr(), packed.data_ptr(), outputs, inputs, 1)
-    usual.multiply(format, x.data_ptr(), packed.data_ptr(), None, wanted.data_ptr(), 37, inputs, outputs, 1)
+    usual.multiply(format, x.data_ptr(), packed.data_ptr(), None, wanted.data_ptr(), 70, inputs, outputs, 1)
     found = native.multiply(x, packed, None, format, outputs)
-    if exact and not usual.attends_many(1, 32):  # which says whether it has tiles
-        torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-5)
-    else:
-        assert (found - wanted).norm() <= 0.006 * wanted.norm()
+    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-5)  # a CPU may round each product, or only their sum
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -203,15 +196,15 @@ def test_a_summary_is_that_of_the_product(cpu: str, format: int, outputs: int) -
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_no_token_touches_another(cpu: str, format: int) -> None:
-    """Not the loudest one, and not one that is not finite; which is seen in all that it gives."""
+    """Not the loudest one, and not one that is not finite; which is seen in all that it gives. Alone each is the same."""
     torch.manual_seed(4)
-    packed, x = native.pack(torch.randn(20, 64), format), torch.randn(15, 64)
+    packed, x = native.pack(torch.randn(20, 64), format), torch.randn(70, 64)
     alone = [native.multiply(row[None], packed, None, format, 20)[0] for row in x]
     x[3] *= 1e6
     x[7, 5], x[8, 9] = float("nan"), float("-inf")
     beside = native.multiply(x, packed, None, format, 20)
     assert not beside[[7, 8]].isfinite().any()
-    for row in set(range(15)) - {3, 7, 8}:
+    for row in set(range(70)) - {3, 7, 8}:
         assert torch.equal(beside[row], alone[row])
 
 
@@ -251,7 +244,7 @@ def test_weights_may_be_of_any_size(format: int, size: float) -> None:
     torch.testing.assert_close(found, wanted)
 
 
-@pytest.mark.parametrize("tokens", [1, 2, 3, 4, 7, 12, 13, 25])
+@pytest.mark.parametrize("tokens", [1, 2, 3, 4, 7, 12, 13, 25, 70])
 @pytest.mark.parametrize("format", FORMATS)
 def test_the_largest_numbers_do_not_overflow(cpu: str, format: int, tokens: int) -> None:
     """All weights and all inputs at an end of their range, where sums of 16 bits, or of 32, would wrap."""
@@ -278,7 +271,7 @@ def test_an_outlier_costs_nothing(cpu: str, format: int) -> None:
     found = (
         native.multiply(x, packed, None, format, 32) - 500 * native.unpack(packed, format, torch.arange(32), 576)[:, 7]
     )
-    most = 0.06 if rounds_to_bf16(format) else 0.01  # a bfloat16 of the outlier's own weight is that far off
+    most = 0.06 if format == 16 and rounds_to_bf16() else 0.01  # a bfloat16 of the outlier is that far off
     assert (found - x @ weights.T).norm() < most * (x @ weights.T).norm()
 
 

@@ -12,6 +12,8 @@
 #undef _tile_loadd
 #undef _tile_stored
 #undef _tile_dpbf16ps
+#undef _tile_dpbsud
+#undef _tile_dpbuud
 #define __AMX_INT8__ 1
 #define __AMX_BF16__ 1
 #define syscall(...) 0
@@ -59,6 +61,18 @@ inline void multiply(int to, int a, int b) {
         }
 }
 
+template <typename Left>
+inline void multiply_bytes(int to, int a, int b) {
+    for (int m = 0; m < rows[to]; m++)
+        for (int n = 0; n < bytes[to] / 4; n++) {
+            uint32_t sum;
+            std::memcpy(&sum, tiles[to].at[m] + 4 * n, 4);
+            for (int k = 0; k < bytes[a]; k++)
+                sum += uint32_t(int32_t(Left(tiles[a].at[m][k])) * int32_t(tiles[b].at[k / 4][4 * n + k % 4]));
+            std::memcpy(tiles[to].at[m] + 4 * n, &sum, 4);
+        }
+}
+
 }  // namespace emulated
 
 #define _tile_loadconfig(from) emulated::configure(from)
@@ -67,3 +81,5 @@ inline void multiply(int to, int a, int b) {
 #define _tile_loadd(tile, from, stride) emulated::load(tile, from, stride)
 #define _tile_stored(tile, to, stride) emulated::keep(tile, to, stride)
 #define _tile_dpbf16ps(to, a, b) emulated::multiply(to, a, b)
+#define _tile_dpbsud(to, a, b) emulated::multiply_bytes<int8_t>(to, a, b)
+#define _tile_dpbuud(to, a, b) emulated::multiply_bytes<uint8_t>(to, a, b)

@@ -25,7 +25,7 @@ inline bool tiles_work() {
 }
 
 // Configures this thread's tiles for its lifetime: 0 to 3 hold sums, 4 and 5 the left factors, both with `rows` rows; 6
-// and 7 the right factors.
+// and 7 the right factors, with `deep` rows.
 class TileConfig {
     struct alignas(64) Config {
         uint8_t palette = 1, start = 0, none[14] = {};
@@ -34,10 +34,13 @@ class TileConfig {
     };
 
   public:
-    explicit TileConfig(int64_t rows) {  // 0: no tiles are used
+    explicit TileConfig(int64_t rows, int64_t deep = TALL) {  // of 0 rows: no tiles are used
         if (rows == 0) return;
         Config config;
-        for (int i = 0; i < 8; i++) config.bytes[i] = 64, config.rows[i] = uint8_t(i < 6 ? rows : TALL);
+        for (int i = 0; i < 8; i++) {
+            config.bytes[i] = uint16_t(i == 4 || i == 5 ? 4 * deep : 64);
+            config.rows[i] = uint8_t(i < 6 ? rows : deep);
+        }
         written();  // not every compiler knows that tile instructions read memory
         _tile_loadconfig(&config);
         used = true;
@@ -55,7 +58,7 @@ class TileConfig {
 inline bool tiles_work() { return false; }
 
 struct TileConfig {
-    explicit TileConfig(int64_t) {}
+    explicit TileConfig(int64_t, int64_t = TALL) {}
 };
 
 #endif

@@ -2,7 +2,7 @@
 
 #pragma once
 
-#include "tiles.h"
+#include "byte_tiles.h"
 
 namespace {
 
@@ -74,7 +74,6 @@ void by_vectors(const Tokens& x, const Panels& panels, int64_t jump, Floats* sum
     else vector_sums<FORMAT, FULL, P>(x, panels, jump, sums);
 }
 
-constexpr int64_t TASK = 2;                // pairs of a task, with tiles
 constexpr int64_t READ_AHEAD = 96 * 1024;  // bytes: fits into any CPU's L2
 
 inline int64_t pairs_of_a_task(const Tokens& x) { return x.together ? TASK : 1; }
@@ -86,9 +85,12 @@ void multiplied(Team& team, const Linear& by, const Tokens& x, const Pairing& pa
     const int64_t size = panel_bytes<FORMAT>(x.inputs), count = pairing.count(), each = pairs_of_a_task(x);
     held.resize(2 * each * x.places());
     Floats* room = held.data();
-    const TileConfig config(x.together ? x.tall : 0);
+    const TileConfig config(x.together ? x.tall : 0, FORMAT == 16 ? TALL : DEEP_BYTES);
     const auto sum = [&](const Pairs& pairs) {
-        if (x.together) return tile_sums<FORMAT>(x, pairs, room);
+        if (x.together) {
+            if constexpr (FORMAT == 16) return half_sums(x, pairs, room);
+            else return byte_sums<FORMAT>(x, pairs, room);
+        }
         const Panels both = pairs[0];
         std::fill_n(room, both.count * x.places(), Floats{});
         if (both.count == 2 && PAIR == 2 && x.count > BUSY)  // as many sums as registers hold

@@ -8,31 +8,7 @@ namespace {
 
 // Groups at a time, so that all tokens and the weights fit into L1: with at most FEW_TILES tiles, and with more.
 constexpr int64_t CLOSE = 2, CLOSER = 8, FEW_TILES = 4;
-constexpr int64_t PREPARED = PAIRS * LINE;  // bytes of a group of bfloat16
-
-// Dequantizes a group to bfloat16. Tiles multiply bfloat16 half as fast as bytes, but add in fp32, so that nothing has to
-// be scaled between groups.
-template <int FORMAT>
-inline void prepare_halves(const uint8_t* panel, int64_t group, uint8_t* to) {
-    typedef PackedLines<FORMAT> Form;
-    for (int part = 0; part < PARTS; part++) {
-        const Real scale = reals(panel + scales_at<FORMAT>(group) + part * (NATIVE / 2));
-        Real from = scale * -float(zero_of(FORMAT));
-        if constexpr (has_minima(FORMAT)) from = reals(panel + minima_at<FORMAT>(group) + part * (NATIVE / 2));
-        const auto half = [&](Word level) {  // in the upper 16 bits
-            const Real weight = real((Whole)level) * scale + from;
-            const Word bits = (Word)weight;
-            return (bits + 0x7fffu + (bits >> 16 & 1u)) & 0xffff0000u;
-        };
-        for (int line = 0; line < LINES_OF<FORMAT>; line++) {
-            const Word word = load<Word>(panel + group_at<FORMAT>(group) + line * LINE + part * NATIVE);
-            for (int k = 0; k < Form::EACH; k++) {
-                const Word pair = Form::pair(word, k), both = half(pair & 0xffffu) >> 16 | half(pair >> 16);
-                std::memcpy(to + (line * Form::EACH + k) * LINE + part * NATIVE, &both, sizeof(both));
-            }
-        }
-    }
-}
+constexpr int64_t TASK = 2;  // pairs of panels of a task
 
 #if defined(WITH_TILES)
 
@@ -99,41 +75,27 @@ inline void multiply_all(const Weights& weights, int64_t ahead, const Tokens& x,
     }
 }
 
-// The sums of some pairs of panels, consecutively. Pairs alternate, a few groups at a time, so that the tokens of these
-// groups stay in L1 while memory keeps fetching what is read next.
-template <int FORMAT>
-void tile_sums(const Tokens& x, const Pairs& pairs, Floats* sums) {
-    alignas(LINE) uint8_t room[FORMAT == 16 ? LINE : 2 * CLOSER * PREPARED];
+// The sums of some pairs of panels of bfloat16, consecutively. Pairs alternate, a few groups at a time, so that the tokens
+// of these groups stay in L1 while memory keeps fetching what is read next.
+inline void half_sums(const Tokens& x, const Pairs& pairs, Floats* sums) {
     const int64_t most = x.tiles > FEW_TILES ? CLOSER : CLOSE;
     for (int64_t first = 0, count = 0; first < x.groups; first += count) {
         count = std::min(most, x.groups - first);
-        const int64_t byte = group_at<FORMAT>(first);
-        const int64_t next = first + count < x.groups ? group_at<FORMAT>(first + count) - pairs.count * pairs.next : 0;
+        const int64_t byte = group_at<16>(first);
+        const int64_t next = first + count < x.groups ? group_at<16>(first + count) - pairs.count * pairs.next : 0;
         for (int64_t i = 0; i < pairs.count; i++) {
             const Panels panels = pairs[i];
             const int64_t ahead = pairs.next + (i + 1 < pairs.count ? 0 : next - byte);
-            Weights weights = {panels.at, panels.at + byte, panels.panel, panels.panel, PREPARED, first, count};
-            if constexpr (FORMAT != 16) {
-                for (int64_t p = 0; p < panels.count; p++)
-                    for (int64_t g = first; g < first + count; g++) {
-                        const uint8_t* panel = panels.at + p * panels.panel;
-                        prepare_halves<FORMAT>(panel, g, room + (p * CLOSER + g - first) * PREPARED);
-                        for (int64_t line = 0; line < GROUP_BYTES<FORMAT>; line += LINE)
-                            __builtin_prefetch(panel + group_at<FORMAT>(g) + line + ahead, 0, 2);
-                    }
-                weights.held = room, weights.apart = CLOSER * PREPARED;
-            }
-            const int64_t asked = FORMAT == 16 ? ahead : 0;  // other formats were prefetched above
+            const Weights weights = {panels.at, panels.at + byte, panels.panel, panels.panel, GROUP_BYTES<16>, first, count};
             Floats* to = sums + 2 * i * x.places();
-            (panels.count == 2 ? multiply_all<2> : multiply_all<1>)(weights, asked, x, to);
+            (panels.count == 2 ? multiply_all<2> : multiply_all<1>)(weights, ahead, x, to);
         }
     }
 }
 
 #else
 
-template <int FORMAT>
-void tile_sums(const Tokens&, const Pairs&, Floats*) {}
+inline void half_sums(const Tokens&, const Pairs&, Floats*) {}
 
 #endif
 

@@ -113,9 +113,11 @@ constexpr int TILE = 2, PAIR = 1;
 constexpr int TILE = 4, PAIR = 1;
 #endif
 
-// How activations are stored for weights of this format. AMX tiles take bfloat16, whose range holds outliers.
+// Tokens from which on AMX tiles multiply integers faster than vectors do. Both give the same bits.
+constexpr int64_t TILED = 64;
+
+// How activations are stored for weights of this format, on this CPU whatever the number of tokens.
 inline Kind kind_for(int64_t format) {
-    if (tiles_work()) return HALF;
     if (bits_of(int(format)) == 4) return BYTES;
     if (format != 16) return WHOLE;
 #if defined(__AVX512BF16__)
@@ -125,9 +127,30 @@ inline Kind kind_for(int64_t format) {
 #endif
 }
 
-// Activations in tiles of nearly equal size, and within a tile by groups of inputs. Within a group either all inputs of a
-// token are contiguous, as AMX takes them, or the tokens' words are interleaved: a word is two inputs, four of int8, or one
-// in fp32.
+// The high bytes of int16 integers, and behind them the low ones, each in the order in which `word_of` puts 8-bit levels
+// into a word: 0, 2, 1, 3 of each four.
+inline void bytes_of_whole(const Ints (&found)[2], int8_t* to) {
+#if defined(__AVX512F__)
+    const __m128i swapped = _mm_setr_epi8(0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15);
+    for (int64_t i = 0; i < 2; i++) {
+        const __m512i all = (__m512i)found[i];
+        const __m128i high = _mm512_cvtepi32_epi8(_mm512_srai_epi32(all, 8)), low = _mm512_cvtepi32_epi8(all);
+        _mm_storeu_si128((__m128i*)(to + i * LANES), _mm_shuffle_epi8(high, swapped));
+        _mm_storeu_si128((__m128i*)(to + GROUP + i * LANES), _mm_shuffle_epi8(low, swapped));
+    }
+#else
+    int32_t all[GROUP];
+    std::memcpy(all, found, sizeof(all));
+    for (int64_t i = 0; i < GROUP; i++) {
+        const int64_t at = (i & ~3) | (i & 1) << 1 | (i & 2) >> 1;
+        to[i] = int8_t(all[at] >> 8), to[GROUP + i] = int8_t(all[at]);
+    }
+#endif
+}
+
+// Activations in tiles, and within a tile by groups of inputs. Within a group either all inputs of a token are contiguous,
+// as AMX takes them, or the tokens' words are interleaved: a word is two inputs, four of int8, or one in fp32. Tiles have
+// nearly equal sizes; of integers for AMX, all but the last one have 16 tokens.
 struct Tokens {
     int64_t count, inputs, groups;
     int64_t tiles, tall;  // number of tiles; maximum tokens of a tile
@@ -140,8 +163,8 @@ struct Tokens {
     // and for int8 as the bits of an fp32 number, for int8 times its scale.
     std::vector<int32_t> sums;
 
-    int64_t start(int64_t tile) const { return count * tile / tiles; }
-    int64_t tile_of(int64_t token) const { return ((token + 1) * tiles - 1) / count; }
+    int64_t start(int64_t tile) const { return std::min(count, spread * tile / tiles); }
+    int64_t tile_of(int64_t token) const { return ((token + 1) * tiles - 1) / spread; }
     // Places for sums: every tile has `tall`, used or not.
     int64_t places() const { return tiles * tall; }
     int64_t group_bytes() const { return words_of(kind) * WORD_BYTES; }  // per token
@@ -151,13 +174,17 @@ struct Tokens {
 
     // Allocates for `tokens` of `numbers` inputs, to be multiplied with weights of a format.
     void begin(int64_t tokens, int64_t numbers, int64_t format) {
-        count = tokens, inputs = numbers, together = tiles_work(), kind = kind_for(format);
+        count = tokens, inputs = numbers, kind = kind_for(format);
+        const bool integers = kind == WHOLE || kind == BYTES;
+        together = tiles_work() && (!integers || count >= TILED);
         const int64_t tile = together ? TALL : TILE;
-        tiles = (count + tile - 1) / tile, tall = (count + tiles - 1) / tiles;
+        tiles = (count + tile - 1) / tile;
+        spread = together && integers ? tiles * TALL : count, tall = (spread + tiles - 1) / tiles;
         groups = groups_of(inputs);
-        values.resize((count + 1) * groups * group_bytes());  // one more, since AMX reads `tall` rows of every tile
-        scales.resize(count), group_scales.resize(kind == BYTES ? count * groups : 0);
-        sums.resize(kind == WHOLE || kind == BYTES ? count * groups : 0);
+        const int64_t more = together ? TALL : 0;  // AMX reads `tall` rows of every tile, used or not
+        values.resize((count * groups + more) * group_bytes());
+        scales.resize(count), group_scales.resize(kind == BYTES ? count * groups + more : 0);
+        sums.resize(integers ? count * groups + more : 0);
         zero = has_minima(int(format)) ? 0 : zero_of(int(format));
     }
 
@@ -206,6 +233,7 @@ struct Tokens {
 
   private:
     int zero;
+    int64_t spread;  // places of tokens, over which tiles are spread
 
     // The place of token `token` in a tile.
     struct Place {
@@ -220,13 +248,12 @@ struct Tokens {
             if (of.kind == BYTES) {
                 put_bytes(at, wide, (start * of.groups + group * wide) + token, some);
             } else if (of.kind == WHOLE) {
-                Ints sum = {};
-                for (int64_t i = 0; i < GROUP; i += LANES) {
-                    const Ints found = nearest(some(i) * by);
-                    store(at, wide, 2 * i, shortened(found));
-                    sum += found;
-                }
-                const int32_t all = reduced(sum, Sum());
+                const Ints found[2] = {nearest(some(0) * by), nearest(some(LANES) * by)};
+                if (of.together)
+                    bytes_of_whole(found, at + token * of.group_bytes());
+                else
+                    for (int64_t i = 0; i < 2; i++) store(at, wide, 2 * i * LANES, shortened(found[i]));
+                const int32_t all = reduced(found[0] + found[1], Sum());
                 const float plain = float(all);
                 of.sums[start * of.groups + group * wide + token] = of.zero ? -of.zero * all : load<int32_t>(&plain);
             } else {
@@ -250,8 +277,11 @@ struct Tokens {
             Ints found[2] = {nearest(first * by), nearest(second * by)};
             int8_t bytes[GROUP];
             bytes_of(found, bytes);
-            for (int64_t i = 0; i < GROUP; i += WORD_BYTES)
-                std::memcpy(at + i * wide + WORD_BYTES * token, bytes + i, WORD_BYTES);
+            if (of.together)
+                std::memcpy(at + token * GROUP, bytes, GROUP);
+            else
+                for (int64_t i = 0; i < GROUP; i += WORD_BYTES)
+                    std::memcpy(at + i * wide + WORD_BYTES * token, bytes + i, WORD_BYTES);
             const float sum = float(reduced(found[0] + found[1], Sum())) * scale;
             of.group_scales[number] = scale, of.sums[number] = load<int32_t>(&sum);
         }

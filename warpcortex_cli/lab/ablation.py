@@ -1,9 +1,8 @@
-"""What each part of the Synapse brings: `python -m warpcortex_cli.lab.ablation`, the cases of `eval synapse`.
+"""Ablation of the Synapse on the cases of `eval synapse`: `python -m warpcortex_cli.lab.ablation`.
 
-One thing is changed at a time: the weight of attention against coverage, the share of the budget that the task's focus
-set takes, whether values count, how many of the newest tokens are always kept, and whether all tokens are looked at or
-only the candidates of an earlier selection and what came since ("grown"; also without a focus set, where landmarks are
-all that is read).
+Varies one thing at a time: the weight of attention against coverage, the focus set's share of the budget, whether
+values count, how many of the newest tokens are always kept, and whether all tokens are candidates or only those of an
+earlier selection and newer ones ("grown"; also without a focus set, so that only landmarks are read).
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from warpcortex_cli.synapse.landmarks import Density, Hybrid, LayerView
 
 @dataclass(frozen=True)
 class WeighedDensity(Density):
-    """Attention times the length of the value it would fetch."""
+    """Attention times the norm of the value."""
 
     def score(self, view: LayerView) -> Tensor:
         return super().score(view) * view.values.float().norm(dim=2)
@@ -44,7 +43,7 @@ VARIANTS: dict[str, Method] = {
     **{f"focus 0%, grown {g}": Method(Hybrid(), grown=g) for g in (32, 256)},
     "focus reread": Method(Hybrid(), FOCUS_SHARE, rereads=True),
 }
-_SHORTEST = 2 * max(method.grown for method in VARIANTS.values())  # of contexts: something was there before it grew
+_SHORTEST = 2 * max(method.grown for method in VARIANTS.values())  # of contexts, so that there is an earlier selection
 
 
 def main() -> None:

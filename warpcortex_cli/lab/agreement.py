@@ -1,13 +1,12 @@
-"""Do our scorers of other papers choose what the `kvpress` package chooses? `python -m warpcortex_cli.lab.agreement`.
+"""Do our scorers of other papers select the same tokens as `kvpress`? `python -m warpcortex_cli.lab.agreement`.
 
-kvpress needs an older transformers than we do, so it is run in an environment of its own, in this package's folder:
+kvpress needs an older transformers than we do, so it runs in its own environment, in this package's folder:
 
     python -m venv kv && kv/bin/pip install kvpress==0.5.5
     PYTHONPATH=. kv/bin/python -m warpcortex_cli.lab.agreement
 
-A Qwen2 of two layers with random weights reads random tokens. Its second layer's keys, values and queries (the newest,
-for ExpectedAttention all of them) are scored by both; of the tokens that neither keeps in any case, the best k are
-compared.
+A Qwen2 of two layers with random weights reads random tokens. Both score its second layer's keys, values and queries
+(the newest, for ExpectedAttention all); the best k are compared among tokens that neither always keeps.
 """
 
 from __future__ import annotations
@@ -27,13 +26,13 @@ from warpcortex_cli.eval.rivals import METHODS, Expected, ahead
 from warpcortex_cli.prism.rope import Rope
 from warpcortex_cli.synapse.landmarks import LayerView
 
-_WINDOW = 32  # newest tokens whose queries are seen
-_POOL = 7  # of SnapKV
+_WINDOW = 32  # newest tokens whose queries are used
+_POOL = 7  # SnapKV's pooling width
 _TOKENS, _BUDGETS = 600, (32, 64, 128, 256)
 
 
 class Layer(NamedTuple):
-    """What a layer has seen: its input, keys and values [1, kv_heads, L, head_dim], and cos and sin of positions."""
+    """A layer's input, keys and values [1, kv_heads, L, head_dim], and cos and sin of positions."""
 
     module: Any
     rope: Rope
@@ -70,7 +69,7 @@ def read(seed: int) -> Layer:
 
 
 def view_of(layer: Layer, queries: Tensor, method: str) -> LayerView:
-    """The layer as our scorer of that name sees it. `queries`: unrotated, of all tokens, [1, heads, L, head_dim]."""
+    """The input of our scorer `method`. `queries`: unrotated, of all tokens, [1, heads, L, head_dim]."""
     from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 
     keys, values = layer.keys[0], layer.values[0]
@@ -86,13 +85,13 @@ def view_of(layer: Layer, queries: Tensor, method: str) -> LayerView:
 
 
 def common(ours: Tensor, theirs: Tensor, free: Tensor, k: int) -> float:
-    """The share of the k best of the tokens `free` [n] by one score [kv_heads, L] that are so by the other."""
+    """The overlap of the k best tokens of `free` [n] by both scores [kv_heads, L], as a share."""
     chosen = [score[:, free].topk(k, dim=1).indices.tolist() for score in (ours, theirs)]
     return fmean(len(set(a) & set(b)) / k for a, b in zip(*chosen, strict=True))
 
 
 def compare(kvpress: Any, seed: int) -> dict[str, dict[int, float]]:
-    """The share of tokens that both choose, by scorer and k."""
+    """The share of tokens selected by both, by scorer and k."""
     layer = read(seed)
     presses = {
         "knorm": kvpress.KnormPress(0.5),
@@ -122,7 +121,7 @@ def main() -> None:
     try:
         kvpress: Any = importlib.import_module("kvpress")
     except ImportError:
-        print("kvpress is not installed here; --help says how to install it apart.", file=sys.stderr)
+        print("kvpress is not installed here; --help says how to install it in its own environment.", file=sys.stderr)
         sys.exit(2)
     found = compare(kvpress, args.seed)
     if args.json:

@@ -1,8 +1,8 @@
 """How many tokens should a block have? `python -m warpcortex_cli.lab.blocks --blocks 16,32,64,128`.
 
-The same questions on the same notes at each size, and as many tokens come back: either the best blocks, or, as the
-River does it, the best whole sentences, by their words and the fingerprints of the blocks that hold them. What has to
-be unpacked for those is counted, too. Packed bytes, and the error that they make, are as in `lab.formats`.
+Each size gets the same questions on the same notes, and the same number of tokens is recalled: either the best blocks,
+or, like the River, the best whole sentences, by their words and their blocks' fingerprints. The tokens unpacked for
+these are counted, too. Packed bytes and their error are as in `lab.formats`.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from warpcortex_cli.synapse.worth import Spans, shared_words, weighed
 KINDS = ("count", "place", "colour", "total", "price", "cost", "typo")
 FORMATS = ("8", "8/4", "ladder")
 _TOKENS_PER_NOTE = 27
-_SEARCHED = 3_200_000  # tokens among which a search is timed
+_SEARCHED = 3_200_000  # tokens of a timed search
 
 
 @dataclass
 class Sums:
-    """What was found with one size of blocks: a share for each question; what was unpacked, tokens for each."""
+    """Results of one block size: per question the share found, and the tokens unpacked."""
 
     blocks: list[float] = field(default_factory=list)
     sentences: list[float] = field(default_factory=list)
@@ -52,7 +52,7 @@ class Sums:
 
 
 def best_sentences(text: Text, words: list[int], fingerprints: Scores, budget: int) -> list[range]:
-    """The notes that are worth most, whole, of `budget` tokens at most. `fingerprints`: score of each block."""
+    """The best whole notes with at most `budget` tokens. `fingerprints`: a score per block."""
     notes = sorted((n for n in text.notes.values() if n.stop <= text.blocks * text.block), key=lambda n: n.start)
     starts, ends = (np.array(at, np.intp) for at in zip(*((n.start, n.stop) for n in notes), strict=True))
     of_tokens = np.array(text.words)
@@ -69,7 +69,7 @@ def best_sentences(text: Text, words: list[int], fingerprints: Scores, budget: i
 
 
 def judge(prism: Prism, text: Text, questions: list[Question], budget: int, sums: Sums) -> None:
-    """Adds what one text, cut into blocks of `text.block` tokens, does to its questions."""
+    """Adds the results of one text, cut into blocks of `text.block` tokens."""
     fingerprints = calibrated(prism, text.block)
     fingerprints.extend(fingerprints.of_blocks(text.keys, text.block))
     for question in questions:
@@ -85,13 +85,13 @@ def judge(prism: Prism, text: Text, questions: list[Question], budget: int, sums
 
 
 def run(prism: Prism, sizes: list[int], budget: int, texts: int, tokens: int, n: int, seed: int) -> dict[int, Sums]:
-    """All sizes of blocks over the same questions, `n` of each kind over `texts` texts."""
+    """All block sizes over the same questions, `n` of each kind on each of `texts` texts."""
     rng = random.Random(seed)
     found = {size: Sums() for size in sizes}
     for number in range(texts):
         w = world.make_world(vocabulary.Words(rng, "held-out"), tokens // _TOKENS_PER_NOTE)
         text, before = read_notes(prism, w, rng)
-        text = replace(text, block=max(sizes))  # what is asked for is in whole blocks of any size
+        text = replace(text, block=max(sizes))  # so that wanted notes are in whole blocks of any size
         asked = [
             ask(prism, w, text, before, kind, rng)
             for kind in KINDS
@@ -110,7 +110,7 @@ def _share(found: list[float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--blocks", default="16,32,64,128", help="tokens in a block; each divides the largest")
-    parser.add_argument("--budget", type=int, default=256, help="tokens that come back")
+    parser.add_argument("--budget", type=int, default=256, help="tokens recalled")
     parser.add_argument("--n", type=int, default=60, help="questions of each kind")
     parser.add_argument("--tokens", type=int, default=8000, help="tokens of each text, about")
     parser.add_argument("--texts", type=int, default=6)
@@ -120,9 +120,9 @@ def main() -> None:
     parts = [part.strip() for part in args.blocks.split(",")]
     sizes = sorted({int(p) for p in parts if p.isdecimal() and int(p) > 0})
     if len(sizes) < len(set(parts)) or any(sizes[-1] % size for size in sizes):
-        parser.error(f"--blocks {args.blocks}: these are not numbers that divide the largest of them, as 16,32,64.")
+        parser.error(f"--blocks {args.blocks}: give numbers that divide the largest of them, such as 16,32,64.")
     if args.budget < sizes[-1]:
-        parser.error(f"--budget {args.budget}: a block of {sizes[-1]} tokens is larger than that.")
+        parser.error(f"--budget {args.budget}: it must hold a block of {sizes[-1]} tokens.")
     torch.set_num_threads(1)  # the figures are for one core
     prism = Prism.load(resolve_model(args.model, "auto"), device="cpu")
     found = run(prism, sizes, args.budget, args.texts, args.tokens, args.n, args.seed)

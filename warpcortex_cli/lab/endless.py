@@ -1,7 +1,7 @@
-"""What a long past costs: `python -m warpcortex_cli.lab.endless --tokens 10000,100000,1000000`.
+"""The cost of a long past: `python -m warpcortex_cli.lab.endless --tokens 10000,100000,1000000`.
 
-The past is filled with synthetic blocks, copies of one that the model made, and with words that it could hold; its
-index, its tiers and its file are the product's. Then a question is asked and answered through the product's session.
+The past is filled with copies of one block computed by the model, with plausible words; its index, tiers and file are
+the product's. Then a question is asked and answered through the product's session.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from warpcortex_cli.profile import Profile, load_profile
 
 _QUESTION = "How many lanterns does Zoltan have?"
 _FACT = "Zoltan keeps lanterns: 31, violet, in the cellar.\n"
-_ASKED = 5  # times; the median counts
+_ASKED = 5  # repetitions, of which the median counts
 
 
 def filled(prism: Prism, profile: Profile, tokens: int, seed: int) -> Session:

@@ -1,15 +1,15 @@
 """Do fingerprints find the block of a note that is asked for? `python -m warpcortex_cli.lab.fingerprints`.
 
-Notes are read in windows, the question behind the last of them; its queries, or words, then rank all blocks. `found` is
-the share of notes of which some block is among the best B, `whole` the share whose blocks all are, where every block
-counts as much as the one before it (text goes on). Questions on a price name the thing in the singular where the note
-of it has it in either, those on a cost only in the plural; in `typo` letters of the name and the thing are swapped;
-`who-else` asks for notes that it shares no word with, and `then` for the same ones when the River has said the first.
+Notes are read in windows, with the question after the last one; its queries or words then rank all blocks. `found` is
+the share of notes with some block among the best B, `whole` the share with all blocks among them, where every block
+scores at least as much as the one before it (text goes on). Questions on a price name the thing in the singular, which
+its note has in either form, those on a cost only in the plural; `typo` swaps letters of the name and the thing;
+`who-else` asks for notes that share no word with it, and `then` for the same ones after the River has said the first.
 
-Methods beside those of the product: `live queries` are fingerprints not of a block's keys but of the queries of its own
-tokens, those that were live when it was written, in the same heads. `keys + live` adds what both find, of half the bits
-each or of all of them, which is twice the bytes; `keys, twice` spends those on other bits of the same keys. The last
-column is the difference to what the product does, by words and fingerprints or by these alone, on the same questions.
+Methods besides the product's: `live queries` are fingerprints of the queries of a block's own tokens, in the same
+heads, instead of its keys. `keys + live` adds both scores, with half the bits each or with all bits in twice the bytes;
+`keys, twice` spends these on more bits of the keys. The last column is the difference to the product, by words and
+fingerprints or by fingerprints alone, on the same questions.
 """
 
 from __future__ import annotations
@@ -52,16 +52,16 @@ _ASKED: dict[str, Callable[[World, random.Random], Answer | None]] = {
     "who-else": world.ask_who_else,
     "then": world.ask_who_else,
 }
-_WINDOW = 512  # tokens read at once, each behind as many
+_WINDOW = 512  # tokens per window, each after as many
 _TOKENS_PER_NOTE = 27
 Scores = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Text:
-    """What was read: keys per layer [kv_heads, tokens, head_dim], unrotated; words [tokens]; where each note stands.
+    """A text that was read: unrotated keys per layer [kv_heads, tokens, head_dim]; words [tokens]; each note's tokens.
 
-    `block`: tokens in a block. `queries`: those that were live, per layer [heads, tokens, head_dim], unrotated.
+    `block`: tokens in a block. `queries`: of the text's tokens, per layer [heads, tokens, head_dim], unrotated.
     """
 
     keys: list[Tensor]
@@ -72,17 +72,17 @@ class Text:
 
     @property
     def blocks(self) -> int:
-        """Whole ones; the rest is still in the tail."""
+        """The number of whole blocks; the rest is still in the tail."""
         return self.keys[0].shape[1] // self.block
 
     def blocks_of(self, tokens: range) -> set[int]:
-        """Numbers of the blocks that hold these."""
+        """Numbers of the blocks that hold these tokens."""
         return set(range(tokens.start // self.block, (tokens.stop - 1) // self.block + 1))
 
 
 @dataclass(frozen=True)
 class Question:
-    """Its unrotated queries, per layer [heads, W, head_dim], its words, and the tokens of each note it asks for."""
+    """Unrotated queries per layer [heads, W, head_dim], words, and the tokens of each wanted note."""
 
     kind: str
     queries: list[Tensor]
@@ -91,7 +91,7 @@ class Question:
 
 
 def read_notes(prism: Prism, w: World, rng: random.Random) -> tuple[Text, list[int]]:
-    """A world's notes, and the last tokens of them, behind which questions are read."""
+    """A world's notes, and their last tokens, after which questions are read."""
     ids: list[int] = []
     places: dict[str, range] = {}
     for line in world.sentences_of(w, rng):
@@ -116,7 +116,7 @@ def read_notes(prism: Prism, w: World, rng: random.Random) -> tuple[Text, list[i
 
 
 def ask(prism: Prism, w: World, text: Text, before: list[int], kind: str, rng: random.Random) -> Question | None:
-    """A question of this kind, or None where this world has none, or where the notes are not in whole blocks."""
+    """A question of this kind; None if this world has none, or its notes are not in whole blocks."""
     answer = _ASKED[kind](w, rng)
     wanted = [text.notes[note] for note in _wanted(kind, w, answer.question)] if answer else []
     if answer is None or not wanted or any(places.stop > text.blocks * text.block for places in wanted):
@@ -131,7 +131,7 @@ def ask(prism: Prism, w: World, text: Text, before: list[int], kind: str, rng: r
 
 
 def _wanted(kind: str, w: World, question: str) -> list[Fact | Thing]:
-    """The notes that a question cannot be answered without, found by its words (those of `who-else`: the others)."""
+    """The notes needed for a question, found by its words (for `who-else`: the others)."""
 
     def named(text: str) -> bool:
         return re.search(rf"(?<!\w){re.escape(text)}(?!\w)", question) is not None
@@ -156,16 +156,16 @@ def _mistyped(w: World, rng: random.Random) -> Answer:
 
 
 def by_words(text: Text, words: Sequence[int]) -> Scores:
-    """What blocks share of the words: BM25's inverse document frequencies, over blocks."""
+    """Scores of blocks by shared words, with BM25's inverse document frequencies."""
     starts, of_tokens = text.block * np.arange(text.blocks), np.array(text.words)
     blocks = Spans(starts, starts + text.block, np.zeros(text.blocks, np.bool_))
     return shared_words(words, lambda word: np.flatnonzero(of_tokens == word), blocks)
 
 
 def by_vectors(fingerprints: Fingerprints, text: Text, vectors: Sequence[Tensor], queries: Sequence[Tensor]) -> Scores:
-    """The ceiling: exact products in the heads that the fingerprints watch, as focus sets are found.
+    """The ceiling: exact dot products in the fingerprints' heads, as for focus sets.
 
-    `vectors`: of all tokens, the keys or what is tried in their place.
+    `vectors`: of all tokens, the keys or an alternative.
     """
     ends = text.block * torch.arange(1, text.blocks + 1)
     watched = [vectors[layer][head, : text.blocks * text.block] for layer, head in fingerprints.watches]
@@ -174,7 +174,7 @@ def by_vectors(fingerprints: Fingerprints, text: Text, vectors: Sequence[Tensor]
 
 
 def by_mean_key(fingerprints: Fingerprints, text: Text, queries: Sequence[Tensor]) -> Scores:
-    """Products of the mean query and each block's mean key in the same heads."""
+    """Dot products of the mean query and each block's mean key in the same heads."""
     total = torch.zeros(text.blocks)
     for layer, head in fingerprints.watches:
         keys = text.keys[layer][head, : text.blocks * text.block].unflatten(0, (-1, text.block))
@@ -184,22 +184,22 @@ def by_mean_key(fingerprints: Fingerprints, text: Text, queries: Sequence[Tensor
 
 
 def live_queries(text: Text) -> list[Tensor]:
-    """Queries of the text's own tokens, of heads that share a KV head the mean: of the shape of `text.keys`."""
+    """Queries of the text's own tokens, averaged over the heads of each KV head, in the shape of `text.keys`."""
     pairs = zip(text.queries, text.keys, strict=True)
     return [q.float().unflatten(0, (len(k), -1)).mean(1) for q, k in pairs]
 
 
 def made_of(none: Fingerprints, text: Text, live: bool = False, bits: int = BITS, other: bool = False) -> Fingerprints:
-    """Fingerprints of all blocks, of keys or of live queries, in the heads of `none`, of so many bits.
+    """Fingerprints of all blocks, of keys or of live queries, in the heads of `none`, with `bits` bits.
 
-    `other`: bits of other directions than those of `none`.
+    `other`: by other random projections than those of `none`.
     """
     fingerprints = copy.copy(none)
     fingerprints._projection = none._projection.clone()
     if other:
         turn = np.linalg.qr(np.random.default_rng(0).standard_normal((len(fingerprints._projection),) * 2))[0]
         fingerprints._projection = torch.from_numpy(turn).float() @ fingerprints._projection
-    fingerprints._projection[:, bits:] = 0  # a sign that all have tells nothing
+    fingerprints._projection[:, bits:] = 0  # a constant sign carries no information
     if live:
         fingerprints._key_mean = none._query_mean
     fingerprints.extend(fingerprints.of_blocks(live_queries(text) if live else text.keys, text.block))
@@ -208,9 +208,9 @@ def made_of(none: Fingerprints, text: Text, live: bool = False, bits: int = BITS
 
 @dataclass(frozen=True)
 class Kept:
-    """What is kept of a text: fingerprints of its keys, of its live queries, and of both with half the bits.
+    """A text's fingerprints: of its keys, of its live queries, and of both with half the bits.
 
-    `more`: other bits of its keys.
+    `more`: additional bits of its keys.
     """
 
     text: Text
@@ -221,7 +221,7 @@ class Kept:
 
     @classmethod
     def of(cls, none: Fingerprints, text: Text) -> Kept:
-        """`none`: fingerprints that know their heads, none made yet."""
+        """`none`: empty fingerprints with their heads chosen."""
         halves = made_of(none, text, bits=BITS // 2), made_of(none, text, live=True, bits=BITS // 2)
         return cls(text, made_of(none, text), made_of(none, text, other=True), made_of(none, text, live=True), halves)
 
@@ -253,7 +253,7 @@ def methods(kept: Kept, question: Question, rng: np.random.Generator) -> dict[st
 
 
 def recall(scores: Scores, wanted: Sequence[set[int]], budget: int) -> tuple[float, float]:
-    """Shares of the wanted notes that are found, and that are whole, among the `budget` best blocks."""
+    """Shares of the wanted notes that are found, and found whole, among the `budget` best blocks."""
     best = set(np.argsort(-scores, kind="stable")[:budget].tolist())
     onwards = scores.copy()
     onwards[1:] = np.maximum(scores[1:], np.nextafter(scores[:-1], np.float32(-1)))
@@ -262,13 +262,13 @@ def recall(scores: Scores, wanted: Sequence[set[int]], budget: int) -> tuple[flo
 
 
 def difference(found: Sequence[float], base: Sequence[float]) -> tuple[float, float]:
-    """The mean of what one method found more than another of the same questions, and half of its 95 % interval."""
+    """The mean difference of two methods over the same questions, and half its 95 % interval."""
     more = np.subtract(found, base)
     return float(more.mean()), float(1.96 * more.std() / np.sqrt(len(more)))
 
 
 def scan_ms(blocks: int, width: int, runs: int = 9, block: int = BLOCK) -> float:
-    """Milliseconds of one search of `width` queries among fingerprints at random; the median."""
+    """Median milliseconds of a search of `width` queries among random fingerprints."""
     rng = np.random.default_rng(0)
     fingerprints = Fingerprints(4, 4, 2, 64, block)
     fingerprints.extend(rng.integers(0, 1 << 63, (blocks, fingerprints.bytes_per_block // 8), dtype=np.uint64))

@@ -1,8 +1,8 @@
-"""What formats of stored blocks cost and spare: `python -m warpcortex_cli.lab.formats -m MODEL`.
+"""Accuracy and size of block formats: `python -m warpcortex_cli.lab.formats -m MODEL`.
 
-Notes are read, their keys and values are packed in blocks and unpacked again, and the same questions and right answers
-are forwarded over both. An answer is right if each of its tokens is the greedy one. A model of `bench.shapes` has
-random weights: it knows no notes, so perplexity and answers are not shown for it.
+Notes are read, their keys and values packed in blocks and unpacked, and the same questions and right answers forwarded
+over both. An answer is right if each of its tokens is the greedy one. Models of `bench.shapes` have random weights, so
+their perplexity and answers are not shown.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ _QUESTIONS = (world.ask_count, world.ask_place, world.ask_colour)
 
 @dataclass(frozen=True)
 class Result:
-    """One policy.
+    """The result of one policy.
 
     Attributes:
-        bytes_per_token: as packed, everything included.
-        key_error, value_error: of the attention's output, with only the keys or the values packed.
-        attention_error: with both: relative, by head and layer, in the mean; float64 over the notes alone.
-        kl: nats a token, of what follows the notes.
+        bytes_per_token: packed, everything included.
+        key_error, value_error: relative error of attention's output with only keys or only values packed.
+        attention_error: the same with both; the mean over heads and layers, in float64, over the notes alone.
+        kl: in nats a token, of the text after the notes.
         perplexity: of the same tokens.
-        recall: share of answers that are right.
+        recall: share of right answers.
         ci95: of `recall`, by Wilson.
         n: answers.
     """
@@ -65,7 +65,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Case:
-    """Token ids of notes, and of what may follow them; `asked`: tokens of it that are not the answer."""
+    """Token ids of notes, and of texts that follow them; `asked`: tokens of these before the answer."""
 
     notes: list[int]
     later: list[list[int]]
@@ -74,7 +74,7 @@ class Case:
 
 @dataclass
 class _Sums:
-    """What a policy did so far, a number for each case or token."""
+    """A policy's figures so far, one for each case or token."""
 
     bytes_per_token: list[float] = field(default_factory=list)
     errors: list[list[float]] = field(default_factory=list)
@@ -84,7 +84,7 @@ class _Sums:
 
 
 def make_case(prism: Prism, rng: random.Random) -> Case:
-    """Notes in words that training never saw, and three questions on them as the River would answer them."""
+    """Notes in words that are not in the training data, and three questions with the River's answers."""
     words = Words(rng, "held-out", 0.4)
     w = world.make_world(words, _NOTES)
     answers = [ask(w, rng) for ask in _QUESTIONS]
@@ -99,13 +99,13 @@ def make_case(prism: Prism, rng: random.Random) -> Case:
 
 
 def random_case(prism: Prism, rng: random.Random) -> Case:
-    """Tokens without a meaning, for random weights."""
+    """Random tokens, for random weights."""
     ids = [rng.randrange(prism.vocab_size) for _ in range(9 * BLOCK)]
     return Case(ids[BLOCK:], [ids[:BLOCK]], [BLOCK - 1])
 
 
 class Reader:
-    """A case whose notes were read; `judge` says what a policy makes of their keys and values in blocks."""
+    """A case whose notes were read; `judge` measures a policy on their keys and values."""
 
     def __init__(self, prism: Prism, case: Case, block: int = BLOCK) -> None:
         self.prism, self.case, self.block = prism, case, block
@@ -118,7 +118,7 @@ class Reader:
         self.attended = [self._attended(i, *self.exact.layer(i)) for i in range(prism.layers)]
 
     def judge(self, policy: Policy, sums: _Sums) -> None:
-        """Adds what this policy does to the case."""
+        """Adds this policy's figures for the case."""
         ours, size = self._stored(policy)
         sums.bytes_per_token.append(size / ours.tokens)
         parts = ((ours.keys, self.exact.values), (self.exact.keys, ours.values), (ours.keys, ours.values))
@@ -130,7 +130,7 @@ class Reader:
             sums.right.append(found[asked - 1 : -1].argmax(1).tolist() == later[asked:])
 
     def _stored(self, policy: Policy) -> tuple[Segment, int]:
-        """The notes out of their blocks, at their positions, and the bytes that the blocks had."""
+        """The notes unpacked from blocks, at their positions, and the bytes of the blocks."""
         blocks, size = [], 0
         for start in range(0, self.exact.tokens, self.block):
             part = slice(start, start + self.block)
@@ -143,7 +143,7 @@ class Reader:
         ), size
 
     def _later(self, notes: Segment) -> tuple[list[Tensor], list[Tensor]]:
-        """For each text after the notes log-probabilities [tokens, vocabulary], and queries as in `RowResult`."""
+        """For each text after the notes, log-probabilities [tokens, vocabulary] and queries as in `RowResult`."""
         rows = [
             Row(
                 ids,
@@ -168,7 +168,7 @@ class Reader:
         )
 
     def _attended(self, layer: int, keys: Tensor, values: Tensor) -> Tensor:
-        """Attention over keys and values [kv_heads, n, head_dim] in float64, [heads, tokens, head_dim]."""
+        """Attention's output over keys and values [kv_heads, n, head_dim] in float64: [heads, tokens, head_dim]."""
         query, key, value = (t[None].double() for t in (self.queries[layer], keys, values))
         return F.scaled_dot_product_attention(query, key, value, scale=self.prism.scalings[layer], enable_gqa=True)[0]
 
@@ -176,7 +176,7 @@ class Reader:
 def judge(
     prism: Prism, policies: Mapping[str, Policy], seed: int, n: int, meaning: bool = True, block: int = BLOCK
 ) -> list[Result]:
-    """All policies over the same `n` cases, the smallest first. `meaning`: the model knows pocket's world."""
+    """All policies over the same `n` cases, the smallest first. `meaning`: the model was trained on such notes."""
     rng = random.Random(seed)
     sums = {name: _Sums() for name in policies}
     for _ in range(n):
@@ -204,7 +204,7 @@ def _result(policy: str, sums: _Sums) -> Result:
 
 
 def compared() -> dict[str, Policy]:
-    """The named policies, and all that tell at equal bytes which is better."""
+    """The named policies, and others for a comparison at equal bytes."""
     plain = [(k, v) for k in range(2, 9) for v in range(2, 9) if 7 not in (k, v) and abs(k - v) < 3 and min(k, v) < 8]
     ladders = [(1.2, 0.96), (0.6, 0.48), (0.3, 0.24), (0.15, 0.12), (0.075, 0.06), (0.02, 0.03)]
     others = [(k, k) for k in (8, 6, 5, 4, 3)]
@@ -219,7 +219,7 @@ def compared() -> dict[str, Policy]:
 
 
 def against_uniform(result: Result, results: Sequence[Result]) -> float:
-    """KL over that of uniform widths at equal bytes: the best line, in the logarithm of KL, between two of them."""
+    """KL relative to uniform widths at equal bytes, interpolated in log(KL) between two of these."""
     plain = [(r.bytes_per_token, math.log(r.kl)) for r in results if r.policy.replace("/", "").isdigit() and r.kl > 0]
     at, best = result.bytes_per_token, math.inf
     for (a, low), (b, high) in itertools.product(plain, plain):

@@ -1,8 +1,8 @@
 """Does a long conversation survive kill -9? `python -m warpcortex_cli.lab.killed --tokens 200000`.
 
-Notes with a few facts on their first page are typed as `/load` into `warpcortex chat --session`, another process with a
-folder of its own, and the facts are asked for. When the answers are kept, the process is killed with -9; another one
-opens the session, and is asked the same.
+Notes with a few facts on their first page are loaded by `/load` into `warpcortex chat --session`, in another process
+with its own folder, and the facts are asked for. When the answers are saved, the process is killed with -9; another
+one opens the session and is asked the same.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ QUESTIONS = {  # the last one asks for a Stream
     "How many ropes of Mara and lamps of Otto in total?": "133",
 }
 _NAME = "killed"
-_ASIDE, _SAID = "/inject", "Thoughts that pass the Gate are injected."  # a command, and the one line that it prints
+_ASIDE, _SAID = "/inject", "Thoughts that pass the Gate are injected."  # a command and the one line it prints
 _PATIENCE = 900.0  # seconds for one line
 
 
@@ -48,11 +48,11 @@ class Life:
     """One process, from its start to its end.
 
     Attributes:
-        loaded: seconds until the notes were read; 0 if it read none.
-        seconds: until the last answer was kept.
-        answers: to `QUESTIONS`, in their order.
+        loaded: seconds until the notes were read; 0 without notes.
+        seconds: until the last answer was saved.
+        answers: to `QUESTIONS`, in order.
         said: lines on stderr.
-        peak: the most memory that it held, in bytes.
+        peak: peak memory in bytes.
     """
 
     loaded: float
@@ -63,23 +63,23 @@ class Life:
 
     @property
     def right(self) -> int:
-        """Answers that end in what is asked for."""
+        """The number of answers that end in the right value."""
         pairs = zip(self.answers, QUESTIONS.values(), strict=True)
         return sum(re.search(rf"(?<!\w){re.escape(value)}\.?\Z", answer.strip()) is not None for answer, value in pairs)
 
     @property
     def anew(self) -> list[str]:
-        """What it says that it had to compute anew of a session that it took up."""
+        """The messages about what had to be prefilled again when a session was resumed."""
         return [line for line in self.said if " anew" in line]
 
     @property
     def taken_up(self) -> str:
-        """What it says of the session that it found; empty if it found none."""
+        """The message about the resumed session; empty if there was none."""
         return next((line for line in self.said if line.startswith(f"session {_NAME}:")), "")
 
 
 def notes_of(prism: Prism, tokens: int, seed: int) -> str:
-    """The first page, and made-up notes of nobody on it behind it, until there are at least `tokens` tokens."""
+    """The first page, followed by made-up notes about others, at least `tokens` tokens in total."""
     rng = random.Random(seed)
     parts, length = [FIRST_PAGE], 0
     while length < tokens:
@@ -89,10 +89,10 @@ def notes_of(prism: Prism, tokens: int, seed: int) -> str:
 
 
 class _Chat:
-    """`warpcortex chat --session` as another process. What it prints comes back in lines, in order."""
+    """`warpcortex chat --session` as another process, whose output is read in lines."""
 
     def __init__(self, folder: Path) -> None:
-        homes = ("HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "LOCALAPPDATA")  # no session of the user's, no settings
+        homes = ("HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "LOCALAPPDATA")  # neither the user's sessions nor settings
         command = [sys.executable, "-m", "warpcortex_cli", "chat", "-m", "pocket", "--session", _NAME]
         self.process = subprocess.Popen(
             command,
@@ -112,9 +112,9 @@ class _Chat:
         self._lines.put(None)
 
     def type(self, line: str) -> list[str]:
-        """Types a line, and a command behind it, so that what the line did is kept. What was printed before that."""
+        """Types a line and a command after it, whose output marks the end; returns what was printed before."""
         assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it ended: what it said is below
+        with contextlib.suppress(BrokenPipeError):  # it ended; its output is read below
             self.process.stdin.write(f"{line}\n{_ASIDE}\n")
             self.process.stdin.flush()
         found: list[str] = []
@@ -125,14 +125,14 @@ class _Chat:
                 said = None
             if said is None:
                 self.process.kill()
-                raise RunError(f"the chat ended, or said nothing for {_PATIENCE:.0f} s: {' '.join(found[-3:])}")
+                raise RunError(f"the chat ended, or printed nothing for {_PATIENCE:.0f} s: {' '.join(found[-3:])}")
             if said == _SAID:
                 return found
             found.append(said)
 
 
 def live(folder: Path, notes: Path | None = None) -> Life:
-    """Starts a chat, lets it load notes if there are any, asks it all questions, and kills it with -9.
+    """Starts a chat, loads notes if there are any, asks all questions, and kills it with -9.
 
     Args:
         folder: where the session is kept.
@@ -155,7 +155,7 @@ def live(folder: Path, notes: Path | None = None) -> Life:
 
 
 def session_bytes(folder: Path) -> int:
-    """Of the session's file."""
+    """The size of the session's file."""
     return sum(path.stat().st_size for path in folder.rglob(f"{_NAME}.wcx"))
 
 
@@ -179,7 +179,7 @@ def main() -> None:
     print(f"read after {first.loaded:.1f} s, {len(QUESTIONS)} questions after {first.seconds:.1f} s; {_report(first)}")
     print(f"killed with -9; the file has {size / 2**20:.0f} MiB")
     print(f"opened again, {again.taken_up or 'no session was found'}")
-    print(f"{len(QUESTIONS)} questions after {again.seconds:.1f} s all told; {_report(again)}")
+    print(f"{len(QUESTIONS)} questions after {again.seconds:.1f} s; {_report(again)}")
     print(f"prefilled anew: {'; '.join(again.anew) or 'nothing'}")
 
 

@@ -7,23 +7,23 @@ llama.cpp is built outside this repository, once:
     cmake -S llama_cpp_python-*/vendor/llama.cpp -B peer -DCMAKE_BUILD_TYPE=Release -DLLAMA_CURL=OFF
     cmake --build peer --target llama-batched-bench llama-quantize llama-perplexity
 
-A trained model is given to both, to us as any MODEL, to llama.cpp as a GGUF file; a text says what each format costs:
+Both get a trained model, ours as any MODEL, llama.cpp as a GGUF file; a text measures each format's KL:
 
     python -m warpcortex_cli.lab.peer --build peer -m MODEL --gguf FILE.gguf --text TEXT
 
-Without a model, it is a shape with random weights, of which nobody can say what a format costs (`pip install gguf`):
+Without a model, a shape with random weights is used, for which KL means nothing (`pip install gguf`):
 
     python -m warpcortex_cli.lab.peer --build peer --shape Qwen2.5-0.5B --vocab \\
         llama_cpp_python-*/vendor/llama.cpp/models/ggml-vocab-qwen2.gguf
 
-Where a CPU has AMX, build it a second time without (`-DCMAKE_C_FLAGS="-mno-amx-int8 -mno-amx-tile -mno-amx-bf16"`, and
-the same for CXX), and give both folders: of each figure the better one counts, and a build that crashes, as llama.cpp's
-AMX kernels do on Q8_0 and Q4_0 of some shapes, is said and left out.
+On a CPU with AMX, make a second build without it (`-DCMAKE_C_FLAGS="-mno-amx-int8 -mno-amx-tile -mno-amx-bf16"`, and
+the same for CXX), and give both folders: the better figure counts, and a build that crashes, as llama.cpp's AMX kernels
+do on Q8_0 and Q4_0 of some shapes, is reported and skipped.
 
 Speeds are tokens per second: reading 512 tokens; the River alone; and what N agents write together. llama-batched-bench
-reads one shared prompt (`-pps`) and decodes N sequences behind it, as our Streams do behind one River; what the River
-writes meanwhile is not counted. KL is in nats a token: ours from our fp32, llama.cpp's from its F16. What counts is the
-ratio to llama.cpp's best format of at most the same KL.
+reads one shared prompt (`-pps`) and decodes N sequences after it, like our Streams over one River; the River's own
+tokens are not counted. KL is in nats a token: ours from our fp32, llama.cpp's from its F16. The ratio is to
+llama.cpp's fastest format of at most the same KL.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ _NAMES = {
 
 
 def gguf_name(name: str) -> str:
-    """The name that llama.cpp gives to a parameter of Qwen2."""
+    """llama.cpp's name of a parameter of Qwen2."""
     if name == "model.embed_tokens.weight":
         return "token_embd.weight"
     if name == "model.norm.weight":
@@ -107,29 +107,29 @@ def write_gguf(model: Any, vocabulary: Path, path: Path) -> None:
 
 @dataclass
 class Figures:
-    """Of one format.
+    """The figures of one format.
 
     Attributes:
-        kl: to full precision; None where nobody measured it.
-        speeds: tokens per second, by what was measured.
+        kl: from full precision; None if not measured.
+        speeds: tokens per second by measurement.
     """
 
     kl: float | None = None
     speeds: dict[str, float] = field(default_factory=dict)
 
     def better(self, other: dict[str, float]) -> None:
-        """Takes what is faster in another measurement."""
+        """Takes over the faster speeds of another measurement."""
         for what, speed in other.items():
             self.speeds[what] = max(speed, self.speeds.get(what, 0.0))
 
 
 def agents_write(n: int) -> str:
-    """What the speed of so many agents is called."""
+    """The name of the speed of `n` agents."""
     return f"{n} agent{'s' * (n != 1)}"
 
 
 def peer_speeds(build: Path, model: Path, load: Load, agents: list[int], threads: int) -> dict[str, float]:
-    """What llama-batched-bench did before it ended."""
+    """The speeds that llama-batched-bench printed before it ended."""
     room = load.context + max(agents) * (load.tokens + 1)
     reads, writes = (
         [
@@ -154,12 +154,12 @@ def _rows(command: list[str], model: Path, build: Path) -> list[dict[str, Any]]:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
         said = (done.stderr.strip().splitlines() or ["nothing"])[-1]
-        print(f"{model.stem} by {build}: it ended with {done.returncode} and said: {said}", flush=True)
+        print(f"{model.stem} by {build}: it ended with exit code {done.returncode}: {said}", flush=True)
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
 def peer_kl(builds: list[Path], base: Path, model: Path, text: Path, threads: int) -> float | None:
-    """From llama.cpp's F16 to another format, in nats a token, by the first build that does not crash on it."""
+    """KL from llama.cpp's F16 to another format, in nats a token, by the first build that does not crash on it."""
     scores = base.with_name(f"{text.stem}.scores")
     for build in builds:
         command = [str(build / "bin" / "llama-perplexity"), "-f", str(text), "-c", "512", "-t", str(threads)]
@@ -174,21 +174,21 @@ def peer_kl(builds: list[Path], base: Path, model: Path, text: Path, threads: in
 
 
 def mean_kl(said: str) -> float:
-    """What llama-perplexity says of it. Raises RunError if it says nothing."""
+    """The mean KL from llama-perplexity's output. Raises RunError if it is missing."""
     found = re.search(r"^Mean\s+KLD:\s*(-?[0-9.]+)", said, re.MULTILINE)
     if found is None:
-        raise RunError("llama-perplexity told no mean KLD.", "It takes a text of at least 1,024 tokens.")
+        raise RunError("llama-perplexity reported no mean KLD.", "Give a text of at least 1,024 tokens.")
     return float(found[1])
 
 
 def _ours(*arguments: str) -> Any:
-    """The program itself, in a process of its own, as a user starts it."""
+    """Runs the program in its own process, as a user starts it."""
     command = [sys.executable, "-m", "warpcortex_cli", *arguments, "--json"]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
 def our_runs(model: list[str], kind: str, load: Load, agents: list[int]) -> list[Run]:
-    """The program's own bench: a run for each of `agents`. `model`: the options that name it."""
+    """The program's own bench, one run for each of `agents`. `model`: the options for the model."""
     found = _ours(
         "bench", *model, "--device", "cpu", "--quantize", kind, "--agents", ",".join(map(str, agents)),
         "--context", str(load.context), "--landmarks", str(load.landmarks), "--focus", str(load.focus),
@@ -199,7 +199,7 @@ def our_runs(model: list[str], kind: str, load: Load, agents: list[int]) -> list
 
 
 def our_speeds(model: list[str], kind: str, load: Load, agents: list[int]) -> dict[str, float]:
-    """A short run for reading, and one for each of `agents`."""
+    """A short run for the prefill speed, and one for each of `agents`."""
     read = our_runs(model, kind, replace(load, context=READ, tokens=2, focus=0), [1])
     runs = our_runs(model, kind, load, agents)
     return {
@@ -210,13 +210,13 @@ def our_speeds(model: list[str], kind: str, load: Load, agents: list[int]) -> di
 
 
 def our_kl(model: str, text: Path) -> dict[str, float]:
-    """By format."""
+    """KL by format."""
     found = _ours("eval", "quantized", "-m", model, "--text", str(text))
     return {result["format"]: result["kl"] for result in found["results"]}
 
 
 def ratio(mine: Figures, theirs: dict[str, Figures], what: str) -> tuple[float, str] | None:
-    """To the fastest of their formats whose KL is at most mine, and which it is; of all of them if mine is unknown."""
+    """The ratio to their fastest format with at most my KL, and its name; of all formats if mine is unknown."""
     fair = [n for n, f in theirs.items() if mine.kl is None or (f.kl is not None and f.kl <= mine.kl)]
     fastest = max(fair, key=lambda name: theirs[name].speeds.get(what, 0.0), default=None)
     if fastest is None or not theirs[fastest].speeds.get(what) or what not in mine.speeds:
@@ -225,7 +225,7 @@ def ratio(mine: Figures, theirs: dict[str, Figures], what: str) -> tuple[float, 
 
 
 def table(ours: dict[str, Figures], theirs: dict[str, Figures], columns: list[str]) -> str:
-    """All figures, and below each of ours its ratios, as Markdown."""
+    """All figures as Markdown, with our ratios below each of our formats."""
     lines = [f"| | KL | {' | '.join(columns)} |", f"|{'---|' * (2 + len(columns))}"]
 
     def add(name: str, figures: Figures) -> None:
@@ -244,10 +244,10 @@ def table(ours: dict[str, Figures], theirs: dict[str, Figures], columns: list[st
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--build", type=Path, nargs="+", required=True, help="where llama.cpp was built")
-    parser.add_argument("-m", "--model", help="a trained model, as any command takes it")
+    parser.add_argument("--build", type=Path, nargs="+", required=True, help="the build folder of llama.cpp")
+    parser.add_argument("-m", "--model", help="a trained model, as in other commands")
     parser.add_argument("--gguf", type=Path, help="the same weights for llama.cpp")
-    parser.add_argument("--text", type=Path, help="what KL is measured on")
+    parser.add_argument("--text", type=Path, help="the text for KL")
     parser.add_argument("--shape", default="Qwen2.5-0.5B", help="without a model")
     parser.add_argument("--vocab", type=Path, help="ggml-vocab-qwen2.gguf of llama.cpp, for a shape")
     parser.add_argument("--formats", default=",".join(BITS), help="ours")
@@ -255,10 +255,10 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=1024)
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--landmarks", type=int, default=64)
-    parser.add_argument("--focus", type=int, default=64, help="tokens that each Stream reads for its own task")
+    parser.add_argument("--focus", type=int, default=64, help="tokens of each Stream's focus set")
     args = parser.parse_args()
     if (args.gguf is None) if args.model else (args.vocab is None):
-        parser.error("-m takes --gguf, and a shape takes --vocab")
+        parser.error("-m needs --gguf, and a shape needs --vocab")
     agents = [int(a) for a in args.agents.split(",")]
     threads, build = os.cpu_count() or 2, args.build[0]
     load = Load(agents[-1], args.context, args.landmarks, args.tokens)
@@ -296,15 +296,15 @@ def main() -> None:
 
 
 def described(build: Path) -> str:
-    """A build of llama.cpp by its folder and what it was made for, as its CMake cache says."""
+    """A build of llama.cpp: its folder, and its target from its CMake cache."""
     cache = build / "CMakeCache.txt"
     text = cache.read_text(encoding="utf-8") if cache.exists() else ""
     found = sorted(set(re.findall(r"^GGML_(NATIVE|AVX\w*|AMX\w*|FMA|F16C|BMI2):BOOL=ON$", text, re.MULTILINE)))
-    return f"{build} ({', '.join(found) if found else 'made for nobody knows what'})"
+    return f"{build} ({', '.join(found) if found else 'unknown target'})"
 
 
 def quantize(build: Path, given: Path, to: Path, kind: str) -> None:
-    """Another format of a GGUF file, by llama.cpp."""
+    """Converts a GGUF file to another format by llama.cpp."""
     command = [str(build / "bin" / "llama-quantize"), "--allow-requantize", str(given), str(to), kind]
     subprocess.run(command, check=True, capture_output=True)
 

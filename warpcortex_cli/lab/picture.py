@@ -1,8 +1,8 @@
-"""The chat of the README, as `chat` itself shows it: `python -m warpcortex_cli.lab.picture [--write]`.
+"""The README's chat, recorded from `chat` itself: `python -m warpcortex_cli.lab.picture [--write]`.
 
-Starts `warpcortex chat` in a terminal of its own, pastes the notes and the question that the README tells its reader to
-paste, and prints the screen twice: with the last panels it showed, and after the reply. `--write` puts both into the
-README, between the lines `<!-- chat -->` and `<!-- end of chat -->`.
+Starts `warpcortex chat` in its own terminal, pastes the notes and the question from the README, and prints the screen
+twice: with the last panels, and after the reply. `--write` puts both into the README, between the lines `<!-- chat -->`
+and `<!-- end of chat -->`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _PASTE = "\x1b[200~{}\x1b[201~\r"  # bracketed: its newlines are text
 
 
 def pasted(readme: str) -> str:
-    """What the README tells its reader to paste: the indented block behind the words `in one go:`."""
+    """The text that the README tells the reader to paste: the indented block after the words `in one go:`."""
     block = readme.split("in one go:\n\n", 1)[1]
     lines = re.match(r"(?:(?: {4}.*)?\n)*?(?=\S)", block)
     assert lines is not None
@@ -31,7 +31,7 @@ def pasted(readme: str) -> str:
 
 
 def chat(text: str, timeout: float = 120.0) -> tuple[list[str], list[str]]:
-    """The rows of a terminal in which `warpcortex chat` answers `text`, from the user's words on: at work, and done.
+    """The terminal's rows while `warpcortex chat` answers `text` and after, both from the user's words on.
 
     Raises:
         RuntimeError: there was no reply within `timeout` seconds.
@@ -61,7 +61,7 @@ def chat(text: str, timeout: float = 120.0) -> tuple[list[str], list[str]]:
             if time.monotonic() > end:
                 raise RuntimeError("chat did not answer:\n" + "\n".join(shown()).strip())
 
-    with tempfile.TemporaryDirectory() as home:  # no session, no settings of the one who runs this
+    with tempfile.TemporaryDirectory() as home:  # neither sessions nor settings of the user
         program = pexpect.spawn(
             sys.executable, ["-m", "warpcortex_cli", "chat", "-m", "pocket"], encoding="utf-8",
             dimensions=(HEIGHT, WIDTH), env=_environment(home),
@@ -75,7 +75,7 @@ def chat(text: str, timeout: float = 120.0) -> tuple[list[str], list[str]]:
 
 
 def _conversation(rows: list[str], end: str) -> list[str]:
-    """From the user's words to the last row that has `end`."""
+    """The rows from the user's words to the last row that contains `end`."""
     first = next(number for number, row in enumerate(rows) if row.startswith("you> "))
     return rows[first : 1 + max(number for number, row in enumerate(rows) if end in row)]
 
@@ -95,7 +95,7 @@ def with_chat(readme: str, at_work: list[str], done: list[str]) -> str:
     """`readme` with both screens between its two lines.
 
     Raises:
-        ValueError: it has not both of them.
+        ValueError: one of them is missing.
     """
     before, _, rest = readme.partition(BEGIN)
     _, found, after = rest.partition(END)
@@ -106,7 +106,7 @@ def with_chat(readme: str, at_work: list[str], done: list[str]) -> str:
 
 
 def _new(at_work: list[str], done: list[str]) -> list[str]:
-    """The rows of `done` that were not on the screen before, and the one they go on from."""
+    """The rows of `done` that were not on the screen before, and the row they continue."""
     same = next((number for number, (a, b) in enumerate(zip(at_work, done, strict=False)) if a != b), len(done))
     return done[max(0, same - 1) :]
 

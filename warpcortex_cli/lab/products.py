@@ -1,9 +1,8 @@
-"""Our products beside those of torch and torchao: `python -m warpcortex_cli.lab.products`.
+"""Our quantized products against torch's and torchao's: `python -m warpcortex_cli.lab.products`.
 
-One matrix of weights, rows of 1 (a step), 10 and 100 (Streams), and 512 (reading), in microseconds, the least of three
-medians; `error`: the length of the difference to the product in fp32 over that product's length. Each is called as its
-library has it without a compiler; torchao (no dependency; `pip install --no-deps torchao`) is left out where it is not
-installed. Sizes beside the name: bytes of the weights, to fp32.
+One weight matrix times 1 row (a step), 10 and 100 (Streams), and 512 (prefill), in microseconds, the least of three
+medians. `error`: relative to the fp32 product. `size`: bytes of the weights relative to fp32. Libraries are called
+eagerly, without a compiler; torchao (not a dependency; `pip install --no-deps torchao`) is skipped if not installed.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ Product = Callable[[Tensor], Tensor]
 
 
 def ours(weight: Tensor) -> Iterator[tuple[str, Product, int]]:
-    """Name, product and bytes of weights."""
+    """Name, product and weight bytes of each of our formats."""
     for name, form in (("ours bf16", 16), ("ours int8", 8), ("ours int4", INT4)):
         packed = native.pack(weight, form)
 
@@ -94,7 +93,7 @@ def of_torchao(weight: Tensor) -> Iterator[tuple[str, Product, int]]:
 
 
 def seconds(product: Product, x: Tensor) -> float:
-    """Of one call: the least of three medians, so that what else the machine does counts least."""
+    """Seconds of one call: the least of three medians, to suppress other load on the machine."""
     product(x)
     began = time.perf_counter()
     product(x)
@@ -112,7 +111,7 @@ def seconds(product: Product, x: Tensor) -> float:
 
 @torch.inference_mode()
 def measure(outputs: int, inputs: int, rows: tuple[int, ...] = ROWS) -> list[dict[str, Any]]:
-    """Each product's name, size to fp32, error, and microseconds by rows."""
+    """Each product's name, size relative to fp32, error, and microseconds by rows."""
     make = torch.Generator().manual_seed(1)
     weight = torch.randn(outputs, inputs, generator=make) / inputs**0.5
     given = {n: torch.randn(n, inputs, generator=make) for n in rows}

@@ -1,8 +1,8 @@
-"""Would it pay to compute a turn's KV again when the turn is over? `python -m warpcortex_cli.lab.refresh`.
+"""Does it pay to recompute a turn's KV when the turn is over? `python -m warpcortex_cli.lab.refresh`.
 
-While it writes, the River computes keys and values one token at a time; one parallel prefill of the finished turn gives
-them once more. Both are compared with those of the same weights in float64: a gain would have to show in the error, and
-be worth the prefill.
+While decoding, the River computes keys and values one token at a time; a prefill of the finished turn computes them
+again in parallel. Both are compared with the same weights in float64: a gain would have to show in the error and be
+worth the prefill.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ KINDS = ("count", "place", "claim", "who-else")
 
 @dataclass(frozen=True)
 class Refreshed:
-    """Relative errors of a turn's keys and values, as written and as prefilled anew, and the seconds of both."""
+    """Relative errors of a turn's keys and values, as decoded and as prefilled again, and the seconds of both."""
 
     keys: tuple[float, float]
     values: tuple[float, float]
@@ -44,10 +44,10 @@ class Refreshed:
 
 
 def refresh(prism: Prism, exact: Prism, notes: str, question: str) -> Refreshed:
-    """One turn without Streams, then again.
+    """One turn without Streams, then its prefill.
 
     Args:
-        prism: what writes.
+        prism: the model under test.
         exact: the same weights in float64.
     """
     session = Session(prism, load_profile("pocket").with_whole_context(), streams=False)
@@ -70,7 +70,7 @@ def refresh(prism: Prism, exact: Prism, notes: str, question: str) -> Refreshed:
     prefill = time.perf_counter() - began
 
     def error(of: int, tail: Tail) -> float:
-        """Of keys (0) or values (1), mean over layers."""
+        """The error of keys (0) or values (1), averaged over layers."""
         return fmean(_error(tail.layer(i)[of][:, start:end], true.layer(i)[of][:, start:end]) for i in layers)
 
     keys, values = ((error(of, river.tail), error(of, anew)) for of in (0, 1))

@@ -1,8 +1,8 @@
-"""What choosing landmarks costs: `python -m warpcortex_cli.lab.selection --tokens 32768 --grow 64`.
+"""The cost of selecting landmarks: `python -m warpcortex_cli.lab.selection --tokens 32768 --grow 64`.
 
-A River of so many tokens with random keys, the hardest to choose from, on a shape with random weights. `first`: the
-first selection of the process; `all`: out of all tokens, again; `grown`: when so many tokens came after a selection;
-`focus`: what the queries of a task of 24 tokens find in sentences, without the forward that makes them.
+The River has random keys, the hardest case, on a shape with random weights. `first`: the first selection of the
+process; `all`: from all tokens, again; `grown`: after `--grow` more tokens since a selection; `focus`: scoring
+sentences by the queries of a task of 24 tokens, without the forward that computes these.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ def grow(prism: Prism, tail: Tail, tokens: int) -> None:
 
 
 def random_queries(prism: Prism, tokens: int) -> list[Tensor]:
-    """Per layer [heads, tokens, head_dim]."""
+    """Random queries per layer, [heads, tokens, head_dim]."""
     return [torch.randn(prism.heads, tokens, prism.head_dim).to(prism.dtype) for _ in range(prism.layers)]
 
 
 def measure(prism: Prism, tokens: int, more: int, k: int, runs: int) -> dict[str, float]:
-    """Seconds by name, medians of `runs` but for `first`; `looked_at`: tokens that a grown selection chose from."""
+    """Seconds by name, medians of `runs` except for `first`; `looked_at`: candidates of a grown selection."""
     tail, settings = prism.new_tail(tokens + more), SynapseSettings(landmarks=k)
     grow(prism, tail, tokens)
     queries = random_queries(prism, QUERY_WINDOW)

@@ -1,15 +1,14 @@
-"""The log of sessions beside SQLite: `python -m warpcortex_cli.lab.stores`.
+"""The session log against SQLite: `python -m warpcortex_cli.lab.stores`.
 
-Both keep the same records: in each turn some blocks of KV and a line of what was said, safe on disk at its end. SQLite
-(WAL, one table, the record's CRC-32 in a column of its own) is asked for the same promise, `synchronous=FULL`, and for
-`NORMAL`, which may lose the last turns when the power fails. Measured are
+Both keep the same records: each turn has some blocks of KV and a line of text, durable at its end. SQLite (WAL, one
+table, the record's CRC-32 in its own column) runs with `synchronous=FULL`, the same guarantee, and with `NORMAL`, which
+may lose the last turns in a power failure. Measured are
 
-- a turn, opening, and reading a record that was chosen at random, in ms: medians;
-- bytes on disk beyond those of the payloads, and what a fork takes, in ms and in bytes;
-- kills: processes are killed (SIGKILL) while they write turns; `lost`: turns that were safe by what they said, and are
-  not there whole;
-- damage: a bit is flipped at random in a copy of the file; records of KV that cannot be read then, in the mean and at
-  most, and those that come back wrong. SQLite itself would not see a flip in a payload: its column of CRC-32 is ours.
+- median ms of a turn, of opening, and of reading a random record;
+- bytes on disk beyond the payloads, and ms and bytes of a fork;
+- kills: processes are killed (SIGKILL) while writing turns; `lost`: turns reported as durable that are not complete;
+- damage: a random bit is flipped in a copy of the file; KV records that become unreadable, on average and at most, and
+  those that read wrong. SQLite itself would not notice a flip in a payload: the CRC-32 column is ours.
 """
 
 from __future__ import annotations
@@ -39,24 +38,24 @@ KV, SAID = 1, 2  # kinds of records
 
 
 class Store(Protocol):
-    """What a session asks of its file."""
+    """What a session needs of its file."""
 
     def append(self, kind: int, key: int, payload: bytes) -> None: ...
     def commit(self) -> None: ...
     def keys(self) -> list[int]: ...
     def read(self, key: int) -> bytes:
-        """The payload. Raises DamagedError, or what the store raises where it can be read no more."""
+        """The payload. Raises DamagedError, or the store's own error if it is unreadable."""
 
     def close(self) -> None: ...
 
 
 class Log:
-    """The product's own."""
+    """The product's own log."""
 
     def __init__(self, path: Path) -> None:
         self._log = RecordLog(path)
         ends = [i for i, record in enumerate(self._log.records, 1) if record.kind == SAID]
-        self._log.forget_from(ends[-1] if ends else 0)  # as `Archive` does: a turn is there as a whole or not at all
+        self._log.forget_from(ends[-1] if ends else 0)  # as in `Archive`: drops an incomplete turn
         self._found = {record.key: record for record in self._log.records}
 
     def append(self, kind: int, key: int, payload: bytes) -> None:
@@ -116,12 +115,12 @@ STORES: dict[str, Callable[[Path], Store]] = {
 
 
 def payload(turn: int, number: int, size: int) -> bytes:
-    """The same for the same record, and no two alike."""
+    """A deterministic payload, different for each record."""
     return random.Random(turn * 1000 + number).randbytes(size)
 
 
 def turn_of(turn: int, blocks: int, size: int) -> list[tuple[int, int, bytes]]:
-    """Kind, key and payload of the records of a turn."""
+    """Kind, key and payload of a turn's records."""
     said = json.dumps({"role": "user", "text": f"turn {turn}"}).encode()
     kv = [(KV, turn * 1000 + number, payload(turn, number, size)) for number in range(blocks)]
     return [*kv, (SAID, turn * 1000 + blocks, said)]
@@ -160,7 +159,7 @@ def speed(name: str, folder: Path, turns: int, blocks: int, size: int) -> dict[s
         rng = random.Random(1)
         for _ in range(50):
             timed("read", lambda: store.read(rng.randrange(turns) * 1000 + rng.randrange(blocks)))
-        # A fork is made while the session is open.
+        # The fork is made while the session is open.
         began = time.perf_counter()
         before = _on_disk(folder)
         _fork(name, store, path, folder / "fork")
@@ -183,19 +182,19 @@ def _fork(name: str, store: Store, path: Path, to: Path) -> None:
 
 
 def _on_disk(folder: Path) -> int:
-    """Bytes of all files, linked ones once."""
+    """Bytes of all files, counting hard links once."""
     found = {p.stat().st_ino: p.stat().st_size for p in folder.iterdir()}
     return sum(found.values())
 
 
 def kills(name: str, folder: Path, times: int, blocks: int, size: int) -> dict[str, int]:
-    """Kills writers, each of which goes on where the last one was; what they said was safe must be there."""
+    """Kills writers, each continuing the last one's store; turns they reported as durable must be there."""
     path, safe, lost, broken, rng = folder / "session", -1, 0, 0, random.Random(2)
     for _ in range(times):
         command = [sys.executable, "-m", __spec__.name, "--write", name, str(path), str(blocks), str(size)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
             assert child.stdout is not None
-            said = int(child.stdout.readline())  # it has begun
+            said = int(child.stdout.readline())  # it has started
             os.set_blocking(child.stdout.fileno(), False)
             time.sleep(rng.uniform(0.0, 0.3))
             child.send_signal(signal.SIGKILL)
@@ -271,12 +270,15 @@ def main() -> None:
         write_until_killed(sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5]))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--turns", type=int, default=60)
-    parser.add_argument("--blocks", type=int, default=4, help="of KV, in each turn")
+    parser.add_argument("--blocks", type=int, default=4, help="KV blocks per turn")
     parser.add_argument("--size", type=int, default=374_000, help="bytes of a block: 32 tokens of SmolLM2 in 8 bits")
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--flips", type=int, default=40)
     parser.add_argument(
-        "--folder", type=Path, default=None, help="on the disk to measure; the system's for temporary files"
+        "--folder",
+        type=Path,
+        default=None,
+        help="a folder on the disk to measure; default: the system's for temporary files",
     )
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()

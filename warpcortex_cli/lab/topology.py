@@ -1,8 +1,8 @@
-"""Do landmarks keep the shape of the keys? `python -m warpcortex_cli.lab.topology` (needs gudhi: the extra `eval`).
+"""Do landmarks preserve the keys' topology? `python -m warpcortex_cli.lab.topology` (needs gudhi: the extra `eval`).
 
-For each layer and KV head the keys of a context are a cloud of points. Its persistence diagrams (Vietoris-Rips;
-clusters in dimension 0, loops in dimension 1) are compared with those of the landmarks, and of as many tokens drawn at
-random, by bottleneck distance: the smaller, the more alike. Distances are in units of the cloud's mean distance.
+For each layer and KV head the keys of a context are a point cloud. Its persistence diagrams (Vietoris-Rips; clusters in
+dimension 0, loops in dimension 1) are compared with those of the landmarks and of equally many random tokens by
+bottleneck distance; smaller is better. Distances are in units of the cloud's mean distance.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _DIMENSIONS = (0, 1)
 
 @dataclass(frozen=True)
 class Shape:
-    """One head's cloud: bottleneck distances of the landmarks and of random tokens (mean of the draws) to it."""
+    """Bottleneck distances from one head's cloud to the landmarks and to random tokens (mean over draws)."""
 
     layer: int
     head: int
@@ -53,7 +53,7 @@ def diagrams(points: Tensor) -> list[Tensor]:
 
 
 def shapes(prism: Prism, context: int, k: int, n: int, seed: int, draws: int = 3) -> Iterator[Shape]:
-    """All heads over `n` contexts of notes."""
+    """The distances of all heads over `n` contexts of notes."""
     import gudhi
 
     rng = random.Random(seed)
@@ -69,7 +69,7 @@ def shapes(prism: Prism, context: int, k: int, n: int, seed: int, draws: int = 3
                 cloud = cloud / torch.pdist(cloud).mean()
                 whole = diagrams(cloud)
                 ours = diagrams(cloud[synapse.indices[layer, head].cpu()])
-                # In the cloud's order, as the landmarks are: rounding depends on it.
+                # In the cloud's order, like the landmarks: rounding depends on it.
                 subsets = [torch.randperm(len(cloud), generator=generator)[:k].sort().values for _ in range(draws)]
                 drawn = [diagrams(cloud[subset]) for subset in subsets]
                 for d in _DIMENSIONS:
@@ -91,7 +91,7 @@ class Comparison:
 
 
 def summary(found: Sequence[Shape]) -> list[Comparison]:
-    """The shapes of all heads, by dimension."""
+    """Averages over all heads, by dimension."""
     out = []
     for d in _DIMENSIONS:
         of_it = [s for s in found if s.dimension == d]

@@ -1,1 +1,1 @@
-"""How the embedded model is made: its conversations, its tokenizer, its training."""
+"""The making of the embedded model: its conversations, tokenizer and training."""

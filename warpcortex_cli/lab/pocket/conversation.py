@@ -1,4 +1,4 @@
-"""Conversations out of a world: what is shown to the model, and which tokens it learns to write."""
+"""Training conversations from a world: the model's input, and which tokens it learns."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ USER, ASSISTANT, END = "<|user|>", "<|assistant|>", "<|end|>"
 class Piece:
     """A stretch of a training sequence.
 
-    `learn`: the weight of its tokens in the loss. `aside`: an injected thought, which stands at virtual positions
-    that end at the River's current one, exactly as the engine injects it. `keep`: only so many of its tokens, at their
-    own positions, as a Stream sees the landmarks of the River's context.
+    `learn`: the loss weight of its tokens. `aside`: an injected thought, at virtual positions that end at the River's
+    current one, exactly as in the engine. `keep`: only this many of its tokens, at their own positions, as a Stream
+    reads the landmarks of the River's context.
     """
 
     text: str
@@ -34,18 +34,18 @@ class Piece:
 
 @dataclass(frozen=True)
 class Mix:
-    """How often each kind of turn comes up; the curriculum changes these."""
+    """Frequencies of each kind of turn; lessons change them."""
 
     recall: float = 6.0
     delegated: float = 9.0
     talk: float = 0.3
     made_up: float = 0.6
-    chopped: float = 0.0  # of what is made up
-    totals: float = 3.5  # of what is delegated
-    invented: float = 0.0  # of what is said around the terms of a total: words that mean nothing
-    worded: float = 0.0  # of totals, asked for in words that are put together
-    numbers: tuple[float, ...] = (4, 2, 2, 2)  # how often a Stream adds two, three, four, five of them
-    chosen: float = 1.0  # the weight of what a request for a total chooses rather than copies
+    chopped: float = 0.0  # share of made-up words that are cut into syllables
+    totals: float = 3.5  # weight among delegated questions
+    invented: float = 0.0  # share of totals with meaningless words around their terms
+    worded: float = 0.0  # share of totals with composed wordings
+    numbers: tuple[float, ...] = (4, 2, 2, 2)  # weights of Streams that add two, three, four, five numbers
+    chosen: float = 1.0  # loss weight of what a request for a total chooses rather than copies
 
 
 DEFAULT_MIX = Mix()
@@ -60,12 +60,12 @@ def _close() -> Piece:
 
 
 def stream_turn(prompt: str, work: str) -> list[Piece]:
-    """A Stream's whole life: the task as a user turn, its thinking as the answer."""
+    """A whole Stream: the task as a user turn, its thinking as the answer."""
     return [*_user(prompt), Piece(work, learn=1.0), _close()]
 
 
 def _wrong(request: Request, rng: random.Random, others: list[Request]) -> str:
-    """A thought that does not belong to this request."""
+    """A thought of another request."""
     if others and rng.random() < 0.7:
         return rng.choice(others).thought
     task = f"{rng.randint(1, 99)} + {rng.randint(1, 99)}"
@@ -73,9 +73,9 @@ def _wrong(request: Request, rng: random.Random, others: list[Request]) -> str:
 
 
 def _asking(a: Answer, chosen: float) -> list[Piece]:
-    """What the River writes up to the end of its request. In a sum, each term begins with a choice: which is the next.
+    """The River's text up to the end of its request. In a sum, the beginning of each term chooses the next one.
 
-    A piece begins with a space where the text does not end, so that its tokens are those of the whole text.
+    Pieces within the text begin with a space, so that their tokens are those of the whole text.
     """
     assert a.request
     if a.kind != "total" or chosen == 1.0:
@@ -90,7 +90,7 @@ def _asking(a: Answer, chosen: float) -> list[Piece]:
 
 
 def river_turn(a: Answer, rng: random.Random, others: list[Request], chosen: float = 1.0) -> list[Piece]:
-    """The River's answer, with the thought arriving at some moment, or never, or a wrong one instead.
+    """The River's answer, with the thought arriving at some point, or never, or a wrong one instead.
 
     `chosen`: as in `Mix`.
     """
@@ -117,10 +117,10 @@ def river_turn(a: Answer, rng: random.Random, others: list[Request], chosen: flo
 
 
 def inline_turn(a: Answer, w: World, sentences: list[str], chosen: float = 1.0) -> list[Piece]:
-    """The same steps in the River's own text: what the Stream reads of its task, what it writes, then the answer.
+    """The same steps in the River's own text: the Stream's task, its thinking, then the answer.
 
-    The control that says what Streams are worth. Nobody chooses a focus set for the River: where a Stream goes through
-    the sentences that it was given, this goes through all of the notes.
+    The control for the value of Streams. The River has no focus set: where a Stream goes through the sentences of its
+    own, this goes through all notes.
     """
     if a.request is None:
         return [Piece(a.end, 1.0), _close()]
@@ -177,7 +177,7 @@ def calculation(
 
 
 def sums(words: Words, budget: int, numbers: tuple[float, ...] = DEFAULT_MIX.numbers) -> list[Piece]:
-    """Streams that calculate and compare, one after another, until about `budget` characters are used."""
+    """A sequence of calculating and comparing Streams, up to about `budget` characters."""
     rng = words.rng
     out: list[Piece] = []
     while sum(len(p.text) for p in out) < budget:
@@ -186,12 +186,12 @@ def sums(words: Words, budget: int, numbers: tuple[float, ...] = DEFAULT_MIX.num
     return out
 
 
-_DECIDED = 3.0  # the few words of a reading Stream that are not copied
+_DECIDED = 3.0  # loss weight of the few words of a reading Stream that are not copied
 _FOCUS_CHARACTERS = 480  # about the 224 tokens of the profile
 
 
 def _focus(sentences: list[str], task: str, rng: random.Random) -> list[str]:
-    """A focus set much as the engine makes it: what shares rare words with the task first, while there is room."""
+    """A focus set similar to the engine's: sentences that share rare words with the task first, while they fit."""
     bags = [set(re.findall(r"\w+", s.lower())) for s in sentences]
     common = Counter(word for bag in bags for word in bag)
     asked = set(re.findall(r"\w+", task.lower()))
@@ -210,9 +210,9 @@ def _focus(sentences: list[str], task: str, rng: random.Random) -> list[str]:
 
 
 def reading(words: Words, notes: int, about: bool | None = None) -> list[Piece]:
-    """A Stream that reads: behind landmarks of the River's context, the sentences of its focus, then its task.
+    """A reading Stream: landmarks of the River's context, the sentences of its focus set, then its task.
 
-    The task is to find who else is at a place, or (`about`) all that is known of one thing.
+    The task is to find who else is at a place, or (`about`) everything about one thing.
     """
     rng = words.rng
     w = world.make_world(words, notes, crowded=rng.random() < 0.35)
@@ -220,7 +220,7 @@ def reading(words: Words, notes: int, about: bool | None = None) -> list[Piece]:
     shared = [f for f in w.facts if w.others_at(f.place, f.person)]
     fact = rng.choice(shared if shared and rng.random() < 0.9 else w.facts)
     about = rng.random() < 0.2 if about is None else about
-    if about and rng.random() < 0.5:  # or it reads the River's own context
+    if about and rng.random() < 0.5:  # else it reads the River's own context
         whole = [Piece(USER, special=True), Piece(world.join_notes(sentences, rng)), Piece(END, special=True)]
         return [*whole, *stream_turn(f"recall: {fact.name}", f"= {fact.name}: {fact.details()}")]
     question = f"Who else keeps things where {fact.person} keeps {fact.thing.many}?"
@@ -276,7 +276,7 @@ def question(w: World, rng: random.Random, words: Words, mix: Mix) -> Answer:
 
 
 def conversation(words: Words, notes: int, budget: int, mix: Mix, inline: bool = False) -> list[Piece]:
-    """One conversation over `notes` sentences; turns are added until about `budget` characters are used.
+    """One conversation over `notes` sentences, with turns up to about `budget` characters.
 
     `inline`: the same questions, with the steps of Streams in the River's own text.
     """
@@ -311,7 +311,7 @@ def conversation(words: Words, notes: int, budget: int, mix: Mix, inline: bool =
 
 
 def small_talk(words: Words, before: str = "") -> list[Piece]:
-    """A turn that has nothing to do with notes, though there may be some `before` it."""
+    """A turn unrelated to notes, even if there are some `before` it."""
     return [*_user(before + world.small_talk(words.rng, words)), Piece(world.ABOUT, 1.0), _close()]
 
 

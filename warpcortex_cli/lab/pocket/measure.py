@@ -1,4 +1,4 @@
-"""What pocket can do by itself: `python -m warpcortex_cli.lab.pocket.measure --weights FOLDER`.
+"""pocket's skills without the engine: `python -m warpcortex_cli.lab.pocket.measure --weights FOLDER`.
 
 Words are held-out or made up, never those of training. An answer counts only if every token of it is the greedy one.
 """
@@ -42,7 +42,7 @@ def recall(n: int, made_up: float = 0.4) -> Case:
 
 
 def river(question: Callable[..., Answer | None], n: int, part: str) -> Case:
-    """`part`: "request" (what it writes until the request), "used" (the end, given the thought), "alone" (without)."""
+    """`part`: "request" (the text up to the request), "used" (the end, with the thought), "alone" (without it)."""
 
     def case(words: Words) -> list[Piece] | None:
         w, ask = _notes(words, n)

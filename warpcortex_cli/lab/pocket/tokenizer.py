@@ -1,7 +1,7 @@
-"""pocket's tokenizer: a small byte-fallback BPE in which a word is the same tokens wherever it stands.
+"""pocket's tokenizer: a small byte-fallback BPE in which a word has the same tokens everywhere.
 
-Digits are single tokens. A word always carries its leading space, also at the start of a line, and a plural `s` is a
-token of its own, so that `rope` and `ropes` share their stem: the model matches names by equality of tokens.
+Digits are single tokens. A word always includes its leading space, also at the start of a line, and a plural `s` is a
+separate token, so that `rope` and `ropes` share their stem: the model matches names by equal tokens.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def build(sample_seed: int = 7, conversations: int = 6000) -> Tokenizer:
         [
             normalizers.Prepend("▁"),
             normalizers.Replace(Regex(r"\A▁(?=\s)"), ""),
-            normalizers.Replace(Regex(r"\n(?!\z)"), "\n▁"),  # a text's end is no line's beginning
+            normalizers.Replace(Regex(r"\n(?!\z)"), "\n▁"),  # the end of a text does not begin a line
             normalizers.Replace(" ", "▁"),
         ]
     )

@@ -1,7 +1,7 @@
 """Trains pocket: `python -m warpcortex_cli.lab.pocket.train --out FOLDER`, resumable, on 2 CPU cores.
 
-A second process writes the conversations; this one takes the steps. Small batches win: copying and recall appear after
-some thousand steps whatever the batch.
+A second process generates the conversations; this one trains. Small batches win: copying and recall appear after some
+thousand steps, whatever the batch size.
 """
 
 from __future__ import annotations
@@ -65,12 +65,12 @@ CURRICULUM = (
     Stage(1100, 1, (12, 45), 2600, 1500, readings=2, mix=Mix(chopped=0.5), shares=(0.35, 0.45, 0.2)),
     Stage(500, 1, (25, 75), 4000, 1250, readings=2, mix=Mix(chopped=0.5), shares=(0.35, 0.45, 0.2)),
 )
-# A short second round at a low rate, with more of what is learnt last: Streams that read.
+# A short second round at a low rate, with more of what is learnt last: reading Streams.
 FINISH = Stage(4700, 1, (10, 45), 2600, 1000, readings=3, mix=Mix(chopped=0.5), shares=(0.35, 0.25, 0.4))
 FINISH_RATE = 0.4
-# Sums of two to five terms, however they are joined, and the rest of what was learnt beside them. A request for a sum
-# weighs more where it chooses its next term. The second part asks in words that mean nothing, too. The third takes up
-# again what suffers from so many sums: above all Streams that read.
+# Sums of two to five terms in any wording, mixed with the earlier lessons. The loss weighs the choice of a sum's next
+# term more. The second part also asks in meaningless words. The third repeats what suffers from so many sums: above all
+# reading Streams.
 _SUMS = Stage(
     1400, 1, (3, 45), 2500, 500, readings=2, mostly_few=True, rates=(0.6, 0.367), warm=50, shares=(0.45, 0.2, 0.35),
     mix=Mix(recall=4, delegated=12, totals=14, chopped=0.5, chosen=5.0),
@@ -83,7 +83,7 @@ _AGAIN = replace(
     mix=replace(_INVENTED.mix, totals=12, invented=0.15, chosen=3.0),
 )  # fmt: skip
 SUMS = (_SUMS, _INVENTED, _AGAIN)
-# The same sums, asked for in many more words, and Streams that add more numbers: four and five were their weak side.
+# The same sums in many more wordings, and Streams that add more numbers: four and five were their weakness.
 _WORDED = replace(
     _SUMS, steps=1600, budget=3400, sums=750, readings=1, rates=(0.5, 0.3), shares=(0.5, 0.25, 0.25),
     mix=replace(_SUMS.mix, recall=3, totals=30, invented=0.2, worded=0.6, numbers=(2, 2, 3, 5)),
@@ -93,8 +93,8 @@ _SETTLED = replace(
     mix=replace(_WORDED.mix, recall=5, totals=14, invented=0.15, chosen=3.0),
 )  # fmt: skip
 WORDS = (_WORDED, _SETTLED)
-# Lessons for finished weights. Of the weights that one begins with, KEPT are in those it ends with: after SUMS, reading
-# for a place falls to 83 % without.
+# Lessons for finished weights. The result is averaged with the initial weights, which have the share KEPT: without it,
+# reading for a place falls to 83 % after SUMS.
 LATER = {"sums": SUMS, "words": WORDS}
 KEPT = 0.25
 LESSONS = (*CURRICULUM, FINISH, *(stage for lesson in LATER.values() for stage in lesson))
@@ -153,7 +153,7 @@ def _causal(
 
 
 def build_model() -> Any:
-    """A freshly initialised Qwen2 with plain causal attention, which respects virtual positions."""
+    """A newly initialised Qwen2 with plain causal attention, which respects virtual positions."""
     from transformers import AttentionInterface, AttentionMaskInterface, Qwen2Config, Qwen2ForCausalLM
 
     AttentionInterface.register("pocket_causal", _causal)
@@ -171,10 +171,10 @@ where Tell me say notes know recall math check who beside yes no That In They co
 
 
 def word_weights(tok: Tokenizer) -> torch.Tensor:
-    """How much each token says about which note it stands in, [vocab_size], 0..1.
+    """How well each token identifies its note, [vocab_size], 0..1.
 
-    Names and things tell notes apart; digits, colours, places and the frame of the sentences do not. The first token of
-    a word counts more than the others, or a long name would outweigh a short thing.
+    Names and things identify notes; digits, colours, places and the frame of sentences do not. The first token of a
+    word counts more than the others, or a long name would outweigh a short thing.
     """
     starts = torch.tensor([(tok.id_to_token(i) or "").startswith("▁") for i in range(tok.get_vocab_size())])
     weights = torch.where(starts, 0.95, 0.6)
@@ -192,12 +192,12 @@ def word_weights(tok: Tokenizer) -> torch.Tensor:
 def help_recall(model: Any, words: torch.Tensor, sharpness: float = 6.0, match: float = 1.3, copy: float = 0.1) -> None:
     """Starts with the circuit of recall, which chance takes thousands of steps to find.
 
-    Embeddings live in a subspace of their own, and what tells notes apart in a part of it. Layer 0, through q and k
-    biases on RoPE pairs alone: two heads look exactly 1 and 2 tokens back; two gather the telling words of about the
-    last 16 and the last 24 tokens, without their order, so that `Mara keeps ropes:` matches `The ropes of Mara:`.
-    Each writes into its own subspace. Layers 1 and 2: a query asks for its own token as predecessor and for the words
-    it has gathered, in RoPE pairs too slow to turn within a long context, and copies what it finds. One head of layer 2
-    asks for tokens with the same two predecessors as its own: is the place just read the one that is asked for?
+    Embeddings have their own subspace, with identifying words in a part of it. Layer 0, through q and k biases on RoPE
+    pairs alone: two heads attend exactly 1 and 2 tokens back; two average the identifying words of about the last 16
+    and the last 24 tokens, so that `Mara keeps ropes:` matches `The ropes of Mara:`. Each writes into its own subspace.
+    Layers 1 and 2: a query matches its own token as predecessor and its averaged words, in RoPE pairs too slow to
+    rotate within a long context, and copies what it finds. One head of layer 2 matches tokens with the same two
+    predecessors as its own: is the place just read the wanted one?
 
     Args:
         words: `word_weights` of the tokenizer.
@@ -211,7 +211,7 @@ def help_recall(model: Any, words: torch.Tensor, sharpness: float = 6.0, match: 
     token_space, writes = basis[:, :TOKEN_DIMS], writes.split(HEAD_WRITES, dim=1)
     embeddings = model.model.embed_tokens.weight
     norm = 0.4
-    for layer in model.model.layers:  # what is not built yet must not drown what is
+    for layer in model.model.layers:  # the random part must not drown the built circuit
         layer.mlp.down_proj.weight *= 0.2
         layer.self_attn.o_proj.weight *= 0.2
     inside, outside = (F.normalize(torch.randn(len(words), d)) for d in (WORD_DIMS, TOKEN_DIMS - WORD_DIMS))
@@ -248,7 +248,7 @@ def help_recall(model: Any, words: torch.Tensor, sharpness: float = 6.0, match: 
     def attend(
         layer: int, kv: int, asks: torch.Tensor, offers: torch.Tensor, takes: torch.Tensor, gives: torch.Tensor
     ) -> None:
-        """One key-value head and its queries: what is asked, offered, taken along and written. All [n, hidden]."""
+        """Sets one KV head and its query heads: query, key, value and output projections, all [n, hidden]."""
         attention = model.model.layers[layer].self_attn
         attention.k_proj.weight[kv * size + slow] = offers
         attention.v_proj.weight[kv * size : kv * size + len(takes)] = takes
@@ -288,7 +288,7 @@ def encode(tok: Tokenizer, pieces: list[Piece], limit: int) -> Sequence:
             positions += range(here, here + len(new))
             here += len(new)
         ids += new
-        # In the engine no token of the River predicts an aside, and no token of an aside predicts the River.
+        # In the engine no River token predicts an aside, and no aside token predicts the River.
         weights += [0.0 if (p.aside or after_aside) and i == 0 else p.learn for i in range(len(new))]
         after_aside = p.aside
     return ids[:limit], positions[:limit], weights[:limit]
@@ -298,9 +298,9 @@ Batch = list[dict[str, torch.Tensor]]
 
 
 def make_batch(tok: Tokenizer, rng: random.Random, stage: Stage, inline: bool = False) -> Batch:
-    """What one step learns from: conversations, and beside them Streams that calculate, which are shorter.
+    """The batch of one step: conversations, and calculating Streams, which are shorter.
 
-    `inline`: the same questions for a River that does the steps of Streams itself.
+    `inline`: the same questions for a River that writes the Streams' steps itself.
     """
     rows: list[Sequence] = []
     notes = stage.draw_notes(rng)
@@ -321,7 +321,7 @@ def make_batch(tok: Tokenizer, rng: random.Random, stage: Stage, inline: bool = 
 
 
 def _pad(rows: list[Sequence]) -> dict[str, torch.Tensor]:
-    """ids, positions [rows, tokens]; where and how much to learn."""
+    """ids, positions and loss weights, [rows, tokens]."""
     width = max(len(r[0]) for r in rows)
     ids = torch.zeros(len(rows), width, dtype=torch.long)
     positions = torch.zeros(len(rows), width, dtype=torch.long)
@@ -341,13 +341,13 @@ def _producer(tok_json: str, seed: int, steps: range, queue: Any, curriculum: tu
     tok = Tokenizer.from_str(tok_json)
     for step in steps:
         parts = make_batch(tok, random.Random(seed * 1_000_003 + step), _stage_at(step, curriculum), inline)
-        # By value: tensors travel as handles, which die with this process while batches still wait.
+        # By value: tensors are sent as handles, which die with this process while batches are still queued.
         _put(queue, [{name: tensor.numpy() for name, tensor in part.items()} for part in parts])
     _put(queue, None)
 
 
 def _put(queue: Any, item: Any) -> None:
-    """Waits for room, but not for a trainer that was killed."""
+    """Waits for room in the queue, but not if the trainer was killed."""
     trainer = mp.parent_process()
     while True:
         try:
@@ -361,7 +361,7 @@ def _put(queue: Any, item: Any) -> None:
 def batches(
     tok: Tokenizer, seed: int, steps: range, curriculum: tuple[Stage, ...], inline: bool = False
 ) -> Iterator[Batch]:
-    """The batches of these steps, made by a second process."""
+    """The batches of these steps, generated by a second process."""
     context = mp.get_context("spawn")
     queue = context.Queue(maxsize=24)
     arguments = (tok.to_str(), seed, steps, queue, curriculum, inline)
@@ -373,14 +373,14 @@ def batches(
         except Empty:
             if worker.is_alive():
                 continue
-            raise RuntimeError("the process that makes the batches has ended") from None
+            raise RuntimeError("the process that generates the batches has ended") from None
         if batch is None:
             return
         yield [{name: torch.from_numpy(values) for name, values in part.items()} for part in batch]
 
 
 def loss_of(model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, float]:
-    """Weighted next-token loss on the learned tokens, and the share of them predicted right."""
+    """The weighted next-token loss, and the share of learned tokens predicted right."""
     hidden = model.model(input_ids=batch["ids"], position_ids=batch["positions"], use_cache=False).last_hidden_state
     weights = batch["weights"][:, 1:]
     where = weights > 0
@@ -409,7 +409,7 @@ def _orthogonalised(
 
 
 def optimizers_of(model: Any) -> list[torch.optim.Optimizer]:
-    """Muon for matrices, AdamW for the rest. What `help_recall` built moves slowly, or it would soon be undone.
+    """Muon for matrices, AdamW for the rest. What `help_recall` built has a low rate, or it would soon be undone.
 
     Recall and copying appear as sudden drops after some number of steps; with Muon (Jordan et al., 2024,
     https://kellerjordan.github.io/posts/muon) after fewer of them than with AdamW.
@@ -437,7 +437,7 @@ def _stage_at(step: int, curriculum: tuple[Stage, ...]) -> Stage:
 
 
 def schedule(step: int) -> float:
-    """Warm-up, a plateau, then linear decay to nothing; then the same decay once more, lower; then as LATER says."""
+    """Warm-up, a plateau, linear decay to 0; then the same decay again, lower; then the rates of LATER."""
     total = sum(stage.steps for stage in CURRICULUM)
     if step < total:
         warm = min(1.0, (step + 1) / 100)
@@ -493,7 +493,7 @@ def train(
             o.load_state_dict(s)
         step = state["step"]
     started, seen, resumed = time.monotonic(), 0, step
-    loss_mean, right = [0.0] * 3, [0.0] * 3  # of conversations, of sums, of readings
+    loss_mean, right = [0.0] * 3, [0.0] * 3  # by conversations, sums, readings
     log = (out / "log.jsonl").open("a")
     bar = Progress(
         TextColumn("{task.description}"),
@@ -544,7 +544,7 @@ def train(
 
 @torch.no_grad()
 def finish(model: Any, start: Path | None) -> None:
-    """Averages what was learnt with what the lesson began with, so that less of that is lost.
+    """Averages the weights with those before the lesson, so that less is forgotten.
 
     Wortsman et al., "Robust fine-tuning of zero-shot models", 2022.
     """
@@ -583,9 +583,9 @@ def export(model: Any, tok: Tokenizer, folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("pocket-run"), help="folder for checkpoint, log and weights")
-    parser.add_argument("--from", dest="start", type=Path, help="weights to start from: one lesson is learnt")
-    parser.add_argument("--lesson", choices=list(LATER), default="words", help="the lesson that --from learns")
-    parser.add_argument("--inline", action="store_true", help="the control: the River does the steps of Streams itself")
+    parser.add_argument("--from", dest="start", type=Path, help="weights to start one lesson from")
+    parser.add_argument("--lesson", choices=list(LATER), default="words", help="the lesson of --from")
+    parser.add_argument("--inline", action="store_true", help="the control: the River writes the Streams' steps itself")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 2)
     parser.add_argument("--device", default="cpu")

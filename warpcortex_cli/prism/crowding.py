@@ -1,9 +1,9 @@
-"""How many threads compute while other programs want the cores, too.
+"""Adapts the number of threads to the load of other programs.
 
-Threads that compute a step together wait for each other many times in it, spinning (see `process`). If another program
-takes the core of one of them, all others spin for nothing: two busy neighbours on two cores left a River a quarter of
-its speed. Linux counts for each thread how long it was ready but did not run. If that shows that others run, as many
-threads are given up, and taken back when the cores are free. Results do not depend on the number of threads.
+The threads of a step wait for each other many times, spinning (see `process`). If another program takes the core of one
+of them, all others spin for nothing: two busy programs on two cores left a River a quarter of its speed. Linux counts
+for each thread how long it was runnable but did not run. If that shows other programs, the number of threads is reduced
+by as many, and raised again when cores are free. Results do not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from pathlib import Path
 import torch
 
 _TASKS = Path("/proc/self/task")
-_WINDOW = 0.1  # seconds of steps after which it is looked at
-_PAUSE = 0.5  # seconds without a step, after which what was before says nothing
-_BUSY = 0.2  # of a window, for which a thread computed or wanted to: it takes part
-_CROWDED = 0.5  # cores with others that are taken for one
-_FIRST, _LAST = 1.0, 16.0  # seconds before another thread is tried; twice as long each time that it was crowded again
+_WINDOW = 0.1  # seconds of steps between two checks
+_PAUSE = 0.5  # seconds without a step, after which a new window begins
+_BUSY = 0.2  # share of a window that a thread must have been runnable to be counted
+_CROWDED = 0.5  # estimated cores in use by others from which on threads are reduced
+_FIRST, _LAST = 1.0, 16.0  # seconds before a thread is added again; doubled each time that this fails
 
-Times = Mapping[str, tuple[float, float]]  # by thread: seconds that it ran, and that it waited for a core
+Times = Mapping[str, tuple[float, float]]  # by thread: seconds running, and seconds waiting for a core
 
 
 class Crowd:
-    """Gives up threads to other programs, and takes them back.
+    """Reduces the number of threads while other programs run, and raises it again.
 
     Args:
-        times: of this process's threads, since they began.
-        clock: seconds.
+        times: of this process's threads, since they started.
+        clock: in seconds.
         use: sets the number of threads.
     """
 
@@ -49,7 +49,7 @@ class Crowd:
     def look(self, threads: int) -> None:
         """Called before each step, with the number of threads that compute it."""
         now = self._clock()
-        if threads != self._threads:  # somebody else has set it
+        if threads != self._threads:  # it was set elsewhere
             self._most = self._threads = threads
         if now - self._seen > _PAUSE:
             self._begin(now)
@@ -59,7 +59,7 @@ class Crowd:
             self._begin(now)
 
     def over(self) -> None:
-        """Called after each step: one among many neighbours may take longer than a pause."""
+        """Called after each step, which on a crowded machine may take longer than _PAUSE."""
         self._seen = self._clock()
 
     def _begin(self, now: float) -> None:
@@ -67,7 +67,7 @@ class Crowd:
             self._before, self._began = self._times(), now
 
     def _neighbours(self, now: float) -> float:
-        """Cores on which others ran: a thread waits as long there as it runs, or longer."""
+        """Cores shared with other programs: there a thread waits at least as long as it runs."""
         least, found = _BUSY * (now - self._began), 0.0
         for thread, (ran, waited) in self._times().items():
             ran_before, waited_before = self._before.get(thread, (ran, waited))
@@ -78,7 +78,7 @@ class Crowd:
 
     def _judge(self, now: float, neighbours: float) -> None:
         if neighbours >= _CROWDED:
-            if now < self._until + 2 * _WINDOW and self._threads > 1:  # a trial has failed
+            if now < self._until + 2 * _WINDOW and self._threads > 1:  # adding a thread has failed
                 self._patience = min(2 * self._patience, _LAST)
             self._set(max(1, self._threads - max(1, round(neighbours))))
             self._until = now + self._patience
@@ -95,19 +95,19 @@ class Crowd:
 
 
 def thread_times() -> Times:
-    """As the kernel counts them; nothing where it does not."""
+    """The kernel's counts; empty if there are none."""
     found = {}
     try:
         for task in os.listdir(_TASKS):
             ran, waited, _ = (_TASKS / task / "schedstat").read_bytes().split()
             found[task] = int(ran) / 1e9, int(waited) / 1e9
-    except (OSError, ValueError):  # no Linux, one without these counts, or a thread that ended just now
+    except (OSError, ValueError):  # not Linux, no such counts, or a thread that just ended
         return {}
     return found
 
 
 def follows() -> bool:
-    """Whether the number of threads may change: OMP_DYNAMIC=false forbids it, and others than Linux tell nothing."""
+    """Whether the number of threads may change: not with OMP_DYNAMIC=false, and only on Linux, which has the counts."""
     return os.environ.get("OMP_DYNAMIC", "").strip().lower() != "false" and bool(thread_times())
 
 
@@ -115,10 +115,10 @@ _crowd = Crowd(thread_times)
 
 
 def look() -> None:
-    """Before a step, the one of this process."""
+    """`Crowd.look` of this process, before a step."""
     _crowd.look(torch.get_num_threads())
 
 
 def over() -> None:
-    """The same after the step."""
+    """`Crowd.over` of this process, after a step."""
     _crowd.over()

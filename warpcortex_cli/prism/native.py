@@ -1,6 +1,6 @@
-"""The kernels for a CPU: what Python calls of them, with tensors.
+"""The Python interface of the CPU kernels. All tensors are on the CPU.
 
-They serve a CPU with at least the C++ compiler that `--compile` asks for. All tensors are on the CPU.
+The kernels need a C++ compiler, like `--compile`.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from warpcortex_cli.memory.tail import Slab, TailView
 from warpcortex_cli.prism.library import built, elsewhere
 
 _LANES = 16
-MINIMA = 32  # what a format's number is above its bits where its groups have minima
-INT4, INT8, BF16 = 4 + MINIMA, 8, 16  # formats: how weights lie in memory, by the number that kernels know each by
-# Types of GGUF that are packed as they lie there, in the order of `Blocks` in kernels/: bytes and values of a block,
-# and the format.
+MINIMA = 32  # a format's number is its bits, plus this if groups have minima
+INT4, INT8, BF16 = 4 + MINIMA, 8, 16  # formats of packed weights, by the kernels' numbers
+# GGUF types that are packed directly, in the order of `Blocks` in kernels/: bytes and values of a block, and the
+# format.
 BLOCKS = {
     "Q4_0": (18, 32, 4),
     "Q4_1": (20, 32, INT4),
@@ -38,9 +38,9 @@ BLOCKS = {
     "Q5_K": (176, 256, INT8 + MINIMA),
 }
 _FORMATS = (4, INT4, INT8, 8 + MINIMA, BF16)
-_MOST_INPUTS = 1 << 17  # wider layers than any model's
-_AT_ONCE = 1 << 18  # weights that are packed at once: in fp32 they fit into a core's cache
-ROWS = 16384  # of weights that are looked at in fp32 at once; a multiple of the lanes
+_MOST_INPUTS = 1 << 17  # more than any model's layers
+_AT_ONCE = 1 << 18  # weights packed at a time: in fp32 they fit into a core's cache
+ROWS = 16384  # weight rows converted to fp32 at a time; a multiple of the lanes
 
 
 class _Readers(ctypes.Structure):
@@ -72,7 +72,7 @@ class _Attention(ctypes.Structure):
 
 
 class Form(NamedTuple):
-    """Of keys and values."""
+    """The shape and dtype of keys and values."""
 
     layers: int
     kv_heads: int
@@ -82,14 +82,14 @@ class Form(NamedTuple):
 
 @dataclass(frozen=True)
 class _Place:
-    """Where keys and values lie in memory.
+    """Addresses of keys and values.
 
     Attributes:
-        table: of each layer the addresses of keys and values; of a part that is read, also its tokens and the strides
-            from one head to the next. int64 [layers, 2 or 5].
-        held: what must live as long as they are read there, but for a slab, which would keep rooms that it has left.
+        table: int64 [layers, 2 or 5]: addresses of keys and values; of shared parts also the tokens and both head
+            strides.
+        held: objects to keep alive while the addresses are used. Not a slab's tensors, which it replaces as it grows.
         form: of all of them.
-        moves: of the slab, when this was looked at.
+        moves: the slab's count when the addresses were taken.
     """
 
     table: Tensor
@@ -98,11 +98,11 @@ class _Place:
     moves: int = 0
 
 
-_places: WeakKeyDictionary[Segment | Slab, _Place] = WeakKeyDictionary()  # to look at all layers takes a while
+_places: WeakKeyDictionary[Segment | Slab, _Place] = WeakKeyDictionary()  # a cache, since collecting all layers is slow
 
 
 def _place(of: Segment | TailView | Slab) -> _Place:
-    """Raises ValueError: these are no keys and values that the kernels can read."""
+    """Raises ValueError: the kernels cannot read these keys and values."""
     if isinstance(of, TailView):
         slab, slot = of.tail.slab, of.tail.slot
         room, whole = slab.rooms[0].data, _place(slab)
@@ -113,7 +113,7 @@ def _place(of: Segment | TailView | Slab) -> _Place:
         table[:, 2:] = torch.tensor((of.tokens, room.stride(1), room.stride(1)))
         return _Place(table, (slab,), whole.form)
     known = _places.get(of)
-    if isinstance(of, Slab):  # which has other rooms when it has grown
+    if isinstance(of, Slab):  # it has other tensors after it has grown
         if known is not None and known.moves == of.moves:
             return known
         rooms = [(k.data.data_ptr(), v.data.data_ptr()) for k, v in zip(of.keys, of.values, strict=True)]
@@ -129,7 +129,7 @@ def _place(of: Segment | TailView | Slab) -> _Place:
 
 
 def _form(parts: Sequence[Tensor]) -> Form:
-    """That of [kv_heads, tokens, d] of all keys and values. Raises ValueError: they differ, or are none for kernels."""
+    """The common form of keys and values [kv_heads, tokens, d]. Raises ValueError: they differ or are unsupported."""
     first = parts[0]
     if any(p.shape != first.shape or p.dtype != first.dtype or p.device.type != "cpu" or p.dim() != 3 for p in parts):
         raise ValueError("keys and values are not of one form, on the CPU")
@@ -139,17 +139,18 @@ def _form(parts: Sequence[Tensor]) -> Form:
 
 
 class Readers:
-    """Tokens of a step whose tails are in one slab and which read the same parts; for all layers.
+    """Tokens of a step that read the same parts and whose tails are in one slab; for all layers.
 
     Args:
-        start: its first one among the packed tokens.
-        each: tokens of a row.
-        slots, lengths: int64 [tokens]: where each one's tail is, and how much of it the token sees, itself included.
+        start: index of the first packed token.
+        each: tokens per row.
+        slots, lengths: int64 [tokens]: the slot of each token's tail, and how many of the tail's tokens it sees,
+            itself included.
         slab: of the tails.
-        parts: what all of them read.
+        parts: read by all of them.
 
     Raises:
-        ValueError: these do not fit together, or a tail does not hold what a token sees of it.
+        ValueError: these do not fit together, or a token sees more than its tail holds.
     """
 
     def __init__(
@@ -180,15 +181,15 @@ class Readers:
 
     @staticmethod
     def serves_many(dtype: torch.dtype, head_dim: int) -> bool:
-        """Whether rows of very many tokens are faster here than in torch."""
+        """Whether rows of many tokens are faster here than in torch."""
         return bool(kernels().attends_many(int(dtype == torch.bfloat16), head_dim))
 
 
 class Attending:
-    """Attention of some groups of a step, in one call for each layer.
+    """Attention of some groups of a step, with one call per layer.
 
     Raises:
-        ValueError: they are of several forms, or share tokens.
+        ValueError: their forms differ, or they share tokens.
     """
 
     def __init__(self, groups: Sequence[Readers]) -> None:
@@ -197,24 +198,24 @@ class Attending:
         if any(g.form != self.form for g in groups) or any(a.stop > b.start for a, b in pairwise(own)):
             raise ValueError("groups are of several forms, or share tokens")
         self._end = own[-1].stop
-        self.whole = range(self._end) if sum(map(len, own)) == self._end else range(0)  # if it leaves none out
+        self.whole = range(self._end) if sum(map(len, own)) == self._end else range(0)  # 0 if a token is in no group
         self._groups = groups
         self._pointers = (ctypes.POINTER(_Readers) * len(groups))(*(ctypes.pointer(g.given) for g in groups))
         self._given = _Attention(groups=ctypes.cast(self._pointers, _Groups), count=len(groups))
         self._attend = kernels().attend
 
     def attend(self, number: int, qkv: tuple[Tensor, Tensor, Tensor], scaling: float) -> Tensor:
-        """Puts the new keys and values of a layer behind the tails, and attends.
+        """Appends a layer's new keys and values to the tails, and attends.
 
         Args:
-            number: of the layer.
-            qkv: of all packed tokens, [heads, tokens, d], [kv_heads, tokens, d] twice.
+            number: the layer's.
+            qkv: of all packed tokens: [heads, tokens, d] and twice [kv_heads, tokens, d].
 
         Returns:
-            [tokens, heads, d]; what is of no group is not set.
+            [tokens, heads, d]; undefined for tokens in no group.
 
         Raises:
-            ValueError: they are not of the form of what is read, or too few.
+            ValueError: their form is not that of the parts, or there are too few.
         """
         given, form = self._given, self.form
         heads, rows, d = qkv[0].shape
@@ -236,7 +237,7 @@ class Attending:
 
     @property
     def given(self) -> Any:
-        """What kernels take, for as long as this lives; what is of a layer is not set."""
+        """The kernels' argument, valid while this lives; the fields of a layer are not set."""
         return ctypes.byref(self._given)
 
 
@@ -269,7 +270,7 @@ class _Layer(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Norm:
-    """An RMS norm: fp32 [size], and what is added to the mean square."""
+    """An RMS norm: weight fp32 [size], and the epsilon added to the mean square."""
 
     weight: Tensor
     epsilon: float
@@ -277,7 +278,7 @@ class Norm:
 
 @dataclass(frozen=True)
 class Linear:
-    """Packed weights, their format, and fp32 [outputs] or None."""
+    """Packed weights, the bias fp32 [outputs] or None, the format."""
 
     packed: Tensor
     bias: Tensor | None
@@ -287,16 +288,16 @@ class Linear:
 
 @dataclass(frozen=True)
 class Parts:
-    """What a layer of transformers' usual form holds; a norm that it does not have is None.
+    """The parts of a usual transformers decoder layer; missing norms are None.
 
     Attributes:
-        qkv: from its input to query heads, key heads, value heads.
-        output: from what its heads read.
-        gate_up, down: of its feed-forward part, gates before the others.
+        qkv: the joint projection to query heads, key heads, value heads.
+        output: attention's output projection.
+        gate_up, down: the feed-forward part; all gates come first.
         first, second: norms before attention and before the feed-forward part.
-        query, key: of each head, before it is turned.
-        attended, fed: of what either part gives, before it is added.
-        gelu: whether gates are GELU's, by its tanh, and not SiLU's.
+        query, key: norms of each head, before the rotary embedding.
+        attended, fed: norms of the two parts' outputs, before the residual addition.
+        gelu: whether the activation is GELU (tanh approximation) instead of SiLU.
     """
 
     heads: int
@@ -320,20 +321,20 @@ class Parts:
 
     @property
     def norms(self) -> dict[str, Norm]:
-        """Those that it has."""
+        """Those the layer has."""
         return {name: norm for name in _NORMS if (norm := getattr(self, name)) is not None}
 
 
 class LayerKernels:
-    """A decoder layer before and after its attention, in one call each. All tensors are fp32.
+    """A decoder layer before and after its attention, one call each. All tensors are fp32.
 
     Raises:
-        ValueError: the sizes of its parts do not fit together.
+        ValueError: the sizes of the parts do not fit together.
     """
 
     def __init__(self, parts: Parts) -> None:
         _check(parts)
-        self.parts = parts  # which holds what the addresses below are of
+        self.parts = parts  # keeps the tensors behind the addresses below alive
         given = _Layer(
             width=len(parts.first.weight), heads=parts.heads, kv_heads=parts.kv_heads, d=parts.head_dim,
             inner=parts.gate_up.outputs // 2, gelu=parts.gelu,
@@ -348,13 +349,13 @@ class LayerKernels:
         self._kernels = kernels()
 
     def before(self, hidden: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-        """Queries, keys and values [heads + 2 * kv_heads, tokens, d], turned, of hidden states [tokens, width].
+        """Queries, keys and values [heads + 2 * kv_heads, tokens, d], rotated, from hidden states [tokens, width].
 
         Args:
             cosine, sine: [tokens, rotary dims].
 
         Raises:
-            ValueError: they are of another shape.
+            ValueError: a shape is wrong.
         """
         parts, rows = self.parts, len(hidden)
         x, cosine, sine = self.checked(hidden, cosine, sine)
@@ -366,7 +367,7 @@ class LayerKernels:
         return out.transpose(0, 1)
 
     def checked(self, hidden: Tensor, cosine: Tensor, sine: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The same as they lie in memory. Raises ValueError if they do not fit each other and the layer."""
+        """The arguments made contiguous. Raises ValueError if they do not fit each other and the layer."""
         rows, parts = len(hidden), self.parts
         if cosine.shape != sine.shape or len(cosine) != rows or not 0 <= cosine.shape[-1] <= parts.head_dim:
             raise ValueError(f"cosine and sine {tuple(cosine.shape)} are not of {rows} tokens")
@@ -382,14 +383,14 @@ class LayerKernels:
 
         Args:
             hidden: its input, [tokens, width].
-            read: what its heads read, [tokens, heads, d].
+            read: attention's output, [tokens, heads, d].
 
         Raises:
-            ValueError: they are of another shape or type.
+            ValueError: a shape or type is wrong.
         """
         parts, rows = self.parts, len(hidden)
         x = _given("hidden states", hidden, torch.float32, (rows, len(parts.first.weight)))
-        read = _given("what heads read", read, torch.float32, (rows, parts.heads, parts.head_dim))
+        read = _given("attention outputs", read, torch.float32, (rows, parts.heads, parts.head_dim))
         out = x.clone()
         self._kernels.after_attention(self._given, out.data_ptr(), read.data_ptr(), len(x), torch.get_num_threads())
         return out
@@ -413,15 +414,15 @@ LAPS = ("between", "qkv", "attention", "output", "gate and up", "down")  # `Part
 
 
 class Layers:
-    """Layers that follow each other, of one size of heads, in one call, with attention.
+    """Consecutive layers with equal heads, including attention, in one call.
 
     Args:
-        first: the number of the first one.
+        first: the number of the first layer.
         layers: the kernels of each.
-        scalings: the factor on the scores of each.
+        scalings: the scale of each layer's attention scores.
 
     Attributes:
-        seconds: what each of `LAPS` has taken in all runs, where somebody asks for it: `(c_double * len(LAPS))()`.
+        seconds: accumulates the time of each of `LAPS` if set, to `(c_double * len(LAPS))()`.
     """
 
     seconds: ctypes.Array[ctypes.c_double] | None = None
@@ -430,7 +431,7 @@ class Layers:
         self.first, self.count = first, len(layers)
         parts = layers[0].parts
         self._heads, self._kv_heads, self._d = parts.heads, parts.kv_heads, parts.head_dim
-        self._held = list(layers)  # keeps alive what is pointed at
+        self._held = list(layers)  # keeps the layers alive
         self._layers = (ctypes.c_void_p * self.count)(*(ctypes.addressof(layer.held) for layer in layers))
         self._scalings = (ctypes.c_float * self.count)(*scalings)
         self._kernels = kernels()
@@ -438,16 +439,16 @@ class Layers:
     def run(
         self, hidden: Tensor, cosine: Tensor, sine: Tensor, attending: Attending, watched: range
     ) -> tuple[Tensor, Tensor]:
-        """Hidden states [tokens, width] behind the last layer, and queries [layers, heads, watched, d].
+        """Hidden states [tokens, width] after the last layer, and queries [layers, heads, watched, d].
 
         Args:
             hidden: [tokens, width], fp32.
             cosine, sine: [tokens, rotary dims], fp32.
-            attending: of all tokens of the step, over keys and values in bf16.
-            watched: tokens whose queries are wanted.
+            attending: attention of all tokens of the step, over keys and values in bf16.
+            watched: tokens whose queries are returned.
 
         Raises:
-            ValueError: they are of another shape or type, or do not fit together.
+            ValueError: a shape or type is wrong, or they do not fit together.
         """
         rows, heads, d = len(hidden), self._heads, self._d
         own, cosine, sine = self._held[0].checked(hidden, cosine, sine)
@@ -473,11 +474,11 @@ class Layers:
 
 
 def _check(parts: Parts) -> None:
-    """Whether all sizes are what the kernels take them for: these read and write what they are told to."""
+    """Checks all sizes, since the kernels do not. Raises ValueError."""
     width, heads = len(parts.first.weight), parts.heads * parts.head_dim
     inner = parts.gate_up.outputs // 2
     if inner % _LANES:
-        raise ValueError(f"{inner} gates are not a multiple of {_LANES}")  # what goes through one begins a panel
+        raise ValueError(f"{inner} gates are not a multiple of {_LANES}")  # `up` must begin with a panel
     sizes = {
         "qkv": (heads + 2 * parts.kv_heads * parts.head_dim, width),
         "output": (width, heads),
@@ -500,9 +501,9 @@ def _check(parts: Parts) -> None:
 
 
 def _lies(name: str, x: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
-    """Whether a tensor may be read where it is, for as long as it lives. Raises ValueError."""
+    """Checks that a tensor is contiguous and can be read in place. Raises ValueError."""
     if not _given(name, x, dtype, shape).data_ptr() == x.data_ptr():
-        raise ValueError(f"{name} does not lie together")
+        raise ValueError(f"{name} is not contiguous")
 
 
 def _address(x: Tensor | None) -> int | None:
@@ -514,18 +515,18 @@ def _lined_up(x: Tensor) -> Tensor:
 
 
 def _beside(x: Tensor) -> Tensor:
-    """One token behind the other."""
+    """The tensor with contiguous tokens."""
     return x if x.stride(2) == 1 and x.stride(1) == x.shape[2] else x.contiguous()
 
 
 def pack(weight: Tensor, format: int) -> Tensor:
-    """Weights [outputs, inputs] in a format, as `multiply` reads them: uint8 [bytes].
+    """Packs weights [outputs, inputs] for `multiply`: uint8 [bytes].
 
     Raises:
-        ValueError: it is no such matrix, or there is no such format.
+        ValueError: not a matrix of floats on the CPU, or an unknown format.
     """
     if weight.dim() != 2 or not weight.is_floating_point() or weight.device.type != "cpu":
-        raise ValueError(f"no weights on the CPU: {_described(weight)}")
+        raise ValueError(f"weights are {_described(weight)}, not a matrix of floats on the CPU")
     outputs, inputs = weight.shape
     packed = torch.empty(_packed_bytes(format, outputs, inputs), dtype=torch.uint8)
     place = 0
@@ -553,20 +554,20 @@ def pack_grouped(weights: Grouped) -> tuple[Tensor, int]:
 
 
 def pack_blocks(kind: str, parts: Sequence[Tensor], inputs: int) -> tuple[Tensor, int] | None:
-    """Packs rows of ggml's blocks as they are, those of several matrices as one; returns the format, too.
+    """Packs rows of ggml's blocks directly, several matrices as one; also returns the format.
 
     Args:
         parts: uint8 [outputs, bytes] each.
 
     Returns:
-        None where a scale or minimum is no finite number.
+        None if a scale or minimum is not finite.
 
     Raises:
-        ValueError: these are no rows of so many inputs of one of `BLOCKS`.
+        ValueError: these are not rows of `inputs` inputs.
     """
     number, (size, values, format) = list(BLOCKS).index(kind), BLOCKS[kind]
     if inputs % values:
-        raise ValueError(f"{inputs} inputs are no blocks of {kind}")
+        raise ValueError(f"{inputs} inputs are not whole blocks of {kind}")
     if any(len(part) % _LANES for part in parts[:-1]):  # they would share a panel
         parts = [torch.cat(list(parts))]
     packed = torch.empty(_packed_bytes(format, sum(map(len, parts)), inputs), dtype=torch.uint8)
@@ -582,7 +583,7 @@ def pack_blocks(kind: str, parts: Sequence[Tensor], inputs: int) -> tuple[Tensor
 
 
 def unpack(packed: Tensor, format: int, which: Tensor, inputs: int) -> Tensor:
-    """Rows of packed weights: fp32 [len(which), inputs]. `which`: int64 [n]. Raises ValueError: there are none such."""
+    """Rows of packed weights: fp32 [len(which), inputs]. `which`: int64 [n]. Raises ValueError: they do not exist."""
     panel = _packed_bytes(format, 1, inputs)
     _lies("packed weights", packed, torch.uint8, (packed.numel(),))
     chosen = _given("rows", which, torch.long, (which.numel(),))
@@ -591,7 +592,7 @@ def unpack(packed: Tensor, format: int, which: Tensor, inputs: int) -> Tensor:
     if len(chosen):
         first, last = (int(place) for place in chosen.aminmax())
         if not 0 <= first <= last < packed.numel() // panel * _LANES:
-            raise ValueError(f"rows {first} to {last} are not all there")
+            raise ValueError(f"rows {first} to {last} do not all exist")
     out = torch.empty(len(chosen), inputs)
     kernels().unpack(format, packed.data_ptr(), chosen.data_ptr(), len(chosen), inputs, out.data_ptr())
     return out
@@ -600,11 +601,12 @@ def unpack(packed: Tensor, format: int, which: Tensor, inputs: int) -> Tensor:
 def multiply(x: Tensor, packed: Tensor, bias: Tensor | None, format: int, outputs: int) -> Tensor:
     """fp32 [tokens, inputs] times packed weights, plus the bias: fp32 [tokens, outputs].
 
-    Each token is rounded: for weights of 4 bits to int8 with a scale for each 32 inputs, of 8 bits to int16 with one
-    for all; for those in bfloat16, and on a CPU with AMX, to bfloat16 or not at all. It depends on no other row.
+    Each token is quantized: for 4-bit weights to int8 with a scale per 32 inputs, for 8-bit weights to int16 with one
+    scale; for bfloat16 weights, and on a CPU with AMX, it is rounded to bfloat16 or stays fp32. Its result depends on
+    no other row.
 
     Raises:
-        ValueError: one of them is of another shape or type, or not on the CPU.
+        ValueError: a shape or type is wrong, or a tensor is not on the CPU.
     """
     given, own = _factors(x, packed, bias, format, outputs)
     out = torch.empty(len(x), outputs)
@@ -618,11 +620,10 @@ def multiply(x: Tensor, packed: Tensor, bias: Tensor | None, format: int, output
 def summarize(
     x: Tensor, packed: Tensor, bias: Tensor | None, format: int, outputs: int
 ) -> list[tuple[float, int, float]]:
-    """Of each token's product, as `multiply` gives it, only what greedy sampling asks for.
+    """What greedy sampling needs of each token's product.
 
     Returns:
-        The largest output, the first place that has it, and the logarithm of the sum of all as powers of e. The
-        largest is NaN if an output is.
+        The maximum output, its first index, and the logsumexp. The maximum is NaN if any output is.
 
     Raises:
         ValueError: as `multiply`.
@@ -636,13 +637,13 @@ def summarize(
     return list(zip(values.tolist(), places.tolist(), totals.tolist(), strict=True))
 
 
-# -- what may go into C ---------------------------------------------------------------------------------------
+# -- checks ---------------------------------------------------------------------------------------------------
 
 
 def _factors(x: Tensor, packed: Tensor, bias: Tensor | None, format: int, outputs: int) -> tuple[Tensor, Tensor | None]:
-    """The tokens and the bias of a product as they lie in memory. Raises ValueError: sizes or types do not fit."""
+    """Contiguous tokens and bias of a product. Raises ValueError: sizes or types do not fit."""
     if x.dim() != 2:
-        raise ValueError(f"tokens are {_described(x)}, and not a matrix")
+        raise ValueError(f"tokens are {_described(x)}, not a matrix")
     given = _given("tokens", x, torch.float32, tuple(x.shape))
     if packed.numel() != _packed_bytes(format, outputs, x.shape[1]):
         raise ValueError(f"{packed.numel()} bytes are not {outputs} x {x.shape[1]} weights of {format} format")
@@ -652,14 +653,14 @@ def _factors(x: Tensor, packed: Tensor, bias: Tensor | None, format: int, output
 
 def _packed_bytes(format: int, outputs: int, inputs: int) -> int:
     if format not in _FORMATS or outputs < 1 or not 1 <= inputs <= _MOST_INPUTS:
-        raise ValueError(f"no weights are {outputs} x {inputs} of {format} format")
+        raise ValueError(f"there are no weights of {outputs} x {inputs} in format {format}")
     return int(kernels().packed_bytes(format, outputs, inputs))
 
 
 def _given(name: str, x: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
-    """A tensor as it lies in memory, one number behind the other. Raises ValueError: it is another one."""
+    """The tensor, contiguous. Raises ValueError: its dtype, shape or device is wrong."""
     if x.dtype != dtype or x.shape != shape or x.device.type != "cpu":
-        raise ValueError(f"{name} are {_described(x)}, and not {list(shape)} of {dtype} on the CPU")
+        raise ValueError(f"{name} are {_described(x)}, not {list(shape)} of {dtype} on the CPU")
     return x.contiguous()
 
 
@@ -672,7 +673,7 @@ def _described(x: Tensor) -> str:
 
 @cache
 def usable() -> bool:
-    """Whether the kernels are compiled, or can be."""
+    """Whether the kernels are or can be compiled."""
     try:
         kernels()
     except RunError:
@@ -682,7 +683,7 @@ def usable() -> bool:
 
 @cache
 def kernels() -> Any:
-    """The library, compiled if this machine has not done so yet.
+    """The library, compiled on first use.
 
     Raises:
         RunError: it cannot be compiled or opened here, with the reason.
@@ -691,18 +692,18 @@ def kernels() -> Any:
     try:
         try:
             return opened(path)
-        except OSError:  # as it is where nothing may be run from
+        except OSError:  # as on a file system that forbids execution
             path = elsewhere(path)
             return opened(path)
     except (OSError, AttributeError) as error:
         raise RunError(
             f"warpcortex's kernels could not be opened: {error}.",
-            f"Remove {path} and try again, or set TMPDIR to a place that programs may be run from.",
+            f"Remove {path} and try again, or set TMPDIR to a folder that permits execution.",
         ) from error
 
 
 def opened(path: Path) -> Any:
-    """The library of a file."""
+    """Loads the library from a file."""
     found = ctypes.CDLL(str(path))
     size, address, number = ctypes.c_int64, ctypes.c_void_p, ctypes.c_int
     found.packed_bytes.restype = size

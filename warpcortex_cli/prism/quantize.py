@@ -1,14 +1,13 @@
-"""Weights in 16, 8 or 4 bits for the CPU: decoding waits for their bytes to be read.
+"""Weights of 16, 8 or 4 bits for the CPU, where decoding is bound by reading them.
 
-Each 32 inputs of an output share a scale and, with 4 bits, a minimum; the embedding and the head have 8 bits then, too.
-Activations are rounded anew in every step: for 8 bits to int16 with one scale for a token, since in int8 the outliers
-of trained models would cost more than the weights do; for 4 bits to int8 with a scale for each 32 inputs, whose error
-is below that of such weights. A token's result depends on no other row. 16 bits are bfloat16, in which
-most models are published: their weights stay what they are. "file" keeps the levels, scales and minima of a GGUF file;
-what that holds as plain numbers is bfloat16 then.
+Each 32 inputs of an output share a scale and, with 4 bits, a minimum; with 4 bits the embedding and the head have 8.
+Activations are quantized in every step: for 8 bits to int16 with a scale per token, since with int8 the outliers of
+trained models would cost more than the weights' rounding; for 4 bits to int8 with a scale per 32 inputs, whose error is
+below that of such weights. A token's result depends on no other row. 16 bits are bfloat16, in which most models are
+published, so their weights are exact. "file" keeps the levels, scales and minima of a GGUF file; its plain numbers
+become bfloat16.
 
-Products are computed by the kernels of `native`. Where there is no compiler for these, torch does it, slower, and for
-8 bits only.
+The kernels of `native` compute the products. Without a compiler torch does, more slowly, and only for 8 bits.
 """
 
 from __future__ import annotations
@@ -26,23 +25,23 @@ from warpcortex_cli.prism.weights import Filling, fill_all, source_of
 
 FILE = "file"
 FORMATS: dict[str, int | None] = {FILE: None, "bf16": native.BF16, "int8": native.INT8, "int4": native.INT4}
-BITS = {"bf16": 16, "int8": 8, "int4": 4}  # of a level
+BITS = {"bf16": 16, "int8": 8, "int4": 4}  # per weight
 _TABLE = {**FORMATS, "int4": native.INT8}  # of the embedding and the head
-_ROWS = 1024  # of weights that torch makes fp32 at once
-_TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # given the same input, in this order
+_ROWS = 1024  # weight rows that torch dequantizes at a time
+_TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # layers with a common input, in this order
 
 
 class Packed(nn.Module):
-    """Linear layers over packed weights, computed as one; takes and gives the type of its input.
+    """Linear layers over packed weights, computed as one. The output has the input's dtype.
 
     Args:
-        weight: as `native.pack` gives it.
+        weight: from `native.pack`.
         bias: of all outputs, or None.
         format: of the weights, one of `native`'s.
         sizes: outputs of each layer.
 
     Attributes:
-        in_features, out_features: of one that stands in the place of a linear layer.
+        in_features, out_features: set if this replaces a single linear layer.
     """
 
     in_features: int
@@ -58,23 +57,23 @@ class Packed(nn.Module):
 
     @classmethod
     def of(cls, layers: Sequence[Grouped], bias: Tensor | None) -> Packed:
-        """Layers that are given the same input, in this order, of levels as they are."""
+        """Layers with a common input, in this order, with these levels."""
         packed, format = native.pack_grouped(Grouped.concatenated(layers))
         return cls(packed, bias, format, [len(layer.levels) for layer in layers])
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, x.shape[-1]).float()
-        # A compiler cannot look into the kernels; outside of it, the way through torch's dispatcher is left out.
+        # torch.compile needs a custom op; otherwise skip torch's dispatcher.
         multiply = torch.ops.warpcortex.multiply if torch.compiler.is_compiling() else native.multiply
         out: Tensor = multiply(rows, self.weight, self.bias, self.format, self._outputs)
         return out.to(x.dtype).view(*x.shape[:-1], self._outputs)
 
     def summarize(self, x: Tensor, total: bool) -> list[tuple[float, int, float]]:
-        """As a `Head`, of [n, inputs]; the total costs nothing here."""
+        """As a `Head`, for x [n, inputs]. The total is free here."""
         return native.summarize(x.float(), self.weight, self.bias, self.format, self._outputs)
 
     def logits_bytes(self, rows: int) -> int:
-        """As a `Head`: none are ever written down."""
+        """As a `Head`: logits are never stored."""
         return 0
 
 
@@ -89,7 +88,7 @@ def _multiplied(x: Tensor, packed: Tensor, bias: Tensor | None, format: int, out
 
 
 class Plain(nn.Module):
-    """The same over weights in 8 bits, by torch: slow, for they are made fp32 anew in each step, some at a time."""
+    """The same over 8-bit weights by torch: slow, since each step dequantizes them, some rows at a time."""
 
     in_features: int
     out_features: int
@@ -103,7 +102,7 @@ class Plain(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, x.shape[-1]).float()
-        by = torch.exp2(15.0 - torch.frexp(rows.abs().amax(1, True)).exponent)  # rounded as the kernels do
+        by = torch.exp2(15.0 - torch.frexp(rows.abs().amax(1, True)).exponent)  # rounded as by the kernels
         by = torch.where((rows * by).round().abs().amax(1, True) >= 1 << 15, by / 2, by)
         rows = (rows * by).round_() / by
         parts = zip(self.weight.split(_ROWS), self.scale.split(_ROWS), strict=True)
@@ -113,14 +112,14 @@ class Plain(nn.Module):
         return out.to(x.dtype).view(*x.shape[:-1], out.shape[1])
 
     def rows(self, which: Tensor) -> Tensor:
-        """Weights of some outputs, fp32 [len(which), inputs]."""
+        """Weights of the outputs `which`, fp32 [len(which), inputs]."""
         return Grouped(self.weight[which], self.scale[which], None, 8).weights()
 
 
 class Joint(nn.Module):
-    """Layers that are always given the same tensor, such as q, k and v: computed when the first of them is called.
+    """Layers with a common input, such as q, k and v, all computed when the first one is called.
 
-    Nothing in a forward changes that tensor in place. What was computed is kept until the last one has taken its part.
+    Nothing in a forward changes that input in place. The outputs are kept until the last layer has taken its part.
     """
 
     def __init__(self, linear: Packed | Plain) -> None:
@@ -130,7 +129,7 @@ class Joint(nn.Module):
         self._parts: Sequence[Tensor] = ()
 
     def part(self, number: int, x: Tensor) -> Tensor:
-        """What layer `number` gives for `x`."""
+        """The output of layer `number` for `x`."""
         if self._of is not x:
             self._of, self._parts = x, self.linear(x).split(self.linear.sizes, -1)
         found = self._parts[number]
@@ -140,7 +139,7 @@ class Joint(nn.Module):
 
 
 class Share(nn.Module):
-    """One layer of a joint."""
+    """One layer of a `Joint`."""
 
     def __init__(self, joint: Joint, number: int, in_features: int) -> None:
         super().__init__()
@@ -153,20 +152,20 @@ class Share(nn.Module):
 
 
 class Embedding(nn.Module):
-    """Rows of packed weights, which a tied head shares; keeps what the model's own embedding does.
+    """An embedding of packed weights, which a tied head shares; scales like the model's own embedding.
 
     Args:
-        table: the weights as a linear layer has them.
+        table: the weights as a linear layer.
         own: the model's embedding.
-        dtype: of what comes out.
+        dtype: of the output.
     """
 
     def __init__(self, table: Packed | Plain, own: nn.Embedding, dtype: torch.dtype) -> None:
         super().__init__()
         self.table = table
-        self.weight = table.weight  # where transformers looks for its device
+        self.weight = table.weight  # where transformers looks up the device
         self._dtype = dtype
-        factor = getattr(own, "scalar_embed_scale", getattr(own, "embed_scale", None))  # of Gemma
+        factor = getattr(own, "scalar_embed_scale", getattr(own, "embed_scale", None))  # Gemma's
         self._factor = None if factor is None else torch.as_tensor(factor).to(dtype)
         self.num_embeddings, self.embedding_dim = own.num_embeddings, own.embedding_dim
 
@@ -177,7 +176,7 @@ class Embedding(nn.Module):
     def _rows(self, ids: Tensor) -> Tensor:
         """fp32 [len(ids), embedding_dim]"""
         if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < self.num_embeddings:
-            raise IndexError(f"token {int(ids.max())} is none of the {self.num_embeddings} that the model has")
+            raise IndexError(f"token {int(ids.max())} is outside the vocabulary of {self.num_embeddings}")
         if isinstance(self.table, Packed):
             return native.unpack(self.table.weight, self.table.format, ids, self.embedding_dim)
         return self.table.rows(ids)
@@ -186,11 +185,11 @@ class Embedding(nn.Module):
 def joined(
     linears: Sequence[nn.Linear | nn.Embedding], format: int | None, filling: Filling | None = None
 ) -> Packed | Plain:
-    """Quantizes layers that are given the same input, in this order.
+    """Quantizes layers with a common input, in this order.
 
     Args:
-        format: one of `native`'s; None: that of the file.
-        filling: reads what is still on meta.
+        format: one of `native`'s; None: the file's own.
+        filling: reads parameters that are still on meta.
     """
     if filling is not None and format is None:
         if (packed := _packed_blocks(linears, filling)) is not None:
@@ -215,8 +214,11 @@ def joined(
 
 
 def _packed_blocks(linears: Sequence[nn.Linear | nn.Embedding], filling: Filling) -> Packed | None:
-    """Layers packed out of a GGUF file with nothing between; None where they have not all one type of `native.BLOCKS`,
-    or a number that is not finite, which whoever looks at them one by one will name."""
+    """Layers packed directly from a GGUF file's blocks.
+
+    None if they are not all of one type of `native.BLOCKS`, or a number is not finite; the caller's slower path reports
+    the latter.
+    """
     found = [blocks for blocks in map(filling.blocks, linears) if blocks is not None]
     kinds = {kind for kind, _ in found}
     if len(found) < len(linears) or len(kinds) > 1 or not kinds <= native.BLOCKS.keys():
@@ -231,7 +233,7 @@ def _packed_blocks(linears: Sequence[nn.Linear | nn.Embedding], filling: Filling
 
 
 def _bias(linears: Sequence[nn.Linear | nn.Embedding]) -> Tensor | None:
-    """Of all layers together, fp32 [outputs]; None if none has one."""
+    """The concatenated bias, fp32 [outputs]; None if no layer has one."""
     given = [getattr(linear, "bias", None) for linear in linears]
     if all(b is None for b in given):
         return None
@@ -243,22 +245,22 @@ def check_device(kind: str, device: torch.device) -> None:
     """Raises ModelError if weights on this device cannot be packed."""
     if device.type != "cpu":
         raise ModelError(
-            f"--quantize {kind} is made for the CPU, and the model is on {device}.",
+            f"--quantize {kind} works only on the CPU, and the model is on {device}.",
             "Add --device cpu, or leave --quantize out.",
         )
 
 
 def quantize(model: PreTrainedModel, kind: str, dtype: torch.dtype) -> None:
-    """Replaces every linear layer and the embedding, one at a time, so that little is held twice.
+    """Replaces every linear layer and the embedding, one at a time, so that little is in memory twice.
 
     Args:
-        model: on the CPU, or on meta with a source of weights, out of which each layer is read when its turn comes.
-        kind: "bf16", "int8" or "int4", or "file" of a model with such a source.
-        dtype: of what it computes between them; that of what is left of its weights, too.
+        model: on the CPU, or on meta with a source of weights, from which each layer is read in turn.
+        kind: "bf16", "int8", "int4", or "file" for a GGUF file.
+        dtype: of activations and of the other weights.
 
     Raises:
         ModelError: the model is not on the CPU.
-        RunError: not "int8", and the kernels cannot be compiled here.
+        RunError: the kernels cannot be compiled here, and `kind` is not "int8".
     """
     if source_of(model) is None:
         check_device(kind, model.device)
@@ -273,7 +275,7 @@ def quantize(model: PreTrainedModel, kind: str, dtype: torch.dtype) -> None:
             model.set_output_embeddings(table)
     if type(head) is nn.Linear and model.get_output_embeddings() is head:
         model.set_output_embeddings(joined([head], table_format, filling))
-    del embedding, head  # what has been packed must not be held as it was, too
+    del embedding, head  # the originals of packed weights must be freed
     for parent in [m for m in model.modules() if type(m) is not nn.Linear]:
         _exchange(parent, format, filling)
     fill_all(model, dtype)
@@ -283,7 +285,7 @@ def quantize(model: PreTrainedModel, kind: str, dtype: torch.dtype) -> None:
 
 
 def _exchange(parent: nn.Module, format: int | None, filling: Filling | None = None) -> None:
-    """Replaces the linear layers that `parent` holds itself."""
+    """Replaces the direct linear layers of `parent`."""
     linears = {name: child for name, child in parent.named_children() if type(child) is nn.Linear}
     for names in _TOGETHER:
         if all(name in linears for name in names):

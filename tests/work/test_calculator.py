@@ -106,7 +106,7 @@ def test_it_says_whether_a_result_was_rounded(asked: str, exact: bool) -> None:
         ("5 kg in m", "do not measure the same"),
         ("2^0.5", "whole exponents"),
         ("15% + 3", "percentage"),
-        ("__import__('os').system('true')", "belongs in no calculation"),
+        ("__import__('os').system('true')", "is not part of a calculation"),
         ("1e9", "not expected"),
     ],
 )

@@ -1,1 +1,1 @@
-"""Work that needs no model: exact tools which Streams use in its place. Nothing here knows the engine."""
+"""Exact tools that Streams use instead of the model. Nothing here imports the engine."""

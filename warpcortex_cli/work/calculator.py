@@ -1,4 +1,4 @@
-"""A calculator: exact results of what people write, `12 * 7`, `15% of 80`, `$4.50 × 3`, `3 kg + 450 g`, `3/4 > 2/3`.
+"""A calculator with exact results for text such as `12 * 7`, `15% of 80`, `$4.50 × 3`, `3 kg + 450 g`, `3/4 > 2/3`.
 
     whole       sum [("<" | "<=" | ">" | ">=" | "=" | "!=") sum | ("in" | "to") (unit | "%")]
     sum         term (("+" | "-") term)*
@@ -8,8 +8,8 @@
     atom        number [unit | label] | number "%" | "(" sum ")" | name ["of"] list
     list        sum (("," | ";" | "and" | "+") sum)*           of `sum`, `average`, `product`, `smallest`, `largest`
 
-Values are fractions, so nothing is rounded before the last line. No text is ever evaluated as a program. What would
-take long is refused before it is computed: long texts, deep nesting, results of more than some 600 digits.
+Values are fractions, so only the final text is rounded. Text is never evaluated as a program. Expressions that would
+take long are refused before computing: long texts, deep nesting, results of more than about 600 digits.
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ _COMPARED: dict[str, Callable[[Fraction, int], bool]] = {
 
 @dataclass(frozen=True)
 class Result:
-    """What was computed.
+    """The result of a calculation.
 
     Attributes:
-        value: exact; of a comparison whether it is true.
+        value: exact; for a comparison whether it is true.
         text: as a person would write it.
-        exact: whether `text` is all of it, without rounding.
+        exact: whether `text` is not rounded.
     """
 
     value: Quantity | bool
@@ -72,10 +72,10 @@ class Result:
 
 
 def calculate(text: str) -> Result:
-    """The result of an expression; an equals sign at its end may be there or not.
+    """The result of an expression, which may end in an equals sign.
 
     Raises:
-        CalculationError: it is none, it has no result, or computing it would take long.
+        CalculationError: it is not an expression, has no result, or would take long.
     """
     tokens = tokens_of(text)
     while tokens and tokens[-1].text in ("=", "?", ".", "!", ":"):
@@ -91,9 +91,9 @@ def calculate(text: str) -> Result:
 
 @dataclass(frozen=True)
 class Token:
-    """A number, a word or a sign of an expression, and where it stands in the text.
+    """A number, a word or a sign of an expression, with its position in the text.
 
-    `spaced`: whether white space stands before it.
+    `spaced`: whether white space precedes it.
     """
 
     kind: str
@@ -107,7 +107,7 @@ def tokens_of(text: str) -> list[Token]:
     """The tokens of an expression.
 
     Raises:
-        CalculationError: it is too long, or holds what belongs in none.
+        CalculationError: it is too long, or contains something that is not part of an expression.
     """
     if len(text) > MOST_CHARACTERS:
         raise CalculationError("the expression is too long")
@@ -116,7 +116,7 @@ def tokens_of(text: str) -> list[Token]:
     while at < end:
         found = _TOKEN.match(text, at)
         if found is None:
-            raise CalculationError(f"{text[at:].split()[0][:20]} belongs in no calculation")
+            raise CalculationError(f"{text[at:].split()[0][:20]} is not part of a calculation")
         kind = found.lastgroup or ""
         start = found.start(kind)
         said = found[kind]
@@ -128,10 +128,10 @@ def tokens_of(text: str) -> list[Token]:
 
 
 class _Parser:
-    """Reads tokens and computes on the way.
+    """Parses tokens and computes at the same time.
 
     Attributes:
-        commas: whether a number was written with them, so that the result is, too.
+        commas: whether a number has thousands commas, so that the result gets them, too.
     """
 
     def __init__(self, tokens: Sequence[Token]) -> None:
@@ -236,7 +236,7 @@ class _Parser:
         return replace(value, cents=cents and bool(value.money))
 
     def _number(self) -> tuple[Fraction, bool]:
-        """A number, and whether it is written with decimals."""
+        """A number, and whether it has decimals."""
         token = self._token
         if token is None or token.kind != "number":
             raise self._unexpected()
@@ -249,7 +249,7 @@ class _Parser:
         return value, "." in token.text
 
     def _measured(self, value: Quantity) -> Quantity:
-        """A value with the unit that stands behind it, if any, or the name of what it counts."""
+        """A value with the unit after it, if any, or the name of what it counts."""
         if value.unit or value.percent:
             return value
         symbol = self._symbol()
@@ -261,14 +261,14 @@ class _Parser:
         return value
 
     def _over(self, value: Quantity) -> Quantity:
-        """A value with the units that it is for: $2/kg, 60 km/h."""
+        """A value with a unit in the denominator: $2/kg, 60 km/h."""
         while self._sign == "/" and self._is_word(1) and (under := self._symbol(1)) is not None:
             self._at += 1
             value = replace(value, unit=(*value.unit, (under, -1)))
         return value
 
     def _symbol(self, ahead: int = 0) -> str | None:
-        """Takes the unit that stands there, if it is one. `ahead`: behind a sign that is left to the caller."""
+        """Consumes the next token if it is a unit. `ahead`: tokens before it that are left to the caller."""
         token = self._tokens[self._at + ahead] if self._at + ahead < len(self._tokens) else None
         if token is None or token.kind == "number" or (token.text in ("x", "X", "in")):
             return None
@@ -296,7 +296,7 @@ class _Parser:
             self._at += 1
         return combine(values)
 
-    # -- what stands there --------------------------------------------------------------------------------------
+    # -- tokens ------------------------------------------------------------------------------------------------
 
     @property
     def _token(self) -> Token | None:

@@ -1,15 +1,15 @@
-"""Exact quantities: a fraction with a unit, a currency, a percent sign or the name of what is counted."""
+"""Exact quantities: fractions with a unit, a currency, a percent sign or the name of what is counted."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-MOST_BITS = 2048  # of a numerator and a denominator together: some 600 digits
+MOST_BITS = 2048  # of numerator and denominator together: about 600 digits
 
 
 class CalculationError(ValueError):
-    """What was asked for has no result. The message says why, in a few words that a user understands."""
+    """There is no result. The message gives the reason for the user, in a few words."""
 
 
 _METRIC = {"mass": "g", "length": "m", "volume": "l"}
@@ -58,29 +58,29 @@ _define("€", 1, "€", "euro", "EUR", "eur")
 _define("£", 1, "£", "GBP", "gbp")
 _define("¥", 1, "¥", "yen", "JPY")
 _SIGNS = frozenset("$€£¥")
-_SPELT = frozenset(("day", "week", "cup", "cents"))  # written out, so that they have a plural
+_SPELT = frozenset(("day", "week", "cup", "cents"))  # written out, so they have a plural
 
 Unit = tuple[tuple[str, int], ...]  # symbols with their exponents: km/h is (("km", 1), ("h", -1))
 
 
 def unit_named(word: str) -> str | None:
-    """The symbol of a unit, by its symbol or its name in the singular or plural; None if it is no unit."""
+    """The symbol of a unit, from its symbol or its name in singular or plural; None if it is not a unit."""
     for name in (word, word.lower(), word.lower().removesuffix("s")):
-        if name in _UNITS and (name == word or len(name) > 2):  # Kg is no unit, and `ms` are no metres
+        if name in _UNITS and (name == word or len(name) > 2):  # `Kg` is no unit, and `ms` is not metres
             return _UNITS[name][2]
     return None
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number, exact.
+    """An exact quantity.
 
     Attributes:
-        value: in its unit; of a percentage a hundredth of what is written.
+        value: in its unit; for a percentage a hundredth of the written number.
         unit: symbols with exponents; empty for a plain number.
-        percent: it is written with a percent sign.
-        label: what is counted, such as "apples"; it is carried along where the result still counts that.
-        cents: of an amount of money whether it was written with decimals.
+        percent: whether it has a percent sign.
+        label: what is counted, such as "apples"; kept while results still count that.
+        cents: for money, whether it was written with decimals.
     """
 
     value: Fraction
@@ -95,7 +95,7 @@ class Quantity:
 
     @property
     def money(self) -> str:
-        """The sign of its currency, or ""."""
+        """The currency sign, or ""."""
         return self.unit[0][0] if len(self.unit) == 1 and self.unit[0][0] in _SIGNS and self.unit[0][1] == 1 else ""
 
     def __add__(self, other: Quantity) -> Quantity:
@@ -117,7 +117,7 @@ class Quantity:
         other = other._in_the_units_of(self)
         unit = _joined(self.unit, other.unit, 1)
         paid = next((q.unit for q in (self, other) if q.money), ())
-        if paid and len(unit) > 1 and all(e > 0 for _, e in unit):  # 5 kg at $2 are $10, whatever it is the price of
+        if paid and len(unit) > 1 and all(e > 0 for _, e in unit):  # 5 kg at $2 are $10, whatever $2 is the price of
             unit = paid
         return self._scaled(other, self.value * other.value, unit)
 
@@ -138,35 +138,35 @@ class Quantity:
 
     def __pow__(self, other: Quantity) -> Quantity:
         if other.unit or other.percent:
-            raise CalculationError("an exponent is a plain number")
+            raise CalculationError("an exponent must be a plain number")
         if other.value.denominator != 1:
             raise CalculationError("only whole exponents have an exact result")
         power = other.value.numerator
         size = max(self.value.numerator.bit_length(), self.value.denominator.bit_length())
-        if abs(power) * (size - 1) > MOST_BITS or abs(power) > 1_000_000:  # before it is computed
+        if abs(power) * (size - 1) > MOST_BITS or abs(power) > 1_000_000:  # checked before computing
             raise CalculationError("the result is too large")
         if not self.value and power < 0:
             raise CalculationError("division by zero has no result")
         return Quantity(self.value**power, tuple((u, e * power) for u, e in self.unit))
 
     def compared(self, other: Quantity) -> Fraction:
-        """Below, at or above 0 as it is less than, equal to or more than another one."""
+        """Negative, 0 or positive if it is less than, equal to or more than another one."""
         unit, _ = other._together(self)
         return self.value * _factor(self.unit, unit) - other.value * _factor(other.unit, unit)
 
     def to(self, symbol: str) -> Quantity:
-        """The same amount in another unit.
+        """The same quantity in another unit.
 
         Raises:
-            CalculationError: it measures something else.
+            CalculationError: the unit measures something else.
         """
         unit: Unit = ((symbol, 1),)
         return replace(self, value=self.value * _factor(self.unit, unit), unit=unit, label="")
 
     def _together(self, other: Quantity) -> tuple[Unit, str]:
-        """Unit and label of a sum of both; a plain number takes the unit of the other one."""
+        """Unit and label of the sum; a plain number takes the other's unit."""
         if self.unit and other.unit:
-            _factor(other.unit, self.unit)  # raises where they do not fit
+            _factor(other.unit, self.unit)  # raises if they do not fit
         return self.unit or other.unit, self.label if self.label == other.label or not other.label else ""
 
     def _scaled(self, other: Quantity, value: Fraction, unit: Unit, divided: bool = False) -> Quantity:
@@ -175,7 +175,7 @@ class Quantity:
         return Quantity(value, unit, percent, label, self.cents or other.cents)
 
     def _in_the_units_of(self, other: Quantity) -> Quantity:
-        """Its units as those of another one where both measure the same, so that they join or cancel."""
+        """Converts units to those of another quantity that measure the same, so that they combine or cancel."""
         there = {_UNITS[u][0]: u for u, _ in other.unit}
         value, unit = self.value, []
         for symbol, exponent in self.unit:
@@ -194,7 +194,7 @@ def _joined(first: Unit, second: Unit, sign: int) -> Unit:
 
 
 def _factor(unit: Unit, into: Unit) -> Fraction:
-    """What an amount in one unit is to be multiplied by to be in another."""
+    """The conversion factor from one unit to another."""
     if unit == into or not unit or not into:
         return Fraction(1)
 
@@ -213,7 +213,7 @@ def _factor(unit: Unit, into: Unit) -> Fraction:
     return size / other
 
 
-# -- as a person writes it -----------------------------------------------------------------------------------------
+# -- text -------------------------------------------------------------------------------------------------------
 
 
 def show(quantity: Quantity, commas: bool = False) -> str:
@@ -232,13 +232,13 @@ def show(quantity: Quantity, commas: bool = False) -> str:
 
 
 def exact(quantity: Quantity) -> bool:
-    """Whether `show` writes it without rounding."""
+    """Whether `show` does not round."""
     value = abs(quantity.value) * (100 if quantity.percent else 1)
     return value == (_rounded(value, 2) if quantity.money else _shown(value))
 
 
 def decimal(value: Fraction, commas: bool = False) -> str:
-    """All digits of a number with at most six decimals; of others two decimals, or four digits where that is more."""
+    """All digits if there are at most six decimals; else two decimals, or four significant digits if that is more."""
     sign, value = "-" if value < 0 else "", abs(value)
     shown = _shown(value)
     text = _fixed(shown, _decimals(shown), commas)
@@ -249,18 +249,18 @@ def _shown(value: Fraction) -> Fraction:
     if not value or (10**6 * value).denominator == 1:
         return value
     places, scaled = 2, value
-    while scaled < 10 and places < 40:  # four digits, the first of them not 0
+    while scaled < 10 and places < 40:  # four significant digits
         places, scaled = places + 1, scaled * 10
     return _rounded(value, places)
 
 
 def _rounded(value: Fraction, places: int) -> Fraction:
-    """Halves are rounded up, as people do."""
+    """Rounds half up, as people do."""
     return Fraction(int(value * 10**places + Fraction(1, 2)), 10**places)
 
 
 def _decimals(value: Fraction) -> int:
-    """How many decimals a number has, written out."""
+    """The number of decimals of a number."""
     places = 0
     while (value * 10**places).denominator != 1:
         places += 1
@@ -268,7 +268,7 @@ def _decimals(value: Fraction) -> int:
 
 
 def _fixed(value: Fraction, places: int, commas: bool) -> str:
-    """A number that is not negative, with so many decimals."""
+    """A non-negative number with `places` decimals."""
     head, tail = divmod(int(_rounded(value, places) * 10**places), 10**places)
     text = f"{head:,}" if commas else str(head)
     return f"{text}.{tail:0{places}d}" if places else text

@@ -1,4 +1,4 @@
-"""What a question in ordinary words comes to: an expression of the calculator and its result."""
+"""The reading of a question in ordinary words: an expression of the calculator and its result."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from warpcortex_cli.work.calculator import calculate
 
 @dataclass(frozen=True)
 class Reading:
-    """A calculation that was asked for.
+    """A recognised calculation.
 
     Attributes:
-        asked: what is computed, as an expression or in a few words.
+        asked: the calculation, as an expression or in a few words.
         result: as a person would write it.
     """
 
@@ -26,11 +26,11 @@ class Reading:
 
 
 def computed(expression: str) -> Reading:
-    """An expression with its result. Raises CalculationError where it has none."""
+    """An expression with its result. Raises CalculationError if it has none."""
     return Reading(expression, calculate(expression).text)
 
 
 def size(expression: str) -> Fraction:
-    """The value of an expression, whatever it measures."""
+    """The value of an expression, without its unit."""
     value = calculate(expression).value
     return value.value if not isinstance(value, bool) else Fraction(0)

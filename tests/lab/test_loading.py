@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from warpcortex_cli.errors import RunError
-from warpcortex_cli.lab.loading import OURS, THEIRS, once, table, told
+from warpcortex_cli.lab.loading import OURS, THEIRS, load_ms, once, table
 
 
 def test_llama_cpp_tells_its_load_time() -> None:
-    assert told("x\n0.00.2 I llama_perf_context_print:        load time =     189.55 ms\n") == 189.55
+    assert load_ms("x\n0.00.2 I llama_perf_context_print:        load time =     189.55 ms\n") == 189.55
     with pytest.raises(RunError, match="it said: error: no such file"):
-        told("error: no such file\n")
+        load_ms("error: no such file\n")
 
 
 def test_our_phases_are_all_of_a_load() -> None:

@@ -496,7 +496,7 @@ def all_(
             show,
         )
         judged = gather(lambda p: gates.run(prism, settings, n["gate"], NOTES["gate"], seed + 1, p), "gate", show)
-        told = gather(
+        thoughts = gather(
             lambda p: thinking.run(prism, settings, n["thoughts"], NOTES["thoughts"], seed + 2, p), "thoughts", show
         )
     summary = gates.summarize(judged, settings)
@@ -505,7 +505,7 @@ def all_(
         report.kinds_grid(kept),
         report.kept_grid(kept),
         report.gate_grid(summary),
-        *report.thoughts_grids(told),
+        *report.thoughts_grids(thoughts),
     ]
     command = f"warpcortex eval all{' --quick' if quick else ''} --seed {seed} -m {model}"
     head = (
@@ -513,14 +513,20 @@ def all_(
         f"{seed + 1}, thoughts {seed + 2}. {_TUNED}"
     )
     text = "\n\n".join(
-        [f"# {prism.name}", head, *(g.markdown() for g in grids), report.gate_line(summary), report.thoughts_line(told)]
+        [
+            f"# {prism.name}",
+            head,
+            *(g.markdown() for g in grids),
+            report.gate_line(summary),
+            report.thoughts_line(thoughts),
+        ]
     )
     document: dict[str, Any] = {
         "schema_version": 1,
         "model": prism.name,
         "synapse": synapses.as_json(kept, prism.name, seed),
         "gate": gates.as_json(judged, settings, prism.name, seed + 1),
-        "thoughts": thinking.as_json(told, prism.name, seed + 2),
+        "thoughts": thinking.as_json(thoughts, prism.name, seed + 2),
     }
     try:
         (out / "report.md").write_text(text + "\n", encoding="utf-8")
@@ -530,4 +536,4 @@ def all_(
             f"the report could not be written to {out}: {error.strerror or error}.", "Name another folder with --out."
         ) from error
     report.plot_accuracy(kept, out / "accuracy.svg", prism.name)
-    print_grids(grids, report.gate_line(summary), report.thoughts_line(told), f"written to {out}")
+    print_grids(grids, report.gate_line(summary), report.thoughts_line(thoughts), f"written to {out}")

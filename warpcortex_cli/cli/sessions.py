@@ -95,20 +95,20 @@ class Keeper:
         self._session, self._errors = session, errors
         self._archive = Archive(log)
         with progress_bar(errors) as show:
-            told = self._archive.restore(session, lambda done, total: show(f"taking up {name}", done, total))
+            notices = self._archive.restore(session, lambda done, total: show(f"taking up {name}", done, total))
         river, turns = session.river, len(session.turns)
         if turns:
             self._say(f"session {name}: {turns} turns, {river.length:,} tokens")
-        for line in told:
+        for line in notices:
             self._say(line)
-        self._told_failure = False
+        self._reported_failure = False
 
     def __call__(self) -> None:
         if not self._session.turns and not self._archive.log.nbytes:
             return  # nothing was said, so no empty session is left behind
         self._archive.save(self._session)
-        if self._archive.failure and not self._told_failure:
-            self._told_failure = True
+        if self._archive.failure and not self._reported_failure:
+            self._reported_failure = True
             self._errors.print(Text(self._archive.failure, style="red"))
 
     def finish(self) -> None:

@@ -56,10 +56,10 @@ def theirs(build: Path, gguf: Path, threads: int) -> float:
     command = [str(build / "bin" / "llama-batched-bench"), "-m", str(gguf), "-lv", "4", "-t", str(threads)]
     command += ["-c", "64", "-npp", "1", "-ntg", "1", "-npl", "1"]
     done = subprocess.run(command, capture_output=True, text=True)
-    return told(done.stdout + done.stderr)
+    return load_ms(done.stdout + done.stderr)
 
 
-def told(said: str) -> float:
+def load_ms(said: str) -> float:
     """The load time from llama.cpp's output. Raises RunError if it is missing."""
     found = re.search(r"load time =\s*([0-9.]+) ms", said)
     if found is None:

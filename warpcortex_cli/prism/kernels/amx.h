@@ -41,7 +41,7 @@ class TileConfig {
             config.bytes[i] = uint16_t(i == 4 || i == 5 ? 4 * deep : 64);
             config.rows[i] = uint8_t(i < 6 ? rows : deep);
         }
-        written();  // not every compiler knows that tile instructions read memory
+        compiler_barrier();  // not every compiler knows that tile instructions read memory
         _tile_loadconfig(&config);
         used = true;
     }

@@ -166,12 +166,12 @@ inline float* state_of(const Attention& a, const Task& task, int64_t token, int6
 template <typename T>
 void work_vectors(const Attention& a, const Task& task, float* states) {
     const int64_t count = task.last - task.first;
-    static thread_local AlignedVector<Asked<T>> held;
+    static thread_local AlignedVector<QueryNumber<T>> held;
     held.resize(count * a.shared * a.d);
-    Asked<T>* query = held.data();
+    QueryNumber<T>* query = held.data();
     for (int64_t t = 0; t < count; t++)
         for (int64_t h = 0; h < a.shared; h++) {
-            laid_out(query_of<T>(a, task, task.first + t, h), a.d, query + (t * a.shared + h) * a.d);
+            lay_out(query_of<T>(a, task, task.first + t, h), a.d, query + (t * a.shared + h) * a.d);
             float* state = state_of(a, task, task.first + t, h, states);
             std::fill_n(state, a.d + 2, 0.0f);
             state[0] = std::numeric_limits<float>::lowest();
@@ -183,7 +183,7 @@ void work_vectors(const Attention& a, const Task& task, float* states) {
                 const int64_t here = std::min({PIECE, span.tokens - from, sight(task, token) - start - from});
                 if (here <= 0) continue;
                 const Span<T> piece = {span.keys + from * a.d, span.values + from * a.d, here};
-                for (int64_t h = 0; h < a.shared; h += TOGETHER)
+                for (int64_t h = 0; h < a.shared; h += HEADS_AT_ONCE)
                     read_some<T>(a.shared - h, query + (t * a.shared + h) * a.d, a.d, a.scaling, piece,
                                  state_of(a, task, token, h, states));
             }
@@ -196,7 +196,7 @@ inline void work_tiles(const Attention& a, const Task& task, float* states) {
     Flash& flash = held;
     flash.begin((task.last - task.first) * a.shared, a.d, a.scaling, task.from);
     for (int64_t token = task.first, q = 0; token < task.last; token++)
-        for (int64_t h = 0; h < a.shared; h++, q++) flash.ask(q, query_of<uint16_t>(a, task, token, h), sight(task, token));
+        for (int64_t h = 0; h < a.shared; h++, q++) flash.set_query(q, query_of<uint16_t>(a, task, token, h), sight(task, token));
     const TileConfig config(flash.height());
     spans<uint16_t>(a, task, [&](Span<uint16_t> span, int64_t start) {
         span.tokens = std::min(span.tokens, sight(task, task.last - 1) - start);  // the last token sees the most
@@ -204,7 +204,7 @@ inline void work_tiles(const Attention& a, const Task& task, float* states) {
     });
     flash.finish();
     for (int64_t token = task.first, q = 0; token < task.last; token++)
-        for (int64_t h = 0; h < a.shared; h++, q++) flash.tell(q, state_of(a, task, token, h, states));
+        for (int64_t h = 0; h < a.shared; h++, q++) flash.result(q, state_of(a, task, token, h, states));
 #endif
 }
 

@@ -72,7 +72,7 @@ inline void multiply_panel(const uint8_t* panel, const uint8_t* bytes, int64_t f
         return KIND == BYTES ? bytes + g * LEVEL_BYTES : panel + group_at<FORMAT>(first + g);
     };
     Products<KIND> found[AT_ONCE];
-    written();
+    compiler_barrier();
     for (int64_t g = 0; g < count; g += 2) {
         multiply_group<KIND, 0>(tokens + g * size, levels(g), found[g]);
         if (g + 1 < count) multiply_group<KIND, 1>(tokens + (g + 1) * size, levels(g + 1), found[g + 1]);

@@ -68,7 +68,7 @@ struct Tiled {
 template <int A>
 inline void multiply_pairs(bool begins, Tiled<const uint16_t> rows, Tiled<const uint16_t> columns, int64_t count,
                            Tiled<float> sums) {
-    written();
+    compiler_barrier();
     if (begins) {
         _tile_zero(0);
         _tile_zero(2);
@@ -112,7 +112,7 @@ class Flash {
     }
 
     // Sets query q, which sees the keys before number `sight`.
-    void ask(int64_t q, const uint16_t* numbers, int64_t sight) {
+    void set_query(int64_t q, const uint16_t* numbers, int64_t sight) {
         std::copy_n(numbers, d, &query[q * d]);
         sights[q] = sight;
     }
@@ -141,7 +141,7 @@ class Flash {
     }
 
     // The state of query q: the maximum score, the sum of weights, the weighted sum of values.
-    void tell(int64_t q, float* state) const {
+    void result(int64_t q, float* state) const {
         state[0] = ((const float*)highest.data())[q / tall * LANES + q % tall] / LOG2E;
         state[1] = ((const float*)sum.data())[q / tall * LANES + q % tall];
         std::copy_n(&gathered[q * d], d, state + 2);
@@ -168,7 +168,7 @@ class Flash {
         for (int64_t tile = 0; tile < tiles; tile += 2) {
             const bool two = tile + 1 < tiles;
             (two ? &Flash::score<2> : &Flash::score<1>)(*this, tile, parts);
-            for (int64_t t = 0; t <= int64_t(two); t++) soften(tile + t, t * TALL * MANY, batch.count, parts);
+            for (int64_t t = 0; t <= int64_t(two); t++) update_softmax(tile + t, t * TALL * MANY, batch.count, parts);
             (two ? &Flash::gather<2> : &Flash::gather<1>)(*this, tile, parts);
         }
         place += batch.count, batch.count = 0;
@@ -206,9 +206,9 @@ class Flash {
     }
 
     // Turns a tile's scores, from `at` on, into weights, and rescales the earlier sums to the new maximum.
-    void soften(int64_t tile, int64_t at, int64_t here, int64_t parts) {
+    void update_softmax(int64_t tile, int64_t at, int64_t here, int64_t parts) {
         const int64_t blocks = parts * DEEP / LANES;
-        hide(tile, at, here, parts * DEEP);
+        mask(tile, at, here, parts * DEEP);
         const float* found = &scores[at];
         Floats each[TALL] = {};
         for (int64_t i = 0; i < tall; i++, found += MANY) {
@@ -238,7 +238,7 @@ class Flash {
     }
 
     // Masks keys that a query does not see, and the padding.
-    void hide(int64_t tile, int64_t at, int64_t here, int64_t filled) {
+    void mask(int64_t tile, int64_t at, int64_t here, int64_t filled) {
         for (int64_t i = 0; i < tall; i++) {
             const int64_t seen = std::max<int64_t>(0, std::min(sights[tile * tall + i] - place, here));
             float* row = scores.data() + at + i * MANY;

@@ -67,10 +67,10 @@ void after_attention(const Layer* layer, float* hidden, const float* read, int64
     Room& room = held;
     reserve(room, *layer, rows, threads);
     together(threads, [&](Team& team) {
-        const Own own(team, hidden, rows, layer->width);
+        const LocalHidden own(team, hidden, rows, layer->width);
         Laps laps(nullptr);
         after(team, room, *layer, read, own.hidden, rows, laps, nullptr);
-        own.give_back();
+        own.write_back();
     });
 }
 

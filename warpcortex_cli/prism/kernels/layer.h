@@ -87,16 +87,16 @@ void before(Team& team, Room& room, const Layer& layer, const float* hidden, con
 }
 
 // Hidden states [rows, width] as a thread updates them. Of few rows each thread has a copy; thread 0 writes its copy back.
-struct Own {
+struct LocalHidden {
     float* hidden;
 
-    Own(const Team& team, float* given, int64_t rows, int64_t width)
+    LocalHidden(const Team& team, float* given, int64_t rows, int64_t width)
         : hidden(given), given(given), size(rows * width), first(team.me == 0) {
         static thread_local AlignedVector<float> own;
         if (rows <= FEW && team.threads > 1) own.assign(given, given + size), hidden = own.data();
     }
     // To be called when all threads have made their copies.
-    void give_back() const {
+    void write_back() const {
         if (hidden != given && first) std::copy_n(hidden, size, given);
     }
 

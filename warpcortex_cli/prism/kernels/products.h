@@ -237,7 +237,7 @@ inline void gather(const Weights& weights, const Ahead& ahead, const Tokens& x, 
                 }
             own += M;
             if constexpr (KIND == BYTES) scales += M;
-            written();  // or the compiler keeps copies of the sums
+            compiler_barrier();  // or the compiler keeps copies of the sums
         }
     }
     if constexpr (!ROUNDED)

@@ -18,7 +18,7 @@ struct Span {
 };
 
 constexpr int64_t PIECE = 64;  // keys per softmax update
-constexpr int TOGETHER = 8;    // query heads that read a key at once
+constexpr int HEADS_AT_ONCE = 8;    // query heads that read a key at once
 constexpr int SUMS = NATIVE == 64 ? 24 : 10;  // registers for the sums of scores; those of values may use two more
 constexpr int64_t STEP = LANES / PARTS;       // numbers in a register
 
@@ -35,19 +35,19 @@ inline Real register_of(const float* from) { return load<Real>(from + ODD * STEP
 // The layout of queries, which matches the registers of keys.
 #if defined(__AVX512BF16__)
 template <typename T>
-using Asked = T;
-inline void laid_out(const uint16_t* from, int64_t d, uint16_t* to) { std::copy_n(from, d, to); }
+using QueryNumber = T;
+inline void lay_out(const uint16_t* from, int64_t d, uint16_t* to) { std::copy_n(from, d, to); }
 #else
 template <typename T>
-using Asked = float;
-inline void laid_out(const uint16_t* from, int64_t d, float* to) {
+using QueryNumber = float;
+inline void lay_out(const uint16_t* from, int64_t d, float* to) {
     int64_t i = 0;
     for (; i + 2 * STEP <= d; i += 2 * STEP)
         store(to + i, register_of<0>(from + i)), store(to + i + STEP, register_of<1>(from + i));
     for (; i < d; i += STEP) store(to + i, real(load<Half>(from + i)));  // half a register of words
 }
 #endif
-inline void laid_out(const float* from, int64_t d, float* to) { std::copy_n(from, d, to); }
+inline void lay_out(const float* from, int64_t d, float* to) { std::copy_n(from, d, to); }
 
 inline Real last_of(const uint16_t* from) { return real(load<Half>(from)); }
 inline Real last_of(const float* from) { return load<Real>(from); }
@@ -220,7 +220,7 @@ inline void weighed(const Floats (*weights)[PIECE / LANES], const uint16_t* valu
 
 // Updates the softmax states of HEADS queries with a span: each has its maximum score, sum of weights, weighted values.
 template <typename T, int HEADS>
-inline void read(const Asked<T>* query, int64_t d, float scaling, Span<T> span, float* state) {
+inline void read(const QueryNumber<T>* query, int64_t d, float scaling, Span<T> span, float* state) {
     const int64_t size = d + 2;
     Floats scores[HEADS][PIECE / LANES];
     for (int64_t start = 0; start < span.tokens; start += PIECE) {
@@ -252,8 +252,8 @@ inline void read(const Asked<T>* query, int64_t d, float scaling, Span<T> span, 
     }
 }
 
-template <typename T, int HEADS = TOGETHER>
-inline void read_some(int64_t heads, const Asked<T>* query, int64_t d, float scaling, Span<T> span, float* state) {
+template <typename T, int HEADS = HEADS_AT_ONCE>
+inline void read_some(int64_t heads, const QueryNumber<T>* query, int64_t d, float scaling, Span<T> span, float* state) {
     if constexpr (HEADS > 1)
         if (heads < HEADS) return read_some<T, HEADS - 1>(heads, query, d, scaling, span, state);
     read<T, HEADS>(query, d, scaling, span, state);

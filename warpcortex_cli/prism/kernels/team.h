@@ -41,9 +41,9 @@ class Team {
 
     // Announces what this thread reads next; `wait` prefetches it.
     void later(const Later& soon) {
-        ahead = soon, asked = 0;
+        ahead = soon, prefetched = 0;
         if (threads == 1) return;
-        for (int64_t line = 0; line < AT_ONCE && asked < ahead.bytes; line++) ask();
+        for (int64_t line = 0; line < AT_ONCE && prefetched < ahead.bytes; line++) prefetch();
     }
 
     // A barrier: returns when all threads have arrived.
@@ -56,7 +56,7 @@ class Team {
             return gone.store(turn + 1, std::memory_order_release);
         }
         for (int64_t looks = 0; gone.load(std::memory_order_acquire) == turn; looks++) {
-            if (asked < ahead.bytes) ask();
+            if (prefetched < ahead.bytes) prefetch();
             else if (looks < AWAKE) rest();
             else std::this_thread::yield();  // another program runs on the core of a thread we wait for
         }
@@ -97,12 +97,12 @@ class Team {
     Count* counts;  // threads that have arrived; barriers passed; twice, how many of each thread's pieces are taken
     int turn = 0;
     Later ahead = {};
-    int64_t asked = 0;  // bytes of `ahead` that were prefetched
+    int64_t prefetched = 0;  // bytes of `ahead` that were prefetched
 
-    void ask() {
+    void prefetch() {
         for (const uint8_t* at : ahead.at)
-            if (at) __builtin_prefetch(at + asked, 0, 2);
-        asked += LINE;
+            if (at) __builtin_prefetch(at + prefetched, 0, 2);
+        prefetched += LINE;
     }
 
     static void rest() {

@@ -39,7 +39,7 @@ inline void through(const Through& t, const Attention& given, int threads) {
         std::fill_n(&groups[given.groups[g]->start], given.groups[g]->tokens, given.groups[g]);
     for (int64_t i = 0; i < t.count; i++) reserve(room, *t.layers[i], t.rows, threads);
     together(threads, [&](Team& team) {
-        const Own own(team, t.hidden, t.rows, some.width);
+        const LocalHidden own(team, t.hidden, t.rows, some.width);
         Attention a = attention;
         Laps laps(team.me == 0 ? t.seconds : nullptr);
         for (int64_t i = 0; i < t.count; i++) {
@@ -66,7 +66,7 @@ inline void through(const Through& t, const Attention& given, int threads) {
             after(team, room, layer, (const uint16_t*)t.read, own.hidden, t.rows, laps,
                   i + 1 < t.count ? &t.layers[i + 1]->qkv : nullptr);
         }
-        own.give_back();
+        own.write_back();
     });
 }
 

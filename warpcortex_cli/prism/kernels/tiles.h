@@ -13,15 +13,15 @@ constexpr int64_t TASK = 2;  // pairs of panels of a task
 #if defined(WITH_TILES)
 
 // What to prefetch while multiplying: lines [first, first + lines) of each group, `ahead` bytes further.
-struct Wanted {
+struct Prefetch {
     int64_t ahead, first, lines;
 };
 
 // Adds the products of weights and A tiles of tokens to the sums, or begins these.
 template <int A, int P>
-inline void multiply_tiles(const Weights& weights, const Wanted& wanted, const int8_t* const* tokens,
+inline void multiply_tiles(const Weights& weights, const Prefetch& prefetch, const int8_t* const* tokens,
                            const int64_t* wide, Floats* const* sums) {
-    written();
+    compiler_barrier();
     if (weights.first == 0) {
         _tile_zero(0);
         if constexpr (A > 1) _tile_zero(1);
@@ -35,9 +35,9 @@ inline void multiply_tiles(const Weights& weights, const Wanted& wanted, const i
     }
     for (int64_t g = 0; g < weights.count; g++) {
         const uint8_t* at = weights.held + g * weights.size;
-        for (int64_t i = 0; i < wanted.lines; i++)
+        for (int64_t i = 0; i < prefetch.lines; i++)
             for (int p = 0; p < P; p++)
-                __builtin_prefetch(at + p * weights.apart + wanted.ahead + (wanted.first + i) * LINE, 0, 2);
+                __builtin_prefetch(at + p * weights.apart + prefetch.ahead + (prefetch.first + i) * LINE, 0, 2);
         _tile_loadd(4, tokens[0] + g * LINE * wide[0], LINE);
         if constexpr (A > 1) _tile_loadd(5, tokens[1] + g * LINE * wide[1], LINE);
         _tile_loadd(6, at, LINE);
@@ -70,8 +70,8 @@ inline void multiply_all(const Weights& weights, int64_t ahead, const Tokens& x,
             tokens[i] = x.tile(tile + i) + weights.first * LINE * wide[i];
             for (int p = 0; p < P; p++) to[2 * p + i] = sums + p * x.places() + (tile + i) * x.tall;
         }
-        const Wanted wanted = {ahead, line, std::min(lines, PAIRS - line)};
-        (a == 2 ? multiply_tiles<2, P> : multiply_tiles<1, P>)(weights, wanted, tokens, wide, to);
+        const Prefetch prefetch = {ahead, line, std::min(lines, PAIRS - line)};
+        (a == 2 ? multiply_tiles<2, P> : multiply_tiles<1, P>)(weights, prefetch, tokens, wide, to);
     }
 }
 

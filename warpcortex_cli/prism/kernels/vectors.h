@@ -59,7 +59,7 @@ inline T pinned(T x) {
 }
 
 // A compiler barrier: earlier writes are in memory.
-inline void written() { asm volatile("" ::: "memory"); }
+inline void compiler_barrier() { asm volatile("" ::: "memory"); }
 
 // Two vectors as one. Compilers also split vectors wider than a register, but spill them to memory.
 template <typename T>

@@ -46,7 +46,7 @@ KeepOption = Annotated[
     typer.Option(
         "--keep",
         metavar="FILE",
-        help="Keep each answer there as it comes; the same command goes on.",
+        help="Append each answer to FILE; the same command resumes from it.",
         show_default=False,
     ),
 ]

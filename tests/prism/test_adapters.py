@@ -195,7 +195,7 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     "rank": (lambda f: _weights(f, _huge_rank), "rank 1,000"),
     "half": (lambda f: _weights(f, _lone_half), "incomplete"),
     "head": (lambda f: _weights(f, _elsewhere), "no linear layer of a decoder layer"),
-    "module": (lambda f: _weights(f, _whole_module), "is not served"),
+    "module": (lambda f: _weights(f, _whole_module), "is not supported"),
     "pickled": (_pickled, "pickled"),
     "cut": (lambda f: (f / "adapter_model.safetensors").write_bytes(b"\x10\0\0\0"), "damaged"),
     "no config": (lambda f: (f / "adapter_config.json").unlink(), "holds no adapter_config.json"),

@@ -1,7 +1,7 @@
 """LoRA adapters as PEFT writes them: `adapter_config.json` and `adapter_model.safetensors` in a folder.
 
 Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021: a linear layer W gives W x + scale * B (A x),
-where A [rank, inputs] and B [outputs, rank] are the adapter's. No torch in here, and no weights are read.
+where A [rank, inputs] and B [outputs, rank] are the adapter's. Imports no torch and reads no weights.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Halves = tuple[tuple[int, int], tuple[int, int]]  # shapes of A [rank, inputs] a
 
 
 class Config(BaseModel):
-    """What matters of adapter_config.json; `r` and `lora_alpha` as in PEFT's LoraConfig."""
+    """The relevant keys of adapter_config.json; `r` and `lora_alpha` as in PEFT's LoraConfig."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -48,7 +48,7 @@ class Config(BaseModel):
     alpha_pattern: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = {}
 
     def scale(self, module: str, rank: int) -> float:
-        """What B (A x) is multiplied with in a module: alpha by rank, or by its root (rank-stabilised LoRA)."""
+        """The factor of B (A x) in a module: alpha / rank, or alpha / sqrt(rank) for rank-stabilised LoRA."""
         alpha = next((a for name, a in self.alpha_pattern.items() if _is_named(name, module)), self.lora_alpha)
         return alpha / (math.sqrt(rank) if self.use_rslora else rank)
 
@@ -76,7 +76,7 @@ def find_adapter(spec: str) -> Path:
 
 
 def read_config(folder: Path, name: str) -> Config:
-    """Raises ModelError: it is damaged, or of a kind of adapter that is not served."""
+    """Reads the configuration. Raises ModelError: it is damaged, or the kind of adapter is not supported."""
     try:
         config = Config.model_validate_json((folder / CONFIG).read_bytes())
     except ValidationError as error:
@@ -93,7 +93,7 @@ def read_config(folder: Path, name: str) -> Config:
         (bool(config.modules_to_save), "one that brings whole modules (modules_to_save)"),
     ):
         if refused:
-            raise ModelError(f"{name} is an adapter {what}, which is not served.", "LoRA of linear layers is.")
+            raise ModelError(f"{name} is an adapter {what}, which is not supported.", "Only LoRA of linear layers is.")
     return config
 
 
@@ -112,7 +112,7 @@ def halves(folder: Path, name: str) -> dict[str, Halves]:
     for key, shape in found.items():
         match = _PART.fullmatch(key.removeprefix(PREFIX)) if key.startswith(PREFIX) else None
         if match is None or len(shape) != 2:
-            raise ModelError(f"{name} holds {key}, which is not served.", "LoRA of linear layers is.")
+            raise ModelError(f"{name} holds {key}, which is not supported.", "Only LoRA of linear layers is.")
         parts.setdefault(match["module"], {})[match["part"]] = (shape[0], shape[1])
     if not parts:
         raise ModelError(f"{name} holds no weights.", SAVE_AGAIN)
@@ -153,12 +153,12 @@ class Described:
 
     @property
     def kinds(self) -> Counter[str]:
-        """How often each kind of layer occurs, such as q_proj."""
+        """Counts of each kind of layer, such as q_proj."""
         return Counter(module.rpartition(".")[2] for module in self.modules)
 
 
 def described(folder: Path, name: str) -> Described:
-    """Raises ModelError: it is damaged, or not served with any model."""
+    """Describes an adapter. Raises ModelError: it is damaged, or not supported with any model."""
     config, found = read_config(folder, name), halves(folder, name)
     ranks = sorted({a[0] for a, _ in found.values()})
     size = (folder / WEIGHTS).stat().st_size
@@ -166,7 +166,7 @@ def described(folder: Path, name: str) -> Described:
 
 
 def adapters(folders: Iterable[Path]) -> list[Described]:
-    """All adapters in these folders, in folders right inside of them, and in the Hugging Face cache."""
+    """All adapters in these folders, in their direct subfolders, and in the Hugging Face cache."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     found: dict[Path, str] = {}

@@ -1,4 +1,4 @@
-"""Agents that differ: LoRA adapters on the one model, rows with different ones in the same forward.
+"""LoRA adapters on the one model: rows with different adapters in the same forward.
 
 The model's own products are computed once for all rows; then each adapter adds its low-rank part to its own rows, as in
 Punica (Chen et al., 2023) and S-LoRA (Sheng et al., 2023). Rows without an adapter are left as they are.
@@ -29,7 +29,7 @@ from warpcortex_cli.prism.adapter_files import (
     read_config,
 )
 
-ROOM = 256 * 2**20  # bytes of adapters in memory; those used least recently leave first
+ROOM = 256 * 2**20  # bytes of adapters in memory; the least recently used are dropped first
 
 
 @dataclass(frozen=True)
@@ -62,28 +62,28 @@ class Adapter:
 
 
 class Adapters:
-    """The adapters of a model: which there are, which are in memory, and what they add to a step.
+    """The adapters of a model: loads them, caches them, and adds their part to a step.
 
     Args:
-        model: of transformers, of plain or packed linear layers.
+        model: of transformers, with plain or packed linear layers.
         room: bytes of adapters in memory; a step that needs more at once takes more.
     """
 
     def __init__(self, model: Any, room: int = ROOM) -> None:
         self._model = model
         self.room = room
-        self._held: OrderedDict[str, Adapter] = OrderedDict()  # the one used last is the last one
+        self._held: OrderedDict[str, Adapter] = OrderedDict()  # least recently used first
         self._hooked: set[str] = set()
         self._step: list[tuple[Adapter, Tensor | slice]] = []
 
     @property
     def nbytes(self) -> int:
-        """Of those in memory."""
+        """Bytes of the adapters in memory."""
         return sum(adapter.nbytes for adapter in self._held.values())
 
     @property
     def held(self) -> list[str]:
-        """Names of those in memory, the one used last at the end."""
+        """Names of the adapters in memory, least recently used first."""
         return list(self._held)
 
     def get(self, name: str) -> Adapter:
@@ -93,7 +93,7 @@ class Adapters:
             name: its folder, or org/name in the Hugging Face cache.
 
         Raises:
-            ModelError: it is not there, damaged, not served, or was made for another model. Nothing has changed then.
+            ModelError: it is missing, damaged, not supported, or made for another model. Then nothing has changed.
         """
         found = self._held.get(name)
         if found is None:
@@ -107,7 +107,7 @@ class Adapters:
 
     @contextmanager
     def running(self, rows: Sequence[tuple[str | None, int]]) -> Iterator[None]:
-        """While it is open, a forward of the model computes each row with its adapter.
+        """A context in which a forward of the model computes each row with its adapter.
 
         Args:
             rows: the adapter of each row, if it has one, and its tokens, as they are packed.
@@ -160,7 +160,7 @@ def read_adapter(folder: Path, name: str, model: Any) -> Adapter:
         model: of transformers; each layer that the adapter names must be one of `inputs_and_outputs`.
 
     Raises:
-        ModelError: it is damaged, not served, or was made for another model.
+        ModelError: it is damaged, not supported, or was made for another model.
     """
     config = read_config(folder, name)
     found = halves(folder, name)
@@ -177,7 +177,7 @@ def read_adapter(folder: Path, name: str, model: Any) -> Adapter:
 
 
 def _checked(found: Mapping[str, Halves], config: Config, name: str, model: Any) -> dict[str, int]:
-    """The rank in each module; ModelError where a tensor has no place in the model."""
+    """The rank in each module. Raises ModelError if a tensor has no place in the model."""
     base = f", {config.base_model_name_or_path}" if config.base_model_name_or_path else ""
     ranks = {}
     for module, ((rank, inputs), (outputs, other)) in found.items():
@@ -198,7 +198,7 @@ def _checked(found: Mapping[str, Halves], config: Config, name: str, model: Any)
 
 
 def inputs_and_outputs(model: Any, module: str) -> tuple[int, int] | None:
-    """Of a linear layer inside of a decoder layer, plain or packed; None where `module` is none."""
+    """Sizes of a plain or packed linear layer inside a decoder layer; None if `module` is not one."""
     try:
         found = model.get_submodule(module)
     except AttributeError:

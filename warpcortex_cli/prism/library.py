@@ -260,5 +260,5 @@ def _kept_elsewhere(library: bytes, name: str) -> Path:
 def _failed(reason: str) -> RunError:
     return RunError(
         f"warpcortex's kernels could not be compiled: {reason}.",
-        "They take a C++ compiler such as g++; without --compile and --quantize bf16 or int4 nothing has to be.",
+        "Install g++ or set CXX, or use --quantize none without --compile.",
     )

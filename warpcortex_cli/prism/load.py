@@ -1,4 +1,4 @@
-"""Loading the model: one set of weights, out of safetensors or GGUF only. Code of a repository never runs."""
+"""Loads the model: one set of weights, from safetensors or GGUF only. A repository's code never runs."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _PLAIN_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
 # Phases of a start
 HEADER, TOKENIZER, CODE, WEIGHTS = "what the files hold", "tokenizer", "the model's code", "weights"
-_SMALL = 1 << 25  # parameters below which a step is no matter of products
+_SMALL = 1 << 25  # parameters below which products do not dominate a step
 _FIRST_LAYER = re.compile(r"\b(layers|blk)\.0\.")
 HEADROOM = 256 * 2**20  # bytes left for activations and KV when weights are loaded
 _SMALLER = "Choose a smaller model with -m, or --quantize int4 on a CPU, or --dtype bf16 elsewhere."
@@ -56,7 +56,7 @@ def choose_device(name: str) -> torch.device:
     """The device of `auto|cpu|cuda[:n]|mps`; auto takes CUDA, then MPS, then the CPU.
 
     Raises:
-        UsageError: no such word.
+        UsageError: unknown name.
         ModelError: this machine does not have the device.
     """
     kind, _, number = name.partition(":")
@@ -90,18 +90,18 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def choose_quantize(source: ModelSource, options: LoadOptions) -> str:
-    """How weights are kept, of `auto` or what else `Prism` knows.
+    """The format of weights for `auto` or any other value of --quantize.
 
-    auto is bf16 where that leaves a model's weights as they are, so if they are stored in it, and `packs_bf16`, and it
-    was measured to be faster on this machine; and the form of the file, of a GGUF file in fewer bits: few bytes are
-    what the file was chosen for. Not for pocket, which shall start at once wherever it is.
+    auto is bf16 if the model is stored in bf16, which is then exact, `packs_bf16`, and it was measured to be faster on
+    this machine; and the file's own format for a quantized GGUF file, which was chosen for its size. pocket is never
+    packed, so that it starts at once everywhere.
     """
     if options.quantize != "auto":
         return options.quantize
     if source.kind == "pocket":
         return "none"
     stored = stored_values(source)
-    # Kernels are compiled only for who will use them.
+    # Kernels are compiled only if they will be used.
     if stored.quantized:
         return FILE if packs_bf16(options) else "none"
     packed = stored.dtype == torch.bfloat16 and not stored.of_experts and packs_bf16(options)
@@ -109,7 +109,7 @@ def choose_quantize(source: ModelSource, options: LoadOptions) -> str:
 
 
 def _faster_packed(source: ModelSource) -> bool:
-    """Whether weights of bf16 are faster packed than in fp32 by torch; also where these would not fit into memory."""
+    """Whether packed bf16 weights are faster than fp32 by torch, or fp32 would not fit into memory."""
     if source.format == "gguf":
         found = {name: tensor.shape for name, tensor in read_header(source.path, source.name).tensors.items()}
     else:
@@ -121,9 +121,9 @@ def _faster_packed(source: ModelSource) -> bool:
 
 
 def packs_bf16(options: LoadOptions) -> bool:
-    """Whether packing is the fastest way to compute with weights of bf16, and no other type is asked for.
+    """Whether bf16 weights can be packed and no other dtype is requested.
 
-    So it is on a CPU whose kernels can be compiled; outside of Linux none was ever run.
+    Requires a CPU whose kernels can be compiled, and Linux, since they were never run elsewhere.
     """
     return (
         options.dtype == "auto" and choose_device(options.device).type == "cpu" and sys.platform == "linux" and usable()
@@ -141,8 +141,8 @@ def loading(source: ModelSource, options: LoadOptions) -> tuple[PreTrainedModel,
 
     Args:
         source: a model on this machine.
-        options: `quantize` is what will become of the weights, not auto. If anything, dtype auto is the type of the
-            files, and what will be packed is left on meta, to be read when its turn comes.
+        options: with a resolved `quantize`, not auto. If it is not none, dtype auto is the files' dtype, and weights
+            to be packed stay on meta until they are read.
 
     Raises:
         UsageError: unknown device or dtype.
@@ -190,7 +190,7 @@ def loading(source: ModelSource, options: LoadOptions) -> tuple[PreTrainedModel,
 def _plain_model(
     source: ModelSource, config: Any, number: torch.dtype, target: torch.device, packed: bool
 ) -> PreTrainedModel | None:
-    """A model whose files hold its parameters as they are, or None. What will be packed is left on meta."""
+    """A model whose files hold its parameters unchanged, or None. Weights to be packed stay on meta."""
     with importing(), phase(CODE), on_meta():
         model: Any = AutoModelForCausalLM.from_config(config, dtype=number, attn_implementation="eager")
     model.tie_weights()
@@ -206,7 +206,7 @@ def _plain_model(
 
 
 def _converted_model(source: ModelSource, config: Any, number: torch.dtype) -> Any:
-    """A model whose files transformers turns into its parameters."""
+    """A model whose files transformers converts to its parameters."""
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         source.path, config=config, dtype=number, attn_implementation="eager", use_safetensors=True,
         trust_remote_code=False, local_files_only=True, output_loading_info=True,
@@ -230,7 +230,7 @@ def _gguf_parts(
         check_room(source.name, nbytes, target, "as in its file" if quantize == FILE else f"as {quantize}")
     with phase(CODE):
         model = found.model(found.config(), number)
-    # Beside the weights: to pack these is work of the kernels, which leave Python to others meanwhile.
+    # In parallel: the kernels release the GIL while they pack weights.
     beside = ThreadPoolExecutor(1)
     tokenizer = beside.submit(found.tokenizer)
     beside.shutdown(wait=False)
@@ -248,13 +248,13 @@ def _gguf_parts(
 
 @dataclass
 class Stored:
-    """What the files of a model hold.
+    """The contents of a model's files.
 
     Attributes:
         parameters: values.
-        of_experts: how many of them are of experts, which stay unpacked.
-        types: safetensors' names of their types; of a GGUF file those of its matrices that are plain numbers.
-        quantized: whether some are in fewer bits than numbers have.
+        of_experts: those of experts, which are not packed.
+        types: safetensors' names of their dtypes; for a GGUF file those of its unquantized matrices.
+        quantized: whether some are quantized.
     """
 
     parameters: int = 0
@@ -264,12 +264,12 @@ class Stored:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of all values; fp32 if they differ, or it is none of `DTYPES`."""
+        """The common dtype; fp32 if they differ or it is not in `DTYPES`."""
         return NUMBERS.get(next(iter(self.types)), torch.float32) if len(self.types) == 1 else torch.float32
 
 
 def stored_values(source: ModelSource) -> Stored:
-    """By the headers of the files. Raises ModelError for a damaged one."""
+    """Read from the files' headers. Raises ModelError if one is damaged."""
     found = Stored()
     if source.format == "gguf":
         for tensor in read_header(source.path, source.name).tensors.values():
@@ -293,12 +293,12 @@ def _config(source: ModelSource) -> Any:
     if getattr(config, "is_encoder_decoder", False):
         raise ModelError(
             f"{source.name} is an encoder-decoder ({config.model_type}).",
-            "The engine serves decoder-only models.",
+            "Choose a decoder-only model.",
         )
     check_config(config, source.name)
     if getattr(config, "quantization_config", None):
         raise ModelError(
-            f"{source.name} holds quantized weights, which the engine does not serve.",
+            f"{source.name} holds quantized weights, which are supported only as GGUF.",
             "Choose the unquantized model.",
         )
     return config
@@ -321,16 +321,16 @@ def _tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
 
 
 def name_of(dtype: torch.dtype) -> str:
-    """As torch writes it, float32."""
+    """torch's name, such as float32."""
     return str(dtype).removeprefix("torch.")
 
 
 def check_room(name: str, nbytes: int, device: torch.device, how: str) -> None:
-    """Refuses weights that do not fit, before the system would kill the process.
+    """Refuses weights that do not fit, before the system kills the process.
 
     Args:
         nbytes: of the weights, at most.
-        how: they are kept, to be told.
+        how: the format of the weights, for the message.
 
     Raises:
         MemoryLimitError: with what is needed and what is free.
@@ -383,7 +383,7 @@ def _model_type(source: ModelSource) -> str:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """What a JSON file holds; nothing when it is not there or not an object."""
+    """A JSON file's object; empty if it is missing or not an object."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -392,7 +392,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _first_line(error: BaseException) -> str:
-    """What an error says, up to its first line break that ends a sentence; its type if it says nothing."""
+    """An error's message up to the first line break that ends a sentence; its type if it is empty."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     count = 1 + sum(1 for _ in takewhile(lambda line: line.endswith(":"), lines))
     return " ".join(lines[:count])[:200] or type(error).__name__

@@ -169,7 +169,7 @@ class Prism:
         Quantized weights are packed straight from the files and take no other memory on the way.
 
         Raises:
-            ModelError: not found, broken, or not served.
+            ModelError: not found, damaged, or not supported.
             MemoryLimitError: too little memory.
             RunError: nothing can be compiled here.
         """
@@ -205,10 +205,10 @@ class Prism:
             name: a folder as PEFT writes it, or org/name in the Hugging Face cache.
 
         Raises:
-            ModelError: it is not there, damaged, not served, or was made for another model. Nothing has changed then.
+            ModelError: it is missing, damaged, not supported, or made for another model. Then nothing has changed.
         """
         if self._compiled:
-            raise ModelError(f"adapters are not served with --compile, and {name} is one.", "Leave --compile out.")
+            raise ModelError(f"adapters are not supported with --compile, and {name} is one.", "Leave --compile out.")
         decoder = self.model.get_decoder()
         fused = unfuse(decoder)
         try:

@@ -32,13 +32,13 @@ if TYPE_CHECKING:
     from warpcortex_cli.prism.prism import Prism
 
 T = TypeVar("T")
-app = typer.Typer(
-    help="Measure whether landmarks, Gate, thoughts and recall do what they are for.", no_args_is_help=True
-)
+app = typer.Typer(help="Measure whether landmarks, Gate, thoughts and recall work.", no_args_is_help=True)
 
-SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Of the cases.")]
-MethodsOption = Annotated[str, typer.Option("--methods", help="Which methods; all by default.", show_default=False)]
-QuickOption = Annotated[bool, typer.Option("--quick", help="Few cases, in a minute or so.")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of the cases.")]
+MethodsOption = Annotated[
+    str, typer.Option("--methods", help="Methods to compare; all by default.", show_default=False)
+]
+QuickOption = Annotated[bool, typer.Option("--quick", help="Few cases, in about a minute.")]
 EvalModel = Annotated[str, typer.Option("--model", "-m", metavar="MODEL")]
 EvalProfile = Annotated[str, typer.Option("--profile", "-p", metavar="NAME|FILE")]
 KeepOption = Annotated[
@@ -52,7 +52,7 @@ KeepOption = Annotated[
 ]
 NotesOption = Annotated[int, typer.Option("--notes", min=4, max=100, help="Notes in each case.")]
 BudgetOption = Annotated[
-    int, typer.Option("--budget", min=64, help="Tokens that come back at once; as many newest ones are always read.")
+    int, typer.Option("--budget", min=64, help="Tokens recalled at once; the window of newest tokens is as long.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 CONTEXTS, BUDGETS = "512,1024,2048,3200", "16,32,64,128,256,512"
@@ -157,7 +157,7 @@ def synapse(
     as_json: JsonOption = False,
     write_results: EvalResultsOption = False,
 ) -> None:
-    """Ask about a long context of which k tokens are kept: facts, sums, two hops, misspellings; ours beside others."""
+    """Ask about a long context of which k tokens are kept: facts, sums, two hops, misspellings. Ours against others."""
     from warpcortex_cli.eval import report
     from warpcortex_cli.eval import synapse as evaluation
     from warpcortex_cli.eval.rivals import METHODS
@@ -241,10 +241,11 @@ def thoughts(
 
 @app.command("recall")
 def recall(
-    n: Annotated[int, typer.Option("--n", min=1, help="Notes that are loaded.")] = CASES["recall"],
+    n: Annotated[int, typer.Option("--n", min=1, help="Texts of notes.")] = CASES["recall"],
     budget: BudgetOption = BUDGET,
     times: Annotated[
-        str, typer.Option("--depths", metavar="D,D", help="How far before the end the facts stand, in budgets.")
+        str,
+        typer.Option("--depths", metavar="D,D", help="Distance of the facts from the end of the notes, in budgets."),
     ] = TIMES,
     methods: MethodsOption = "",
     wordings: Annotated[
@@ -252,7 +253,7 @@ def recall(
         typer.Option(
             "--wordings",
             metavar="W,W",
-            help="said: as the note says it; dropped, swapped: letters of the names. All by default.",
+            help="said: as in the note; dropped, swapped: with misspelled names. All by default.",
             show_default=False,
         ),
     ] = "",
@@ -264,7 +265,7 @@ def recall(
     as_json: JsonOption = False,
     write_results: EvalResultsOption = False,
 ) -> None:
-    """Are facts recalled that left the window long ago? Ours beside other retrieval methods."""
+    """Are facts recalled long after they left the window? Ours against other retrieval methods."""
     from warpcortex_cli.eval import recall as evaluation
 
     depths = QUICK_TIMES if quick else numbers("--depths", times)
@@ -292,9 +293,12 @@ def recall(
 def depth(
     n: Annotated[int, typer.Option("--n", min=1, help="Texts, each with four questions.")] = CASES["depth"],
     budget: BudgetOption = BUDGET,
-    depths: Annotated[str, typer.Option("--depths", metavar="N,N", help="Tokens that were read.")] = DEPTHS,
+    depths: Annotated[str, typer.Option("--depths", metavar="N,N", help="Tokens read before each question.")] = DEPTHS,
     stored: Annotated[
-        str, typer.Option("--stored", metavar="FORMAT", help="Format of blocks; the profile's.", show_default=False)
+        str,
+        typer.Option(
+            "--stored", metavar="FORMAT", help="Format of blocks; default: the profile's.", show_default=False
+        ),
     ] = "",
     seed: SeedOption = 2034,
     quick: QuickOption = False,
@@ -333,7 +337,10 @@ def quantized(
     text: Annotated[
         Path | None,
         typer.Option(
-            "--text", metavar="FILE", help="What is read. Without it, notes of pocket's world.", show_default=False
+            "--text",
+            metavar="FILE",
+            help="The text to score; default: conversations of pocket's world.",
+            show_default=False,
         ),
     ] = None,
     kinds: Annotated[
@@ -370,10 +377,10 @@ def replies(
         Path,
         typer.Option("--data", metavar="FILE|FOLDER", help="Questions: JSON lines, or SQuAD's format.", exists=True),
     ],
-    n: Annotated[int, typer.Option("--n", min=1, help="Questions; of a folder, as many of each file.")] = 100,
-    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Of a reply, at most.")] = 256,
+    n: Annotated[int, typer.Option("--n", min=1, help="Questions, from a folder equally many of each file.")] = 100,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Maximum tokens of a reply.")] = 256,
     seed: SeedOption = 2035,
-    alone: Annotated[bool, typer.Option("--alone", help="Without transformers' generate beside it.")] = False,
+    alone: Annotated[bool, typer.Option("--alone", help="Without the comparison with transformers' generate.")] = False,
     keep: KeepOption = None,
     model: EvalModel = "auto",
     profile: EvalProfile = "auto",
@@ -383,7 +390,7 @@ def replies(
     as_json: JsonOption = False,
     write_results: EvalResultsOption = False,
 ) -> None:
-    """Count replies that loop, beside transformers' generate with the same prompts and settings."""
+    """Count replies that loop, also of transformers' generate with the same prompts and settings."""
     from warpcortex_cli.eval import replies as evaluation
     from warpcortex_cli.eval.kept import Kept
     from warpcortex_cli.eval.questions import mixed
@@ -415,18 +422,20 @@ def replies(
 def tasks_(
     data: Annotated[
         Path,
-        typer.Option("--data", metavar="FOLDER", help="Where the tasks lie.", exists=True, file_okay=False),
+        typer.Option("--data", metavar="FOLDER", help="The folder of the tasks' files.", exists=True, file_okay=False),
     ],
     tasks: Annotated[
         str,
         typer.Option(
-            "--tasks", metavar="T,T", help="Files of the folder by name, and calculations, ordinary, which need none."
+            "--tasks", metavar="T,T", help="Names of files in the folder; calculations and ordinary are built in."
         ),
     ] = "calculations,ordinary",
     conditions: Annotated[
-        str, typer.Option("--conditions", metavar="C,C", help="Which; all by default.", show_default=False)
+        str, typer.Option("--conditions", metavar="C,C", help="Conditions to run; all by default.", show_default=False)
     ] = "",
-    lengths: Annotated[str, typer.Option("--lengths", metavar="N,N", help="Tokens of documents.")] = "2000,8000,30000",
+    lengths: Annotated[
+        str, typer.Option("--lengths", metavar="N,N", help="Lengths of documents in tokens.")
+    ] = "2000,8000,30000",
     n: Annotated[int, typer.Option("--n", min=1, help="Questions of each task.")] = 100,
     keep: KeepOption = None,
     seed: SeedOption = 2040,
@@ -458,7 +467,7 @@ def tasks_(
 
 @app.command("all")
 def all_(
-    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where the report is written.")] = Path(
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder of the report.")] = Path(
         "warpcortex-eval"
     ),
     seed: SeedOption = 2026,

@@ -65,7 +65,7 @@ def test_the_river_is_computed_with_the_one_that_is_given(adapter: Path, capsys:
         ("river=nowhere", 3, "there is no adapter 'nowhere'"),
     ],
 )
-def test_what_is_wrong_is_said(
+def test_bad_adapters_end_with_a_sentence_and_an_exit_code(
     adapter: Path, capsys: pytest.CaptureFixture[str], given: str, code: int, said: str
 ) -> None:
     assert leave("ask", QUESTION, "-m", "pocket", "--adapter", given) == code

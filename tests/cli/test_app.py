@@ -161,7 +161,7 @@ def test_a_model_that_is_missing_ends_with_3_and_the_fix() -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_reader_that_leaves_is_nothing_to_talk_about() -> None:
+def test_a_closed_pipe_prints_no_message() -> None:
     command = f"{sys.executable} -m warpcortex_cli profiles schema | head -c 1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120)
     assert done.stdout == "{"

@@ -72,7 +72,7 @@ def test_a_full_disk_is_an_error(session: FakeSession, leave, args: list[str], c
 
 
 @pytest.mark.parametrize("args", PRINTING, ids=" ".join)
-def test_a_reader_that_leaves_is_told_by_the_exit_code_alone(session: FakeSession, leave, args, capsys) -> None:  # type: ignore[no-untyped-def]  # noqa: F811
+def test_a_closed_pipe_is_reported_by_the_exit_code_alone(session: FakeSession, leave, args, capsys) -> None:  # type: ignore[no-untyped-def]  # noqa: F811
     read, write = os.pipe()
     os.close(read)
     with open(write, "w") as pipe:

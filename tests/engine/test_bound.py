@@ -1,4 +1,4 @@
-"""A step reads no more than it says, whoever is alive: the River moves on, and Streams keep what they read."""
+"""A step reads no more than its bound with Streams alive: the River moves on, and Streams keep what they read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`profiles check`: what twenty questions say about a profile."""
+"""`profiles check`: the verdict of twenty questions."""
 
 from __future__ import annotations
 

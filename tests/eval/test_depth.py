@@ -1,4 +1,4 @@
-"""`eval depth`: each error is of what its name says, and slopes are those of the figures."""
+"""`eval depth`: each error measures what its name says, and slopes fit the figures."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from warpcortex_cli.prism.source import resolve_model
 POCKET = resolve_model("pocket", "auto")
 
 
-def test_int8_changes_little_and_nothing_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_int8_changes_little_and_fp32_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     load = Prism.load
     monkeypatch.setattr(
         Prism, "load", lambda source, device, *_, quantize="none": load(source, device, "fp32", quantize=quantize)

@@ -1,4 +1,4 @@
-"""`eval replies`: what a loop is, the same prompts for both engines, and a run that goes on."""
+"""`eval replies`: what counts as a loop, the same prompts for both engines, and resuming a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Our scorers beside kvpress's, where that is installed; it needs an environment of its own."""
+"""Our scorers against kvpress's, if it is installed; it needs its own environment."""
 
 from __future__ import annotations
 

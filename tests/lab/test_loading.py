@@ -1,4 +1,4 @@
-"""Loading beside llama.cpp: what both sides say of themselves."""
+"""Loading compared with llama.cpp: the times that both report."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from warpcortex_cli.errors import RunError
 from warpcortex_cli.lab.loading import OURS, THEIRS, load_ms, once, table
 
 
-def test_llama_cpp_tells_its_load_time() -> None:
+def test_llama_cpps_load_time_is_parsed() -> None:
     assert load_ms("x\n0.00.2 I llama_perf_context_print:        load time =     189.55 ms\n") == 189.55
     with pytest.raises(RunError, match="it said: error: no such file"):
         load_ms("error: no such file\n")

@@ -20,7 +20,7 @@ def test_every_parameter_has_a_name_of_its_own() -> None:
     assert {"token_embd.weight", "output_norm.weight", "blk.23.attn_q.bias", "blk.0.ffn_down.weight"} <= set(names)
 
 
-def test_ours_is_what_the_program_itself_measures() -> None:
+def test_our_speeds_are_those_of_the_bench_command() -> None:
     load = Load(agents=2, context=64, landmarks=8, tokens=2)
     runs = our_runs(["--random-weights", "SmolLM2-135M"], "int8", load, [1, 2])
     assert [(r.agents, r.context, r.landmarks, r.tokens_per_agent) for r in runs] == [
@@ -41,12 +41,12 @@ def test_a_format_is_compared_with_those_that_are_as_faithful() -> None:
     assert "| to its best | | 3.00 (F16) |" in table({"int8": Figures(0.001, {"a": 30})}, theirs, ["a"])
 
 
-def test_kl_is_read_out_of_what_llama_cpp_says() -> None:
+def test_kl_is_parsed_from_llama_perplexity() -> None:
     said = "====== KL divergence statistics ======\nMean    KLD:   0.003434 ±   0.000112\nMaximum KLD:   0.5"
     assert mean_kl(said) == 0.003434
 
 
-def test_a_build_says_what_it_was_made_for(tmp_path: Path) -> None:
+def test_the_target_of_a_build_is_shown(tmp_path: Path) -> None:
     (tmp_path / "CMakeCache.txt").write_text("GGML_NATIVE:BOOL=OFF\nGGML_AVX2:BOOL=ON\nGGML_AVX512:BOOL=OFF\n")
     assert described(tmp_path) == f"{tmp_path} (AVX2)"
     assert "nobody knows" in described(tmp_path / "elsewhere")

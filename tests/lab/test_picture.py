@@ -28,7 +28,7 @@ def test_both_screens_stand_between_the_two_lines() -> None:
     assert rows == [*AT_WORK, "", *DONE[2:]]
 
 
-def test_it_can_be_written_again() -> None:
+def test_writing_twice_changes_nothing() -> None:
     once = picture.with_chat(README, AT_WORK, DONE)
     assert picture.with_chat(once, AT_WORK, DONE) == once
 

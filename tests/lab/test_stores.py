@@ -1,4 +1,4 @@
-"""The bench of session files: each store keeps what it said was safe, whoever kills it."""
+"""The bench of session files: each store keeps what it reported as durable, even if killed."""
 
 from __future__ import annotations
 

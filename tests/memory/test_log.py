@@ -88,7 +88,7 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
         assert not log.records and not looking.records
 
 
-def test_a_file_that_is_none_of_ours_is_left_as_it_is(tmp_path: Path) -> None:
+def test_a_foreign_file_is_left_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_bytes(b"something else that somebody keeps here, longer than a header")
     before = path.read_bytes()

@@ -60,7 +60,7 @@ def test_what_was_not_used_goes_down_and_what_is_asked_for_comes_up(store: Block
 
 @given(st.lists(st.tuples(st.sampled_from(["put", "get", "cut"]), st.integers(0, 9)), max_size=40))
 @settings(deadline=None, max_examples=40)
-def test_it_gives_back_what_it_was_given(actions: list[tuple[str, int]]) -> None:
+def test_blocks_are_read_as_they_were_put(actions: list[tuple[str, int]]) -> None:
     store, held = BlockStore(LAYOUT, "exact", Budgets(PLAIN, 2 * SIZE)), set()
     for action, number in actions:
         if action == "put":

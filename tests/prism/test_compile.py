@@ -62,7 +62,7 @@ def test_the_output_is_the_same(
     assert counters["stats"]["unique_graphs"] == graphs  # whatever the number of rows
 
 
-def test_what_cannot_be_compiled_is_said(model_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_compilation_is_reported(model_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     import torch._inductor.config as inductor
 
     monkeypatch.setenv("CXX", "no-such-compiler")

@@ -1,4 +1,4 @@
-"""Threads are given up to other programs and come back, on a simulated machine."""
+"""The number of threads follows the load of other programs, on a simulated machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from warpcortex_cli.prism.prism import Prism, Row
 
 
 class Machine:
-    """Cores with neighbours; threads of ours are on the last ones, as far from these as can be.
+    """Cores with other programs; our threads are on the last cores, as far from these as possible.
 
     Attributes:
         busy: neighbours on each core.
@@ -35,7 +35,7 @@ class Machine:
         self.threads = threads
 
     def run(self, seconds: float, step: float = 0.02) -> list[int]:
-        """Steps for so long; how many threads each one had."""
+        """Runs steps for some seconds; returns the number of threads of each."""
         used = []
         for _ in range(round(seconds / step)):
             self.crowd.look(self.threads)
@@ -55,7 +55,7 @@ def test_alone_all_threads_compute() -> None:
 
 
 @pytest.mark.parametrize(("busy", "wanted"), [([1, 1], 1), ([0, 1], 1), ([0, 0, 0, 1], 3), ([0, 0, 2, 1], 2), ([3], 1)])
-def test_who_shares_a_core_gives_it_up_soon(busy: list[int], wanted: int) -> None:
+def test_a_shared_core_is_given_up_soon(busy: list[int], wanted: int) -> None:
     machine = Machine(busy)
     assert machine.run(1.0)[-1] == wanted
     used = machine.run(60)
@@ -67,7 +67,7 @@ def test_a_core_is_given_up_where_each_step_takes_seconds() -> None:
     assert Machine([2, 2]).run(6.0, step=2.0) == [2, 1, 1]
 
 
-def test_they_come_back_when_the_neighbours_leave() -> None:
+def test_threads_return_when_other_programs_end() -> None:
     machine = Machine([1, 1])
     machine.run(3)
     machine.busy = [0, 0]
@@ -75,7 +75,7 @@ def test_they_come_back_when_the_neighbours_leave() -> None:
     assert set(machine.run(20)) == {2}
 
 
-def test_a_neighbour_that_comes_back_is_waited_for_longer_each_time() -> None:
+def test_each_failed_attempt_to_add_a_thread_doubles_the_wait() -> None:
     machine = Machine([0, 1])
     machine.run(1)
     used = machine.run(40)
@@ -84,7 +84,7 @@ def test_a_neighbour_that_comes_back_is_waited_for_longer_each_time() -> None:
     assert apart == sorted(apart) and apart[-1] > 2 * apart[0]
 
 
-def test_what_was_while_nobody_stepped_says_nothing() -> None:
+def test_time_without_steps_does_not_count() -> None:
     machine = Machine([0, 0])
     machine.run(1)
     for _ in range(5):
@@ -93,7 +93,7 @@ def test_what_was_while_nobody_stepped_says_nothing() -> None:
         assert set(machine.run(0.5)) == {2}
 
 
-def test_a_number_that_somebody_else_sets_is_the_most() -> None:
+def test_a_thread_count_set_elsewhere_is_the_maximum() -> None:
     machine = Machine([0, 0, 0, 0])
     machine.run(1)
     machine.threads = machine.most = 2

@@ -1,4 +1,4 @@
-"""A start imports what it needs, and what it left out is there for whoever asks for it."""
+"""A start skips imports that it does not need; code that needs them gets them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ assert done.exit_code == 0 and "mill" in done.stdout, done.output
 print([name for name in {UNUSED!r} if name in sys.modules])
 import torch
 import transformers.masking_utils as masks
-real = torch._dynamo.OptimizedModule  # the compiler is there for whoever asks for it
+real = torch._dynamo.OptimizedModule  # the compiler is available on demand
 print(type(masks.TransformGetItemToIndex()).__module__, "_StandIn" not in str(sys.modules["torch._dynamo"]))
 print(torch.compile(lambda x: x + 1, backend="eager")(torch.zeros(1)).item(), torch.distributed.is_available())
 """

@@ -75,7 +75,7 @@ def test_it_is_compiled_once(places: tuple[Path, Path], compiler: Compiler, tmp_
 
 
 @pytest.mark.parametrize("harm", ["cut", "empty", "changed"])
-def test_a_damaged_one_is_made_anew(
+def test_a_damaged_library_is_compiled_again(
     harm: str, places: tuple[Path, Path], compiler: Compiler, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     compiler()
@@ -155,7 +155,7 @@ def test_a_compiler_that_hangs_is_ended_with_all_that_it_started(
         time.sleep(0.01)
 
 
-def test_where_the_cache_takes_none_they_lie_in_a_temporary_place(
+def test_an_unwritable_cache_is_replaced_by_a_temporary_folder(
     places: tuple[Path, Path], compiler: Compiler, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     compiler()
@@ -183,7 +183,7 @@ def test_nothing_is_run_from_a_folder_of_others(
     assert runs(tmp_path) == 2
 
 
-def test_where_nothing_may_be_run_from_the_cache_a_copy_is(
+def test_a_cache_that_forbids_execution_is_replaced_by_a_copy(
     places: tuple[Path, Path], compiler: Compiler, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     compiler()
@@ -203,7 +203,7 @@ def test_where_nothing_may_be_run_from_the_cache_a_copy_is(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="as Linux says it")
-def test_without_a_compiler_it_is_named(places: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_compiler_is_named(places: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     for cxx, said in (("no-such-compiler", "there is no C++ compiler no-such-compiler."), ("/", "/ cannot be run (")):
         monkeypatch.setenv("CXX", cxx)
         with pytest.raises(RunError) as told:

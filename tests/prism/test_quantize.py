@@ -1,4 +1,4 @@
-"""Weights in 16, 8 and 4 bits: nearly the same output, a part of the bytes, and still no row that touches another."""
+"""Weights of 16, 8 and 4 bits: nearly the same output in fewer bytes, with independent rows."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_int8_hardly_changes_the_output(
 @needs_kernels
 @ARCHITECTURES
 def test_int4_gives_what_its_weights_do(architecture: str, model_folder: Callable[[str], Path]) -> None:
-    """These tiny models are not the ones to say what 4 bits do to the output: `eval.quantized` is."""
+    """Tiny random models say nothing about the accuracy of 4 bits; `eval quantized` measures it."""
     folder = model_folder(architecture)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     head = model.get_output_embeddings()
@@ -102,7 +102,7 @@ def test_it_keeps_the_type_of_the_model(kind: str, model_folder: Callable[[str],
 @needs_kernels
 @pytest.mark.parametrize("kind", ["bf16", "int8", "int4"])
 def test_greedy_rows_get_the_largest_logit_alone(kind: str, model_folder: Callable[[str], Path]) -> None:
-    """And the same tokens; but for models that change what the head gives, whose logits are all there."""
+    """With the same tokens. Models that post-process logits compute all of them."""
     for architecture, brief in (("qwen2", True), ("smollm2", True), ("gemma2", False)):
         prism = opened(model_folder(architecture), kind)
         assert (prism.logits_bytes(3) == 0) == brief
@@ -206,8 +206,8 @@ def test_rounding_is_to_a_channels_own_scale(
 
 
 @needs_kernels
-def test_layers_of_a_file_may_differ_in_form() -> None:
-    """As q, k and v of Q4_K_M do: what is packed as one becomes the form that holds all of them."""
+def test_layers_of_different_formats_are_packed_as_one() -> None:
+    """As q, k and v of Q4_K_M: packed as one, they take the format that holds all of them."""
     make = torch.Generator().manual_seed(2)
 
     def some(bits: int, minima: bool, outputs: int) -> Grouped:
@@ -225,7 +225,7 @@ def test_layers_of_a_file_may_differ_in_form() -> None:
         torch.testing.assert_close(packed(x), wanted, rtol=1e-3, atol=1e-2)
 
 
-def test_layers_that_are_given_the_same_input_are_computed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layers_with_a_common_input_are_computed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(2)
     block = torch.nn.Module()
     block.gate_proj, block.up_proj = torch.nn.Linear(16, 8), torch.nn.Linear(16, 24, bias=False)
@@ -258,7 +258,7 @@ def test_without_a_compiler_torch_computes_the_same(
 
 
 @pytest.mark.parametrize("kind", ["bf16", "int4"])
-def test_what_takes_a_compiler_is_refused_without_one(
+def test_formats_that_need_a_compiler_are_refused_without_one(
     kind: str, no_compiler: None, model_folder: Callable[[str], Path]
 ) -> None:
     with pytest.raises(RunError, match="could not be compiled"):

@@ -37,5 +37,5 @@ def test_a_row_beyond_its_bound_is_not_made(prism) -> None:  # type: ignore[no-u
         reads.row([7, 8, 9], tail)
 
 
-def test_nothing_is_said_to_be_nothing() -> None:
+def test_empty_reads_print_nothing() -> None:
     assert str(Reads((), 0, 9)) == "nothing, at position 0, at most 9 tokens"

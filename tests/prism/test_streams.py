@@ -88,7 +88,7 @@ def test_a_view_of_a_tail_reads_like_a_copy_of_it(prism: Prism) -> None:
         torch.testing.assert_close(answer, answers[0])
 
 
-def test_reading_nothing_is_reading_no_one(prism: Prism) -> None:
+def test_empty_parts_change_nothing(prism: Prism) -> None:
     empty = prism.new_tail(None)
     alone, beside = (
         logits_of(prism.forward([Row([5, 6], [0, 1], prism.new_tail(2), reads)])[0])

@@ -54,7 +54,7 @@ def logits(prism: Prism) -> torch.Tensor:
 
 @pytest.mark.parametrize("quantize", KINDS)
 @pytest.mark.parametrize("architecture", ["qwen2", "phi3", "gemma2", "gemma3"])
-def test_a_second_start_makes_none(
+def test_a_second_start_reuses_the_trials(
     architecture: str,
     quantize: str,
     model_folder: Callable[[str], Path],
@@ -78,7 +78,7 @@ def test_a_second_start_makes_none(
 
 
 @pytest.mark.parametrize("change", ["touched", "weights", "kernels", "code", "damaged", "nonsense", "other layers"])
-def test_what_has_changed_is_tried_again(
+def test_trials_are_repeated_when_something_has_changed(
     change: str, source: ModelSource, monkeypatch: pytest.MonkeyPatch, open_again: Callable[..., Prism]
 ) -> None:
     Prism.load(source, "cpu", quantize="int8")

@@ -146,7 +146,7 @@ def test_memory_says_what_came_back_and_why(desk: Desk) -> None:
     assert "tokens only" not in said(desk, "/memory") + said(desk, "/agents")
 
 
-def test_what_went_wrong_below_is_said_once(desk: Desk) -> None:
+def test_each_warning_is_printed_once(desk: Desk) -> None:
     desk.warn()
     assert desk.console.file.getvalue() == ""  # type: ignore[attr-defined]
     session: FakeSession = desk.session  # type: ignore[assignment]

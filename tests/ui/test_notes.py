@@ -37,7 +37,7 @@ def test_text(tmp_path: Path, data: bytes, expected: str) -> None:
 @pytest.mark.parametrize(
     ("data", "word"), [(b"\x7fELF\0\0\0", "binary"), (b"caf\xe9", "byte 3"), (b"\xff\xfea", "not text")]
 )
-def test_what_is_not_text(tmp_path: Path, data: bytes, word: str) -> None:
+def test_binary_notes_are_refused(tmp_path: Path, data: bytes, word: str) -> None:
     path = tmp_path / "notes.txt"
     path.write_bytes(data)
     with pytest.raises(UsageError, match=word):
@@ -54,7 +54,7 @@ def test_missing_and_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no such device")
-def test_a_device_without_an_end_is_no_text() -> None:
+def test_an_endless_device_is_refused_as_notes() -> None:
     with pytest.raises(UsageError, match="is a binary file"):
         read_notes(Path("/dev/zero"))
 

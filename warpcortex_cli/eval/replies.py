@@ -1,9 +1,8 @@
-"""Do replies go in circles? The product's own, and those of transformers' `generate` to the same prompts.
+"""Do replies loop? The product's own, and those of transformers' `generate` to the same prompts.
 
-A reply loops if the same 8 tokens stand 4 times among its last 128. Occurrences may overlap, as in `0, 0, 0, 0, ...`.
-Every question is a conversation of its own, with the profile's own settings and a seed of its own, as `warpcortex ask`
-runs it. `generate` gets the tokens that the River read, its sampling and its longest reply, in fp32 and in batches; it
-knows nothing of Streams.
+A reply loops if the same 8 tokens occur 4 times among its last 128. Occurrences may overlap, as in `0, 0, 0, 0, ...`.
+Every question is a conversation of its own with its own seed and the profile's settings, as in `warpcortex ask`.
+`generate` gets the River's prompt tokens, sampling settings and reply limit, in fp32 and in batches, without Streams.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from warpcortex_cli.prism.source import ModelSource
 from warpcortex_cli.profile import LOOP_SPAN, LOOP_WINDOW, Profile
 
 LOOP_TIMES = 4
-_BATCH = 20  # prompts that `generate` reads at once
+_BATCH = 20  # prompts per batch of `generate`
 Engine = Literal["warpcortex", "transformers"]
 ENGINES: tuple[Engine, ...] = ("warpcortex", "transformers")
 Progress = Callable[[int, int], None]
@@ -41,13 +40,13 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Reply:
-    """What came back for one question.
+    """The reply to one question.
 
     Attributes:
         number: of the question.
-        prompt, ids: tokens that were read, and tokens of the reply.
+        prompt, ids: tokens of the prompt and of the reply.
         text: as the user sees it.
-        reason: "stop" where it ended by itself, "length" where it was cut, "loop" where it was about to go in circles.
+        reason: "stop" if it ended by itself, "length" if it was cut, "loop" if it was stopped before a loop.
     """
 
     engine: Engine
@@ -65,7 +64,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class Summary:
-    """Replies of one engine: how many loop, and shares of how they ended."""
+    """The replies of one engine: how many loop, and shares by reason."""
 
     engine: Engine
     n: int
@@ -79,14 +78,14 @@ class Summary:
 
 
 def loops(ids: Sequence[int]) -> bool:
-    """Whether some `LOOP_SPAN` tokens stand `LOOP_TIMES` times among the last `LOOP_WINDOW`."""
+    """Whether some `LOOP_SPAN` tokens occur `LOOP_TIMES` times among the last `LOOP_WINDOW`."""
     newest = ids[-LOOP_WINDOW:]
     spans = Counter(tuple(newest[i : i + LOOP_SPAN]) for i in range(len(newest) - LOOP_SPAN + 1))
     return max(spans.values(), default=0) >= LOOP_TIMES
 
 
 def shortened(profile: Profile, max_tokens: int) -> Profile:
-    """The profile with replies of at most so many tokens."""
+    """The profile with replies of at most `max_tokens` tokens."""
     most = min(profile.river.max_tokens, max_tokens)
     return profile.model_copy(update={"river": profile.river.model_copy(update={"max_tokens": most})})
 
@@ -94,7 +93,7 @@ def shortened(profile: Profile, max_tokens: int) -> Profile:
 def ours(
     prism: Prism, profile: Profile, asked: Sequence[Question], seed: int, known: Container[int] = ()
 ) -> Iterator[Reply]:
-    """Replies of the product, in the order of the questions, but to those whose numbers are `known`."""
+    """Replies of the product in the order of the questions, except those whose numbers are `known`."""
     for number, question in enumerate(asked):
         if number in known:
             continue
@@ -122,9 +121,9 @@ def theirs(
     """Replies of transformers to the same prompts, the shortest prompt first.
 
     Args:
-        own: whose settings are taken.
-        stops: texts that end a reply beside the profile's.
-        prompts: by the number of the question.
+        own: provides the settings.
+        stops: texts that end a reply, besides the profile's.
+        prompts: by number of the question.
     """
     loaded, tokenizer = load_prism_parts(source, LoadOptions("cpu", "fp32"))
     model: Any = loaded  # `generate` has no types
@@ -183,7 +182,7 @@ def run(
     """Replies of the product, then of transformers, which answers the prompts that the product read.
 
     Args:
-        kept: replies of an earlier run, which are not asked for again.
+        kept: replies of an earlier run, which are not repeated.
     """
     total, done = len(asked) * len(engines), len(kept)
     known = {engine: {r.number for r in kept if r.engine == engine} for engine in ENGINES}
@@ -203,7 +202,7 @@ def run(
 
 
 def summaries(replies: Iterable[Reply]) -> list[Summary]:
-    """One for each engine that answered."""
+    """A summary for each engine that answered."""
     found = []
     for engine in ENGINES:
         of_it = [r for r in replies if r.engine == engine]
@@ -221,7 +220,7 @@ def summaries(replies: Iterable[Reply]) -> list[Summary]:
 
 
 def grid(model: str, profile: Profile, found: Sequence[Summary]) -> Grid:
-    """What people read."""
+    """The result as a table."""
     title = f"{model}, profile {profile.name}, replies of at most {profile.river.max_tokens} tokens"
     rows = tuple(
         (
@@ -235,7 +234,7 @@ def grid(model: str, profile: Profile, found: Sequence[Summary]) -> Grid:
 
 
 def as_json(model: str, profile: Profile, seed: int, found: Sequence[Summary]) -> dict[str, Any]:
-    """What scripts read."""
+    """The result of `--json`."""
     return {
         "schema_version": 1,
         "model": model,
@@ -246,11 +245,11 @@ def as_json(model: str, profile: Profile, seed: int, found: Sequence[Summary]) -
     }
 
 
-FIRST = "engine"  # the name that a reply's line begins with
+FIRST = "engine"  # the first key of a reply's line
 
 
 def as_line(reply: Reply, question: Question) -> dict[str, Any]:
-    """What is kept of it."""
+    """The line to keep."""
     return {**vars(reply), "loops": reply.loops, "task": question.task, "question": question.text}
 
 
@@ -258,7 +257,7 @@ def earlier(kept: Kept, asked: Sequence[Question]) -> list[Reply]:
     """Replies of an earlier run.
 
     Raises:
-        UsageError: they are to other questions, or none at all.
+        UsageError: they are replies to other questions, or not replies.
     """
     found = []
     for line in kept.lines:

@@ -7,12 +7,12 @@ Conditions (the names are a contract):
     tools         exact tools only; their results arrive as asides.
     tools-inline  exact tools only; their results arrive as the profile says.
     pasted        the thoughts of `tools-inline` as text before the question, no Streams.
-    oracle        what a perfect helper would say as text before the question: the right paragraph, the right result.
+    oracle        the words of a perfect helper as text before the question: the right paragraph, the right result.
     profile       the whole profile as it is: its tools, Streams that write with the model, its Gate.
     gate-off      the same, and the Gate lets every thought in.
     gate-all      the same, and the Gate judges every thought, those of exact tools, too.
 
-Every answer may be kept in a file as it comes, and is not asked for again: a run that was stopped goes on there.
+Answers can be appended to a file as they come; a stopped run resumes from it.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ class Item:
     """One question.
 
     Attributes:
-        notes: what is loaded before it; questions with equal notes that follow one another share one reading of them.
-        scores: of a reply, by name; "accuracy" is one of them.
-        hint: what a perfect helper would say, for `oracle`; of a document it takes the place of the notes.
-        idle: whether nothing is to be computed or looked up.
+        notes: loaded before it; consecutive questions with equal notes share one prefill of them.
+        scores: functions of a reply, by name, including "accuracy".
+        hint: the words of a perfect helper, for `oracle`; for a document they replace the notes.
+        idle: whether there is nothing to compute or look up.
     """
 
     question: str
@@ -69,12 +69,12 @@ class Item:
 
 @dataclass(frozen=True)
 class Reply:
-    """What one question came to.
+    """The result of one question.
 
     Attributes:
         text: the visible answer.
         thoughts: those that reached the River, in order.
-        first, seconds: to the first and to the last text of the answer.
+        first, seconds: until the first and the last text of the answer.
     """
 
     text: str
@@ -90,10 +90,10 @@ class Result:
     """One task under one condition.
 
     Attributes:
-        started, injected: Streams. used: of the injected those whose last number, or last word, is in the answer.
-        needless: of the started those that never reached the River, and all where nothing was to be done.
-        difference: accuracy less that of the baseline on the same questions, with its 95 % interval by resampling.
-        scores: means of what else was scored, such as F1.
+        started, injected: Streams. used: injected thoughts whose last number, or last word, is in the answer.
+        needless: started Streams that never reached the River, and all those of idle questions.
+        difference: accuracy minus that of the baseline on the same questions, with its 95 % interval by resampling.
+        scores: means of other scores, such as F1.
     """
 
     task: str
@@ -128,7 +128,7 @@ def _problem(problem: Question) -> Item:
     try:
         value = Fraction(target)
     except ValueError as error:
-        said = f"{problem.task}: {target[:40]!r} is no number, of {problem.text[:60]!r}."
+        said = f"{problem.task}: {target[:40]!r} is not a number, in {problem.text[:60]!r}."
         raise UsageError(said, "Name a file of word problems.") from error
     return Item(problem.text, _numeric(value), hint=f"The answer is {target.removesuffix('.0')}.")
 
@@ -157,12 +157,12 @@ def _of_ordinary(n: int, seed: int) -> list[Item]:
 
 
 def built_in(name: str, n: int, seed: int) -> list[Item]:
-    """Questions that need no file."""
+    """The built-in questions."""
     return _of_calculations(n, seed) if name == "calculations" else _of_ordinary(n, seed)
 
 
 def needless(item: Item, reply: Reply) -> int:
-    """Streams that came to nothing, and all where nothing was to be done."""
+    """Streams that did not reach the River; all of them if the question is idle."""
     return reply.started if item.idle else reply.started - len(reply.thoughts)
 
 
@@ -184,7 +184,7 @@ def _of_documents(asked: Sequence[Question], tokens: int, n: int, seed: int, cou
 def read_tasks(
     folder: Path, names: Sequence[str], lengths: Sequence[int], n: int, seed: int, count: Callable[[str], int]
 ) -> dict[str, list[Item]]:
-    """The questions of each task: of files in a folder by their name without the ending, and of those built in.
+    """The questions of each task: files of a folder, by name without extension, and built-in tasks.
 
     Raises:
         UsageError: there is no such task, or its file cannot be read.
@@ -212,7 +212,7 @@ def read_tasks(
 
 
 def under(condition: str, profile: Profile) -> Profile:
-    """The profile as a condition has it."""
+    """The profile under a condition."""
     tools = tuple(role for role in profile.roles if role.work != "model")
     river, gate = profile.river, profile.gate
     roles: tuple[Role, ...] = ()
@@ -234,19 +234,19 @@ def under(condition: str, profile: Profile) -> Profile:
 
 
 def _beside(role: Role) -> Role:
-    """The role, its thoughts beside the River's text."""
+    """The role with thoughts that arrive as asides."""
     aside = {"arrives": "aside", "injected_as": "[Ref: {thought}]", "thought": None}
     return role.model_copy(update=aside if role.arrives == "inline" else {})
 
 
 class Asker:
-    """Asks questions one by one; what they share is read once.
+    """Asks questions one by one; shared notes are read once.
 
     Args:
-        keep: where replies are `Kept`, if anywhere, and those of an earlier run are found again.
+        keep: the file of `Kept` replies, including those of an earlier run; None: they are not kept.
 
     Raises:
-        UsageError: it holds something else.
+        UsageError: the file holds something else.
     """
 
     def __init__(self, prism: Prism, seed: int, keep: Path | None = None) -> None:
@@ -292,7 +292,7 @@ class Asker:
         return Reply(text, tuple(thoughts), started, tokens, seconds if first is None else first, seconds)
 
     def _over_notes(self, profile: Profile, notes: str) -> Session:
-        """A session that has read these notes and nothing else."""
+        """A session that has read only these notes."""
         over, self._over = self._over, (profile, notes)
         if self._session is None or over is None or over[0] != profile or (over[1] != notes and over[1]):
             if self._session is not None:
@@ -317,7 +317,7 @@ def run(
     progress: Callable[[int, int], None] = lambda done, total: None,
     keep: Path | None = None,
 ) -> Iterator[Result]:
-    """A result for each task and condition, the conditions of a task one behind the other."""
+    """A result for each task and condition, task by task."""
     asker = Asker(prism, seed, keep)
     total = sum(len(items) for items in tasks.values()) * len(conditions)
     done = 0
@@ -380,7 +380,7 @@ def _result(
 
 
 def _used(reply: Reply) -> int:
-    """Thoughts whose result is in the answer."""
+    """The number of thoughts whose result is in the answer."""
     said = set(calculations.numbers_of(reply.text))
     found = 0
     for thought in reply.thoughts:
@@ -390,7 +390,7 @@ def _used(reply: Reply) -> int:
 
 
 def _difference(baseline: str, mine: Sequence[float], theirs: Sequence[float]) -> dict[str, Any]:
-    """How much better, over the same questions; the interval by resampling them."""
+    """The difference in accuracy over the same questions, with its interval by resampling."""
     gaps = np.array(mine) - np.array(theirs)
     drawn = np.random.default_rng(0).choice(gaps, (_RESAMPLED, len(gaps))).mean(1)
     low, high = np.percentile(drawn, [2.5, 97.5])
@@ -398,7 +398,7 @@ def _difference(baseline: str, mine: Sequence[float], theirs: Sequence[float]) -
 
 
 def grids(results: Sequence[Result]) -> list[Grid]:
-    """A table for each task, and one of what else was scored."""
+    """A table for each task, and one of the other scores."""
     found = []
     for task in dict.fromkeys(r.task for r in results):
         of_it = [r for r in results if r.task == task]

@@ -153,10 +153,10 @@ def test_a_run_says_how_long_it_takes_at_most_and_ends_then(prism: Prism) -> Non
     said: list[str] = []
     run = measure.run(prism, LOAD, say=said.append)
     assert run.complete and said == [f"3 agents: at most {run.limit_seconds:.0f} s"]
-    assert not any("was ended" in line for line in report.findings([run]))
+    assert not any("was stopped" in line for line in report.findings([run]))
     cut = measure.run(prism, replace(LOAD, tokens=100, river_share=0.9), limit=0.0)
     assert not cut.complete and cut.thoughts == 0 and cut.as_json()["complete"] is False
-    [line] = [line for line in report.findings([cut]) if "was ended" in line]
+    [line] = [line for line in report.findings([cut]) if "was stopped" in line]
     assert line.startswith("the run of 3 agents was stopped after 0 s")
 
 

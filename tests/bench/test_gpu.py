@@ -51,5 +51,5 @@ def test_without_cuda_it_says_what_can_be_done(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(sys, "argv", ["gpu", "--out", str(tmp_path / "gpu.json")])
     assert gpu.main() == 3
-    assert capsys.readouterr().err.startswith("warpcortex: there is no CUDA device here. `--dry-run` runs")
+    assert capsys.readouterr().err.startswith("warpcortex: there is no CUDA device here. Use --dry-run")
     assert not (tmp_path / "gpu.json").exists()

@@ -94,7 +94,7 @@ def test_an_unknown_task_is_refused_with_those_there_are(data: Path, name: str) 
 
 def test_a_line_that_is_no_problem_is_named(data: Path) -> None:
     (data / "bad.jsonl").write_text('{"input": "x", "target": "many"}\n', encoding="utf-8")
-    with pytest.raises(UsageError, match=r"bad: 'many' is no number"):
+    with pytest.raises(UsageError, match=r"bad: 'many' is not a number"):
         tasks.read_tasks(data, ["bad"], [], 3, 1, words)
 
 

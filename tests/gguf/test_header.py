@@ -93,8 +93,8 @@ DAMAGED = {
     "short": (b"GG", "is not a GGUF file"),
     "other magic": (b"GGML" + bytes(60), "is not a GGUF file"),
     "magic alone": (b"GGUF", "is truncated"),
-    "version 1": (b"GGUF" + u32(1) + bytes(60), "of version 1"),
-    "version 9": (b"GGUF" + u32(9) + bytes(60), "of version 9"),
+    "version 1": (b"GGUF" + u32(1) + bytes(60), "is GGUF version 1"),
+    "version 9": (b"GGUF" + u32(9) + bytes(60), "is GGUF version 9"),
     "big endian": (b"GGUF" + struct.pack(">I", 3) + bytes(60), "big-endian"),
     "no counts": (b"GGUF" + u32(3), "is truncated"),
     "tensors": (b"GGUF" + u32(3) + u64(HUGE) + u64(0) + bytes(64), f"claims {HUGE} tensors"),
@@ -209,10 +209,10 @@ def test_several_files_are_one_model(tmp_path: Path) -> None:
     ("contents", "message"),
     [
         ((FIRST,), r"is incomplete: x-00002-of-00002\.gguf is missing"),
-        ((FIRST, FIRST), "is not a file of the model"),
-        ((FIRST, made(tensor(b"a"), keys=split(1, 2))), "tensors of another file again"),
-        ((FIRST, made(tensor(b"b"), keys=split(1, 3))), "is not a file of the model"),
-        ((made(tensor(b"a"), keys=split(0, 2, 3)), SECOND), "its files hold too few tensors"),
+        ((FIRST, FIRST), "does not belong to the same model"),
+        ((FIRST, made(tensor(b"a"), keys=split(1, 2))), "repeats tensors of another file"),
+        ((FIRST, made(tensor(b"b"), keys=split(1, 3))), "does not belong to the same model"),
+        ((made(tensor(b"a"), keys=split(0, 2, 3)), SECOND), "tensors are missing from its files"),
         ((FIRST, b"GGUF"), "is damaged"),
     ],
 )
@@ -226,5 +226,5 @@ def test_the_first_of_several_is_to_be_named(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"not the first file.*Give x-00001-of-00002\.gguf"):
         read_header(tmp_path / "x-00002-of-00002.gguf")
     (tmp_path / "y.gguf").write_bytes(FIRST)
-    with pytest.raises(ModelError, match="its name does not tell"):
+    with pytest.raises(ModelError, match="cannot be derived from its name"):
         read_header(tmp_path / "y.gguf")

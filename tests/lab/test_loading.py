@@ -10,7 +10,7 @@ from warpcortex_cli.lab.loading import OURS, THEIRS, load_ms, once, table
 
 def test_llama_cpps_load_time_is_parsed() -> None:
     assert load_ms("x\n0.00.2 I llama_perf_context_print:        load time =     189.55 ms\n") == 189.55
-    with pytest.raises(RunError, match="it said: error: no such file"):
+    with pytest.raises(RunError, match="no load time: error: no such file"):
         load_ms("error: no such file\n")
 
 

@@ -31,6 +31,8 @@ assert done.exit_code == 0 and "mill" in done.stdout, done.output
 print([name for name in {UNUSED!r} if name in sys.modules])
 import torch
 import transformers.masking_utils as masks
+from transformers.models.qwen2.modeling_qwen2 import Qwen2Model
+print("Args:" in str(Qwen2Model.forward.__doc__), Qwen2Model.forward.__name__)
 real = torch._dynamo.OptimizedModule  # the compiler is available on demand
 print(type(masks.TransformGetItemToIndex()).__module__, "_StandIn" not in str(sys.modules["torch._dynamo"]))
 print(torch.compile(lambda x: x + 1, backend="eager")(torch.zeros(1)).item(), torch.distributed.is_available())
@@ -42,6 +44,7 @@ def test_a_reply_needs_neither_a_compiler_nor_other_machines(tmp_path: Path) -> 
     notes.write_text("Mara keeps ropes: 47, brown, in the old mill.\n")
     assert run(ASK, str(notes)).splitlines() == [
         "[]",
+        "False forward",
         "torch._dynamo._trace_wrapped_higher_order_op True",
         "1.0 True",
     ]

@@ -196,7 +196,7 @@ def test_a_summary_is_that_of_the_product(cpu: str, format: int, outputs: int) -
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_no_token_touches_another(cpu: str, format: int) -> None:
-    """Not the loudest one, and not one that is not finite; which is seen in all that it gives. Alone each is the same."""
+    """Neither the loudest one nor one that is not finite, which is seen in all that it gives. Alone each is as here."""
     torch.manual_seed(4)
     packed, x = native.pack(torch.randn(20, 64), format), torch.randn(70, 64)
     alone = [native.multiply(row[None], packed, None, format, 20)[0] for row in x]

@@ -11,8 +11,7 @@ import math
 import mmap
 import re
 import struct
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from warpcortex_cli.errors import ModelError
+from warpcortex_cli.gguf.strings import Strings, extent
 
 MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
@@ -50,27 +50,6 @@ _LONGEST_KEY, _LONGEST_NAME, _MOST_DIMENSIONS = 65_535, 512, 4
 _AGAIN = "Copy or pull the file again."
 _OTHER = "Choose another model."
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
-
-
-@dataclass(frozen=True)
-class Strings:
-    """An array of strings as stored in the file, decoded on demand."""
-
-    data: bytes = field(repr=False)
-    count: int
-
-    def __len__(self) -> int:
-        return self.count
-
-    @cached_property
-    def decoded(self) -> list[str]:
-        found, at, length = [], 0, struct.Struct("<Q").unpack_from
-        for _ in range(self.count):
-            (size,) = length(self.data, at)
-            at += 8
-            found.append(self.data[at : at + size].decode("utf-8", "replace"))
-            at += size
-        return found
 
 
 Value = int | float | bool | str | list[int | float | bool] | Strings
@@ -158,6 +137,11 @@ class Header:
         """An array of strings; empty if there is none."""
         found = self.metadata.get(key)
         return found.decoded if isinstance(found, Strings) else []
+
+    def pairs(self, key: str) -> list[tuple[str, str]] | None:
+        """An array of strings of two words each, if it is one that can be taken apart at once; else None."""
+        found = self.metadata.get(key)
+        return found.pairs() if isinstance(found, Strings) else None
 
     def strings_in(self, key: str) -> int:
         """Length of an array of strings."""
@@ -301,16 +285,11 @@ class _Reader:
         kind = self._number("<I")
         if kind == _STRING:
             count = self._count("<Q", 8, _MOST_STRINGS, f"strings in {key[:80]}")
-            start, data, length = self._at, self._data, struct.Struct("<Q").unpack_from
-            at, end = start, self._size - 8
-            for _ in range(count):
-                if at > end:
-                    raise _Damaged(f"it ends in {key[:80]}")
-                at += 8 + length(data, at)[0]
-            if at > self._size:
+            start, nbytes = self._at, extent(self._data, self._at, count)
+            if nbytes is None:
                 raise _Damaged(f"it ends in {key[:80]}")
-            self._at = at
-            return Strings(data[start:at], count)
+            self._at += nbytes
+            return Strings(self._data[start : self._at], count)
         form = self._form(kind)
         size = struct.calcsize(form)
         count = self._count("<Q", size, _MOST_STRINGS, f"numbers in {key[:80]}")

@@ -6,6 +6,7 @@ command-r, glm4 and others): a blank line before a number then is two tokens, bu
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
@@ -46,11 +47,9 @@ def built(header: Header) -> PreTrainedTokenizerFast:
 
 def _built(header: Header) -> PreTrainedTokenizerFast:
     tokens = header.strings("tokenizer.ggml.tokens")
-    given = [int(t) for t in header.numbers("tokenizer.ggml.token_type")]
+    given = list(map(int, header.numbers("tokenizer.ggml.token_type")))
     types = given if len(given) == len(tokens) else [_NORMAL] * len(tokens)
-    vocabulary: dict[str, int] = {}
-    for number, token in enumerate(tokens):
-        vocabulary.setdefault(token, number)
+    vocabulary = dict(zip(reversed(tokens), range(len(tokens) - 1, -1, -1), strict=True))  # of equal ones the first
     ids = _special_ids(header, len(tokens))
     spm = header.text("tokenizer.ggml.model") == "llama"
     made = _sentencepiece(header, tokens, types, vocabulary, ids) if spm else _byte_level(header, vocabulary)
@@ -75,6 +74,7 @@ def _built(header: Header) -> PreTrainedTokenizerFast:
         ])  # fmt: skip
     fast = _Built(
         made,
+        vocabulary,
         clean_up_tokenization_spaces=False,
         **{f"{name}_token": tokens[n] for name, n in ids.items()},
     )
@@ -83,11 +83,18 @@ def _built(header: Header) -> PreTrainedTokenizerFast:
 
 
 class _Built(PreTrainedTokenizerFast):
-    """Uses a tokenizer without copying it, as transformers' own classes do; `tokenizer_object` would be copied."""
+    """Takes a tokenizer as it is, in the way of transformers' own classes; `tokenizer_object` would be copied.
 
-    def __init__(self, made: Tokenizer, **kwargs: Any) -> None:
-        self._tokenizer = made
+    Args:
+        vocabulary: all its tokens, which it would have to be asked for otherwise.
+    """
+
+    def __init__(self, made: Tokenizer, vocabulary: dict[str, int], **kwargs: Any) -> None:
+        self._tokenizer, self._vocabulary = made, vocabulary
         super().__init__(**kwargs)
+
+    def get_vocab(self) -> dict[str, int]:
+        return self._vocabulary
 
 
 def _is_phi3(header: Header) -> bool:
@@ -105,9 +112,8 @@ def end_tokens(header: Header) -> list[int]:
         if type(number) is int and 0 <= number < len(tokens):
             found.append(number)
     wanted = set(_ENDS)
-    for number, token in enumerate(tokens):
-        if token in wanted and len(types) == len(tokens) and types[number] in (_CONTROL, _USER_DEFINED):
-            found.append(number)
+    if len(types) == len(tokens):
+        found += [n for n, t in enumerate(tokens) if t in wanted and types[n] in (_CONTROL, _USER_DEFINED)]
     return list(dict.fromkeys(found))
 
 
@@ -127,18 +133,27 @@ def _special_ids(header: Header, count: int) -> dict[str, int]:
 
 def _byte_level(header: Header, vocabulary: dict[str, int]) -> Tokenizer:
     pre = header.text("tokenizer.ggml.pre")
+    made = Tokenizer(_merging(header, vocabulary, ignore_merges=pre in WHOLE_WORDS_FIRST))
+    splits = [pre_tokenizers.Split(Regex(pattern), behavior="isolated") for pattern in PATTERNS[pre] if pattern != OWN]
+    bytes_of_words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=OWN in PATTERNS[pre])
+    made.pre_tokenizer = pre_tokenizers.Sequence([*splits, bytes_of_words])
+    made.decoder = decoders.ByteLevel()
+    return made
+
+
+def _merging(header: Header, vocabulary: dict[str, int], ignore_merges: bool) -> models.BPE:
+    """Without merges of tokens that the vocabulary lacks, which some files hold."""
+    pairs = header.pairs("tokenizer.ggml.merges")
+    if pairs is not None:
+        with suppress(Exception):  # it raises plain ones
+            return models.BPE(vocab=vocabulary, merges=pairs, ignore_merges=ignore_merges)
     merges = []
     for merge in header.strings("tokenizer.ggml.merges"):
         at = merge.find(" ", 1)
         left, right = merge[:at], merge[at + 1 :]
         if at > 0 and left in vocabulary and right in vocabulary and left + right in vocabulary:
             merges.append((left, right))
-    made = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=pre in WHOLE_WORDS_FIRST))
-    splits = [pre_tokenizers.Split(Regex(pattern), behavior="isolated") for pattern in PATTERNS[pre] if pattern != OWN]
-    bytes_of_words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=OWN in PATTERNS[pre])
-    made.pre_tokenizer = pre_tokenizers.Sequence([*splits, bytes_of_words])
-    made.decoder = decoders.ByteLevel()
-    return made
+    return models.BPE(vocab=vocabulary, merges=merges, ignore_merges=ignore_merges)
 
 
 def _sentencepiece(

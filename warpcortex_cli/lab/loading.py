@@ -36,14 +36,19 @@ def ours(model: str) -> dict[str, float]:
 
 
 def once(model: str) -> dict[str, float]:
-    """The same in this process."""
+    """The same in this process, as commands do it."""
     from warpcortex_cli.phases import REST, phase
-    from warpcortex_cli.prism.options import LoadOptions
-    from warpcortex_cli.prism.prism import Prism, Row
+    from warpcortex_cli.prism.lean import lean
+    from warpcortex_cli.process import importing
 
-    source = resolve_model(model)
-    before = phase.seconds()
-    prism = Prism.opened(source, LoadOptions(device="cpu", quantize="auto"))
+    with lean():
+        with importing():
+            from warpcortex_cli.prism.options import LoadOptions
+            from warpcortex_cli.prism.prism import Prism, Row
+
+        source = resolve_model(model)
+        before = phase.seconds()
+        prism = Prism.opened(source, LoadOptions(device="cpu", quantize="auto"))
     with phase(f"reading {READ} tokens"):
         prism.forward([Row([1] * READ, list(range(READ)), prism.new_tail(READ))])
     after = phase.seconds()

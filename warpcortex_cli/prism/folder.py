@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from warpcortex_cli.errors import ModelError
-from warpcortex_cli.gguf.grouped import Grouped
+from warpcortex_cli.gguf.grouped import FileRows, Grouped
 from warpcortex_cli.prism.source import ModelSource, weight_files
 from warpcortex_cli.prism.support import check_finite
 
@@ -104,7 +104,7 @@ class FolderWeights:
         """As a `WeightSource`: None, all weights are plain numbers."""
         return None
 
-    def blocks(self, name: str) -> tuple[str, Tensor] | None:
+    def blocks(self, name: str) -> tuple[str, list[FileRows]] | None:
         """As a `WeightSource`: None, this is no GGUF file."""
         return None
 

@@ -19,7 +19,7 @@ from warpcortex_cli.errors import ModelError
 from warpcortex_cli.gguf import blocks, tokenizer
 from warpcortex_cli.gguf.blocks import PLAIN
 from warpcortex_cli.gguf.config import configured
-from warpcortex_cli.gguf.grouped import GROUP, Grouped, rounded
+from warpcortex_cli.gguf.grouped import GROUP, FileRows, Grouped, rounded
 from warpcortex_cli.gguf.header import Header, TensorInfo, read_header
 from warpcortex_cli.gguf.layout import LAYOUTS, Origin
 from warpcortex_cli.gguf.served import check_served
@@ -160,13 +160,19 @@ class GgufWeights:
             return None
         return Grouped.concatenated(parts)
 
-    def blocks(self, name: str) -> tuple[str, Tensor] | None:
+    def blocks(self, name: str) -> tuple[str, list[FileRows]] | None:
         """As a `WeightSource`."""
         origin = self._origins[name]
-        kinds = {self._header.tensors[n].kind for n in origin.names}
-        if origin.shift or len(kinds) != 1:
+        tensors = [self._header.tensors[n] for n in origin.names]
+        kinds = {tensor.kind for tensor in tensors}
+        if origin.shift or len(kinds) != 1 or any(len(tensor.shape) != 2 for tensor in tensors):
             return None
-        return kinds.pop(), _together([data for _, data in self._rows(origin)])
+        rows = []
+        for tensor in tensors:
+            first, last = origin.rows or (0, tensor.shape[0])
+            each = tensor.nbytes // tensor.shape[0]
+            rows.append(FileRows(tensor.path, tensor.offset + first * each, last - first, origin.heads))
+        return kinds.pop(), rows
 
     def _levels(self, stored: Grouped | None, name: str) -> Grouped | None:
         if stored is None:
@@ -220,10 +226,6 @@ class GgufWeights:
         if origin.rows is not None:
             rows = max(0, min(rows, origin.rows[1]) - origin.rows[0])
         return (rows, *shapes[0][1:])
-
-
-def _together(rows: list[Tensor]) -> Tensor:
-    return rows[0] if len(rows) == 1 else torch.cat(rows)
 
 
 _OTHER = "Choose another file of the model, or another model."

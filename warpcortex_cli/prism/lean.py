@@ -3,9 +3,10 @@
 Its models import torch's compiler and torch.distributed, and with them sympy and a thousand other modules. Neither is
 used here unless layers are compiled. torch can be built without `torch.distributed`, and transformers checks for it, as
 it checks for other packages. The compiler is only named in decorators that mark functions, so a stand-in is enough
-until somebody uses the real one. transformers also reads its 1,700 model files twice, to see which names they export;
-that is cached by version. Of the 2.0 s that `from transformers import LlamaForCausalLM` takes after `import torch`, on
-2 cores of an AMD EPYC (Zen 4), the compiler and torch.distributed are 1.0 and the reading is 0.5.
+until somebody uses the real one. transformers also writes the documentation of a model when it is imported, and reads
+its 1,700 model files twice, to see which names they export; that is cached by version. Of the 2.0 s that `from
+transformers import LlamaForCausalLM` takes after `import torch`, on 2 cores of an AMD EPYC (Zen 4), the compiler and
+torch.distributed are 1.0 and the reading is 0.5.
 """
 
 from __future__ import annotations
@@ -99,10 +100,11 @@ def _later(module: ModuleType, name: str) -> Callable[..., Any]:
 
 
 class _Finder:
-    """Replaces functions of transformers before they are called: which packages exist, and what its files export."""
+    """Replaces functions of transformers before they are called: what exists, what files export, and documentation."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if name != "transformers.utils.import_utils":
+        change = _CHANGES.get(name)
+        if change is None:
             return None
         spec = PathFinder.find_spec(name, path, target)
         loader: Any = spec and spec.loader
@@ -112,14 +114,27 @@ class _Finder:
 
         def exec_module(module: Any) -> None:
             run(module)
-            for package in _UNUSED:
-                if hasattr(module, asked := f"is_{package}_available"):
-                    setattr(module, asked, lambda *_, **__: False)
-            if callable(read := getattr(module, _SCAN, None)):
-                setattr(module, _SCAN, _read_once(read))
+            change(module)
 
         loader.exec_module = exec_module
         return spec
+
+
+def _what_exists(module: Any) -> None:
+    for package in _UNUSED:
+        if hasattr(module, asked := f"is_{package}_available"):
+            setattr(module, asked, lambda *_, **__: False)
+    if callable(read := getattr(module, _SCAN, None)):
+        setattr(module, _SCAN, _read_once(read))
+
+
+def _documentation(module: Any) -> None:
+    """Docstrings of models are made when they are imported: half of the time that this takes."""
+    if hasattr(module, "auto_docstring"):
+        module.auto_docstring = lambda documented=None, **_: documented or (lambda later: later)
+
+
+_CHANGES = {"transformers.utils.import_utils": _what_exists, "transformers.utils.auto_docstring": _documentation}
 
 
 def _read_once(read: Callable[[Any], Any]) -> Callable[[Any], Any]:

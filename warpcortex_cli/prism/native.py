@@ -26,17 +26,6 @@ from warpcortex_cli.prism.library import built, elsewhere
 _LANES = 16
 MINIMA = 32  # a format's number is its bits, plus this if groups have minima
 INT4, INT8, BF16 = 4 + MINIMA, 8, 16  # formats of packed weights, by the kernels' numbers
-# GGUF types that are packed directly, in the order of `Blocks` in kernels/: bytes and values of a block, and the
-# format.
-BLOCKS = {
-    "Q4_0": (18, 32, 4),
-    "Q4_1": (20, 32, INT4),
-    "Q5_0": (22, 32, INT8),
-    "Q5_1": (24, 32, INT8 + MINIMA),
-    "Q8_0": (34, 32, INT8),
-    "Q4_K": (144, 256, INT4),
-    "Q5_K": (176, 256, INT8 + MINIMA),
-}
 _FORMATS = (4, INT4, INT8, 8 + MINIMA, BF16)
 _MOST_INPUTS = 1 << 17  # more than any model's layers
 _AT_ONCE = 1 << 18  # weights packed at a time: in fp32 they fit into a core's cache
@@ -491,7 +480,7 @@ def _check(parts: Parts) -> None:
         outputs, inputs = sizes[name]
         if linear.outputs != outputs:
             raise ValueError(f"{name} is not of {outputs} x {inputs}")
-        nbytes = _packed_bytes(linear.format, outputs, inputs)
+        nbytes = packed_bytes(linear.format, outputs, inputs)
         _lies(name, linear.packed, torch.uint8, (nbytes,))
         if linear.bias is not None:
             _lies(f"the bias of {name}", linear.bias, torch.float32, (outputs,))
@@ -528,7 +517,7 @@ def pack(weight: Tensor, format: int) -> Tensor:
     if weight.dim() != 2 or not weight.is_floating_point() or weight.device.type != "cpu":
         raise ValueError(f"weights are {_described(weight)}, not a matrix of floats on the CPU")
     outputs, inputs = weight.shape
-    packed = torch.empty(_packed_bytes(format, outputs, inputs), dtype=torch.uint8)
+    packed = torch.empty(packed_bytes(format, outputs, inputs), dtype=torch.uint8)
     place = 0
     for part in weight.detach().split(max(1, _AT_ONCE // inputs // _LANES) * _LANES):
         wide, rows = part.float().contiguous(), len(part)
@@ -543,7 +532,7 @@ def pack_grouped(weights: Grouped) -> tuple[Tensor, int]:
     if weights.size != GROUP:
         raise ValueError(f"the kernels take groups of {GROUP} inputs, not {weights.size}")
     format = weights.bits + (0 if weights.minima is None else MINIMA)
-    packed = torch.empty(_packed_bytes(format, outputs, inputs), dtype=torch.uint8)
+    packed = torch.empty(packed_bytes(format, outputs, inputs), dtype=torch.uint8)
     levels, scales = weights.levels.contiguous(), weights.scales.float().contiguous()
     minima = None if weights.minima is None else weights.minima.float().contiguous()
     kernels().pack_levels(
@@ -553,38 +542,9 @@ def pack_grouped(weights: Grouped) -> tuple[Tensor, int]:
     return packed, format
 
 
-def pack_blocks(kind: str, parts: Sequence[Tensor], inputs: int) -> tuple[Tensor, int] | None:
-    """Packs rows of ggml's blocks directly, several matrices as one; also returns the format.
-
-    Args:
-        parts: uint8 [outputs, bytes] each.
-
-    Returns:
-        None if a scale or minimum is not finite.
-
-    Raises:
-        ValueError: these are not rows of `inputs` inputs.
-    """
-    number, (size, values, format) = list(BLOCKS).index(kind), BLOCKS[kind]
-    if inputs % values:
-        raise ValueError(f"{inputs} inputs are not whole blocks of {kind}")
-    if any(len(part) % _LANES for part in parts[:-1]):  # they would share a panel
-        parts = [torch.cat(list(parts))]
-    packed = torch.empty(_packed_bytes(format, sum(map(len, parts)), inputs), dtype=torch.uint8)
-    place = 0
-    for part in parts:
-        data = _given("blocks", part, torch.uint8, (len(part), inputs // values * size))
-        if not kernels().pack_blocks(
-            number, data.data_ptr(), packed[place:].data_ptr(), len(part), inputs, torch.get_num_threads()
-        ):
-            return None
-        place += _packed_bytes(format, len(part), inputs)
-    return packed, format
-
-
 def unpack(packed: Tensor, format: int, which: Tensor, inputs: int) -> Tensor:
     """Rows of packed weights: fp32 [len(which), inputs]. `which`: int64 [n]. Raises ValueError: they do not exist."""
-    panel = _packed_bytes(format, 1, inputs)
+    panel = packed_bytes(format, 1, inputs)
     _lies("packed weights", packed, torch.uint8, (packed.numel(),))
     chosen = _given("rows", which, torch.long, (which.numel(),))
     if packed.numel() % panel:
@@ -645,13 +605,13 @@ def _factors(x: Tensor, packed: Tensor, bias: Tensor | None, format: int, output
     if x.dim() != 2:
         raise ValueError(f"tokens are {_described(x)}, not a matrix")
     given = _given("tokens", x, torch.float32, tuple(x.shape))
-    if packed.numel() != _packed_bytes(format, outputs, x.shape[1]):
+    if packed.numel() != packed_bytes(format, outputs, x.shape[1]):
         raise ValueError(f"{packed.numel()} bytes are not {outputs} x {x.shape[1]} weights of {format} format")
     _lies("packed weights", packed, torch.uint8, (packed.numel(),))
     return given, None if bias is None else _given("the bias", bias, torch.float32, (outputs,))
 
 
-def _packed_bytes(format: int, outputs: int, inputs: int) -> int:
+def packed_bytes(format: int, outputs: int, inputs: int) -> int:
     if format not in _FORMATS or outputs < 1 or not 1 <= inputs <= _MOST_INPUTS:
         raise ValueError(f"there are no weights of {outputs} x {inputs} in format {format}")
     return int(kernels().packed_bytes(format, outputs, inputs))
@@ -710,8 +670,7 @@ def opened(path: Path) -> Any:
     found.packed_bytes.argtypes = (number, size, size)
     found.pack.argtypes = (number, address, address, size, size, number)
     found.pack_levels.argtypes = (number, address, address, address, address, size, size, number)
-    found.pack_blocks.argtypes = (number, address, address, size, size, number)
-    found.pack_blocks.restype = number
+    found.pack_blocks.argtypes = (address, size, number)
     found.unpack.argtypes = (number, address, address, size, size, address)
     found.multiply.argtypes = (number, address, address, address, address, size, size, size, number)
     found.summarize.argtypes = (
@@ -723,7 +682,7 @@ def opened(path: Path) -> Any:
     found.before_attention.argtypes = (layer, address, address, address, size, address, size, number)
     found.after_attention.argtypes = (layer, address, address, size, number)
     found.through_layers.argtypes = (ctypes.POINTER(_Through), ctypes.POINTER(_Attention), number)
-    silent = "pack", "pack_levels", "unpack", "multiply", "summarize", "attend", "before_attention", "after_attention"
-    for name in (*silent, "through_layers"):
+    silent = "pack", "pack_levels", "pack_blocks", "unpack", "multiply", "summarize", "attend", "through_layers"
+    for name in (*silent, "before_attention", "after_attention"):
         getattr(found, name).restype = None
     return found

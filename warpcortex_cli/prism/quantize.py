@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 from warpcortex_cli.errors import ModelError
 from warpcortex_cli.gguf.grouped import Grouped, rounded
 from warpcortex_cli.prism import native
+from warpcortex_cli.prism.packing import BLOCKS, Packing
 from warpcortex_cli.prism.weights import Filling, fill_all, source_of
 
 FILE = "file"
@@ -183,16 +184,20 @@ class Embedding(nn.Module):
 
 
 def joined(
-    linears: Sequence[nn.Linear | nn.Embedding], format: int | None, filling: Filling | None = None
+    linears: Sequence[nn.Linear | nn.Embedding],
+    format: int | None,
+    filling: Filling | None = None,
+    packing: Packing | None = None,
 ) -> Packed | Plain:
     """Quantizes layers with a common input, in this order.
 
     Args:
         format: one of `native`'s; None: the file's own.
         filling: reads parameters that are still on meta.
+        packing: packs the blocks of a GGUF file, all at once when it finishes.
     """
     if filling is not None and format is None:
-        if (packed := _packed_blocks(linears, filling)) is not None:
+        if packing is not None and (packed := _packed_blocks(linears, filling, packing)) is not None:
             return packed
         kept = [levels for levels in map(filling.grouped, linears) if levels is not None]
         if len(kept) == len(linears):
@@ -213,23 +218,17 @@ def joined(
     return Plain(Grouped(levels, scales, None, 8), bias, sizes)
 
 
-def _packed_blocks(linears: Sequence[nn.Linear | nn.Embedding], filling: Filling) -> Packed | None:
-    """Layers packed directly from a GGUF file's blocks.
-
-    None if they are not all of one type of `native.BLOCKS`, or a number is not finite; the caller's slower path reports
-    the latter.
-    """
+def _packed_blocks(linears: Sequence[nn.Linear | nn.Embedding], filling: Filling, packing: Packing) -> Packed | None:
+    """Layers packed directly from a GGUF file's blocks; None if they are not all of one type of `BLOCKS`."""
     found = [blocks for blocks in map(filling.blocks, linears) if blocks is not None]
     kinds = {kind for kind, _ in found}
-    if len(found) < len(linears) or len(kinds) > 1 or not kinds <= native.BLOCKS.keys():
+    if len(found) < len(linears) or len(kinds) > 1 or not kinds <= BLOCKS.keys():
         return None
-    rows, inputs = [rows for _, rows in found], linears[0].weight.shape[1]
-    packed = native.pack_blocks(kinds.pop(), rows, inputs)
-    if packed is None:
-        return None
+    rows, inputs = [part for _, parts in found for part in parts], linears[0].weight.shape[1]
+    packed, format = packing.add(kinds.pop(), rows, inputs, lambda: [filling.grouped(linear) for linear in linears])
     for linear in linears:
         filling.fill(linear, torch.float32, but=("weight",))
-    return Packed(packed[0], _bias(linears), packed[1], [len(r) for r in rows])
+    return Packed(packed, _bias(linears), format, [len(linear.weight) for linear in linears])
 
 
 def _bias(linears: Sequence[nn.Linear | nn.Embedding]) -> Tensor | None:
@@ -267,33 +266,37 @@ def quantize(model: PreTrainedModel, kind: str, dtype: torch.dtype) -> None:
     format, table_format, other = FORMATS[kind], _TABLE[kind], model.dtype != dtype
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     tied = head is not None and head.weight is embedding.weight
-    filling = Filling(model)
+    filling, packing = Filling(model), Packing() if kind == FILE else None
     if type(embedding).__name__.endswith("Embedding") and isinstance(embedding, nn.Embedding):
-        table = joined([embedding], table_format, filling)
+        table = joined([embedding], table_format, filling, packing)
         model.set_input_embeddings(Embedding(table, embedding, dtype))
         if tied:
             model.set_output_embeddings(table)
     if type(head) is nn.Linear and model.get_output_embeddings() is head:
-        model.set_output_embeddings(joined([head], table_format, filling))
+        model.set_output_embeddings(joined([head], table_format, filling, packing))
     del embedding, head  # the originals of packed weights must be freed
     for parent in [m for m in model.modules() if type(m) is not nn.Linear]:
-        _exchange(parent, format, filling)
+        _exchange(parent, format, filling, packing)
+    if packing is not None:
+        packing.finish()
     fill_all(model, dtype)
     if other:
         nn.Module.to(model, dtype)
         model.config.dtype = dtype
 
 
-def _exchange(parent: nn.Module, format: int | None, filling: Filling | None = None) -> None:
+def _exchange(
+    parent: nn.Module, format: int | None, filling: Filling | None = None, packing: Packing | None = None
+) -> None:
     """Replaces the direct linear layers of `parent`."""
     linears = {name: child for name, child in parent.named_children() if type(child) is nn.Linear}
     for names in _TOGETHER:
         if all(name in linears for name in names):
             inputs = linears[names[0]].in_features
-            joint = Joint(joined([linears.pop(name) for name in names], format, filling))
+            joint = Joint(joined([linears.pop(name) for name in names], format, filling, packing))
             for number, name in enumerate(names):
                 setattr(parent, name, Share(joint, number, inputs))
     for name, linear in linears.items():
-        alone = joined([linear], format, filling)
+        alone = joined([linear], format, filling, packing)
         alone.in_features, alone.out_features = linear.in_features, linear.out_features
         setattr(parent, name, alone)

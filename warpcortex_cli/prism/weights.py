@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers.initialization import no_init_weights
 
-from warpcortex_cli.gguf.grouped import Grouped
+from warpcortex_cli.gguf.grouped import FileRows, Grouped
 
 
 class WeightSource(Protocol):
@@ -30,8 +30,8 @@ class WeightSource(Protocol):
     def grouped(self, name: str) -> Grouped | None:
         """A matrix in its stored levels; None if it is stored as plain numbers or in another form."""
 
-    def blocks(self, name: str) -> tuple[str, Tensor] | None:
-        """A matrix as a GGUF file stores it: its type, and its rows, uint8 [outputs, bytes]; None for other files."""
+    def blocks(self, name: str) -> tuple[str, list[FileRows]] | None:
+        """A matrix as a GGUF file stores it: its type, and where its rows lie; None for other files."""
 
 
 _sources: WeakKeyDictionary[nn.Module, WeightSource] = WeakKeyDictionary()
@@ -87,7 +87,7 @@ class Filling:
         name = self._name(module)
         return None if name is None or self._source is None else self._source.grouped(name)
 
-    def blocks(self, module: nn.Module) -> tuple[str, Tensor] | None:
+    def blocks(self, module: nn.Module) -> tuple[str, list[FileRows]] | None:
         """The weight of `module` as `WeightSource.blocks` gives it."""
         name = self._name(module)
         return None if name is None or self._source is None else self._source.blocks(name)

@@ -7,6 +7,9 @@
 
 #include "panels.h"
 
+#include <cerrno>
+#include <unistd.h>
+
 namespace {
 
 enum Blocks { Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K };
@@ -31,17 +34,24 @@ constexpr BlockForm form_of(Blocks kind) {
 
 inline float half_at(const uint8_t* at) { return from_half(load<uint16_t>(at)); }
 
-// The low nibbles of 16 bytes, then the high ones.
-inline void halves(const uint8_t* packed, uint8_t* levels) {
-    uint8_t own[16];  // a copy, since for all the compiler knows `levels` may alias `packed`
-    std::memcpy(own, packed, sizeof(own));
-    for (int i = 0; i < 16; i++) levels[i] = own[i] & 15, levels[16 + i] = own[i] >> 4;
+// The levels of a group, 16 and 16.
+typedef uint8_t Bytes __attribute__((vector_size(16)));
+struct Levels {
+    Bytes low, high;
+};
+
+// Low halves of 16 bytes, then the high ones.
+inline Levels halves(const uint8_t* packed) {
+    const Bytes both = load<Bytes>(packed);
+    return {both & 15, both >> 4};
 }
 
-// Adds the fifth bits of 32 levels, lowest first, then `more`.
-inline void fifths(const uint8_t* bits, uint8_t* levels, int more) {
-    const uint32_t all = load<uint32_t>(bits);
-    for (int i = 0; i < GROUP; i++) levels[i] = uint8_t((levels[i] | (all >> i & 1) << 4) + more);
+// The fifth bits of 32 levels, the lowest first: 16 or 0.
+inline Bytes fifths(const uint8_t* bits) {
+    typedef uint64_t Eights __attribute__((vector_size(16)));
+    constexpr uint64_t EACH = 0x0101010101010101, ONE = 0x8040201008040201;
+    const Bytes spread = (Bytes)Eights{bits[0] * EACH, bits[1] * EACH};
+    return (Bytes)((spread & (Bytes)Eights{ONE, ONE}) != 0) & 16;
 }
 
 // Scale and minimum of a group of Q4_K and Q5_K: 6 bits each in 12 bytes, times the block's own scale and minimum.
@@ -59,21 +69,23 @@ inline bool finite(uint16_t half) { return (half & 0x7c00) != 0x7c00; }
 
 // The 32 levels of a group of a block.
 template <Blocks KIND>
-inline void levels_of(const uint8_t* block, int64_t g, uint8_t* levels) {
+inline Levels levels_of(const uint8_t* block, int64_t g) {
     if constexpr (KIND == Q4_K || KIND == Q5_K) {
         const uint8_t *high = block + 16, *packed = block + (KIND == Q4_K ? 16 : 48) + g / 2 * GROUP;
-        const int shift = g % 2 * 4;
-        for (int i = 0; i < GROUP; i++) {
-            const int low = packed[i] >> shift & 15;
-            levels[i] = uint8_t(KIND == Q4_K ? low : low | (high[i] >> g & 1) << 4);
-        }
+        const auto some = [&](int64_t at) {
+            const Bytes low = load<Bytes>(packed + at) >> g % 2 * 4 & 15;
+            return KIND == Q4_K ? low : low | (load<Bytes>(high + at) >> g & 1) << 4;
+        };
+        return {some(0), some(16)};
+    } else if constexpr (KIND == Q8_0) {
+        return {load<Bytes>(block + 2) + 128, load<Bytes>(block + 18) + 128};
+    } else if constexpr (KIND == Q5_0 || KIND == Q5_1) {
+        const uint8_t *bits = block + (KIND == Q5_0 ? 2 : 4), more = KIND == Q5_0 ? 128 - 16 : 0;
+        const Levels found = halves(bits + 4);
+        return {(found.low | fifths(bits)) + more, (found.high | fifths(bits + 2)) + more};
+    } else {
+        return halves(block + (KIND == Q4_0 ? 2 : 4));
     }
-    if (KIND == Q4_0) halves(block + 2, levels);
-    if (KIND == Q4_1) halves(block + 4, levels);
-    if (KIND == Q5_0) halves(block + 6, levels), fifths(block + 2, levels, 128 - 16);
-    if (KIND == Q5_1) halves(block + 8, levels), fifths(block + 4, levels, 0);
-    if (KIND == Q8_0)
-        for (int i = 0; i < GROUP; i++) levels[i] = uint8_t(block[2 + i] + 128);
 }
 
 // Writes the scales and minima of an output that fp16 does not hold exactly; returns the output's factor.
@@ -96,52 +108,167 @@ float settled(const uint8_t* row, int64_t groups, int64_t lane, uint8_t* panel) 
     return fit.times;
 }
 
-// Packs rows of blocks [outputs, bytes] into panels. Returns whether all scales and minima are finite.
-//
-// Goes group by group through all outputs of a panel, so that the group's lines stay in cache until they are complete.
+// Rows of blocks to a panel. Returns whether all scales and minima are finite numbers.
 template <Blocks KIND>
-bool packed_blocks(const uint8_t* blocks, uint8_t* out, int64_t outputs, int64_t inputs, int threads) {
+bool packed_panel(const uint8_t* const* rows, int64_t lanes, int64_t groups, uint8_t* panel) {
     constexpr BlockForm FORM = form_of(KIND);
     constexpr int FORMAT = FORM.format;
     constexpr bool SECOND = has_minima(FORMAT);
-    const int64_t groups = groups_of(inputs), row = groups / FORM.groups * FORM.bytes, size = panel_bytes<FORMAT>(inputs);
-    bool all = true;
-#pragma omp parallel for num_threads(threads) schedule(static) reduction(&& : all)
-    for (int64_t number = 0; number < panels_of(outputs); number++) {
-        uint8_t* panel = out + number * size;
-        const int64_t lanes = std::min(LANES, outputs - number * LANES);
-        const uint8_t* const from = blocks + number * LANES * row;
-        std::memset(panel, 0, size);
-        bool exact[LANES];
-        std::fill(exact, exact + LANES, KIND != Q4_K && KIND != Q5_K);
-        for (int64_t g = 0; g < groups; g++)
-            for (int64_t lane = 0; lane < lanes; lane++) {
-                const uint8_t* block = from + lane * row + g / FORM.groups * FORM.bytes;
-                uint8_t levels[GROUP];
-                levels_of<KIND>(block, g % FORM.groups, levels);
-                put_group<FORMAT>(levels, g, lane, panel);
-                const uint16_t scale = load<uint16_t>(block), minimum = SECOND ? load<uint16_t>(block + 2) : 0;
-                all = all && finite(scale) && finite(minimum);
-                exact[lane] = exact[lane] && normal(scale) && normal(minimum);
-                if (exact[lane]) put_scale<FORMAT>(scale, minimum, g, lane, panel);
-            }
+    constexpr int64_t WORDS = GROUP * bits_of(FORMAT) / 32;  // of a group
+    std::memset(panel, 0, times_at<FORMAT>(groups));
+    bool all = true, exact[LANES];
+    std::fill(exact, exact + LANES, KIND != Q4_K && KIND != Q5_K);
+    for (int64_t g = 0; g < groups; g++) {
+        uint32_t words[LANES][WORDS] = {};
         for (int64_t lane = 0; lane < lanes; lane++) {
-            const float times = exact[lane] ? 1 : settled<KIND>(from + lane * row, groups, lane, panel);
-            std::memcpy(panel + times_at<FORMAT>(groups) + lane * sizeof(float), &times, sizeof(float));
+            const uint8_t* block = rows[lane] + g / FORM.groups * FORM.bytes;
+            const Levels levels = levels_of<KIND>(block, g % FORM.groups);
+            words_of<FORMAT>((const uint8_t*)&levels, words[lane]);
+            const uint16_t scale = load<uint16_t>(block), minimum = SECOND ? load<uint16_t>(block + 2) : 0;
+            all = all && finite(scale) && finite(minimum);
+            exact[lane] = exact[lane] && normal(scale) && normal(minimum);
+            if (exact[lane]) put_scale<FORMAT>(scale, minimum, g, lane, panel);
         }
+        put_words<WORDS>(words, panel + group_at<FORMAT>(g));
+    }
+    for (int64_t lane = 0; lane < LANES; lane++) {
+        const float times = lane >= lanes ? 0 : exact[lane] ? 1 : settled<KIND>(rows[lane], groups, lane, panel);
+        std::memcpy(panel + times_at<FORMAT>(groups) + lane * sizeof(float), &times, sizeof(float));
     }
     return all;
 }
 
-inline bool pack_kind(Blocks kind, const uint8_t* blocks, uint8_t* out, int64_t outputs, int64_t inputs, int threads) {
+// -- rows in files ---------------------------------------------------------------------------------------------
+
+// Rows of blocks of a file, one after the other from `offset` on. `heads`: of how many heads the two halves take turns,
+// row by row, which panels have behind each other; 0: of none.
+struct FileRows {
+    int64_t file, offset, count, heads;
+
+    // Where the row lies that becomes output `i`.
+    int64_t place(int64_t i) const {
+        if (heads == 0) return i;
+        const int64_t each = count / heads, half = each / 2, own = i % each;
+        return i - own + own % half * 2 + own / half;
+    }
+};
+
+enum Packing { PACKED, ENDED, STRANGE };  // all; a file ends too early, or cannot be read; numbers are not all finite
+
+inline bool read_all(int64_t file, uint8_t* to, int64_t count, int64_t offset) {
+    while (count > 0) {
+        const ssize_t some = pread(int(file), to, count, offset);
+        if (some < 0 && errno == EINTR) continue;
+        if (some <= 0) return false;
+        to += some, offset += some, count -= some;
+    }
+    return true;
+}
+
+constexpr int64_t READ = 1 << 17;  // bytes that are read at once: they are in a core's cache when they are packed
+
+// Matrices whose outputs follow each other, to be packed as one. `outcome`: of `Packing`, the last that was not PACKED.
+struct Blocky {
+    int64_t kind;
+    const FileRows* parts;
+    int64_t count;
+    uint8_t* out;
+    int64_t outputs, inputs, outcome;
+};
+
+// What a thread reads into, and where each row begins there.
+struct Reading {
+    std::vector<uint8_t> held;
+    std::vector<const uint8_t*> rows;
+
+    // Reads outputs [begin, end): of each part, the least piece of its file that holds all that is wanted.
+    bool read(const Blocky& of, int64_t row, int64_t begin, int64_t end) {
+        int64_t room = 0;
+        each_piece(of, begin, end, [&](const FileRows&, int64_t, int64_t, int64_t low, int64_t high) {
+            room += (high - low) * row;
+            return true;
+        });
+        if (int64_t(held.size()) < room) held.resize(room);
+        rows.clear(), room = 0;
+        return each_piece(of, begin, end, [&](const FileRows& part, int64_t from, int64_t to, int64_t low, int64_t high) {
+            uint8_t* const at = held.data() + room;
+            for (int64_t i = from; i < to; i++) rows.push_back(at + (part.place(i) - low) * row);
+            room += (high - low) * row;
+            return read_all(part.file, at, (high - low) * row, part.offset + low * row);
+        });
+    }
+
+  private:
+    // Calls `use` with each part, its first and last wanted output, and the piece [low, high) of its rows.
+    template <typename Use>
+    static bool each_piece(const Blocky& of, int64_t begin, int64_t end, Use use) {
+        int64_t before = 0;
+        for (const FileRows* part = of.parts; part < of.parts + of.count; before += part++->count) {
+            const int64_t from = std::max(begin - before, int64_t(0)), to = std::min(end - before, part->count);
+            if (from >= to) continue;
+            int64_t low = part->count, high = 0;
+            for (int64_t i = from; i < to; i++)
+                low = std::min(low, part->place(i)), high = std::max(high, part->place(i) + 1);
+            if (!use(*part, from, to, low, high)) return false;
+        }
+        return true;
+    }
+};
+
+// Calls `use` with the type of blocks as a type.
+template <typename Use>
+inline auto with_blocks(int64_t kind, Use use) {
     switch (kind) {
-        case Q4_0: return packed_blocks<Q4_0>(blocks, out, outputs, inputs, threads);
-        case Q4_1: return packed_blocks<Q4_1>(blocks, out, outputs, inputs, threads);
-        case Q5_0: return packed_blocks<Q5_0>(blocks, out, outputs, inputs, threads);
-        case Q5_1: return packed_blocks<Q5_1>(blocks, out, outputs, inputs, threads);
-        case Q8_0: return packed_blocks<Q8_0>(blocks, out, outputs, inputs, threads);
-        case Q4_K: return packed_blocks<Q4_K>(blocks, out, outputs, inputs, threads);
-        default: return packed_blocks<Q5_K>(blocks, out, outputs, inputs, threads);
+        case Q4_0: return use(std::integral_constant<Blocks, Q4_0>());
+        case Q4_1: return use(std::integral_constant<Blocks, Q4_1>());
+        case Q5_0: return use(std::integral_constant<Blocks, Q5_0>());
+        case Q5_1: return use(std::integral_constant<Blocks, Q5_1>());
+        case Q8_0: return use(std::integral_constant<Blocks, Q8_0>());
+        case Q4_K: return use(std::integral_constant<Blocks, Q4_K>());
+        default: return use(std::integral_constant<Blocks, Q5_K>());
+    }
+}
+
+// Panels [first, last).
+template <Blocks KIND>
+Packing packed_piece(const Blocky& of, int64_t first, int64_t last, Reading& reading) {
+    constexpr BlockForm FORM = form_of(KIND);
+    const int64_t groups = groups_of(of.inputs), size = panel_bytes<FORM.format>(of.inputs);
+    const int64_t row = groups / FORM.groups * FORM.bytes;
+    if (!reading.read(of, row, first * LANES, std::min(last * LANES, of.outputs))) return ENDED;
+    bool all = true;
+    for (int64_t i = 0; i < int64_t(reading.rows.size()); i += LANES) {
+        const int64_t lanes = std::min(LANES, int64_t(reading.rows.size()) - i);
+        all = packed_panel<KIND>(&reading.rows[i], lanes, groups, of.out + (first + i / LANES) * size) && all;
+    }
+    return all ? PACKED : STRANGE;
+}
+
+inline void packed_blocks(Blocky* all, int64_t count, int threads) {
+    struct Piece {
+        Blocky* of;
+        int64_t first, last;
+    };
+    std::vector<Piece> pieces;
+    for (Blocky* of = all; of < all + count; of++) {
+        const BlockForm form = with_blocks(of->kind, [](auto kind) { return form_of(decltype(kind)::value); });
+        const int64_t panel = groups_of(of->inputs) / form.groups * form.bytes * LANES, panels = panels_of(of->outputs);
+        const int64_t some = std::max<int64_t>(1, READ / panel);
+        for (int64_t first = 0; first < panels; first += some) pieces.push_back({of, first, std::min(first + some, panels)});
+    }
+#pragma omp parallel num_threads(threads)
+    {
+        Reading reading;
+#pragma omp for schedule(dynamic)
+        for (int64_t i = 0; i < int64_t(pieces.size()); i++) {
+            const Piece& piece = pieces[i];
+            const Packing found = with_blocks(piece.of->kind, [&](auto kind) {
+                return packed_piece<decltype(kind)::value>(*piece.of, piece.first, piece.last, reading);
+            });
+            if (found != PACKED)
+#pragma omp critical
+                piece.of->outcome = found;
+        }
     }
 }
 

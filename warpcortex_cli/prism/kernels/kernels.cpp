@@ -22,10 +22,8 @@ void pack_levels(int format, const uint8_t* levels, const float* scales, const f
     });
 }
 
-// Packs rows of ggml's blocks, of a type of `Blocks`. Returns 0 if a scale or minimum is not finite.
-int pack_blocks(int kind, const uint8_t* blocks, uint8_t* out, int64_t outputs, int64_t inputs, int threads) {
-    return pack_kind(Blocks(kind), blocks, out, outputs, inputs, threads);
-}
+// Matrices out of files; each says how it went.
+void pack_blocks(Blocky* all, int64_t count, int threads) { packed_blocks(all, count, threads); }
 
 void unpack(int format, const uint8_t* weights, const int64_t* which, int64_t rows, int64_t inputs, float* out) {
     with_format(format, [&](auto format) { unpacked<decltype(format)::value>(weights, which, rows, inputs, out); });

@@ -249,6 +249,28 @@ inline void words_of(const uint8_t* levels, uint32_t* words) {
 #endif
 }
 
+// Puts the words of a group of all 16 outputs into its lines.
+template <int64_t COUNT>
+inline void put_words(const uint32_t (*words)[COUNT], uint8_t* lines) {
+#if defined(__SSE2__)
+    for (int64_t lane = 0; lane < LANES; lane += 4)
+        for (int64_t i = 0; i < COUNT; i += 4) {
+            const auto of = [&](int64_t n) { return _mm_loadu_si128((const __m128i*)(words[lane + n] + i)); };
+            const auto to = [&](int64_t n, __m128i x) {
+                _mm_storeu_si128((__m128i*)(lines + (i + n) * LINE + lane * WORD_BYTES), x);
+            };
+            const __m128i a = _mm_unpacklo_epi32(of(0), of(1)), b = _mm_unpacklo_epi32(of(2), of(3));
+            const __m128i c = _mm_unpackhi_epi32(of(0), of(1)), d = _mm_unpackhi_epi32(of(2), of(3));
+            to(0, _mm_unpacklo_epi64(a, b)), to(1, _mm_unpackhi_epi64(a, b));
+            to(2, _mm_unpacklo_epi64(c, d)), to(3, _mm_unpackhi_epi64(c, d));
+        }
+#else
+    for (int64_t i = 0; i < COUNT; i++)
+        for (int64_t lane = 0; lane < LANES; lane++)
+            std::memcpy(lines + i * LINE + lane * WORD_BYTES, &words[lane][i], WORD_BYTES);
+#endif
+}
+
 template <int FORMAT>
 inline void put_group(const uint8_t* levels, int64_t group, int64_t lane, uint8_t* panel) {
     constexpr int64_t COUNT = GROUP * bits_of(FORMAT) / 32;

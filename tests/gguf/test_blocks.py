@@ -15,8 +15,9 @@ from tests.gguf.files import random_blocks
 from warpcortex_cli.errors import ModelError
 from warpcortex_cli.gguf import blocks
 from warpcortex_cli.gguf.blocks import grouped, unpacked
-from warpcortex_cli.gguf.grouped import FileRows, Grouped
+from warpcortex_cli.gguf.grouped import Grouped
 from warpcortex_cli.gguf.header import TYPES
+from warpcortex_cli.gguf.layout import FileRows
 from warpcortex_cli.gguf.served import KEPT, UNPACKED
 from warpcortex_cli.prism import native
 from warpcortex_cli.prism.packing import BLOCKS, Packing

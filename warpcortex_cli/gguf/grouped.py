@@ -4,29 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 GROUP = 32  # the group size of the kernels and of most of GGUF's types
-
-
-@dataclass(frozen=True)
-class FileRows:
-    """Rows of a matrix as a file holds them, one behind the other.
-
-    Attributes:
-        offset: of the first one, in bytes.
-        count: how many.
-        heads: of how many heads the rows of both halves take turns, which belong behind each other; 0: of none.
-    """
-
-    path: Path
-    offset: int
-    count: int
-    heads: int = 0
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from warpcortex_cli.gguf.header import TensorInfo
 
@@ -57,6 +58,22 @@ class Origin:
     rows: tuple[int, int] | None = None
     heads: int = 0
     shift: float = 0.0
+
+
+@dataclass(frozen=True)
+class FileRows:
+    """Rows of a matrix as they lie in a file, one after the other.
+
+    Attributes:
+        offset: of the first row, in bytes.
+        count: number of rows.
+        heads: number of heads whose halves are interleaved, as in `Origin`.
+    """
+
+    path: Path
+    offset: int
+    count: int
+    heads: int = 0
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from warpcortex_cli.errors import ModelError
-from warpcortex_cli.gguf.grouped import FileRows, Grouped
+from warpcortex_cli.gguf.grouped import Grouped
+from warpcortex_cli.gguf.layout import FileRows
 from warpcortex_cli.prism.source import ModelSource, weight_files
 from warpcortex_cli.prism.support import check_finite
 

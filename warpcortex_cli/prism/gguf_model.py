@@ -19,9 +19,9 @@ from warpcortex_cli.errors import ModelError
 from warpcortex_cli.gguf import blocks, tokenizer
 from warpcortex_cli.gguf.blocks import PLAIN
 from warpcortex_cli.gguf.config import configured
-from warpcortex_cli.gguf.grouped import GROUP, FileRows, Grouped, rounded
+from warpcortex_cli.gguf.grouped import GROUP, Grouped, rounded
 from warpcortex_cli.gguf.header import Header, TensorInfo, read_header
-from warpcortex_cli.gguf.layout import LAYOUTS, Origin
+from warpcortex_cli.gguf.layout import LAYOUTS, FileRows, Origin
 from warpcortex_cli.gguf.served import check_served
 from warpcortex_cli.prism import ollama
 from warpcortex_cli.prism.source import ModelSource

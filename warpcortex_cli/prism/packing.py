@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from warpcortex_cli.errors import ModelError
-from warpcortex_cli.gguf.grouped import FileRows
+from warpcortex_cli.gguf.layout import FileRows
 from warpcortex_cli.prism.native import INT4, INT8, MINIMA, kernels, packed_bytes
 
 # Types that are packed as they lie there, in the order of `Blocks` in kernels/: bytes and values of a block, and the

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from transformers.initialization import no_init_weights
 
-from warpcortex_cli.gguf.grouped import FileRows, Grouped
+from warpcortex_cli.gguf.grouped import Grouped
+from warpcortex_cli.gguf.layout import FileRows
 
 
 class WeightSource(Protocol):

@@ -61,6 +61,28 @@ def test_rows_carry_the_adapter_of_whose_they_are(prism, adapter: str, monkeypat
     assert seen[None] > 40 and seen[adapter] > 8  # the River's tokens, thoughts on their way in; and the Streams'
 
 
+def test_an_adapter_that_left_memory_and_then_the_disk_ends_its_streams_alone(prism, adapter: str, monkeypatch) -> None:
+    """It is looked for before a step, which therefore never fails for the others' rows."""
+    apart = {"injection": {"enabled": False}}
+    plain = river_text(run(Session(prism, make_profile(**apart))))
+    forward, steps = prism.forward, 0
+
+    def forgetting(rows):
+        nonlocal steps
+        results = forward(rows)  # an error in here would have ended everybody's step
+        steps += any(row.adapter for row in rows)
+        if steps == 3:
+            prism.adapters._held.clear()
+            (Path(adapter) / "adapter_model.safetensors").unlink(missing_ok=True)
+        return results
+
+    monkeypatch.setattr(prism, "forward", forgetting)
+    events = run(Session(prism, make_profile(**apart, role={"adapter": adapter})))
+    ended = [e for e in events if isinstance(e, ev.StreamEnded)]
+    assert river_text(events) == plain and steps == 3
+    assert ended and all(e.state == "failed" and "is incomplete" in e.reason for e in ended)
+
+
 def test_a_profile_with_an_adapter_that_is_not_there_changes_nothing(prism, tmp_path: Path) -> None:
     session = Session(prism, make_profile())
     before = session.profile

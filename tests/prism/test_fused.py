@@ -235,14 +235,14 @@ def test_sizes_that_do_not_fit_are_refused(model_folder: Callable[[str], Path]) 
     short = native.Linear(native.pack(torch.randn(64, 32), 8), None, 8, 64)
     for name, other in (("qkv", wide), ("output", short), ("down", short), ("gate_up", short)):
         with pytest.raises(ValueError, match=name):
-            native.LayerKernels(replace(parts, **{name: other}))
+            native.LayerKernels(replace(parts, **{name: other}), 0)
     uneven = native.Linear(native.pack(torch.randn(48, 64), 8), None, 8, 48)
     with pytest.raises(ValueError, match="24 gates are not a multiple of 16"):
-        native.LayerKernels(replace(parts, gate_up=uneven))
+        native.LayerKernels(replace(parts, gate_up=uneven), 0)
     with pytest.raises(ValueError, match="norm"):
-        native.LayerKernels(replace(parts, second=native.Norm(torch.ones(8), 1e-6)))
+        native.LayerKernels(replace(parts, second=native.Norm(torch.ones(8), 1e-6)), 0)
     with pytest.raises(ValueError, match="not of 3 tokens"):
-        native.LayerKernels(parts).before(torch.zeros(3, 64), torch.zeros(3, 26), torch.zeros(3, 26))
+        native.LayerKernels(parts, 0).before(torch.zeros(3, 64), torch.zeros(3, 26), torch.zeros(3, 26))
 
 
 def test_what_is_not_finite_stays_in_its_row(model_folder: Callable[[str], Path]) -> None:

@@ -20,6 +20,7 @@ from warpcortex_cli.memory.segment import KVLayout, Segment
 from warpcortex_cli.memory.tail import Slab, Tail, TailPool, TailView
 from warpcortex_cli.prism import library, native
 from warpcortex_cli.prism.attention import Layer
+from warpcortex_cli.prism.low_rank import Adapted, LowRank, Pair, Place
 from warpcortex_cli.prism.native import INT4, MINIMA
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.rows import Row
@@ -574,3 +575,84 @@ def test_rooms_that_a_tail_has_left_are_not_kept() -> None:
     again = native.Readers(0, 1, torch.zeros(1, dtype=torch.long), torch.ones(1, dtype=torch.long), tail.slab, ())
     table = torch.tensor([(k.data.data_ptr(), v.data.data_ptr()) for k, v in map(tail.slab.layer, range(2))])
     assert torch.equal(again._held[4].table, table)
+
+
+WIDTH, HEADS, KV, HEAD, INNER = 40, 3, 1, 12, 48  # panels of 16 outputs belong to q, k and v at once
+OUTPUTS = {
+    Place(5, "qkv", 0): (WIDTH, HEADS * HEAD),
+    Place(5, "qkv", HEADS * HEAD): (WIDTH, KV * HEAD),
+    Place(5, "qkv", (HEADS + KV) * HEAD): (WIDTH, KV * HEAD),
+    Place(5, "output", 0): (HEADS * HEAD, WIDTH),
+    Place(5, "gate_up", 0): (WIDTH, INNER),
+    Place(5, "gate_up", INNER): (WIDTH, INNER),
+    Place(5, "down", 0): (INNER, WIDTH),
+}
+
+
+def silent_layer(format: int) -> native.LayerKernels:
+    """A layer whose weights are all 0."""
+
+    def linear(outputs: int, inputs: int) -> native.Linear:
+        return native.Linear(native.pack(torch.zeros(outputs, inputs), format), None, format, outputs)
+
+    norm = native.Norm(torch.ones(WIDTH), 1e-6)
+    wide = (HEADS + 2 * KV) * HEAD
+    linears = linear(wide, WIDTH), linear(WIDTH, HEADS * HEAD), linear(2 * INNER, WIDTH), linear(WIDTH, INNER)
+    return native.LayerKernels(native.Parts(HEADS, KV, HEAD, *linears, norm, norm, None, None, None, None, False), 5)
+
+
+@pytest.mark.parametrize("format", [INT4, 8, 16])
+@pytest.mark.parametrize("tokens", [1, 7, 300])  # of 300, 256 are taken at once
+def test_adapters_add_to_each_token_what_they_are(cpu: str, format: int, tokens: int) -> None:
+    """To weights of 0: so all that comes out is theirs, and it is the same whatever stands beside a token."""
+    make = torch.Generator().manual_seed(tokens)
+    ranks = [dict.fromkeys(OUTPUTS, 3), {place: 1 + n * 7 for n, place in enumerate(OUTPUTS) if n != 1}]
+    pairs = [
+        {place: Pair(*(torch.randn(size, generator=make).bfloat16().float() for size in ((i, r), (r, o))))
+         for place, (i, o) in OUTPUTS.items() if (r := of.get(place))} for of in ranks
+    ]  # fmt: skip
+    owner = [n % 3 for n in range(tokens)]  # the third one has no adapter
+    low = [LowRank(of) for of in pairs]
+    some = [(one, [n for n in range(tokens) if owner[n] == i]) for i, one in enumerate(low)]
+    hidden, read = torch.randn(tokens, WIDTH, generator=make), torch.randn(tokens, HEADS, HEAD, generator=make)
+    around, still = silent_layer(format), (torch.ones(tokens, HEAD), torch.zeros(tokens, HEAD))
+    adapted = Adapted([given for given in some if given[1]])
+    qkv, out = around.before(hidden, *still, adapted), around.after(hidden, read, adapted)
+
+    def added(place: Place, x: torch.Tensor) -> torch.Tensor:
+        found = torch.zeros(tokens, OUTPUTS[place][1])
+        for n, i in enumerate(owner):
+            if i < 2 and place in pairs[i]:
+                found[n] = x[n] @ pairs[i][place].down @ pairs[i][place].up
+        return found
+
+    def normalized(x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.rms_norm(x, (WIDTH,), eps=1e-6)
+
+    query, key, value, output, gate, up, down = OUTPUTS
+    wanted = torch.cat([added(place, normalized(hidden)) for place in (query, key, value)], 1)
+    torch.testing.assert_close(qkv.transpose(0, 1).flatten(1), wanted, atol=1e-3, rtol=1e-4)
+    between = hidden + added(output, read.flatten(1))
+    x = normalized(between)
+    inner = torch.nn.functional.silu(added(gate, x)) * added(up, x)
+    wanted = between + added(down, inner)
+    torch.testing.assert_close(out, wanted, atol=1e-5 * float(wanted.abs().max()), rtol=1e-4)
+    none = [n for n in range(tokens) if owner[n] == 2]
+    assert torch.equal(qkv[:, none], around.before(hidden, *still)[:, none])
+    assert torch.equal(out[none], around.after(hidden, read)[none])
+    for n in {0, tokens // 2, tokens - 1}:
+        if owner[n] < 2:
+            mine, one = Adapted([(low[owner[n]], [0])]), slice(n, n + 1)
+            alone = around.before(hidden[one], *(x[one] for x in still), mine)
+            assert torch.equal(alone[:, 0], qkv[:, n])
+            assert torch.equal(around.after(hidden[one], read[one], mine)[0], out[n])
+
+
+def test_adapters_that_do_not_fit_are_refused() -> None:
+    around, still = silent_layer(8), (torch.ones(2, HEAD), torch.zeros(2, HEAD))
+    short = LowRank({Place(4, "down", 0): Pair(torch.ones(INNER, 1), torch.ones(1, WIDTH))})
+    with pytest.raises(ValueError, match="5 layers do not fit 6"):
+        around.before(torch.zeros(2, WIDTH), *still, Adapted([(short, [0])]))
+    fitting = LowRank({Place(5, "down", 0): Pair(torch.ones(INNER, 1), torch.ones(1, WIDTH))})
+    with pytest.raises(ValueError, match="3 tokens not 2"):
+        around.after(torch.zeros(2, WIDTH), torch.zeros(2, HEADS, HEAD), Adapted([(fitting, [0, 2])]))

@@ -2,6 +2,7 @@
 
     plan      each conversation says which rows it would have: its River's, its Streams', thoughts on their way in
     pace      how many Stream tokens may come, so that Rivers keep their speed
+    ready     adapters that have left memory are read again
     forward   all rows in one forward of the Prism
     absorb    each result goes back to the owner of its row; an error ends that owner's work and nobody else's
 
@@ -110,7 +111,7 @@ class Stepper:
     def step(self) -> bool:
         """Runs one forward over all rows. Returns False if nobody had anything to do."""
         began = time.monotonic()
-        parts = self._planned()
+        parts = [part for part in self._planned() if self._ready(part)]
         if parts:
             decodes = any(p.rivers and len(p.row.tokens) == 1 for p in parts)
             width = sum(len(p.row.tokens) for p in parts if not p.rivers)
@@ -132,6 +133,15 @@ class Stepper:
             width -= sum(len(p.row.tokens) for p in found)
             parts += found
         return parts
+
+    def _ready(self, part: Part) -> bool:
+        """Reads a row's adapter, if it has left memory: before the step, so that a fault there is its owner's alone."""
+        ready = False
+        with part.contained():
+            if part.row.adapter is not None:
+                self.prism.adapters.keep(part.row.adapter)
+            ready = True
+        return ready
 
     def _forwarded(self, parts: Sequence[Part]) -> list[tuple[Part, RowResult]]:
         """Forwards all rows at once. If that fails, forwards each alone, so that only the culprit's owner ends."""

@@ -1,13 +1,14 @@
 """LoRA adapters on the one model: rows with different adapters in the same forward.
 
 The model's own products are computed once for all rows; then each adapter adds its low-rank part to its own rows, as in
-Punica (Chen et al., 2023) and S-LoRA (Sheng et al., 2023). Rows without an adapter are left as they are.
+Punica (Chen et al., 2023) and S-LoRA (Sheng et al., 2023). Rows without an adapter are left as they are. Layers that
+are kernels do it themselves (`low_rank`); those that are modules are given hooks.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,37 +29,29 @@ from warpcortex_cli.prism.adapter_files import (
     halves,
     read_config,
 )
+from warpcortex_cli.prism.fused import FusedLayer
+from warpcortex_cli.prism.low_rank import Adapted, LowRank, Pair, Place
 
 ROOM = 256 * 2**20  # bytes of adapters in memory; the least recently used are dropped first
 
 
 @dataclass(frozen=True)
-class Pair:
-    """What an adapter adds to one linear layer: x @ down @ up.
+class Adapter:
+    """An adapter that fits a model.
 
     Attributes:
-        down: A [inputs, rank].
-        up: B with its scale [rank, outputs].
+        pairs: of linear layers that are modules, by their path in the model.
+        kernels: of those in layers that are kernels; None if it changes none of these.
     """
-
-    down: Tensor
-    up: Tensor
-
-    @property
-    def nbytes(self) -> int:
-        return self.down.nbytes + self.up.nbytes
-
-
-@dataclass(frozen=True)
-class Adapter:
-    """An adapter that fits a model. `pairs`: by the path of the module in it."""
 
     name: str
     pairs: Mapping[str, Pair]
+    kernels: LowRank | None
 
     @property
     def nbytes(self) -> int:
-        return sum(pair.nbytes for pair in self.pairs.values())
+        of_kernels = self.kernels.nbytes if self.kernels else 0
+        return of_kernels + sum(pair.nbytes for pair in self.pairs.values())
 
 
 class Adapters:
@@ -73,6 +66,7 @@ class Adapters:
         self._model = model
         self.room = room
         self._held: OrderedDict[str, Adapter] = OrderedDict()  # least recently used first
+        self._kept: set[str] = set()  # for the next step
         self._hooked: set[str] = set()
         self._step: list[tuple[Adapter, Tensor | slice]] = []
 
@@ -102,15 +96,24 @@ class Adapters:
             for module in found.pairs.keys() - self._hooked:
                 self._model.get_submodule(module).register_forward_hook(self._hook(module))
                 self._hooked.add(module)
+            self._make_room(name)
         self._held.move_to_end(name)
         return found
 
+    def keep(self, name: str) -> None:
+        """The same for the next step: until that is over it stays in memory, and so the step reads nothing."""
+        self.get(name)
+        self._kept.add(name)
+
     @contextmanager
-    def running(self, rows: Sequence[tuple[str | None, int]]) -> Iterator[None]:
-        """A context in which a forward of the model computes each row with its adapter.
+    def running(self, rows: Sequence[tuple[str | None, int]]) -> Iterator[Adapted | None]:
+        """While it is open, a forward of the model computes each row with its adapter.
 
         Args:
             rows: the adapter of each row, if it has one, and its tokens, as they are packed.
+
+        Yields:
+            what layers that are kernels have to be given.
         """
         spans: dict[str, list[range]] = {}
         start = 0
@@ -118,12 +121,20 @@ class Adapters:
             if name is not None:
                 spans.setdefault(name, []).append(range(start, start + tokens))
             start += tokens
-        self._step = [(self.get(name), self._places(of)) for name, of in spans.items()]
-        self._make_room(spans.keys())
+        if not spans:
+            yield None
+            return
+        for name in spans:
+            self.keep(name)
+        found = [(self.get(name), of) for name, of in spans.items()]
+        self._make_room()
+        self._step = [(adapter, self._places(of)) for adapter, of in found if adapter.pairs]
+        given = [(a.kernels, [at for span in of for at in span]) for a, of in found if a.kernels is not None]
         try:
-            yield
+            yield Adapted(given) if given else None
         finally:
             self._step = []
+            self._kept.clear()
 
     def _places(self, spans: list[range]) -> Tensor | slice:
         first, last = spans[0].start, spans[-1].stop
@@ -131,8 +142,8 @@ class Adapters:
             return slice(first, last)
         return torch.tensor([at for span in spans for at in span], device=next(self._model.parameters()).device)
 
-    def _make_room(self, needed: Collection[str]) -> None:
-        for name in [name for name in self._held if name not in needed]:
+    def _make_room(self, newest: str | None = None) -> None:
+        for name in [name for name in self._held if name != newest and name not in self._kept]:
             if self.nbytes <= self.room:
                 return
             del self._held[name]
@@ -157,7 +168,7 @@ def read_adapter(folder: Path, name: str, model: Any) -> Adapter:
 
     Args:
         folder: as `find_adapter` finds it.
-        model: of transformers; each layer that the adapter names must be one of `inputs_and_outputs`.
+        model: of transformers; each layer that the adapter names must be a linear one within its decoder layers.
 
     Raises:
         ModelError: it is damaged, not supported, or was made for another model.
@@ -165,15 +176,21 @@ def read_adapter(folder: Path, name: str, model: Any) -> Adapter:
     config = read_config(folder, name)
     found = halves(folder, name)
     ranks = _checked(found, config, name, model)
-    pairs, device = {}, next(model.parameters()).device
+    pairs: dict[str, Pair] = {}
+    places: dict[Place, Pair] = {}
+    device = next(model.parameters()).device
     with safe_open(folder / WEIGHTS, framework="pt") as file:
         for module, rank in ranks.items():
             down, up = (file.get_tensor(f"{PREFIX}{module}.lora_{part}.weight").float() for part in "AB")
             if not (bool(torch.isfinite(down).all()) and bool(torch.isfinite(up).all())):
                 raise ModelError(f"{name} holds numbers that are not finite, in {module}.", "Train or copy it again.")
             up = up.T.contiguous() * config.scale(module, rank)
-            pairs[module] = Pair(down.T.contiguous().to(device), up.to(device))
-    return Adapter(name, pairs)
+            pair, (_, place) = Pair(down.T.contiguous().to(device), up.to(device)), _found(model, module)
+            if place is None:
+                pairs[module] = pair
+            else:
+                places[place] = pair
+    return Adapter(name, pairs, LowRank(places) if places else None)
 
 
 def _checked(found: Mapping[str, Halves], config: Config, name: str, model: Any) -> dict[str, int]:
@@ -181,7 +198,7 @@ def _checked(found: Mapping[str, Halves], config: Config, name: str, model: Any)
     base = f", {config.base_model_name_or_path}" if config.base_model_name_or_path else ""
     ranks = {}
     for module, ((rank, inputs), (outputs, other)) in found.items():
-        sizes = inputs_and_outputs(model, module)
+        sizes = _inputs_and_outputs(model, module)
         if sizes is None:
             raise ModelError(f"{name} changes {module}, which is no linear layer of a decoder layer here.",
                              f"Use it with the model that it was made for{base}.")  # fmt: skip
@@ -197,12 +214,23 @@ def _checked(found: Mapping[str, Halves], config: Config, name: str, model: Any)
     return ranks
 
 
-def inputs_and_outputs(model: Any, module: str) -> tuple[int, int] | None:
-    """Sizes of a plain or packed linear layer inside a decoder layer; None if `module` is not one."""
-    try:
-        found = model.get_submodule(module)
-    except AttributeError:
-        return None
+def _inputs_and_outputs(model: Any, module: str) -> tuple[int, int] | None:
+    """Of a linear layer inside of a decoder layer, plain or packed; None where `module` is none."""
+    found, _ = _found(model, module)
     inputs, outputs = getattr(found, "in_features", None), getattr(found, "out_features", None)
     within = any(part.isdecimal() for part in module.split("."))
     return (inputs, outputs) if within and isinstance(inputs, int) and isinstance(outputs, int) else None
+
+
+def _found(model: Any, path: str) -> tuple[nn.Module | None, Place | None]:
+    """A module of a model, also within a layer that is now a kernel: then with its place there."""
+    found, parts = model, path.split(".")
+    for number, part in enumerate(parts):
+        if isinstance(found, FusedLayer):
+            try:
+                module = found.made_of[0].get_submodule(".".join(parts[number:]))
+            except AttributeError:
+                return None, None
+            return module, found.place(module)
+        found = getattr(found, part, None)
+    return (found if isinstance(found, nn.Module) else None), None

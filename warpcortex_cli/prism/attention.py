@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from warpcortex_cli.prism.low_rank import Adapted
 from warpcortex_cli.prism.native import Layers
 
 NAME = "warpcortex"
@@ -50,7 +51,13 @@ Limits = frozenset[tuple[float | None, int | None]]
 
 
 class Step(Protocol):
-    """Computes the attention of all layers in one forward."""
+    """Computes the attention of all layers in one forward.
+
+    Attributes:
+        adapted: tokens with LoRA adapters, of the layers that are kernels.
+    """
+
+    adapted: Adapted | None
 
     def through(self, layers: Layers, limits: Limits, angles: Angles, hidden: Tensor) -> Tensor | None:
         """Runs whole layers at once: hidden states [T, width] after them; None if they have to attend one by one."""
@@ -97,6 +104,12 @@ def through(layers: Layers, limits: Limits, angles: Angles, hidden: Tensor) -> T
     if found is not None:
         forward.computed = layers.first + layers.count
     return found
+
+
+def adapted() -> Adapted | None:
+    """The tokens with adapters of the forward that runs."""
+    forward = _now.get()
+    return None if forward is None else forward.step.adapted
 
 
 def attend(layer: Layer) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from warpcortex_cli.prism import attention
+from warpcortex_cli.prism.low_rank import Place
 from warpcortex_cli.prism.native import LayerKernels, Layers, Linear, Norm, Parts
 from warpcortex_cli.prism.quantize import Packed, Share
 from warpcortex_cli.prism.support import Trial
@@ -60,7 +61,7 @@ class FusedLayer(nn.Module):
     def __init__(self, like: Fused, parts: Parts, dtype: torch.dtype, made_of: nn.Module) -> None:
         super().__init__()
         self.made_of = (made_of,)  # in a tuple, or its parameters would be counted twice
-        self.number, self.kernels, self.like = like.number, LayerKernels(parts), like
+        self.number, self.kernels, self.like = like.number, LayerKernels(parts, like.number), like
         self._heads, self._kv_heads = parts.heads, parts.kv_heads
         self._dtype = dtype
         self.scaling, self.softcap, self.window = like.scaling, like.softcap, like.window
@@ -79,11 +80,21 @@ class FusedLayer(nn.Module):
             found = attention.through(*self.together, (cosine, sine), x)
             if found is not None:
                 return found[None]
-        qkv = self.kernels.before(x, cosine, sine).to(self._dtype)
+        adapted = attention.adapted()
+        qkv = self.kernels.before(x, cosine, sine, adapted).to(self._dtype)
         query, key, value = qkv.split((self._heads, self._kv_heads, self._kv_heads))
         layer = attention.Layer(self.number, query, key, value, self.scaling, self.softcap, self.window)
         read = attention.attend(layer)
-        return self.kernels.after(x, read.float()).to(hidden.dtype)[None]
+        return self.kernels.after(x, read.float(), adapted).to(hidden.dtype)[None]
+
+    def place(self, module: nn.Module) -> Place | None:
+        """Where a module of the model's own layer is among the kernels' weights, if it is one of the linear layers."""
+        packed = module.joint.linear if isinstance(module, Share) else module
+        for name, linear in self.kernels.parts.linears.items():
+            if isinstance(packed, Packed) and linear.packed is packed.weight:
+                first = sum(packed.sizes[: module.number]) if isinstance(module, Share) else 0
+                return Place(self.number, name, first)
+        return None
 
     def take_along(self, others: Sequence[FusedLayer]) -> None:
         """Runs the layers after it in the same call, if a step allows it."""
@@ -142,21 +153,6 @@ def fuse_again(decoder: Any, known: Sequence[Fused], dtype: torch.dtype) -> None
     except (AttributeError, KeyError, TypeError, RuntimeError) as error:
         raise ValueError(str(error)) from error
     _put(layers, found)
-
-
-def unfuse(decoder: Any) -> list[FusedLayer]:
-    """Puts back the layers of the model that were fused, each with modules of its own. Returns those it took out."""
-    layers: Any = getattr(decoder, "layers", ())
-    found = [layer for layer in layers if isinstance(layer, FusedLayer)]
-    for layer in found:
-        layers[layer.number] = layer.made_of[0]
-    return found
-
-
-def put_back(decoder: Any, fused: Sequence[FusedLayer]) -> None:
-    """Undoes `unfuse`."""
-    for layer in fused:
-        decoder.layers[layer.number] = layer
 
 
 def fused_layers(decoder: Any) -> list[Fused]:

@@ -22,6 +22,7 @@ from warpcortex_cli.gguf.grouped import GROUP, Grouped
 from warpcortex_cli.memory.segment import Segment
 from warpcortex_cli.memory.tail import Slab, TailView
 from warpcortex_cli.prism.library import built, elsewhere
+from warpcortex_cli.prism.low_rank import LINEARS, Adapted
 
 _LANES = 16
 MINIMA = 32  # a format's number is its bits, plus this if groups have minima
@@ -231,7 +232,6 @@ class Attending:
 
 
 _NORMS = ("first", "query", "key", "attended", "second", "fed")
-_LINEARS = ("qkv", "output", "gate_up", "down")
 
 
 class _Norm(ctypes.Structure):
@@ -251,9 +251,9 @@ class _Layer(ctypes.Structure):
     """As in `kernels/`."""
 
     _fields_ = (
-        *((name, ctypes.c_int64) for name in ("width", "heads", "kv_heads", "d", "inner", "gelu")),
+        *((name, ctypes.c_int64) for name in ("number", "width", "heads", "kv_heads", "d", "inner", "gelu")),
         *((name, _Norm) for name in _NORMS),
-        *((name, _Linear) for name in _LINEARS),
+        *((name, _Linear) for name in LINEARS),
     )
 
 
@@ -306,7 +306,7 @@ class Parts:
 
     @property
     def linears(self) -> dict[str, Linear]:
-        return {name: getattr(self, name) for name in _LINEARS}
+        return {name: getattr(self, name) for name in LINEARS}
 
     @property
     def norms(self) -> dict[str, Norm]:
@@ -317,15 +317,19 @@ class Parts:
 class LayerKernels:
     """A decoder layer before and after its attention, one call each. All tensors are fp32.
 
+    Args:
+        parts: its weights.
+        number: the layer's, from 0.
+
     Raises:
         ValueError: the sizes of the parts do not fit together.
     """
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, number: int) -> None:
         _check(parts)
-        self.parts = parts  # keeps the tensors behind the addresses below alive
+        self.parts, self.number = parts, number  # `parts` keeps the tensors behind the addresses below alive
         given = _Layer(
-            width=len(parts.first.weight), heads=parts.heads, kv_heads=parts.kv_heads, d=parts.head_dim,
+            number=number, width=len(parts.first.weight), heads=parts.heads, kv_heads=parts.kv_heads, d=parts.head_dim,
             inner=parts.gate_up.outputs // 2, gelu=parts.gelu,
         )  # fmt: skip
         for name, norm in parts.norms.items():
@@ -337,11 +341,12 @@ class LayerKernels:
         self.held, self._given = given, ctypes.byref(given)
         self._kernels = kernels()
 
-    def before(self, hidden: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    def before(self, hidden: Tensor, cosine: Tensor, sine: Tensor, adapted: Adapted | None = None) -> Tensor:
         """Queries, keys and values [heads + 2 * kv_heads, tokens, d], rotated, from hidden states [tokens, width].
 
         Args:
             cosine, sine: [tokens, rotary dims].
+            adapted: adapters of some tokens.
 
         Raises:
             ValueError: a shape is wrong.
@@ -350,8 +355,8 @@ class LayerKernels:
         x, cosine, sine = self.checked(hidden, cosine, sine)
         out = x.new_empty(rows, parts.heads + 2 * parts.kv_heads, parts.head_dim)
         self._kernels.before_attention(
-            self._given, x.data_ptr(), cosine.data_ptr(), sine.data_ptr(), cosine.shape[1], out.data_ptr(),
-            rows, torch.get_num_threads(),
+            self._given, self._address(adapted, rows), x.data_ptr(), cosine.data_ptr(), sine.data_ptr(),
+            cosine.shape[1], out.data_ptr(), rows, torch.get_num_threads(),
         )  # fmt: skip
         return out.transpose(0, 1)
 
@@ -367,12 +372,13 @@ class LayerKernels:
             _given("sines", sine, torch.float32, (rows, turned)),
         )
 
-    def after(self, hidden: Tensor, read: Tensor) -> Tensor:
+    def after(self, hidden: Tensor, read: Tensor, adapted: Adapted | None = None) -> Tensor:
         """The layer's output [tokens, width].
 
         Args:
             hidden: its input, [tokens, width].
             read: attention's output, [tokens, heads, d].
+            adapted: adapters of some tokens.
 
         Raises:
             ValueError: a shape or type is wrong.
@@ -381,8 +387,13 @@ class LayerKernels:
         x = _given("hidden states", hidden, torch.float32, (rows, len(parts.first.weight)))
         read = _given("attention outputs", read, torch.float32, (rows, parts.heads, parts.head_dim))
         out = x.clone()
-        self._kernels.after_attention(self._given, out.data_ptr(), read.data_ptr(), len(x), torch.get_num_threads())
+        self._kernels.after_attention(
+            self._given, self._address(adapted, rows), out.data_ptr(), read.data_ptr(), rows, torch.get_num_threads()
+        )
         return out
+
+    def _address(self, adapted: Adapted | None, rows: int) -> int | None:
+        return None if adapted is None else adapted.address(rows, self.number + 1)
 
 
 class _Through(ctypes.Structure):
@@ -395,7 +406,7 @@ class _Through(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("turned", "rows")),
         *((name, ctypes.c_void_p) for name in ("qkv", "own_qkv", "read", "queries")),
         *((name, ctypes.c_int64) for name in ("watch", "watched")),
-        ("seconds", ctypes.c_void_p),
+        *((name, ctypes.c_void_p) for name in ("adapted", "seconds")),
     )
 
 
@@ -426,7 +437,13 @@ class Layers:
         self._kernels = kernels()
 
     def run(
-        self, hidden: Tensor, cosine: Tensor, sine: Tensor, attending: Attending, watched: range
+        self,
+        hidden: Tensor,
+        cosine: Tensor,
+        sine: Tensor,
+        attending: Attending,
+        watched: range,
+        adapted: Adapted | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Hidden states [tokens, width] after the last layer, and queries [layers, heads, watched, d].
 
@@ -435,6 +452,7 @@ class Layers:
             cosine, sine: [tokens, rotary dims], fp32.
             attending: attention of all tokens of the step, over keys and values in bf16.
             watched: tokens whose queries are returned.
+            adapted: adapters of some tokens.
 
         Raises:
             ValueError: a shape or type is wrong, or they do not fit together.
@@ -456,6 +474,7 @@ class Layers:
             first=self.first, hidden=out.data_ptr(), cosine=cosine.data_ptr(), sine=sine.data_ptr(),
             turned=cosine.shape[1], rows=rows, qkv=qkv.data_ptr(), own_qkv=own_qkv.data_ptr(),
             read=read.data_ptr(), queries=queries.data_ptr(), watch=watched.start, watched=len(watched),
+            adapted=None if adapted is None else adapted.address(rows, self.first + self.count),
             seconds=None if self.seconds is None else ctypes.addressof(self.seconds),
         )  # fmt: skip
         self._kernels.through_layers(ctypes.byref(given), attending.given, torch.get_num_threads())
@@ -679,8 +698,8 @@ def opened(path: Path) -> Any:
     found.attends_many.argtypes = (number, size)
     found.attend.argtypes = (number, ctypes.POINTER(_Attention), number)
     layer = ctypes.POINTER(_Layer)
-    found.before_attention.argtypes = (layer, address, address, address, size, address, size, number)
-    found.after_attention.argtypes = (layer, address, address, size, number)
+    found.before_attention.argtypes = (layer, address, address, address, address, size, address, size, number)
+    found.after_attention.argtypes = (layer, address, address, address, size, number)
     found.through_layers.argtypes = (ctypes.POINTER(_Through), ctypes.POINTER(_Attention), number)
     silent = "pack", "pack_levels", "pack_blocks", "unpack", "multiply", "summarize", "attend", "through_layers"
     for name in (*silent, "before_attention", "after_attention"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +19,7 @@ from warpcortex_cli.prism import attention, crowding, native, trials
 from warpcortex_cli.prism.adapters import Adapters
 from warpcortex_cli.prism.chat_format import ChatFormat
 from warpcortex_cli.prism.compile import compile_layers, warm_up
-from warpcortex_cli.prism.fused import fuse, fuse_again, fused_layers, put_back, unfuse
+from warpcortex_cli.prism.fused import fuse, fuse_again, fused_layers
 from warpcortex_cli.prism.generation import own_sampling, own_stops
 from warpcortex_cli.prism.head import Head, PlainHead, Summary, largest
 from warpcortex_cli.prism.load import TOKENIZER, WEIGHTS, choose_dtype, choose_quantize, loading
@@ -198,9 +197,6 @@ class Prism:
     def open_adapter(self, name: str) -> None:
         """Reads a LoRA adapter, so that rows may be computed with it.
 
-        From now on, layers that are kernels are computed by the modules that they were made of: a kernel does not know
-        of adapters, and a row must not change with the adapters of others.
-
         Args:
             name: a folder as PEFT writes it, or org/name in the Hugging Face cache.
 
@@ -209,14 +205,7 @@ class Prism:
         """
         if self._compiled:
             raise ModelError(f"adapters are not supported with --compile, and {name} is one.", "Leave --compile out.")
-        decoder = self.model.get_decoder()
-        fused = unfuse(decoder)
-        try:
-            self.adapters.get(name)
-        except ModelError:
-            put_back(decoder, fused)
-            raise
-        self._stack, self._crowded = None, False
+        self.adapters.get(name)
 
     # -- the forward -----------------------------------------------------------------------------------------
 
@@ -248,7 +237,8 @@ class Prism:
         positions = torch.tensor([p for r in step.rows for p in r.positions], device=self.device)
         wanted = _wanted(step.rows, self._head is not None)
         whole = [place for w in wanted if not w.brief for place in w.logits]
-        hidden, logits = self._computed(step, tokens, positions, whole)
+        with self.adapters.running([(row.adapter, len(row.tokens)) for row in step.rows]) as step.adapted:
+            hidden, logits = self._computed(step, tokens, positions, whole)
         results = self._unpacked(step, wanted, hidden, logits)
         step.commit()
         if self._crowded:
@@ -263,10 +253,8 @@ class Prism:
             assert isinstance(self._head, Packed)
             return hidden, self._head(hidden[places]) if whole else hidden.new_empty(0, self.vocab_size)
         self._states.clear()
-        named = [(row.adapter, len(row.tokens)) for row in step.rows]
-        adapted = self.adapters.running(named) if any(name is not None for name, _ in named) else nullcontext()
         try:
-            with attention.running(step), adapted:
+            with attention.running(step):
                 logits = self.model(
                     input_ids=tokens[None], position_ids=positions[None], use_cache=False, logits_to_keep=places
                 ).logits[0]

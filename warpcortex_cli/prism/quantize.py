@@ -145,11 +145,11 @@ class Share(nn.Module):
     def __init__(self, joint: Joint, number: int, in_features: int) -> None:
         super().__init__()
         self.joint = joint
-        self._number = number
+        self.number = number
         self.in_features, self.out_features = in_features, joint.linear.sizes[number]
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.joint.part(self._number, x)
+        return self.joint.part(self.number, x)
 
 
 class Embedding(nn.Module):

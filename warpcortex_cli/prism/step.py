@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from warpcortex_cli.memory.room import Room
 from warpcortex_cli.memory.tail import TailView
 from warpcortex_cli.prism.attention import Angles, Layer, Limits
+from warpcortex_cli.prism.low_rank import Adapted
 from warpcortex_cli.prism.native import Attending, Layers, Readers
 from warpcortex_cli.prism.rows import Row
 
@@ -34,10 +35,13 @@ class PackedStep:
     Attributes:
         rows: in the order of the packed tokens.
         order: for each packed row, its index in the caller's order.
+        adapted: tokens with LoRA adapters, of the layers that are kernels.
 
     Raises:
         ValueError: a tail is full, or two rows write to the same one.
     """
+
+    adapted: Adapted | None = None
 
     def __init__(self, rows: Sequence[Row], device: torch.device, native: bool = False) -> None:
         if len({id(row.tail) for row in rows}) < len(rows):
@@ -74,7 +78,7 @@ class PackedStep:
         if self._dtype != torch.bfloat16 or len(self._watched) > 1:
             return None
         packed, (start, end) = next(iter(self._watched.items()), (None, (0, 0)))
-        out, queries = layers.run(hidden, *angles, served, range(start, end))
+        out, queries = layers.run(hidden, *angles, served, range(start, end), self.adapted)
         if packed is not None:
             self._queries[packed].append(queries)
         return out

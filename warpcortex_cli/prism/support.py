@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from warpcortex_cli.errors import ModelError
 from warpcortex_cli.memory.segment import KVLayout
 from warpcortex_cli.prism.attention import Angles, Layer, Limits, running
+from warpcortex_cli.prism.low_rank import Adapted
 from warpcortex_cli.prism.native import Layers
 from warpcortex_cli.prism.rope import Rope, unknown_rope
 
@@ -166,6 +167,8 @@ def layer_kinds(config: Any) -> Sequence[str]:
 
 class Trial:
     """A step in which every token sees only itself. It keeps each layer's input."""
+
+    adapted: Adapted | None = None
 
     def __init__(self) -> None:
         self.given: dict[int, Layer] = {}

@@ -49,25 +49,29 @@ void attend(int half, const Attention* given, int threads) {
     (half ? kept_and_attended<uint16_t> : kept_and_attended<float>)(*given, threads);
 }
 
-void before_attention(const Layer* layer, const float* hidden, const float* cosine, const float* sine, int64_t turned,
-                      float* out, int64_t rows, int threads) {
+// `adapted`: adapters of some rows, or null.
+void before_attention(const Layer* layer, const Adapted* adapted, const float* hidden, const float* cosine,
+                      const float* sine, int64_t turned, float* out, int64_t rows, int threads) {
     static thread_local Room held;
     Room& room = held;
+    reserve(room, *layer, adapted, rows, threads);
     together(threads, [&](Team& team) {
         Laps laps(nullptr);
-        before(team, room, *layer, hidden, cosine, sine, turned, out, rows, laps, [](int64_t, int64_t, float*) {});
+        before(team, room, *layer, adapted, hidden, cosine, sine, turned, out, rows, laps,
+               [](int64_t, int64_t, float*) {});
     });
 }
 
 // `hidden` is updated in place.
-void after_attention(const Layer* layer, float* hidden, const float* read, int64_t rows, int threads) {
+void after_attention(const Layer* layer, const Adapted* adapted, float* hidden, const float* read, int64_t rows,
+                     int threads) {
     static thread_local Room held;
     Room& room = held;
-    reserve(room, *layer, rows, threads);
+    reserve(room, *layer, adapted, rows, threads);
     together(threads, [&](Team& team) {
         const LocalHidden own(team, hidden, rows, layer->width);
         Laps laps(nullptr);
-        after(team, room, *layer, read, own.hidden, rows, laps, nullptr);
+        after(team, room, *layer, adapted, read, own.hidden, rows, laps, nullptr);
         own.write_back();
     });
 }

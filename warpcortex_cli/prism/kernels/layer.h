@@ -14,7 +14,7 @@ struct Norm {
 
 // The sizes and weights of a decoder layer.
 struct Layer {
-    int64_t width, heads, kv_heads, d, inner, gelu;
+    int64_t number, width, heads, kv_heads, d, inner, gelu;
     Norm first, query, key, attended, second, fed;
     Linear qkv, output, gate_up, down;
 };
@@ -54,20 +54,24 @@ inline float* own_row(int64_t numbers) {
 
 // From hidden states [rows, width] to queries, keys and values [rows, heads + 2 * kv_heads, d], queries and keys rotated
 // by cosine and sine [rows, turned]. Then calls `use` with each row, head and its numbers.
+// `adapted`: adapters of some rows, or null.
 template <typename Use>
-void before(Team& team, Room& room, const Layer& layer, const float* hidden, const float* cosine, const float* sine,
-            int64_t turned, float* out, int64_t rows, Laps& laps, Use use) {
+void before(Team& team, Room& room, const Layer& layer, const Adapted* adapted, const float* hidden, const float* cosine,
+            const float* sine, int64_t turned, float* out, int64_t rows, Laps& laps, Use use) {
     const int64_t wide = layer.qkv.outputs, heads = layer.heads + 2 * layer.kv_heads;
     for (int64_t start = 0; start < rows; start += SOME) {
         const int64_t here = std::min(SOME, rows - start);
+        Added added(room.lora, adapted, layer.number, &LoraLayer::qkv, start, here);
         Tokens& rounded = begun(team, room, here, layer.width, layer.qkv.format);
-        rounded.read(team, [&](int64_t row) {
+        rounded.read(team, added.keeping(layer.width, [&](int64_t row) {
             float* to = own_row(layer.width);
             normalized(layer.first, hidden + (start + row) * layer.width, to, layer.width);
             return to;
-        });
+        }));
+        added.begin(team, layer.width);
         laps.end(BETWEEN);
-        multiplied(team, layer.qkv, rounded, neighbours(wide), into(plain(out + start * wide, wide), wide));
+        multiplied(team, layer.qkv, rounded, neighbours(wide), added.if_any(),
+                   into(plain(out + start * wide, wide), wide));
         team.later(beginning(team, layer.output, layer.heads * layer.d, neighbours(layer.width)));
         team.wait();
         laps.end(QKV);
@@ -106,19 +110,20 @@ struct LocalHidden {
     bool first;
 };
 
-// Allocates the buffers that `after` needs for this many rows.
-inline void reserve(Room& room, const Layer& layer, int64_t rows, int threads) {
+// Allocates the buffers that `before` and `after` need for this many rows.
+inline void reserve(Room& room, const Layer& layer, const Adapted* adapted, int64_t rows, int threads) {
     const int64_t here = std::min(rows, SOME), size = here * panels_of(layer.width) * LANES;
     if (int64_t(room.part.size()) < size) room.part.resize(size);
     room.intermediate.reserve(here, layer.inner, threads);
+    room.lora.reserve(adapted, here, std::max(layer.width, layer.heads * layer.d));
 }
 
 // Adds attention's output projection of `read` [rows, heads * d] and the feed-forward part to hidden states [rows, width].
 // Few rows are each thread's own copy; of many, a thread reads only rows that it has updated itself. `next`: qkv of the
 // next layer, to prefetch, or null.
 template <typename T>
-void after(Team& team, Room& room, const Layer& layer, const T* read, float* hidden, int64_t rows, Laps& laps,
-           const Linear* next) {
+void after(Team& team, Room& room, const Layer& layer, const Adapted* adapted, const T* read, float* hidden,
+           int64_t rows, Laps& laps, const Linear* next) {
     const int64_t width = layer.width, filled = panels_of(width) * LANES, heads = layer.heads * layer.d;
     float* part = room.part.data();
     Intermediate& inner = room.intermediate;
@@ -131,29 +136,38 @@ void after(Team& team, Room& room, const Layer& layer, const T* read, float* hid
             if (norm.weight) normalized(norm, own, own, width);
             for (int64_t i = 0; i < width; i++) x[row * width + i] += own[i];
         };
+        const auto added_to = [&](Lora LoraLayer::*linear) {
+            return Added(room.lora, adapted, layer.number, linear, start, here);
+        };
+        Added to_output = added_to(&LoraLayer::output);
         Tokens& rounded = begun(team, room, here, heads, layer.output.format);
-        rounded.read(team, [&](int64_t row) {
+        rounded.read(team, to_output.keeping(heads, [&](int64_t row) {
             const T* from = read + (start + row) * heads;
             if constexpr (std::is_same<T, float>::value) return from;
             float* wide = own_row(heads);
             for (int64_t i = 0; i < heads; i += LANES) put(wide + i, lanes(from + i));
             return (const float*)wide;
-        });
+        }));
+        to_output.begin(team, heads);
         laps.end(BETWEEN);
-        multiplied(team, layer.output, rounded, neighbours(width), into(by_panels(part, here), width));
+        multiplied(team, layer.output, rounded, neighbours(width), to_output.if_any(),
+                   into(by_panels(part, here), width));
         team.later(beginning(team, layer.gate_up, width, halves(layer.gate_up.outputs)));
         team.wait();
         laps.end(OUTPUT);
-        begun(team, room, here, width, layer.gate_up.format).read(team, [&](int64_t row) {
+        Added to_gates = added_to(&LoraLayer::gate_up);
+        begun(team, room, here, width, layer.gate_up.format).read(team, to_gates.keeping(width, [&](int64_t row) {
             add(layer.attended, row);
             float* own = own_row(width);
             normalized(layer.second, x + row * width, own, width);
             return own;
-        });
+        }));
+        to_gates.begin(team, width);
         laps.end(BETWEEN);
         // gate and up are never stored, only act(gate) * up.
         inner.begin(team, here);
-        multiplied(team, layer.gate_up, rounded, halves(layer.gate_up.outputs), [&](const Outputs& found) {
+        multiplied(team, layer.gate_up, rounded, halves(layer.gate_up.outputs), to_gates.if_any(),
+                   [&](const Outputs& found) {
             const Intermediate::Writer writer = inner.writer(team, found.panel, here);
             found.each([&](int64_t row, const Floats& gate, const Floats& up) {
                 writer.put(row, activated(gate, up, layer.gelu));
@@ -162,9 +176,12 @@ void after(Team& team, Room& room, const Layer& layer, const T* read, float* hid
         team.later(beginning(team, layer.down, layer.inner, neighbours(width)));
         team.wait();
         laps.end(GATE_UP);
+        Added to_down = added_to(&LoraLayer::down);
         begun(team, room, here, layer.inner, layer.down.format).read(team, inner);
+        to_down.keep(inner.numbers.data());
+        to_down.begin(team, layer.inner);
         laps.end(BETWEEN);
-        multiplied(team, layer.down, rounded, neighbours(width), into(by_panels(part, here), width));
+        multiplied(team, layer.down, rounded, neighbours(width), to_down.if_any(), into(by_panels(part, here), width));
         if (next) team.later(beginning(team, *next, width, neighbours(next->outputs)));
         team.wait();
         laps.end(DOWN);

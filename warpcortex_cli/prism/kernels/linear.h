@@ -3,6 +3,7 @@
 #pragma once
 
 #include "byte_tiles.h"
+#include "lora.h"
 
 namespace {
 
@@ -42,6 +43,9 @@ class Outputs {
         this->later = later, lines = (bytes / LINE + x.count - 1) / x.count;
     }
 
+    // What is added to each token's outputs, last: [panels, tokens].
+    void with(const Floats* added) { more = added; }
+
     // Calls `use` with each token and its outputs of the first panel and of the second.
     template <typename Use>
     void each(Use use) const {
@@ -58,11 +62,13 @@ class Outputs {
     const Tokens& x;
     const Floats* sums;
     Floats scale[2], plus[2];
+    const Floats* more = nullptr;
     const uint8_t* later = nullptr;
     int64_t lines = 0;
 
     Floats value(int p, int64_t token, int64_t place) const {
-        return load<Floats>(sums + place) * (scale[p] * x.scales[token]) + plus[p];
+        const Floats found = load<Floats>(sums + place) * (scale[p] * x.scales[token]) + plus[p];
+        return more ? found + more[p * x.count + token] : found;
     }
 };
 
@@ -79,12 +85,14 @@ constexpr int64_t READ_AHEAD = 96 * 1024;  // bytes: fits into any CPU's L2
 inline int64_t pairs_of_a_task(const Tokens& x) { return x.together ? TASK : 1; }
 
 // Calls `use` with the outputs of each pair of panels, in the thread that computed them. Does not wait for other threads.
+// `added`: by adapters; or null.
 template <int FORMAT, typename Use>
-void multiplied(Team& team, const Linear& by, const Tokens& x, const Pairing& pairing, Use use) {
-    static thread_local AlignedVector<Floats> held;
+void multiplied(Team& team, const Linear& by, const Tokens& x, const Pairing& pairing, const Added* added, Use use) {
+    static thread_local AlignedVector<Floats> held, more;
     const int64_t size = panel_bytes<FORMAT>(x.inputs), count = pairing.count(), each = pairs_of_a_task(x);
     held.resize(2 * each * x.places());
     Floats* room = held.data();
+    if (added) more.resize(2 * x.count);
     const TileConfig config(x.together ? x.tall : 0, FORMAT == 16 ? TALL : DEEP_BYTES);
     const auto sum = [&](const Pairs& pairs) {
         if (x.together) {
@@ -112,6 +120,11 @@ void multiplied(Team& team, const Linear& by, const Tokens& x, const Pairing& pa
                 found.scaled(p, panels.at + p * panels.panel + times_at<FORMAT>(x.groups),
                              by.bias ? by.bias + output : nullptr, by.outputs - output);
             }
+            if (added) {
+                for (int64_t p = 0; p < panels.count; p++)
+                    added->find(found.panel + p * pairing.next, more.data() + p * x.count);
+                found.with(more.data());
+            }
             // The next task's first pair was prefetched already.
             if (x.together) found.meanwhile(at + (here + 1) * pairs.next + i * pairs.panel, CLOSE * GROUP_BYTES<FORMAT>);
             use(found);
@@ -120,8 +133,8 @@ void multiplied(Team& team, const Linear& by, const Tokens& x, const Pairing& pa
 }
 
 template <typename Use>
-void multiplied(Team& team, const Linear& by, const Tokens& x, const Pairing& pairing, Use use) {
-    with_format(by.format, [&](auto format) { multiplied<decltype(format)::value>(team, by, x, pairing, use); });
+void multiplied(Team& team, const Linear& by, const Tokens& x, const Pairing& pairing, const Added* added, Use use) {
+    with_format(by.format, [&](auto format) { multiplied<decltype(format)::value>(team, by, x, pairing, added, use); });
 }
 
 // The weights that a thread will read first in a product.
@@ -138,6 +151,7 @@ struct Room {
     Tokens tokens;
     Intermediate intermediate;
     AlignedVector<float> part;
+    LoraRoom lora;
 };
 
 // Tokens to be multiplied with weights of a format. Few tokens are each thread's own, many are shared.
@@ -160,7 +174,7 @@ void multiplied(const Linear& by, Row row, int64_t tokens, int64_t inputs, const
     together(threads, [&](Team& team) {
         Tokens& rounded = begun(team, room, tokens, inputs, by.format);
         rounded.read(team, row);
-        multiplied(team, by, rounded, pairing, [&](const Outputs& found) { use(team, found); });
+        multiplied(team, by, rounded, pairing, nullptr, [&](const Outputs& found) { use(team, found); });
     });
 }
 

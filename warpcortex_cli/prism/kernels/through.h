@@ -19,7 +19,8 @@ struct Through {
     uint16_t *own_qkv, *read;  // the same in bfloat16, and attention's output [rows, heads, d]
     uint16_t* queries;         // [count, heads, watched, d], out: the queries of rows [watch, watch + watched)
     int64_t watch, watched;
-    double* seconds;  // [6], by `Part`, added to; or null
+    const Adapted* adapted;  // adapters of some rows, or null
+    double* seconds;         // [6], by `Part`, added to; or null
 };
 
 inline void through(const Through& t, const Attention& given, int threads) {
@@ -37,7 +38,7 @@ inline void through(const Through& t, const Attention& given, int threads) {
     std::vector<const Readers*> groups(t.rows);  // of each row
     for (int64_t g = 0; g < given.count; g++)
         std::fill_n(&groups[given.groups[g]->start], given.groups[g]->tokens, given.groups[g]);
-    for (int64_t i = 0; i < t.count; i++) reserve(room, *t.layers[i], t.rows, threads);
+    for (int64_t i = 0; i < t.count; i++) reserve(room, *t.layers[i], t.adapted, t.rows, threads);
     together(threads, [&](Team& team) {
         const LocalHidden own(team, t.hidden, t.rows, some.width);
         Attention a = attention;
@@ -59,11 +60,11 @@ inline void through(const Through& t, const Attention& given, int threads) {
                     std::copy_n(half, d, t.queries + place * d);
                 }
             };
-            before(team, room, layer, own.hidden, t.cosine, t.sine, t.turned, t.qkv, t.rows, laps, use);
+            before(team, room, layer, t.adapted, own.hidden, t.cosine, t.sine, t.turned, t.qkv, t.rows, laps, use);
             attended(team, a, plan, states);
             team.wait();
             laps.end(ATTENTION);
-            after(team, room, layer, (const uint16_t*)t.read, own.hidden, t.rows, laps,
+            after(team, room, layer, t.adapted, (const uint16_t*)t.read, own.hidden, t.rows, laps,
                   i + 1 < t.count ? &t.layers[i + 1]->qkv : nullptr);
         }
         own.write_back();

@@ -1,0 +1,191 @@
+// What LoRA adapters add to linear layers: B (A x), of each token by its own adapter (Hu et al., 2021; many of them in
+// one step: Punica, Chen et al., 2023).
+//
+// A and B are bfloat16, and both are read alike: 16 outputs side by side, one input after the other. What a token gets
+// is added up in the same order whatever stands beside it.
+
+#pragma once
+
+#include "panels.h"
+#include "team.h"
+
+namespace {
+
+// B of one module, such as q of the joint q, k and v: [panels, rank, 16], where its outputs lie among the joint ones.
+// Outputs of others in its first or last panel have zeros.
+struct LoraModule {
+    const uint16_t* up;
+    int64_t first, panels;  // of outputs
+    int64_t from, rank;     // among the joint ranks; multiples of RANKS
+};
+
+// What an adapter adds to a linear layer.
+struct Lora {
+    const uint16_t* down;  // A of all modules together: [ranks / 16, inputs as whole 16, 16]; or null, if it adds nothing
+    int64_t ranks, count;  // of its ranks, a multiple of 16; of its modules
+    LoraModule modules[3];
+};
+
+struct LoraLayer {
+    Lora qkv, output, gate_up, down;
+};
+
+// The tokens of a step that have one adapter, ascending, and this by the number of each layer.
+struct LoraTokens {
+    const LoraLayer* layers;
+    const int64_t* tokens;
+    int64_t count;
+};
+
+// All adapters of a step, and the most joint ranks that one of them has in a layer.
+struct Adapted {
+    const LoraTokens* of;
+    int64_t count, ranks;
+};
+
+constexpr int64_t RANKS = 4;  // taken at once
+constexpr int64_t ABREAST = NATIVE == 64 ? 4 : 1;  // tokens whose sums are held in registers at once
+
+// Sixteen outputs of some tokens: what their inputs from one to another give times weights [end - first, 16]. A token's
+// inputs lie in sixteens, `next` numbers from one to the next.
+template <int M>
+inline void thin(const uint16_t* weights, int64_t first, int64_t end, const float* const* x, int64_t next, Floats* out) {
+    Floats sums[M][RANKS];
+    UNROLLED for (int m = 0; m < M; m++)
+        UNROLLED for (int i = 0; i < RANKS; i++) sums[m][i] = Floats{};
+    for (int64_t k = first; k < end; k += RANKS, weights += RANKS * LANES) {
+        const int64_t at = k / LANES * next + k % LANES;
+        UNROLLED for (int i = 0; i < RANKS; i++) {
+            const Floats some = widened(weights + i * LANES);
+            UNROLLED for (int m = 0; m < M; m++) sums[m][i] += some * x[m][at + i];
+        }
+    }
+    UNROLLED for (int m = 0; m < M; m++) out[m] = (sums[m][0] + sums[m][1]) + (sums[m][2] + sums[m][3]);
+}
+
+template <int M = ABREAST>
+inline void thin_of(int64_t count, const uint16_t* weights, int64_t first, int64_t end, const float* const* x,
+                    int64_t next, Floats* out) {
+    if constexpr (M > 1)
+        if (count < M) return thin_of<M - 1>(count, weights, first, end, x, next, out);
+    thin<M>(weights, first, end, x, next, out);
+}
+
+// Room that threads share: inputs of tokens, and A x, both in sixteens: [sixteens, tokens, 16].
+struct LoraRoom {
+    AlignedVector<float> inputs, low;
+
+    void reserve(const Adapted* adapted, int64_t tokens, int64_t most_inputs) {
+        if (!adapted) return;
+        const int64_t given = tokens * panels_of(most_inputs) * LANES, found = tokens * adapted->ranks;
+        if (int64_t(inputs.size()) < given) inputs.resize(given);
+        if (int64_t(low.size()) < found) low.resize(found);
+    }
+};
+
+// What adapters add to one product, of `count` tokens of a step from `start` on. In a thread there is one at a time.
+class Added {
+  public:
+    Added(LoraRoom& room, const Adapted* adapted, int64_t layer, Lora LoraLayer::*linear, int64_t start, int64_t count)
+        : count(count), inputs(nullptr), low(room.low.data()) {
+        static thread_local std::vector<Some> some;
+        static thread_local std::vector<bool> marks;
+        static thread_local AlignedVector<float> own;
+        some.clear();
+        for (int64_t i = 0; adapted && i < adapted->count; i++) {
+            const LoraTokens& of = adapted->of[i];
+            const Lora& lora = of.layers[layer].*linear;
+            const int64_t* end = of.tokens + of.count;
+            const int64_t *from = std::lower_bound(of.tokens, end, start), *to = std::lower_bound(from, end, start + count);
+            if (lora.down && from < to) some.push_back({lora, from, to - from, start});
+        }
+        groups = some.data(), many = some.size();
+        if (!many) return;
+        marks.assign(count, false);
+        for (const Some& group : some)
+            for (int64_t i = 0; i < group.count; i++) marks[group.token(i)] = true;
+        marked = &marks, held = count <= FEW ? &own : &room.inputs;
+    }
+
+    bool any() const { return many > 0; }
+    const Added* if_any() const { return any() ? this : nullptr; }
+
+    // `row` gives the inputs of a token; the same, which keeps those that A is multiplied with.
+    template <typename Row>
+    auto keeping(int64_t numbers, Row row) {
+        if (any() && count <= FEW) held->resize(count * panels_of(numbers) * LANES);
+        if (any()) inputs = held->data();
+        return [this, numbers, row](int64_t token) {
+            const float* x = row(token);
+            if (any() && (*marked)[token])
+                for (int64_t i = 0; i < numbers; i += LANES)
+                    store(held->data() + (i / LANES * count + token) * LANES, some_of(x, i, numbers));
+            return x;
+        };
+    }
+
+    // Where such inputs are already.
+    void keep(const float* numbers) { inputs = numbers; }
+
+    // A x, of all of them; the threads share it, and wait for each other.
+    void begin(Team& team, int64_t numbers) {
+        if (!any()) return;
+        const int64_t wide = panels_of(numbers) * LANES;
+        int64_t tasks = 0;
+        for (int64_t i = 0; i < many; i++) tasks += groups[i].tasks();
+        team.share(tasks, [&](int64_t task) {
+            const Some* group = groups;
+            for (; task >= group->tasks(); group++) task -= group->tasks();
+            const int64_t panel = task / group->blocks(), first = task % group->blocks() * ABREAST;
+            group->multiply(group->lora.down + panel * wide * LANES, 0, wide, first, inputs, count,
+                            [&](int64_t token, const Floats& found) { put(low + (panel * count + token) * LANES, found); });
+        });
+        team.wait();
+    }
+
+    // B (A x), of one panel of outputs: to each token that has an adapter. To add what others get changes nothing.
+    void find(int64_t panel, Floats* out) const {
+        std::fill_n(out, count, splat(-0.0f));
+        for (const Some* group = groups; group < groups + many; group++)
+            for (const LoraModule* of = group->lora.modules; of < group->lora.modules + group->lora.count; of++) {
+                if (panel < of->first || panel >= of->first + of->panels) continue;
+                const uint16_t* up = of->up + (panel - of->first) * of->rank * LANES;
+                for (int64_t first = 0; first < group->count; first += ABREAST)
+                    group->multiply(up, of->from, of->from + of->rank, first, low, count,
+                                    [&](int64_t token, const Floats& found) { out[token] += found; });
+            }
+    }
+
+  private:
+    // Tokens with one adapter.
+    struct Some {
+        const Lora& lora;
+        const int64_t* tokens;
+        int64_t count, start;
+
+        int64_t token(int64_t i) const { return tokens[i] - start; }
+        int64_t blocks() const { return (count + ABREAST - 1) / ABREAST; }
+        int64_t tasks() const { return blocks() * (lora.ranks / LANES); }
+
+        // Of a block of tokens, from one on.
+        template <typename Use>
+        void multiply(const uint16_t* weights, int64_t from, int64_t to, int64_t first, const float* x, int64_t all,
+                      Use use) const {
+            const int64_t here = std::min(ABREAST, count - first);
+            const float* at[ABREAST];
+            Floats found[ABREAST];
+            for (int64_t i = 0; i < here; i++) at[i] = x + token(first + i) * LANES;
+            thin_of(here, weights, from, to, at, all * LANES, found);
+            for (int64_t i = 0; i < here; i++) use(token(first + i), found[i]);
+        }
+    };
+
+    int64_t count, many;
+    const float* inputs;
+    float* low;
+    const Some* groups;
+    const std::vector<bool>* marked = nullptr;
+    AlignedVector<float>* held = nullptr;
+};
+
+}  // namespace

@@ -40,6 +40,7 @@ class Load:
         river_share: the guaranteed share of the River's own speed; None: the default while somebody reads along.
         tails: the format of the Streams' KV.
         focus: tokens of each Stream's focus set.
+        adapters: LoRA adapters of the Streams, in turn; none: they are computed with the model as it is.
     """
 
     agents: int
@@ -49,6 +50,7 @@ class Load:
     river_share: float | None = 0.0
     tails: Stored = "model"
     focus: int = 0
+    adapters: tuple[str, ...] = ()
 
 
 @dataclass
@@ -102,19 +104,23 @@ def profile_for(load: Load, prism: Prism) -> Profile:
     Besides sizes and time limits it differs from a user's in two settings: the Gate is open, so that the babble of
     random weights is injected and its cost counts; and the River does not wait for Streams.
     """
-    role = Role(
-        name="bench",
-        trigger=r"\[BENCH: (?P<task>[^\]\n]{1,80})\]",
-        max_tokens=load.tokens,
-        deadline_seconds=_FOREVER,
-    )
+    roles = [
+        Role(
+            name=f"bench-{number}",
+            trigger=rf"\[BENCH {number}: (?P<task>[^\]\n]{{1,80}})\]",
+            max_tokens=load.tokens,
+            deadline_seconds=_FOREVER,
+            adapter=adapter,
+        )
+        for number, adapter in enumerate(load.adapters or (None,))
+    ]
     chat = prism.chat
     frame = [*chat.assistant_close(), *chat.user_open(), *chat.user_close()]
     prompt = len(frame) + len(prism.encode(_task(MOST_AGENTS)))
     return Profile(
         name="bench",
         river=RiverSettings(max_tokens=1_000_000, wait_seconds=0),
-        roles=(role,),
+        roles=tuple(roles),
         synapse=SynapseSettings(landmarks=load.landmarks, focus=load.focus, refresh_tokens=1_000_000),
         gate=GateSettings(mode="off"),
         limits=Limits(
@@ -206,7 +212,8 @@ class Workload:
         """
         now = self.journal.now()
         for number in range(self.load.agents):
-            for match in self.conversation.router.feed(f"[BENCH: {_task(number)}]"):
+            role = number % max(1, len(self.load.adapters))
+            for match in self.conversation.router.feed(f"[BENCH {role}: {_task(number)}]"):
                 self.tally.spawned[self.conversation.crew.streams.spawned + 1] = now
                 self.conversation.crew.spawn(match.role, match.task, match.groups)
 

@@ -54,7 +54,7 @@ void before_attention(const Layer* layer, const Adapted* adapted, const float* h
                       const float* sine, int64_t turned, float* out, int64_t rows, int threads) {
     static thread_local Room held;
     Room& room = held;
-    reserve(room, *layer, adapted, rows, threads);
+    room.lora.reserve(adapted, std::min(rows, SOME), layer->width);
     together(threads, [&](Team& team) {
         Laps laps(nullptr);
         before(team, room, *layer, adapted, hidden, cosine, sine, turned, out, rows, laps,

@@ -68,6 +68,14 @@ def logits_of_peft(model: PreTrainedModel, folder: Path | None, tokens: list[int
         adapted.unload()
 
 
+@pytest.fixture(scope="module")
+def of_head_and_embedding(make_adapter: MakeAdapter) -> list[Path]:
+    return [
+        make_adapter(seed=11, target_modules=["lm_head", "v_proj"]),
+        make_adapter(seed=12, target_modules=["embed_tokens"]),
+    ]
+
+
 def row(prism: Prism, tokens: list[int], adapter: Path | None) -> Row:
     if adapter is not None:
         prism.open_adapter(str(adapter))
@@ -125,6 +133,31 @@ def test_kernels_give_each_row_what_they_give_it_alone(
         for mine, kind in zip(mixed, kinds, strict=True):
             assert torch.equal(mine, logits(prism, [row(prism, text, kind)])[0])
     assert layers == len(fused_layers(prism.model.get_decoder())) == prism.layers
+
+
+@pytest.mark.parametrize("kind", ["none", "int8"])
+def test_head_and_embedding_are_those_of_each_row(
+    kind: str,
+    model_folder: Callable[[str], Path],
+    reference: Callable[[str], PreTrainedModel],
+    of_head_and_embedding: list[Path],
+) -> None:
+    prism = Prism.load(resolve_model(str(model_folder("qwen2"))), device="cpu", dtype="fp32", quantize=kind)
+    kinds: list[Path | None] = [None, *of_head_and_embedding, of_head_and_embedding[0]]
+    before = logits(prism, [row(prism, TOKENS, None)])[0]
+    rows = [row(prism, TOKENS, kind) for kind in kinds]
+    rows[0].logits, rows[3].logits = "last", "largest"  # others of the head's tokens stand elsewhere in the step
+    found = prism.forward(rows)
+    rounding = float((before - logits_of_peft(reference("qwen2"), None, TOKENS)).norm())
+    for kind, mine in zip(kinds[:3], found[:3], strict=True):
+        exact = logits_of_peft(reference("qwen2"), kind, TOKENS)
+        assert mine.logits is not None
+        assert float((mine.logits - exact[-len(mine.logits) :]).norm()) < 3 * rounding + 1e-3
+    exact = logits_of_peft(reference("qwen2"), kinds[3], TOKENS)[-1]
+    assert found[3].largest is not None and found[3].largest[0] == pytest.approx(
+        float(exact.max()), abs=rounding + 1e-3
+    )
+    assert found[0].logits is not None and torch.equal(found[0].logits[0], before[-1])
 
 
 def test_those_used_least_recently_leave(
@@ -219,8 +252,14 @@ def _lone_half(held: dict[str, torch.Tensor]) -> None:
 
 
 def _elsewhere(held: dict[str, torch.Tensor]) -> None:
+    held["base_model.model.model.norm.lora_A.weight"] = torch.zeros(4, 64)
+    held["base_model.model.model.norm.lora_B.weight"] = torch.zeros(64, 4)
+
+
+def _larger_vocabulary(held: dict[str, torch.Tensor]) -> None:
     held["base_model.model.lm_head.lora_A.weight"] = torch.zeros(4, 64)
     held["base_model.model.lm_head.lora_B.weight"] = torch.zeros(320, 4)
+    held["base_model.model.lm_head.base_layer.weight"] = torch.zeros(321, 64)
 
 
 def _whole_module(held: dict[str, torch.Tensor]) -> None:
@@ -237,7 +276,8 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     "another shape": (lambda f: _weights(f, _other_shape), "made for another model"),
     "rank": (lambda f: _weights(f, _huge_rank), "rank 1,000"),
     "half": (lambda f: _weights(f, _lone_half), "incomplete"),
-    "head": (lambda f: _weights(f, _elsewhere), "no linear layer of a decoder layer"),
+    "norm": (lambda f: _weights(f, _elsewhere), "none of the layers that are served"),
+    "vocabulary": (lambda f: _weights(f, _larger_vocabulary), "its own lm_head"),
     "module": (lambda f: _weights(f, _whole_module), "is not supported"),
     "pickled": (_pickled, "pickled"),
     "cut": (lambda f: (f / "adapter_model.safetensors").write_bytes(b"\x10\0\0\0"), "damaged"),

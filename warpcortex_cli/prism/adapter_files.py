@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
@@ -23,11 +23,21 @@ from warpcortex_cli.prism.source import find_folder
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PICKLED = "adapter_model.bin"
 PREFIX = "base_model.model."
-_PART = re.compile(r"(?P<module>.+)\.lora_(?P<part>[AB])\.weight")
+_PART = re.compile(r"(?P<module>.+)\.lora_(?:(?P<part>[AB])\.weight|embedding_(?P<of_table>[AB]))")
+_COPY = re.compile(r"(?P<module>.+)\.base_layer\.weight")  # of a head or an embedding: PEFT saves the model's own, too
 SAVE_AGAIN = "Save it again with PEFT's save_pretrained."
 
 
-Halves = tuple[tuple[int, int], tuple[int, int]]  # shapes of A [rank, inputs] and B [outputs, rank]
+class Halves(NamedTuple):
+    """Shapes of A [rank, inputs] and B [outputs, rank], and whether inputs are tokens: then A is a table of them."""
+
+    a: tuple[int, int]
+    b: tuple[int, int]
+    table: bool
+
+    def key(self, module: str, part: str) -> str:
+        """The name of A's or B's weights in the file."""
+        return f"{PREFIX}{module}.lora_{f'embedding_{part}' if self.table else f'{part}.weight'}"
 
 
 class Config(BaseModel):
@@ -108,18 +118,34 @@ def halves(folder: Path, name: str) -> dict[str, Halves]:
             found = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, ValueError) as error:
         raise ModelError(f"{WEIGHTS} of {name} is damaged: {error}", "Copy it again.") from error
-    parts: dict[str, dict[str, tuple[int, int]]] = {}
+    parts: dict[str, dict[str, tuple[int, ...]]] = {}
+    tables, copies = set[str](), dict[str, tuple[int, ...]]()
     for key, shape in found.items():
-        match = _PART.fullmatch(key.removeprefix(PREFIX)) if key.startswith(PREFIX) else None
-        if match is None or len(shape) != 2:
-            raise ModelError(f"{name} holds {key}, which is not supported.", "Only LoRA of linear layers is.")
-        parts.setdefault(match["module"], {})[match["part"]] = (shape[0], shape[1])
+        name_in_model = key.removeprefix(PREFIX) if key.startswith(PREFIX) else ""
+        match, copy = _PART.fullmatch(name_in_model), _COPY.fullmatch(name_in_model)
+        if (match is None and copy is None) or len(shape) != 2:
+            raise ModelError(
+                f"{name} holds {key}, which is not supported.", "Only LoRA of linear layers and of the embedding is."
+            )
+        if match is None:
+            assert copy is not None
+            copies[copy["module"]] = shape
+            continue
+        parts.setdefault(match["module"], {})[match["part"] or match["of_table"]] = shape
+        if match["of_table"]:
+            tables.add(match["module"])
     if not parts:
         raise ModelError(f"{name} holds no weights.", SAVE_AGAIN)
     for module, given in parts.items():
         if given.keys() != {"A", "B"}:
             raise ModelError(f"{name} is incomplete: of {module} it holds one of A and B.", SAVE_AGAIN)
-    return {module: (given["A"], given["B"]) for module, given in parts.items()}
+    for module, shape in copies.items():
+        if module not in parts or sorted(shape) != sorted((parts[module]["A"][1], parts[module]["B"][0])):
+            raise ModelError(f"{name} brings its own {module}, which is not served.", "LoRA of it is.")
+    return {
+        module: Halves((given["A"][0], given["A"][1]), (given["B"][0], given["B"][1]), module in tables)
+        for module, given in parts.items()
+    }
 
 
 def _is_named(pattern: str, module: str) -> bool:
@@ -139,7 +165,7 @@ class Described:
         base: the model that it was made for, if it says so.
         bytes: of its weights' file.
         ranks: each that occurs, ascending.
-        modules: the linear layers that it changes.
+        modules: the linear layers that it changes, the head and the embedding among them.
         reason: why no model can be served with it, or None.
     """
 
@@ -160,7 +186,7 @@ class Described:
 def described(folder: Path, name: str) -> Described:
     """Describes an adapter. Raises ModelError: it is damaged, or not supported with any model."""
     config, found = read_config(folder, name), halves(folder, name)
-    ranks = sorted({a[0] for a, _ in found.values()})
+    ranks = sorted({of.a[0] for of in found.values()})
     size = (folder / WEIGHTS).stat().st_size
     return Described(name, folder, config.base_model_name_or_path, size, ranks, sorted(found))
 

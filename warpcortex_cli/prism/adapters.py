@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from warpcortex_cli.errors import ModelError
 from warpcortex_cli.prism.adapter_files import (
-    PREFIX,
     SAVE_AGAIN,
     WEIGHTS,
     Config,
@@ -31,6 +30,7 @@ from warpcortex_cli.prism.adapter_files import (
 )
 from warpcortex_cli.prism.fused import FusedLayer
 from warpcortex_cli.prism.low_rank import Adapted, LowRank, Pair, Place
+from warpcortex_cli.prism.quantize import Embedding
 
 ROOM = 256 * 2**20  # bytes of adapters in memory; the least recently used are dropped first
 
@@ -40,13 +40,15 @@ class Adapter:
     """An adapter that fits a model.
 
     Attributes:
-        pairs: of linear layers that are modules, by their path in the model.
+        pairs: of layers that are modules, by their path in the model; of the embedding, `down` is a table of tokens.
         kernels: of those in layers that are kernels; None if it changes none of these.
+        head: whether it changes the head, so that all logits of its rows have to be computed.
     """
 
     name: str
     pairs: Mapping[str, Pair]
     kernels: LowRank | None
+    head: bool
 
     @property
     def nbytes(self) -> int:
@@ -68,7 +70,7 @@ class Adapters:
         self._held: OrderedDict[str, Adapter] = OrderedDict()  # least recently used first
         self._kept: set[str] = set()  # for the next step
         self._hooked: set[str] = set()
-        self._step: list[tuple[Adapter, Tensor | slice]] = []
+        self._step: list[_Rows] = []
 
     @property
     def nbytes(self) -> int:
@@ -94,7 +96,8 @@ class Adapters:
             found = read_adapter(find_adapter(name), name, self._model)
             self._held[name] = found
             for module in found.pairs.keys() - self._hooked:
-                self._model.get_submodule(module).register_forward_hook(self._hook(module))
+                hooked = self._model.get_submodule(module)
+                hooked.register_forward_hook(self._hook(module, hooked is self._model.get_output_embeddings()))
                 self._hooked.add(module)
             self._make_room(name)
         self._held.move_to_end(name)
@@ -105,12 +108,17 @@ class Adapters:
         self.get(name)
         self._kept.add(name)
 
+    def changes_head(self, name: str | None) -> bool:
+        """Whether the largest logit of its rows is not that of the model's own head."""
+        return name is not None and self.get(name).head
+
     @contextmanager
-    def running(self, rows: Sequence[tuple[str | None, int]]) -> Iterator[Adapted | None]:
+    def running(self, rows: Sequence[tuple[str | None, int]], wanted: Sequence[int] = ()) -> Iterator[Adapted | None]:
         """While it is open, a forward of the model computes each row with its adapter.
 
         Args:
             rows: the adapter of each row, if it has one, and its tokens, as they are packed.
+            wanted: the tokens that the head is computed for.
 
         Yields:
             what layers that are kernels have to be given.
@@ -128,7 +136,7 @@ class Adapters:
             self.keep(name)
         found = [(self.get(name), of) for name, of in spans.items()]
         self._make_room()
-        self._step = [(adapter, self._places(of)) for adapter, of in found if adapter.pairs]
+        self._step = [self._rows(adapter, of, wanted) for adapter, of in found if adapter.pairs]
         given = [(a.kernels, [at for span in of for at in span]) for a, of in found if a.kernels is not None]
         try:
             yield Adapted(given) if given else None
@@ -136,11 +144,11 @@ class Adapters:
             self._step = []
             self._kept.clear()
 
-    def _places(self, spans: list[range]) -> Tensor | slice:
-        first, last = spans[0].start, spans[-1].stop
-        if sum(map(len, spans)) == last - first:
-            return slice(first, last)
-        return torch.tensor([at for span in spans for at in span], device=next(self._model.parameters()).device)
+    def _rows(self, adapter: Adapter, spans: list[range], wanted: Sequence[int]) -> _Rows:
+        device = next(self._model.parameters()).device
+        at = [at for span in spans for at in span]
+        chosen = [n for n, token in enumerate(wanted) if any(token in span for span in spans)] if adapter.head else []
+        return _Rows(adapter, torch.tensor(at, device=device), torch.tensor(chosen, dtype=torch.long, device=device))
 
     def _make_room(self, newest: str | None = None) -> None:
         for name in [name for name in self._held if name != newest and name not in self._kept]:
@@ -148,19 +156,28 @@ class Adapters:
                 return
             del self._held[name]
 
-    def _hook(self, module: str) -> Any:
+    def _hook(self, module: str, head: bool) -> Any:
         def add(_: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> None:
-            for adapter, places in self._step:
-                pair = adapter.pairs.get(module)
+            for rows in self._step:
+                pair = rows.adapter.pairs.get(module)
                 if pair is not None:
-                    x, into = given[0][0], out[0]
-                    more = ((x[places].float() @ pair.down) @ pair.up).to(out.dtype)
-                    if isinstance(places, slice):
-                        into[places] += more
-                    else:
-                        into.index_add_(0, places, more)
+                    x, at = given[0], rows.logits if head else rows.tokens
+                    low = (
+                        x.flatten(0, -2)[at].float() @ pair.down
+                        if x.is_floating_point()
+                        else pair.down[x.flatten()[at]]
+                    )
+                    out.view(-1, out.shape[-1]).index_add_(0, at, (low @ pair.up).to(out.dtype))
 
         return add
+
+
+class _Rows(NamedTuple):
+    """Places of an adapter's tokens in a step, and of those among its logits whose head it changes."""
+
+    adapter: Adapter
+    tokens: Tensor
+    logits: Tensor
 
 
 def read_adapter(folder: Path, name: str, model: Any) -> Adapter:
@@ -168,7 +185,7 @@ def read_adapter(folder: Path, name: str, model: Any) -> Adapter:
 
     Args:
         folder: as `find_adapter` finds it.
-        model: of transformers; each layer that the adapter names must be a linear one within its decoder layers.
+        model: of transformers; what the adapter names must be linear layers of its decoder, its head or embedding.
 
     Raises:
         ModelError: it is damaged, not supported, or was made for another model.
@@ -181,7 +198,7 @@ def read_adapter(folder: Path, name: str, model: Any) -> Adapter:
     device = next(model.parameters()).device
     with safe_open(folder / WEIGHTS, framework="pt") as file:
         for module, rank in ranks.items():
-            down, up = (file.get_tensor(f"{PREFIX}{module}.lora_{part}.weight").float() for part in "AB")
+            down, up = (file.get_tensor(found[module].key(module, part)).float() for part in "AB")
             if not (bool(torch.isfinite(down).all()) and bool(torch.isfinite(up).all())):
                 raise ModelError(f"{name} holds numbers that are not finite, in {module}.", "Train or copy it again.")
             up = up.T.contiguous() * config.scale(module, rank)
@@ -190,17 +207,18 @@ def read_adapter(folder: Path, name: str, model: Any) -> Adapter:
                 pairs[module] = pair
             else:
                 places[place] = pair
-    return Adapter(name, pairs, LowRank(places) if places else None)
+    head = any(_found(model, module)[0] is model.get_output_embeddings() for module in pairs)
+    return Adapter(name, pairs, LowRank(places) if places else None, head)
 
 
 def _checked(found: Mapping[str, Halves], config: Config, name: str, model: Any) -> dict[str, int]:
     """The rank in each module. Raises ModelError if a tensor has no place in the model."""
     base = f", {config.base_model_name_or_path}" if config.base_model_name_or_path else ""
     ranks = {}
-    for module, ((rank, inputs), (outputs, other)) in found.items():
-        sizes = _inputs_and_outputs(model, module)
+    for module, ((rank, inputs), (outputs, other), table) in found.items():
+        sizes = _table_sizes(model, module) if table else _inputs_and_outputs(model, module)
         if sizes is None:
-            raise ModelError(f"{name} changes {module}, which is no linear layer of a decoder layer here.",
+            raise ModelError(f"{name} changes {module}, which is none of the layers that are served here.",
                              f"Use it with the model that it was made for{base}.")  # fmt: skip
         if (inputs, outputs) != sizes or rank != other:
             raise ModelError(
@@ -215,11 +233,23 @@ def _checked(found: Mapping[str, Halves], config: Config, name: str, model: Any)
 
 
 def _inputs_and_outputs(model: Any, module: str) -> tuple[int, int] | None:
-    """Of a linear layer inside of a decoder layer, plain or packed; None where `module` is none."""
+    """Of the head, or of a linear layer inside of a decoder layer, plain or packed; None where `module` is neither."""
     found, _ = _found(model, module)
+    if found is not None and found is model.get_output_embeddings():
+        config = model.config.get_text_config(decoder=True)
+        return config.hidden_size, config.vocab_size
     inputs, outputs = getattr(found, "in_features", None), getattr(found, "out_features", None)
     within = any(part.isdecimal() for part in module.split("."))
     return (inputs, outputs) if within and isinstance(inputs, int) and isinstance(outputs, int) else None
+
+
+def _table_sizes(model: Any, module: str) -> tuple[int, int] | None:
+    """Tokens and numbers of each, of the embedding; None where `module` is another one, or scales what it gives."""
+    found, _ = _found(model, module)
+    plain = type(found) is nn.Embedding or (isinstance(found, Embedding) and found.factor is None)
+    if found is None or found is not model.get_input_embeddings() or not plain:
+        return None
+    return int(found.num_embeddings), int(found.embedding_dim)  # type: ignore[arg-type]
 
 
 def _found(model: Any, path: str) -> tuple[nn.Module | None, Place | None]:

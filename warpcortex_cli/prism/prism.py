@@ -235,9 +235,10 @@ class Prism:
         step = PackedStep(rows, self.device, self._native)
         tokens = torch.tensor([t for r in step.rows for t in r.tokens], device=self.device)
         positions = torch.tensor([p for r in step.rows for p in r.positions], device=self.device)
-        wanted = _wanted(step.rows, self._head is not None)
+        brief = [self._head is not None and not self.adapters.changes_head(row.adapter) for row in step.rows]
+        wanted = _wanted(step.rows, brief)
         whole = [place for w in wanted if not w.brief for place in w.logits]
-        with self.adapters.running([(row.adapter, len(row.tokens)) for row in step.rows]) as step.adapted:
+        with self.adapters.running([(row.adapter, len(row.tokens)) for row in step.rows], whole) as step.adapted:
             hidden, logits = self._computed(step, tokens, positions, whole)
         results = self._unpacked(step, wanted, hidden, logits)
         step.commit()
@@ -373,12 +374,12 @@ class _Wanted:
     brief: bool
 
 
-def _wanted(rows: Sequence[Row], can_be_brief: bool) -> list[_Wanted]:
+def _wanted(rows: Sequence[Row], can_be_brief: Sequence[bool]) -> list[_Wanted]:
     found = []
     end = 0
-    for row in rows:
+    for row, brief in zip(rows, can_be_brief, strict=True):
         own = range(end, end + len(row.tokens))
         end = own.stop
         count = {"none": 0, "all": len(own)}.get(row.logits, 1)
-        found.append(_Wanted(own, own[len(own) - count :], can_be_brief and row.logits == "largest"))
+        found.append(_Wanted(own, own[len(own) - count :], brief and row.logits == "largest"))
     return found

@@ -159,6 +159,9 @@ class Embedding(nn.Module):
         table: the weights as a linear layer.
         own: the model's embedding.
         dtype: of the output.
+
+    Attributes:
+        factor: what rows are multiplied with, or None.
     """
 
     def __init__(self, table: Packed | Plain, own: nn.Embedding, dtype: torch.dtype) -> None:
@@ -167,12 +170,12 @@ class Embedding(nn.Module):
         self.weight = table.weight  # where transformers looks up the device
         self._dtype = dtype
         factor = getattr(own, "scalar_embed_scale", getattr(own, "embed_scale", None))  # Gemma's
-        self._factor = None if factor is None else torch.as_tensor(factor).to(dtype)
+        self.factor = None if factor is None else torch.as_tensor(factor).to(dtype)
         self.num_embeddings, self.embedding_dim = own.num_embeddings, own.embedding_dim
 
     def forward(self, ids: Tensor) -> Tensor:
         rows = self._rows(ids.reshape(-1)).to(self._dtype).view(*ids.shape, self.embedding_dim)
-        return rows if self._factor is None else rows * self._factor
+        return rows if self.factor is None else rows * self.factor
 
     def _rows(self, ids: Tensor) -> Tensor:
         """fp32 [len(ids), embedding_dim]"""

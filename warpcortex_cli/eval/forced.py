@@ -42,7 +42,9 @@ def stream_writes(prism: Prism, work: Writing, ids: list[int]) -> Written:
     assert work.tail is not None
     tokens = [*work.pending, *ids]
     positions = list(range(work.position, work.position + len(tokens)))
-    result = prism.forward([Row(tokens, positions, work.tail, work.reads.segments, "all", queries=True)])[0]
+    reads = work.reads
+    row = Row(tokens, positions, work.tail, reads.segments, "all", queries=True, adapter=reads.adapter)
+    result = prism.forward([row])[0]
     assert result.logits is not None and result.queries is not None
     asking = slice(len(tokens) - len(ids) - 1, len(tokens) - 1)
     scores = torch.log_softmax(result.logits[asking].float(), -1)

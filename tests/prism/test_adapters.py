@@ -52,7 +52,9 @@ def folders(make_adapter: MakeAdapter) -> list[Path]:
     return [
         make_adapter(seed=1),
         make_adapter(seed=2, r=8, target_modules=["q_proj", "v_proj"], use_rslora=True),
-        make_adapter(seed=3, target_modules=["down_proj", "gate_proj"], alpha_pattern={"down_proj": 3.0}),
+        make_adapter(
+            seed=3, target_modules=["down_proj", "gate_proj"], alpha_pattern={"down_proj": 3.0}, layers_to_transform=[0]
+        ),
         make_adapter(seed=4, rank_pattern={"layers.1.self_attn.q_proj": 2}, layers_to_transform=[1, 2]),
     ]
 

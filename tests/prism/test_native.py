@@ -612,7 +612,7 @@ def test_adapters_add_to_each_token_what_they_are(cpu: str, format: int, tokens:
          for place, (i, o) in OUTPUTS.items() if (r := of.get(place))} for of in ranks
     ]  # fmt: skip
     owner = [n % 3 for n in range(tokens)]  # the third one has no adapter
-    low = [LowRank(of) for of in pairs]
+    low = [LowRank(of, 6) for of in pairs]
     some = [(one, [n for n in range(tokens) if owner[n] == i]) for i, one in enumerate(low)]
     hidden, read = torch.randn(tokens, WIDTH, generator=make), torch.randn(tokens, HEADS, HEAD, generator=make)
     around, still = silent_layer(format), (torch.ones(tokens, HEAD), torch.zeros(tokens, HEAD))
@@ -650,9 +650,9 @@ def test_adapters_add_to_each_token_what_they_are(cpu: str, format: int, tokens:
 
 def test_adapters_that_do_not_fit_are_refused() -> None:
     around, still = silent_layer(8), (torch.ones(2, HEAD), torch.zeros(2, HEAD))
-    short = LowRank({Place(4, "down", 0): Pair(torch.ones(INNER, 1), torch.ones(1, WIDTH))})
+    short = LowRank({Place(4, "down", 0): Pair(torch.ones(INNER, 1), torch.ones(1, WIDTH))}, 5)
     with pytest.raises(ValueError, match="5 layers do not fit 6"):
         around.before(torch.zeros(2, WIDTH), *still, Adapted([(short, [0])]))
-    fitting = LowRank({Place(5, "down", 0): Pair(torch.ones(INNER, 1), torch.ones(1, WIDTH))})
+    fitting = LowRank({Place(5, "down", 0): Pair(torch.ones(INNER, 1), torch.ones(1, WIDTH))}, 6)
     with pytest.raises(ValueError, match="3 tokens not 2"):
         around.after(torch.zeros(2, WIDTH), torch.zeros(2, HEADS, HEAD), Adapted([(fitting, [0, 2])]))

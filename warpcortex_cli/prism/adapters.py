@@ -132,22 +132,21 @@ class Adapters:
         if not spans:
             yield None
             return
-        for name in spans:
-            self.keep(name)
-        found = [(self.get(name), of) for name, of in spans.items()]
-        self._make_room()
-        self._step = [self._rows(adapter, of, wanted) for adapter, of in found if adapter.pairs]
-        given = [(a.kernels, [at for span in of for at in span]) for a, of in found if a.kernels is not None]
         try:
+            for name in spans:
+                self.keep(name)
+            found = [(self.get(name), [at for span in of for at in span]) for name, of in spans.items()]
+            self._make_room()
+            self._step = [self._rows(adapter, at, wanted) for adapter, at in found if adapter.pairs]
+            given = [(adapter.kernels, at) for adapter, at in found if adapter.kernels is not None]
             yield Adapted(given) if given else None
         finally:
             self._step = []
             self._kept.clear()
 
-    def _rows(self, adapter: Adapter, spans: list[range], wanted: Sequence[int]) -> _Rows:
-        device = next(self._model.parameters()).device
-        at = [at for span in spans for at in span]
-        chosen = [n for n, token in enumerate(wanted) if any(token in span for span in spans)] if adapter.head else []
+    def _rows(self, adapter: Adapter, at: list[int], wanted: Sequence[int]) -> _Rows:
+        device, mine = next(self._model.parameters()).device, set(at) if adapter.head else set()
+        chosen = [n for n, token in enumerate(wanted) if token in mine]
         return _Rows(adapter, torch.tensor(at, device=device), torch.tensor(chosen, dtype=torch.long, device=device))
 
     def _make_room(self, newest: str | None = None) -> None:
@@ -162,11 +161,10 @@ class Adapters:
                 pair = rows.adapter.pairs.get(module)
                 if pair is not None:
                     x, at = given[0], rows.logits if head else rows.tokens
-                    low = (
-                        x.flatten(0, -2)[at].float() @ pair.down
-                        if x.is_floating_point()
-                        else pair.down[x.flatten()[at]]
-                    )
+                    if x.is_floating_point():
+                        low = x.flatten(0, -2)[at].float() @ pair.down
+                    else:  # tokens, of the embedding
+                        low = pair.down[x.flatten()[at]]
                     out.view(-1, out.shape[-1]).index_add_(0, at, (low @ pair.up).to(out.dtype))
 
         return add
@@ -208,7 +206,8 @@ def read_adapter(folder: Path, name: str, model: Any) -> Adapter:
             else:
                 places[place] = pair
     head = any(_found(model, module)[0] is model.get_output_embeddings() for module in pairs)
-    return Adapter(name, pairs, LowRank(places) if places else None, head)
+    kernels = LowRank(places, len(model.get_decoder().layers)) if places else None
+    return Adapter(name, pairs, kernels, head)
 
 
 def _checked(found: Mapping[str, Halves], config: Config, name: str, model: Any) -> dict[str, int]:

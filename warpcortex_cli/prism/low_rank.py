@@ -89,14 +89,15 @@ class LowRank:
 
     Args:
         pairs: what it adds to each linear layer, of fitting sizes.
+        layers: of the model.
 
     Attributes:
-        layers: how many, from the first on, may be computed with it.
+        layers: as given.
         ranks: the most that one call has to make room for.
     """
 
-    def __init__(self, pairs: Mapping[Place, Pair]) -> None:
-        self.layers = 1 + max(place.layer for place in pairs)
+    def __init__(self, pairs: Mapping[Place, Pair], layers: int) -> None:
+        self.layers = layers
         self.ranks = self.nbytes = 0
         self._held: list[Tensor] = []
         self._given = (_Layer * self.layers)()

@@ -1,6 +1,6 @@
 """How many calculations in people's own words the calculator recognises, without a model: exact, left alone, wrong.
 
-    python -m warpcortex_cli.eval.reading [--set first|second|third] [--n 5] [--seed 1] [--show]
+    python -m warpcortex_cli.eval.reading [--set first|second|third|fourth] [--n 5] [--seed 1] [--show]
 
 Leaving a question alone costs nothing, since the River answers it; a wrong exact answer is worse than none.
 """
@@ -17,11 +17,12 @@ from datetime import date
 from fractions import Fraction
 
 from warpcortex_cli.eval.calculations import near, numbers_of
+from warpcortex_cli.eval.held_out import FOURTH, FOURTH_NONE
 from warpcortex_cli.eval.phrasings import FIRST, NONE, SECOND, THIRD, Phrasing
 from warpcortex_cli.eval.statistics import interval
 from warpcortex_cli.work.words import read
 
-SETS = {"first": FIRST, "second": SECOND, "third": THIRD}
+SETS = {"first": FIRST, "second": SECOND, "third": THIRD, "fourth": FOURTH}
 
 
 @dataclass(frozen=True)
@@ -98,8 +99,9 @@ def main() -> None:
                 print(f"{a.outcome:6} {a.text!r}: {a.read or '-'}, not {a.answer}")
     print(f"{len(SETS[chosen.set])} phrasings, the {chosen.set} set, {chosen.n} draws each, seed {chosen.seed}")
     print("\n".join(table(found)))
-    started = [text for text in NONE if read(text) is not None]
-    print(f"of {len(NONE)} messages with numbers and no calculation {len(started)} were taken for a calculation")
+    none = FOURTH_NONE if chosen.set == "fourth" else NONE
+    started = [text for text in none if read(text) is not None]
+    print(f"of {len(none)} messages with numbers and no calculation {len(started)} were taken for one")
     if chosen.show:
         print("\n".join(started))
 

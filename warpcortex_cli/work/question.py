@@ -8,10 +8,21 @@ from datetime import date
 
 from warpcortex_cli.work.quantities import unit_named
 
-_COUNTS = {
-    "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10, "eleven": 11,
-    "twelve": 12, "fifteen": 15, "twenty": 20, "thirty": 30, "fifty": 50, "dozen": 12,
-}  # fmt: skip
+_ONES = "one two three four five six seven eight nine".split()
+_TEENS = "ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split()
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+_COUNTS = {word: n for n, word in enumerate([*_ONES, *_TEENS], 1)} | {"dozen": 12}
+_COUNTS |= {word: 20 + 10 * n for n, word in enumerate(_TENS)}
+_COUNTED = re.compile(
+    rf"\b(?:({'|'.join(_TENS)})(?:[- ]({'|'.join(_ONES)}))?|({'|'.join([*_ONES[1:], *_TEENS])})|(?:a )?(dozen))\b", re.I
+)
+_SPOKEN = (  # what is said in more than one way
+    (r"(?<=\d) ?mph\b", " miles per hour"), (r"(?<=\d) ?(?:kmh|kph|km/hr?)\b", " km per hour"),
+    (r"^(?:(?:hi|hello|hey|ok|okay|so|please|pls|plz|quick question|question)\b[,!.:]*\s+)+", ""),
+    (r",?\s*\b(?:please|pls|plz|thanks|thank you|thx)\b(?=[\s.!?]*$)", ""), (r"\ball ?together\b", "altogether"),
+    (r"\b(?:calc|calculate me)\b", "calculate"), (r"\s&\s", " and "), (r"\bavg\b", "average"),
+    (r"\ba hundred\b", "100"),
+)  # fmt: skip
 _OPERATORS = (
     (r"\bto the power of\b", "^"), (r"\bsquared\b", "^ 2"), (r"\bcubed\b", "^ 3"), (r"\bmultiplied (?:by|with)\b", "*"),
     (r"\bdivided by\b", "/"), (r"\bplus\b", "+"), (r"\bminus\b", "-"), (r"\btimes\b", "*"),
@@ -22,7 +33,7 @@ _QUANTITY = re.compile(
     rf"""(?<![\w.])(?:
         (?P<money>[$€£¥]\s?(?:\d{{1,3}}(?:,\d{{3}})+(?!\d)|\d+)(?:\.\d+)?)
       | (?P<number>(?:\d{{1,3}}(?:,\d{{3}})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)(?!\d)
-        (?:\s?(?P<percent>%|percent\b|per\ cent\b)|\s?(?P<sign>[€£¥])|\s?(?P<scale>thousand|million|billion|k)\b
+        (?:\s?(?P<percent>%|percent\b|per\ cent\b)|\s?(?P<sign>[€£¥])|\s?(?P<scale>hundred|thousand|million|billion|k)\b
           |\s?(?P<unit>{_UNIT_WORD}))?
     )(?![\d])""",
     re.VERBOSE,
@@ -42,6 +53,7 @@ _ASKS = re.compile(
     r"\b(?:by how|on average,? how|how (?:much|many|far|long|old|big)|what|whats|which|when|(?:the )?total|sum|"
     r"together)\b"
 )
+_LAST = re.compile(r"(?<=[.,;:?!] )[a-z][^.,;:?!⟦]*[.?!]?$")  # `, price per piece?`
 AMOUNT = r"⟦(\d+)⟧"
 ANY = r"⟦\d+⟧"
 
@@ -72,14 +84,16 @@ class Question:
         text = re.sub("[−–]", "-", text)
         text = _DATE.sub(self._take_date, text)
         text = _CLOCK.sub(self._take_clock, text)
-        for word, n in _COUNTS.items():
-            text = re.sub(rf"\b(?:a )?{word}\b" if word == "dozen" else rf"\b{word}\b", str(n), text, flags=re.I)
+        for pattern, said in _SPOKEN:
+            text = re.sub(pattern, said, text, flags=re.I)
+        text = _COUNTED.sub(lambda m: str(sum(_COUNTS[word.lower()] for word in m.groups() if word)), text)
         text = _QUANTITY.sub(self._take_amount, text).lower()
         for pattern, sign in _OPERATORS:
             text = re.sub(pattern, sign, text)
         text = re.sub(r"\^ ([23])\b", lambda m: f"^ {self._held(Amount(m[1], 'plain'))}", text)
         self.text = " ".join(text.split())
-        behind = _ASKS.search(self.text, self.text.rfind("⟧") + 1)
+        end = self.text.rfind("⟧") + 1
+        behind = _ASKS.search(self.text, end) or _LAST.search(self.text, end)
         self.asked = self.text[behind.start() :] if behind and self.amounts else ""
 
     def _held(self, amount: Amount) -> str:
@@ -88,6 +102,8 @@ class Question:
 
     def _take_amount(self, match: re.Match[str]) -> str:
         rest = ""
+        if match["unit"] in ("st", "nd", "rd", "th"):
+            return match.group()  # which one, not how many
         if match["money"]:
             amount = Amount(match["money"].replace(" ", ""), "money")
         elif match["percent"]:

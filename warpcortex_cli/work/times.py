@@ -61,7 +61,7 @@ def clocks(q: Question) -> Reading | None:
         return None
     if len(spans) == 2 and not q.says(rf"{ANY}(?:,? and)? {ANY}"):  # `2 hours 55 minutes` is one span
         return None
-    if not q.says(r"\b(?:when|what time|which time|(?:arrival|finish\w*|end|departure|start) time)\b"):
+    if not q.says(r"\b(?:when|what time|which time|(?:arrival|finish\w*|end|departure|start) time|arrival)\b"):
         return None
     minutes = sum(size(f"{a.text} in min") for a in spans)
     if minutes.denominator != 1:

@@ -1,0 +1,148 @@
+"""More ways to ask for a calculation, each with what is read; and messages that only look like one."""
+
+from __future__ import annotations
+
+import pytest
+
+from warpcortex_cli.work.words import read
+
+
+@pytest.mark.parametrize(
+    ("said", "equation"),
+    [
+        ("what would 6 tickets at 12.50 a piece cost me", "6 * 12.50 = 75"),
+        ("breakfast 8.40, museum 12, cab 21.30 - total for the day?", "8.40 + 12 + 21.30 = 41.7"),
+        ("6 pens cost $9. How much is a single pen?", "$9 / 6 = $1.50"),
+        ("Bill of $96 shared equally by 8 people, how much does each one pay?", "$96 / 8 = $12"),
+        ("the bill is $60, add 18% tip and divide by 3 people", "($60 + 18%) / 3 = $23.60"),
+        ("I get paid $17.50/hour and worked 38 hours this week, how much is that?", "$17.50 * 38 = $665.00"),
+        ("2 kg of cheese cost $30. What does 1 kg cost?", "$30 / 2 * 1 = $15"),
+        ("Putting aside 150 euros every month, how much is that in a year?", "€150 * 12 = €1800"),
+        ("sum these prices: 4.99, 12.49, 3.25", "4.99 + 12.49 + 3.25 = 20.73"),
+        ("what's 240 with 7% tax added", "240 + 7% = 256.8"),
+        ("What is 45 out of 60 in percent?", "45 / 60 in % = 75%"),
+        ("My rent of $1200 goes up by 4%, what do I pay then?", "$1200 + 4% = $1248"),
+        ("by what percentage did it fall if it went from 250 to 200", "(250 - 200) / 250 in % = 20%"),
+        ("10% deposit on a 350000 flat, how much is it?", "10% of 350000 = 35000"),
+        ("20% of what I earn, 2500, goes to savings. How much is that?", "20% of 2500 = 500"),
+        ("change 12 miles to kilometers", "12 mi in km = 19.312128 km"),
+        ("The box weighs 12 lbs. How much is that in kg?", "12 lb in kg = 5.443 kg"),
+        ("how long is 150 minutes in hours", "150 min in h = 2.5 h"),
+        ("5 years in months", "5 * 12 = 60"),
+        ("what's 6 feet in cm", "6 ft in cm = 182.88 cm"),
+        ("a train goes 120 km/h. how far does it get in 2.5 hours?", "120 * 2.5 km = 300 km"),
+        ("I walk 5 km per hour. How long for 15 km?", "15 / 5 = 3 h"),
+        ("how many square feet is a room 14 by 11 feet", "14 * 11 = 154"),
+        ("I read 40 pages an hour, how many hours for a 360 page book?", "360 / 40 = 9 h"),
+        ("8 km in 48 minutes, how many minutes per km?", "(48 min) / (8 km) = 6 min/km"),
+        ("how long is it from 5 May 2025 to 1 June 2025 in days", "5 May 2025 to 1 June 2025 = 27 days"),
+        ("what day of the week was 20 July 1969?", "20 July 1969 = Sunday"),
+        ("how many hours from 8:30 to 16:15?", "8:30 to 16:15 = 7 h 45 min"),
+        ("train at 17:20 takes 55 min, arrival?", "17:20 + 55 min = 18:15"),
+        ("what time is it 90 minutes after 11:45", "11:45 + 90 min = 13:15"),
+        ("how many years from 1969 to 2024", "2024 - 1969 = 55"),
+        ("I was 82 kg and now I'm 76 kg, how much weight did I lose?", "82 kg - 76 kg = 6 kg"),
+        ("Tower A is 310 m tall and tower B 275 m, how much taller is A?", "310 m - 275 m = 35 m"),
+        ("450 versus 380: what's the difference", "450 - 380 = 70"),
+        (
+            "my electricity bill was 84.50 in May and 97.20 in June, how much more was it in June",
+            "97.20 - 84.50 = 12.7",
+        ),
+        ("340 divided by 8 equals?", "340 / 8 = 42.5"),
+        ("please sum 120, 340, 560", "120 + 340 + 560 = 1020"),
+        ("twice 450", "2 * 450 = 900"),
+        ("half of 7.5", "1/2 * 7.5 = 3.75"),
+        ("45 and 67 multiplied", "45 * 67 = 3015"),
+        ("twenty-five times four", "25 * 4 = 100"),
+        (
+            "Invoice 2024-118\nDesign  $450\nHosting $120\nSupport $80\n\nhow much do I owe altogether?",
+            "$450 + $120 + $80 = $650",
+        ),
+        ("name,score\nAnn,34\nBob,51\nCy,28\n\nwhat is the average?", "(34 + 51 + 28) / 3 = 37.67"),
+        (
+            "The Nile is 6,650 km long. The Amazon is 6,400 km long.\n\nHow much longer is the Nile than the Amazon?",
+            "6,650 km - 6,400 km = 250 km",
+        ),
+        (
+            "Prices: espresso 2.10, latte 3.40, muffin 2.80.\n\nWhat do 2 lattes and 3 muffins cost?",
+            "2 * 3.40 + 3 * 2.80 = 15.2",
+        ),
+        ("Sales 2022: 5,400\nSales 2023: 6,100\n\nhow much did sales increase?", "6,100 - 5,400 = 700"),
+        ("bedroom: 14 sqm\nkitchen: 9 sqm\n\ntotal size?", "14 + 9 = 23"),
+        ("apples 1.99\npears 2.49\nTOTAL 4.48\n\nhow much is it all together?", "1.99 + 2.49 = 4.48"),
+        ("so that's 23.50 + 18.75 + 4.20, what's the sum?", "23.50 + 18.75 + 4.20 = 46.45"),
+        ("a 6 pack of beer is $7.50. what's the price per beer?", "$7.50 / 6 = $1.25"),
+        ("car loan is 310 a month for 48 months, how much in total?", "310 * 48 = 14880"),
+        ("take 12% off 250", "250 - 12% = 220"),
+        ("what's 8% sales tax on $45.99?", "8% of $45.99 = $3.68"),
+        ("the shirt was 40 and is now 30. how many percent off is that?", "(40 - 30) / 40 in % = 25%"),
+        ("what is 500 ml in cups", "500 ml in cup = 2.113 cups"),
+        ("how many days in 6 weeks", "6 week in day = 42 days"),
+        ("A plane flies 2700 miles at 540 mph. How long does it take?", "2700 / 540 = 5 h"),
+        ("How many square meters is a hall of 20 m by 15 m?", "20 * 15 = 300"),
+        ("50 pages a day for 6 days, how many pages is that?", "50 * 6 = 300"),
+        ("what's 45 days after March 1, 2025", "1 March 2025 + 45 days = 15 April 2025"),
+        ("concert 19:30, 150 minutes, ends when?", "19:30 + 150 min = 22:00"),
+        ("The bakery opens at 6:30 and closes at 18:00, how many hours is it open?", "6:30 to 18:00 = 11 h 30 min"),
+        ("last year 5400 kWh, this year 4900 kWh. How much less?", "5400 - 4900 = 500"),
+        ("620 minus 85 = ?", "620 - 85 = 535"),
+        ("what's 1000 divided by 8 times 3", "1000 / 8 * 3 = 375"),
+        ("a quarter of 1 million", "1/4 * 1 million = 250000"),
+        ("Anna earns $4,200 and Max earns $3,650 a month.\n\nHow much more does Anna earn?", "$4,200 - $3,650 = $550"),
+        ("2019;410\n2020;380\n2021;455\n\nwhat's the average?", "(410 + 380 + 455) / 3 = 415"),
+        (
+            "Laptop $1,150\nMonitor $280\nCables $35\n\nWhat's the price of the laptop and the monitor?",
+            "$1,150 + $280 = $1,430",
+        ),
+    ],
+)
+def test_it_is_read(said: str, equation: str) -> None:
+    found = read(said)
+    assert found is not None
+    assert found.equation == equation
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "is 8 hours of sleep enough for a 15 year old",
+        "I paid $40 for a 2 hour tour, was that fair?",
+        "who scored more goals in 2010, Messi or Ronaldo?",
+        "how many days should I plan for 3 cities",
+        "can you explain the 3 body problem",
+        "Is a 20% tip normal in Spain?",
+        "I'm 178 cm and 80 kg. Am I overweight?",
+        "We booked flight LH 440 on 12 June for 2 adults, can we change it?",
+        "what is 4chan",
+        "How many people died in the 1918 flu?",
+        "Who lived longer, Bach (65) or Mozart (35)?",
+        "I need 6 eggs and 200 g sugar for a cake. What else?",
+        "convert my text to 12 pt font",
+        "2 + 2 is four, isn't that beautiful? Write a poem about it",
+        "From 1990 to 2000 he lived in Rome. Why did he move?",
+        "How much did the average house cost in 1950?",
+        "My 3 kids share 2 rooms. How can I make it work?",
+        "the ratio 16:9 is common for screens. why?",
+        "if a 5 year old asks 100 questions a day, is that normal?",
+        "rent went from 900 to 1100, can my landlord do that?",
+        "I lost 5 kg in 2 weeks, is that dangerous?",
+        "We had 3 dogs and now 2 cats, which food is best?",
+        "what percent of people are left handed",
+        "What is the average height of a 12 year old?",
+        "A 2019 Golf with 80,000 km for 12,500 euros, good deal?",
+        "how do I sum 2 columns in excel",
+        "my flight is at 6:40, when should I get up?",
+        "What's 20 20 vision",
+        "we drove 300 km in 4 hours, where could we stop?",
+        "What is the sum of human knowledge?",
+        "Team: Ana 34, Bob 29.\n\nWho is the boss?",
+        "The bridge is 200 m long and was built in 1931.\n\nHow long did it take to build?",
+        "Ann: 12\nBen: 15\n\nWho has more than Carl?",
+        "Steaks: buy one, get one free. The price is $15 per pound and he buys 20 pounds. How much did he pay?",
+        "You have 104 dollars. How many packs of dvds can you buy if each pack costs 26 dollars more?",
+        "3 dirt bikes for $150 each and 4 cars for $300 each. It cost $25 to register each. How much in total?",
+        "Budget: rent 900, food 350.\n\nHow much are rent, food and water together?",
+    ],
+)
+def test_it_is_left_alone(said: str) -> None:
+    assert read(said) is None

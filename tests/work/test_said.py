@@ -94,6 +94,7 @@ from warpcortex_cli.work.words import read
             "Laptop $1,150\nMonitor $280\nCables $35\n\nWhat's the price of the laptop and the monitor?",
             "$1,150 + $280 = $1,430",
         ),
+        ("I must be at work at 9:00 and need 40 minutes, when do I have to leave?", "9:00 - 40 min = 8:20"),
     ],
 )
 def test_it_is_read(said: str, equation: str) -> None:
@@ -141,6 +142,10 @@ def test_it_is_read(said: str, equation: str) -> None:
         "Steaks: buy one, get one free. The price is $15 per pound and he buys 20 pounds. How much did he pay?",
         "You have 104 dollars. How many packs of dvds can you buy if each pack costs 26 dollars more?",
         "3 dirt bikes for $150 each and 4 cars for $300 each. It cost $25 to register each. How much in total?",
+        "What's new in version 4.2 compared to 4.1?",
+        "How do I divide 8 players into 2 teams?",
+        "How many vitamins do 3 apples and 2 pears have in total?",
+        "add 3 lemons and 500 g rice to the list",
         "Budget: rent 900, food 350.\n\nHow much are rent, food and water together?",
     ],
 )

@@ -52,8 +52,8 @@ def listed(q: Question) -> Reading | None:
 
 def _all_named(q: Question, item: str) -> bool:
     """Whether what is asked names all of what is listed, or none of it in particular; and counts what is given."""
-    counted = re.search(r"\bhow many ([a-z]+)", q.asked)
-    if counted and not re.search(rf"\b{re.escape(counted[1].rstrip('s'))}", q.given):
+    counted = re.search(r"\bhow many ([a-z]+)", q.text)
+    if counted and len(re.findall(rf"\b{re.escape(counted[1].rstrip('s'))}", q.text)) < 2:
         return False
     labels = [set(re.findall(r"[a-z]{3,}", m.group())) for m in re.finditer(item, q.given)]
     own = [label - set.intersection(*labels) for label in labels]

@@ -67,6 +67,8 @@ def _at_a_price(q: Question) -> tuple[list[str], set[int]]:
         count, _, word, price, each = match.groups()
         n = int(count.strip("⟦⟧")) if count[0] == "⟦" else None
         paid = q.amounts[int(price)]
+        if word is None and n is not None and "." in q.amounts[n].text:
+            continue
         if word is None and not (_is_price(paid) and re.fullmatch(_PLAIN_THING, match[2])):
             continue
         if n is not None and (q.amounts[n].kind != "plain" or (word == "for" and not each)):

@@ -66,7 +66,8 @@ def clocks(q: Question) -> Reading | None:
     minutes = sum(size(f"{a.text} in min") for a in spans)
     if minutes.denominator != 1:
         return None
-    sets_out = r"\b(?:must|have to|need to|should|do) (?:i|we|you|they) (?:leave|start|begin|go)\b"
+    must = r"(?:must|have to|need to|should|do) (?:i|we|you|they) (?:(?:need|have) to )?"
+    sets_out = rf"\b{must}(?:leave|start|begin|go|set off)\b"
     back = q.says(rf"{_BACK}|\b(?:departure|start) time\b|{sets_out}")
     there = q.clocks[0] + (-int(minutes) if back else int(minutes))
     asked = f"{_clock(q, q.clocks[0])} {'-' if back else '+'} {' '.join(a.text for a in spans)}"

@@ -56,8 +56,13 @@ def _tried(rule: Callable[..., Reading | None], *arguments: object) -> Reading |
         return None
 
 
+_HOW_TO = r"^how (?:do|can|should|could|would|to)\b(?! (?:i|we) (?:get|make) )|\bwhat's new\b"
+
+
 def _first(message: str) -> Reading | None:
     question = Question(message)
+    if question.says(_HOW_TO):
+        return None
     for rule in _RULES:
         if rule is not _part and question.says(HIDDEN):
             continue
@@ -164,6 +169,9 @@ def _joined(q: Question) -> Reading | None:
         if q.says(r"\b(?:difference|how far apart|apart|differ)\b") and len(found) == 2:
             return computed(" - ".join(sorted(found, key=size, reverse=True)))
         if q.says(r"\b(?:largest|biggest|highest|smallest|lowest)\b"):
+            return None
+        counted = re.search(r"\bhow many ([a-z]+)", q.text)
+        if not q.of_one_kind or (counted and not re.search(rf"⟧ (?:[a-z]+ )?{counted[1].rstrip('s')}", q.text)):
             return None
         if (
             q.says(SUMS)

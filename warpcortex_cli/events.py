@@ -80,6 +80,21 @@ class RiverFinished(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeAnswered(Event):
+    """A role's question about the sentence `task` was read: how likely `yes` is, and whether the role starts for it.
+
+    `yes` is null where the question could not be read, with the reason in `why`.
+    """
+
+    name: ClassVar[str] = "probe_answered"
+    role: str
+    task: str
+    yes: float | None
+    started: bool
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StreamSpawned(Event):
     """A trigger matched River text; the Stream waits for admission."""
 

@@ -145,16 +145,25 @@ class Role(_Settings):
     trigger: str = Field(
         description="re2 pattern matched on River text, with a group `task`; at most 400 characters match."
     )
-    starts: Literal["trigger", "turn", "sentence"] = Field(
+    starts: Literal["trigger", "turn", "sentence", "probe"] = Field(
         default="trigger",
         validate_default=True,
         description="When it starts: at a match of its trigger in River text; at each turn, with the user's words as "
-        "task; or at the end of each River sentence, which is the task. At a turn or sentence a tool starts only if it "
-        "finds work.",
+        "task; at the end of each River sentence, which is the task; or there only where the model says yes to "
+        "`probe`. A tool that starts by itself does so only if it finds work.",
+    )
+    probe: str = Field(
+        default="",
+        validate_default=True,
+        description="Of `starts: probe` the question, with the answer yes or no, that is read behind the River's text "
+        "at the end of each of its sentences, such as `Is a calculation needed here? Answer yes or no.`",
+    )
+    probe_threshold: Share = Field(
+        default=0.5, description="A role that a probe asks about starts where yes is likelier than this, of yes and no."
     )
     when: str | None = Field(
         default=None,
-        description="re2 pattern with a group `task`, for a role that starts at a turn or a sentence: it must match "
+        description="re2 pattern with a group `task`, for a role that starts by itself: it must match "
         "there. null: all the words are the task.",
     )
     visible: bool = Field(
@@ -227,7 +236,7 @@ class Role(_Settings):
     @classmethod
     def _without_trigger(cls, data: Any) -> Any:
         """Checks that roles have a trigger exactly if they start at one."""
-        if isinstance(data, dict) and data.get("starts") in ("turn", "sentence"):
+        if isinstance(data, dict) and data.get("starts") in ("turn", "sentence", "probe"):
             return {"trigger": "", **data}
         return data
 
@@ -263,9 +272,19 @@ class Role(_Settings):
     @classmethod
     def _check_starts(cls, value: str, info: ValidationInfo) -> str:
         if value == "trigger" and info.data.get("trigger") == "":
-            raise Mistake("a role without a trigger starts by itself", "`starts: turn` or `starts: sentence`")
+            raise Mistake("a role without a trigger starts by itself", "`starts: turn`, `sentence` or `probe`")
         if value != "trigger" and info.data.get("trigger"):
             raise Mistake("a role that starts by itself has no trigger", "`when` in the place of `trigger`")
+        return value
+
+    @field_validator("probe")
+    @classmethod
+    def _check_probe(cls, value: str, info: ValidationInfo) -> str:
+        starts = info.data.get("starts")
+        if starts == "probe" and not value.strip():
+            raise Mistake("`starts: probe` asks nothing", "`probe` with a question, such as Is a sum needed here?")
+        if value and starts not in ("probe", None):
+            raise Mistake("nobody asks this question", "`starts: probe`, or no `probe`")
         return value
 
     @field_validator("when")

@@ -10,6 +10,7 @@ from warpcortex_cli.engine.crew import Crew
 from warpcortex_cli.engine.gate import Gate
 from warpcortex_cli.engine.journal import Journal
 from warpcortex_cli.engine.pacing import Promise
+from warpcortex_cli.engine.probing import Probes
 from warpcortex_cli.engine.river import QUERY_WINDOW, Mark, River
 from warpcortex_cli.engine.router import Router
 from warpcortex_cli.engine.sampling import SamplingError
@@ -64,6 +65,7 @@ class Conversation:
         self.gate = Gate(profile.gate, calibration)
         host = Host(prism, self.river, seed, wake, programs)
         self.crew = Crew(host, profile, self.gate, journal, streams, self._take_inline)
+        self.probes = Probes(self.river, journal, self._start_probed)
         self.fault: Exception | None = None
         self.use(profile)
         self.turn = self._new_turn()
@@ -100,6 +102,7 @@ class Conversation:
             words: the user's; they are the task of roles that start at a turn.
             notes: what the user loaded before.
         """
+        self.probes.drop()
         self.turn = self._new_turn()
         self.turn.due = list(self._starting("turn", words, notes))
         self._queue(ids, RiverState.PREFILL)
@@ -141,11 +144,13 @@ class Conversation:
 
         def others(width: int) -> list[Part]:
             # Thoughts on their way in come before Streams that go on: they are nearly done.
-            thoughts = self.crew.entrance.parts(width)
-            return [*thoughts, *self.crew.parts(ready, width - sum(len(p.row.tokens) for p in thoughts))]
+            first = self.crew.entrance.parts(width)
+            first += self.probes.parts(width - sum(len(p.row.tokens) for p in first))
+            return [*first, *self.crew.parts(ready, width - sum(len(p.row.tokens) for p in first))]
 
         river = None if row is None else Part(row, self._absorbing(row), self._contained, rivers=True)
-        return Plan(river, sum(r.wanted for r in ready) + self.crew.entrance.wanted, others)
+        wanted = sum(r.wanted for r in ready) + self.crew.entrance.wanted + self.probes.wanted
+        return Plan(river, wanted, others)
 
     @contextmanager
     def _contained(self) -> Iterator[None]:
@@ -226,6 +231,17 @@ class Conversation:
         for sentence in self.turn.sentences():
             for role, task, groups in self._starting("sentence", sentence):
                 self._spawn(role, task, groups)
+            for role, task, groups in self._starting("probe", sentence):
+                if self.turn.may_start(role):
+                    self.probes.ask(role, task, groups)
+
+    def _start_probed(self, role: Role, task: str, groups: Mapping[str, str]) -> None:
+        """Starts a role whose question was answered with yes, unless the reply has ended meanwhile."""
+        if self.river.idle:
+            return
+        self._spawn(role, task, groups)
+        if self.turn.awaiting and self.river.state == RiverState.WRITING:
+            self._await(RiverState.WRITING)
 
     # -- Streams that it waits for, or that start by themselves -----------------------------------------------------
 
@@ -343,12 +359,14 @@ class Conversation:
 
     def rewind(self, mark: Mark) -> None:
         """Returns to a mark: KV and asides are then what they were."""
+        self.probes.drop()
         self.river.rewind(mark)
         self.turn = self._new_turn()
         self.crew.river_changed()
 
     def close(self) -> None:
         """Ends the conversation and gives back its resources."""
+        self.probes.drop()
         self.crew.close()
         self.river.past.close()
 

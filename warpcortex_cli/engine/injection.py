@@ -28,7 +28,10 @@ class Reading:
     """Tokens that are read into a tail of their own, in one piece or in several.
 
     Args:
-        scored: whether to compute how likely each token is.
+        logits: "all": to say how likely each token is; "last": to say what follows.
+
+    Attributes:
+        newest: logits of the last token that was read [vocabulary], if any were asked for.
     """
 
     def __init__(
@@ -37,13 +40,14 @@ class Reading:
         tokens: list[int],
         positions: list[int],
         reads: Reads,
-        scored: bool = False,
+        logits: Literal["none", "last", "all"] = "none",
     ) -> None:
         self.tail: Tail | None = None  # made when it is needed: many thoughts may wait at once
         self.finite = True
         self.hidden = torch.zeros(0, prism.hidden_size)
         self._prism, self._tokens, self._positions, self._reads = prism, tokens, positions, reads
-        self._scored = scored
+        self.newest: Tensor | None = None
+        self._logits = logits
         self._read = 0
         self._scores: list[Tensor] = []
 
@@ -57,15 +61,16 @@ class Reading:
         if self.tail is None:
             self.tail = self._prism.new_tail(len(self._tokens))
         piece = slice(self._read, self._read + room)
-        logits: Literal["all", "none"] = "all" if self._scored else "none"
-        return self._reads.row(self._tokens[piece], self.tail, logits, positions=self._positions[piece])
+        return self._reads.row(self._tokens[piece], self.tail, self._logits, positions=self._positions[piece])
 
     def absorb(self, result: RowResult) -> None:
         """Takes the result of its last row."""
         first, self._read = self._read, self._read + len(result.hidden)
         self.finite = self.finite and bool(torch.isfinite(result.hidden).all())
         self.hidden = result.hidden[-1:].clone().float()  # a view would keep the whole step's states alive
-        if result.logits is not None:
+        if result.newest is not None:
+            self.newest = result.newest.clone()
+        if result.logits is not None and self._logits == "all":
             following = self._tokens[first + 1 : self._read + 1]
             scores = torch.log_softmax(result.logits[: len(following)].float(), -1)
             self._scores.append(chosen(scores, following))
@@ -99,12 +104,12 @@ class Injection:
         beside = river.reads()
         parts = (("of its tail", river.tail.view(river.tail.length)), *beside.parts)
         reads = replace(beside, parts=parts, bound=beside.bound + len(self._ids))
-        self.there = Reading(prism, self._ids, self.positions, reads, weighs)
+        self.there = Reading(prism, self._ids, self.positions, reads, "all" if weighs else "none")
         self._readings = [self.there]
         if weighs:  # its KV is not kept
             alone = [*prism.chat.opening(""), *self._ids]
             nothing = replace(beside, parts=(), first=0, bound=len(alone))
-            self._readings.insert(0, Reading(prism, alone, list(range(len(alone))), nothing, scored=True))
+            self._readings.insert(0, Reading(prism, alone, list(range(len(alone))), nothing, "all"))
 
     @property
     def left(self) -> int:

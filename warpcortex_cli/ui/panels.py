@@ -124,7 +124,7 @@ def streams_table(
     return Panel(Group(*body), title=heading, title_align="left", box=box.ROUNDED, border_style="dim", padding=(0, 1))
 
 
-_REASONS = {"trigger": "its text", "turn": "your words", "sentence": "a sentence"}
+_REASONS = {"trigger": "its text", "turn": "your words", "sentence": "a sentence", "probe": "a probe"}
 
 
 def _task(stream: StreamView) -> str:

@@ -209,18 +209,27 @@ class Role(_Settings):
     deadline_seconds: Seconds = 30.0
     priority: int = Field(default=0, ge=-1000, le=1000, description="Higher is admitted first, and parks a lower one.")
     gate_threshold: Threshold | None = Field(default=None, description="Used instead of gate.threshold.")
-    work: Literal["model", "calculator", "search", "command"] = Field(
+    work: Literal["model", "calculator", "search", "command", "mcp"] = Field(
         default="model",
         validate_default=True,
         description="The worker: `model` writes; `calculator` computes exactly; `search` gives the "
-        "sentences of notes and past that share most with the task; `command`, a program, where the user allows that.",
+        "sentences of notes and past that share most with the task; `command`, a program, and `mcp`, a tool of an MCP "
+        "server, where the user allows that.",
     )
     command: tuple[str, ...] = Field(
         default=(),
         strict=False,
         validate_default=True,
         description="Of `work: command` the program and its arguments, in which {task} and the trigger's named groups "
-        "are filled in; no shell reads them. It runs only with `--allow-program PROGRAM`.",
+        "are filled in; of `work: mcp` the server, as it is. No shell reads them. It runs only with `--allow-program "
+        "PROGRAM`.",
+    )
+    tool: str = Field(default="", validate_default=True, description="Of `work: mcp` the name of the server's tool.")
+    arguments: dict[str, str | int | float | bool] = Field(
+        default_factory=dict,
+        validate_default=True,
+        description="Of `work: mcp` the tool's arguments; in texts {task} and the trigger's named groups "
+        "are filled in.",
     )
     synapse: bool = Field(
         default=True, description="Whether it reads the River's landmarks; pure arithmetic needs none."
@@ -305,14 +314,35 @@ class Role(_Settings):
     @field_validator("command")
     @classmethod
     def _check_command(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        if info.data.get("work") == "command" and (not value or not value[0].strip()):
-            raise Mistake("`work: command` names no program", "a list such as [date, -u]")
-        if value and info.data.get("work") not in ("command", None):
-            raise Mistake("only `work: command` runs a program", "`work: command`, or no command")
-        trigger = info.data.get("trigger")
-        for i, text in enumerate(value):
+        work, trigger = info.data.get("work"), info.data.get("trigger")
+        if work in ("command", "mcp") and (not value or not value[0].strip()):
+            raise Mistake(f"`work: {work}` names no program", "a list such as [date, -u]")
+        if value and work not in ("command", "mcp", None):
+            raise Mistake("only `work: command` and `mcp` run a program", "`work: command`, or no command")
+        for i, text in enumerate(value if work == "command" else ()):
             groups = parse(trigger).groups if trigger else frozenset()
             _format_fields(text, groups | {"task"} if i and trigger is not None else frozenset())
+        return value
+
+    @field_validator("tool")
+    @classmethod
+    def _check_tool(cls, value: str, info: ValidationInfo) -> str:
+        work = info.data.get("work")
+        if (work == "mcp") != bool(value.strip()) and work is not None:
+            raise Mistake(
+                "`work: mcp` names no tool" if work == "mcp" else "only `work: mcp` has a tool", "both or none"
+            )
+        return value
+
+    @field_validator("arguments")
+    @classmethod
+    def _check_arguments(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        if value and info.data.get("work") not in ("mcp", None):
+            raise Mistake("only `work: mcp` has arguments", "`work: mcp`, or none")
+        trigger = info.data.get("trigger")
+        for text in value.values():
+            if isinstance(text, str) and trigger is not None:
+                _format_fields(text, (parse(trigger).groups if trigger else frozenset()) | {"task"})
         return value
 
     @field_validator("drop")

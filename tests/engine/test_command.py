@@ -101,7 +101,7 @@ def test_one_that_hangs_expires_and_ends_with_all_that_it_started(prism, tmp_pat
     ("lines", "expected"),
     [
         ("work: command", "roles[0].command: `work: command` names no program"),
-        ("command: [date]", "roles[0].command: only `work: command` runs a program"),
+        ("command: [date]", "roles[0].command: only `work: command` and `mcp` run a program"),
         ("work: command\n    command: [date, '{other}']", "unknown field {other}"),
         ("work: command\n    command: ['{task}']", "unknown field {task}"),
     ],

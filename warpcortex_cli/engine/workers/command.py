@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
 import subprocess
 
 from warpcortex_cli.engine.brief import Brief
 from warpcortex_cli.engine.workers.base import Host, Work, Worker, WorkError
-from warpcortex_cli.engine.workers.elsewhere import MOST_CHARACTERS, Elsewhere, allowed, filled
+from warpcortex_cli.engine.workers.elsewhere import MOST_CHARACTERS, Elsewhere, allowed, ended, filled, started
 
 
 class CommandWorker(Worker):
@@ -36,16 +33,7 @@ class Running(Elsewhere):
         program, *arguments = self._brief.role.command
         allowed(self._host, program)
         words = [program, *(filled(argument, self._brief) for argument in arguments)]
-        try:
-            self._process = subprocess.Popen(
-                words,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,  # so that what it starts can be ended with it
-            )
-        except OSError as error:
-            raise WorkError(f"{program} cannot be started: {error.strerror or error}") from error
+        self._process = started(words, stdin=subprocess.DEVNULL)
         super().start()
 
     def fetch(self) -> str:
@@ -53,7 +41,7 @@ class Running(Elsewhere):
         data = self._process.stdout.read(4 * MOST_CHARACTERS + 1)  # a character has at most four bytes
         flood = len(data) > 4 * MOST_CHARACTERS
         if flood:
-            self._kill()
+            ended(self._process)
         code = self._process.wait()
         if flood:
             raise WorkError(f"it printed more than {MOST_CHARACTERS:,} characters")
@@ -63,13 +51,5 @@ class Running(Elsewhere):
 
     def close(self) -> None:
         self._stopped = True
-        if self._process is not None and self._process.poll() is None:
-            self._kill()
-
-    def _kill(self) -> None:
-        assert self._process is not None
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            if hasattr(os, "killpg"):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            else:
-                self._process.kill()
+        if self._process is not None:
+            ended(self._process)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import subprocess
 import threading
 from abc import abstractmethod
+from collections.abc import Sequence
 
 from warpcortex_cli.engine.brief import Brief, Thought
 from warpcortex_cli.engine.workers.base import Host, Work, WorkError, picked
@@ -56,14 +61,18 @@ class Elsewhere(Work):
         return self._written if self._done else ""
 
 
+def fields_of(brief: Brief) -> dict[str, str]:
+    """What `{fields}` stand for: the groups of its trigger, and its task."""
+    return {**brief.groups, "task": brief.task}
+
+
 def filled(template: str, brief: Brief) -> str:
     """An argument with the `{fields}` of a Brief: its task and the groups of its trigger.
 
     Raises:
         WorkError: what is filled in would be taken for an option of the program, or is no argument at all.
     """
-    fields = {**brief.groups, "task": brief.task}
-    text = template.format(**fields)
+    text = template.format(**fields_of(brief))
     if "\0" in text:
         raise WorkError("its task holds a zero byte")
     if text.startswith("-") and not template.startswith("-"):
@@ -75,3 +84,35 @@ def allowed(host: Host, program: str) -> None:
     """Raises WorkError unless the user has named a program by `--allow-program`. A profile alone starts none."""
     if program not in host.programs:
         raise WorkError(f"{program} may not be started; --allow-program {program} allows it")
+
+
+def started(command: Sequence[str], stdin: int) -> subprocess.Popen[bytes]:
+    """A program with a pipe from its output: no shell, and a session of its own, so that all it starts ends with it.
+
+    Args:
+        stdin: `subprocess.PIPE` or `DEVNULL`.
+
+    Raises:
+        WorkError: it cannot be started.
+    """
+    try:
+        return subprocess.Popen(
+            list(command),
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise WorkError(f"{command[0]} cannot be started: {error.strerror or error}") from error
+
+
+def ended(process: subprocess.Popen[bytes]) -> None:
+    """Ends a program and all that it started, if it still runs."""
+    if process.poll() is not None:
+        return
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if hasattr(os, "killpg"):
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()

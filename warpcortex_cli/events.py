@@ -199,7 +199,7 @@ class ThoughtInlined(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThoughtWithdrawn(Event):
-    """An injected thought left the River's attention; `reason`: "undo" or "budget"."""
+    """An injected thought left the River's attention; `reason`: "undo", "budget", or "replaced" by a later part."""
 
     name: ClassVar[str] = "thought_withdrawn"
     id: int

@@ -198,6 +198,12 @@ class Role(_Settings):
         description="How the River gets the thought: beside its text, or inline, as if it had written it. inline needs "
         "`await`.",
     )
+    offers: Literal["end", "line"] = Field(
+        default="end",
+        validate_default=True,
+        description="When its thought is offered: at its end, or also what it has so far at each finished line. A "
+        "later offer that the Gate lets in takes the place of the earlier one.",
+    )
     ends: bool = Field(default=False, description="Whether the reply ends with a thought that has arrived inline.")
     judged: bool | None = Field(
         default=None,
@@ -365,6 +371,17 @@ class Role(_Settings):
         if value == "inline" and info.data.get("awaits") is False:
             raise Mistake("the text would come into whatever the River writes meanwhile", "`await: true` with inline")
         return value
+
+    @model_validator(mode="after")
+    def _check_offers(self) -> Self:
+        """Checks that only what is written line by line is offered so."""
+        if self.offers == "line" and (self.work != "model" or self.arrives == "inline"):
+            raise Mistake(
+                "a thought in parts is written by the model and arrives beside the text",
+                "`offers: end`",
+                inside=("offers",),
+            )
+        return self
 
     @field_validator("adapter")
     @classmethod

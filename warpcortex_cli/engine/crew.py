@@ -196,8 +196,17 @@ class Crew:
             if text is not None:
                 self._journal.write(StreamText(id=stream.id, text=text, tokens=stream.tokens))
             self._poll(stream, work)
+            if stream.role.offers == "line" and text and "\n" in text and _at_work(stream):
+                self._offer_lines(stream, work)
 
         return absorb
+
+    def _offer_lines(self, stream: Stream, work: Work) -> None:
+        """Offers what a Stream has so far, if a line has changed that."""
+        thought = work.so_far()
+        if thought is not None and thought.text != stream.offered:
+            stream.offered = thought.text
+            self.entrance.offer_part(stream, thought)
 
     def collect(self) -> None:
         """Takes the thoughts of work that needs no rows."""
@@ -247,9 +256,12 @@ class Crew:
                 self.end(stream, StreamState.EXPIRED, f"its deadline of {stream.role.deadline_seconds:g} s passed")
 
     def end(self, stream: Stream, state: StreamState, reason: str) -> None:
-        """The one place where a Stream ends."""
+        """The one place where a Stream ends. One whose thought is not taken may have brought in a part of it."""
         if stream.final:
             return
+        if state in (StreamState.REJECTED, StreamState.EXPIRED) and self.entrance.holds(stream):
+            stream.state = StreamState.GATING
+            state, reason = StreamState.INJECTED, f"{reason}; what it had offered before stays"
         stream.state, stream.reason = state, reason
         stream.ended = self._journal.now()
         its = self.entrance.drop(stream)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 
+from warpcortex_cli.engine.asides import Aside
 from warpcortex_cli.engine.brief import Thought
 from warpcortex_cli.engine.gate import Gate
 from warpcortex_cli.engine.injection import Injection, Reading
@@ -73,6 +75,11 @@ class Entrance:
             stream.reason = thought.why if WORKERS[stream.role.work].exact else "its role has it not judged"
         stream.state = StreamState.GATING
         stream.rest()
+        for earlier in self.drop(stream):
+            earlier.release()
+        if any(a.stream == stream.id and a.text == thought.text for a in self.river.asides):
+            self._end(stream, StreamState.INJECTED, stream.reason)
+            return
         if stream.role.arrives == "inline" and self._inline(stream):
             self._end(stream, StreamState.INJECTED, stream.reason)
             return
@@ -81,6 +88,20 @@ class Entrance:
             self.injections.append(injection)
         else:
             self._end(stream, StreamState.FAILED, "the thought has no tokens")
+
+    def offer_part(self, stream: Stream, thought: Thought) -> None:
+        """Takes in what a Stream has so far, which goes on. It takes the place of an earlier part that still waits."""
+        if not self.injecting or stream.id in self.withheld:
+            return
+        for earlier in self.drop(stream):
+            earlier.release()
+        injection = Injection(stream, self.river, self.gate.weighs and stream.judged, thought)
+        if injection.positions:
+            self.injections.append(injection)
+
+    def holds(self, stream: Stream) -> bool:
+        """Whether a thought of this Stream stands beside the River."""
+        return any(a.stream == stream.id for a in self.river.asides)
 
     @property
     def wanted(self) -> int:
@@ -111,7 +132,7 @@ class Entrance:
         return Part(row, absorb, lambda: self._contained(stream), lambda: not stream.final)
 
     def _judge(self, injection: Injection) -> None:
-        stream, thought = injection.stream, injection.stream.thought
+        stream, thought = injection.stream, injection.thought
         if not stream.judged:
             self._inject(injection)
             return
@@ -130,10 +151,10 @@ class Entrance:
                 threshold=decision.threshold, mode=decision.mode, reason=decision.reason,
             )
         )  # fmt: skip
-        if not decision.passed:
-            self._end(stream, StreamState.REJECTED, decision.reason)
-        else:
+        if decision.passed:
             self._inject(injection)
+        elif not injection.part:
+            self._end(stream, StreamState.REJECTED, decision.reason)
 
     def _inject(self, injection: Injection) -> None:
         if not injection.there.finite:
@@ -142,9 +163,12 @@ class Entrance:
         aside, stream = injection.aside(), injection.stream
         if aside.tokens > self._budget:
             why = f"{aside.tokens} tokens are more than the injection budget of {self._budget}"
-            self._end(stream, StreamState.REJECTED, why)
+            if not injection.part:
+                self._end(stream, StreamState.REJECTED, why)
             return
-        staying, leaving = list(self.river.asides), []
+        staying, leaving = [a for a in self.river.asides if a.stream != stream.id], list[Aside]()
+        if self.holds(stream):
+            self._journal.write(ThoughtWithdrawn(id=stream.id, reason="replaced"))
         while staying and sum(a.tokens for a in staying) + aside.tokens > self._budget:
             leaving.append(staying.pop(0))
         self.river.asides.keep([*staying, aside])  # if memory runs out here, nothing has changed
@@ -155,7 +179,10 @@ class Entrance:
         self._journal.write(
             ThoughtInjected(id=aside.stream, tokens=aside.tokens, first=positions[0], last=positions[-1])
         )
-        self._end(stream, StreamState.INJECTED, stream.reason)
+        if injection.part:
+            stream.thought = replace(injection.thought, hidden=None)
+        else:
+            self._end(stream, StreamState.INJECTED, stream.reason)
 
     def withdraw(self, stream: int, reason: str) -> None:
         """Removes a thought from the River's attention. What the River wrote meanwhile stays."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from warpcortex_cli.engine.asides import Aside, virtual_positions
+from warpcortex_cli.engine.brief import Thought
 from warpcortex_cli.engine.gate import gained
 from warpcortex_cli.engine.river import River
 from warpcortex_cli.engine.sampling import chosen
@@ -90,13 +91,15 @@ class Injection:
     """A thought on its way into the River. It is read in the River's context and, if the Gate weighs it, also alone.
 
     Attributes:
+        part: whether it is what its Stream has so far, which goes on.
         there: its reading in the River's context.
     """
 
-    def __init__(self, stream: Stream, river: River, weighs: bool) -> None:
+    def __init__(self, stream: Stream, river: River, weighs: bool, part: Thought | None = None) -> None:
         self.stream = stream
+        self.thought, self.part = part or stream.thought, part is not None
         prism = river.prism
-        self._ids = prism.encode(stream.role.injected_as.format(thought=stream.thought.text))
+        self._ids = prism.encode(stream.role.injected_as.format(thought=self.thought.text))
         self.positions = virtual_positions(river.position, len(self._ids))
         self._anchor = river.length
         # What it reads is fixed here: it sees no River token of this step or a later one. When the River moves its tail
@@ -142,7 +145,7 @@ class Injection:
         """The finished aside, still in its own buffer; `Asides.keep` puts it beside the others."""
         tail, self.there.tail = self.there.tail, None
         assert tail is not None and not self.there.left
-        return Aside(self.stream.id, self.stream.thought.text, self._anchor, tail.segment())
+        return Aside(self.stream.id, self.thought.text, self._anchor, tail.segment())
 
     def release(self) -> None:
         for reading in self._readings:

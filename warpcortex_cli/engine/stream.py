@@ -26,6 +26,7 @@ class Stream:
         work: the work on its Brief; closed once there is a thought.
         at: where in River text it was requested, in characters; None: it started by itself.
         judged: whether the Gate judges its thought.
+        offered: what it last offered while it went on.
         focus_tokens: River tokens of its focus set, by number.
     """
 
@@ -46,6 +47,7 @@ class Stream:
         self.focus_tokens: tuple[int, ...] = ()
         self.landmarks = 0
         self.thought = Thought("")
+        self.offered = ""
         self.gate_score: float | None = None
         self.reason = ""
 

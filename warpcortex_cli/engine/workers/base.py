@@ -108,6 +108,10 @@ class Work(ABC):
         """All that it has written so far: its thought, and what led to it."""
         return ""
 
+    def so_far(self) -> Thought | None:
+        """What it would come back with if it ended behind its last finished line; None if that is nothing."""
+        return None
+
     @property
     def reads(self) -> Reads | None:
         """What its rows attend to beside its tail; None if it has no rows."""

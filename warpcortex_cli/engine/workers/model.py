@@ -115,6 +115,10 @@ class Writing(Work):
             return None
         return Thought(self._concluded(), self._over, tuple(self.log_probabilities), self._hidden)
 
+    def so_far(self) -> Thought | None:
+        text = self._picked(self.builder.text.rpartition("\n")[0])
+        return Thought(text, "", tuple(self.log_probabilities), self._hidden) if text else None
+
     def close(self) -> None:
         """Gives everything back. The text can still be read."""
         self._brief = self.shared = self._hidden = None
@@ -226,10 +230,12 @@ class Writing(Work):
 
     def _concluded(self) -> str:
         """The thought in the finished text, without the model's own thinking; empty if there is none."""
-        chat = self._prism.chat
         self.builder.finish()
-        text = Thoughtful(chat.thinking, bool(chat.opened(thinking=False))).shown(self.builder.text)
-        return picked(self._role, text)
+        return self._picked(self.builder.text)
+
+    def _picked(self, text: str) -> str:
+        chat = self._prism.chat
+        return picked(self._role, Thoughtful(chat.thinking, bool(chat.opened(thinking=False))).shown(text))
 
     @property
     def _prism(self) -> Prism:

@@ -1,8 +1,9 @@
 """The fourth set of calculations as people type them: frozen in a commit before the grammar was changed for anything.
 
-Their author had read the grammar; no rule of it was made or changed for one of them. `FOURTH` is asked for the
-figure that the documents name. `FOURTH_NONE` holds numbers and asks for no calculation, or for one that cannot be
-told for certain.
+Their author had read the grammar, and bettered it with the older sets and with phrasings of another list before
+`FOURTH` was asked, once, for the figure that the documents name. What it read wrong, and the messages of `FOURTH_NONE`
+(numbers and no calculation, or none that is certain) that it took for one, were mended after that, not what it left
+alone. Whoever wants an honest figure again writes a fifth set.
 """
 
 from __future__ import annotations

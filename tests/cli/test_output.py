@@ -58,11 +58,11 @@ def test_which_model_and_profile_run(cache: Path, tmp_path: Path) -> None:
     assert chosen(None, str(own)) == ("pocket", "own")
     put_in_cache(cache, LARGER_MODEL)
     put_in_cache(cache, "org/other")
-    assert chosen(None, None) == (LARGER_MODEL, "council")
+    assert chosen(None, None) == (LARGER_MODEL, "assistant")
     assert chosen("pocket", None) == ("pocket", "pocket")
     assert chosen(None, "pocket") == ("pocket", "pocket")
     assert chosen("org/other", "pocket") == ("org/other", "pocket")
-    assert chosen("org/other", None) == ("org/other", "council")
+    assert chosen("org/other", None) == ("org/other", "assistant")
 
 
 def test_mistakes_show_before_anything_is_loaded(tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ ProfileOption = Annotated[
         "--profile",
         "-p",
         metavar="NAME|FILE",
-        help="A shipped profile or a YAML file. Default: pocket for the model pocket, else council.",
+        help="A shipped profile or a YAML file. Default: pocket for the model pocket, else assistant.",
         show_default=False,
         autocompletion=_complete_profile,
     ),
@@ -275,7 +275,7 @@ def open_prism(
 
     Args:
         model: from -m; None takes the profile's.
-        profile: a name, a path, or None (or "auto"): pocket for the model pocket, else council.
+        profile: a name, a path, or None (or "auto"): pocket for the model pocket, else assistant.
         options: how the model is loaded.
 
     Raises:
@@ -341,7 +341,7 @@ def choose(model: str | None, profile: str | None) -> tuple[ModelSource, Profile
 
     if profile is None or profile == AUTO:
         source = resolve_model(model)
-        return source, load_profile("pocket" if source.kind == "pocket" else "council")
+        return source, load_profile("pocket" if source.kind == "pocket" else "assistant")
     settings = load_profile(profile)
     return resolve_model(model, settings.model), settings
 

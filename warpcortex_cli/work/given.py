@@ -112,6 +112,14 @@ _FROM_TO = (
 )
 
 
+_NO_THING = frozenset(
+    "when in and now so today yesterday last this on for is was at before after to of left but with the a an my our it "
+    "i we they he she had has have are were taken done sold used spent read out high tall long old big wide heavy more "
+    "less from since until by per free already still total tomorrow january february march april may june july august "
+    "september october november december monday tuesday wednesday thursday friday saturday sunday first then".split()
+)
+
+
 def gap(q: Question) -> Reading | None:
     """`We need 300 bricks and have 120. How many are missing?`: two amounts of the same, and how far they are apart."""
     if len(q.amounts) != 2 or not q.asked or q.dates or q.clocks or q.sentences > 3 or not q.of_one_kind:
@@ -124,6 +132,9 @@ def gap(q: Question) -> Reading | None:
     if re.search(r"\b(?:more|less|than|another|extra|other|also|too|at|difference)\b", given):
         return None
     if re.search(r"\b(?:at first|begin\w*|start\w*|before|ago)\b", q.asked):
+        return None
+    things = [m[1] for m in re.finditer(rf"{ANY} ([a-z]+)", q.given) if m[1] not in _NO_THING]
+    if len(things) == 2 and things[0].rstrip("s") != things[1].rstrip("s"):  # 20 students and 3 teachers
         return None
     first, last = (a.text for a in q.amounts)
     moved = re.search(r"\b(?:some|after|left|stayed|survived|died)\b", q.given)

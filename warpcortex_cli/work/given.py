@@ -24,7 +24,6 @@ _MOVES = (
     r"of (?:which|them|these|those)|left|rest|returned|paid|away|more|less|than)\b"
 )
 _SPLITS = r"\b(?:each|every|per|apiece|a piece|one|single|apart|times|rows?|groups?)\b"
-_PER = rf"{AMOUNT} ?(?:/|an?\b|per\b|each\b|every\b) ?([a-z]+)"
 
 
 def listed(q: Question) -> Reading | None:

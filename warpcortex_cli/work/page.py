@@ -27,6 +27,9 @@ _ALL = (
     r"values|rows)\b"
 )
 _AVERAGE = r"\b(?:average|mean|avg)\b"
+_LESS = r"\b(?:less|fewer|smaller|lower|shorter|younger|cheaper|lighter)\b"
+_WITHOUT = r"\b(?:without|except|excluding|besides|not counting|apart from|other than)\b"
+_OTHERWISE = r"\b(?:percent\w*|twice|half|times|per (?:person|head)|each|left|remain\w*|ratio)\b|[%*^]"
 _YEAR = r"(?:1[5-9]|20)\d\d"
 
 
@@ -42,48 +45,48 @@ def on_page(question: str, page: str) -> Reading | None:
     """What a question asks of the amounts on a page, if every name in it belongs to one of them."""
     numbered = {line.lower() for line in re.findall(r"(?m)^\W*([A-Za-z]+ \d{1,2})(?=\s*[:|]\s)", page)}
     page, question = _joined(page, numbered), _joined(question, numbered)
-    rows = list(_rows(page))
     q = Question(_years_named(question))
-    counted = q.says(r"\b(?:all|the|these) ⟦\d+⟧") and q.of("plain") == [str(len(rows))]  # `all three of them`
-    if q.dates or q.clocks or q.of("money", "percent", "unit") or not rows or q.says(r"[*^]"):
+    if not q.says(rf"{_MORE}|{_AVERAGE}|{_SUM}"):
+        return None  # before the page is looked at, which takes time
+    if q.dates or q.clocks or q.of("money", "percent", "unit") or q.says(_OTHERWISE):
         return None
-    if re.search(r"\b(?:percent\w*|twice|half|times|per (?:person|head)|each|left|remain\w*|ratio)\b|%", q.text):
-        return None
+    rows = list(_rows(page))
     named = _named(q.text, rows)
-    if named is None or lists_more(q.text, page):
+    if not rows or named is None or lists_more(q.text, page):
         return None
-    more, average = q.finds(_MORE), q.says(_AVERAGE)
+    compares, averages = q.says(_MORE), q.says(_AVERAGE)
+    counted = q.says(r"\b(?:all|the|these) ⟦\d+⟧") and q.of("plain") == [str(len(rows))]  # `all three of them`
     if q.amounts and not counted:
-        return _multiplied(q, rows) if more is None and not average else None
-    if more is None and not average and not q.says(_SUM):
+        return None if compares or averages else _multiplied(q, rows)
+    if q.says(_WITHOUT):
+        rest = [row for row in _of_one_kind(rows) if row not in named]
+        amounts = [] if compares or averages or not named else [row.amount.text for row in rest]
+    elif compares:
+        amounts = [row.amount.text for row in _compared(q.text, named, rows, page)]
+    else:
+        if not named:
+            named = _counted(q.text, rows)
+        if not named and (q.says(_ALL) or counted or _is_of(q.text, page)):
+            named = _of_one_kind([r for r in rows if not re.search(r"\b(?:total|subtotal|sum)\b", r.words)])
+        amounts = [row.amount.text for row in named]
+    if len(amounts) < 2:
         return None
-    if more is not None and len(named) == 1:
-        named = _rivals(q.text, named[0], rows)
-    if not named:
-        named = _counted(q.text, rows)
-    pair = rows if len(rows) == 2 else _counted(q.text, rows)
-    if more is not None and len(named) < 2 and len(pair) == 2 and _is_of(q.text, page):
-        named = pair
-    if not named and more is None and (q.says(_ALL) or counted or _is_of(q.text, page)):
-        named = _of_one_kind([r for r in rows if not re.search(r"\b(?:total|subtotal|sum)\b", r.words)])
-    if len(named) < 2 and not (named and q.says(r"\b(?:without|except)\b")):
-        return None
-    if q.says(r"\b(?:without|except|excluding|besides|not counting|apart from|other than)\b"):
-        named = [row for row in _of_one_kind(rows) if row not in named]
-        if more is not None or average or len(named) < 2:
-            return None
-    amounts = [row.amount.text for row in named]
-    if more is not None:
-        if len(amounts) != 2:
-            return None
-        if not re.search(_SIDES, q.text):
-            amounts.sort(key=size, reverse=True)
-        elif re.search(r"\b(?:less|fewer|smaller|lower|shorter|younger|cheaper|lighter)\b", q.text):
-            amounts.reverse()
-        return computed(" - ".join(amounts))
-    if average:
+    if averages:
         return computed(f"({' + '.join(amounts)}) / {len(amounts)}")
-    return computed(" + ".join(amounts))
+    return computed((" - " if compares else " + ").join(amounts))
+
+
+def _compared(text: str, named: list[_Row], rows: list[_Row], page: str) -> list[_Row]:
+    """The two rows whose difference is asked for, the minuend first; none where they are not clear."""
+    if len(named) == 1:
+        named = _rivals(text, named[0], rows)
+    if len(named) < 2 and _is_of(text, page):
+        named = rows if len(rows) == 2 else _counted(text, rows)
+    if len(named) != 2:
+        return []
+    if not re.search(_SIDES, text):
+        return sorted(named, key=lambda row: size(row.amount.text), reverse=True)
+    return named[::-1] if re.search(_LESS, text) else named
 
 
 def _joined(text: str, numbered: set[str]) -> str:

@@ -2,8 +2,8 @@
 
 At the end of a sentence a question such as `Is a calculation needed here?` is read behind the River's own text, in a
 row of the same forward, into a tail that is thrown away. The River's KV, positions and next token are what they would
-be without it. The role starts where yes is likelier than its threshold, as in AsyncReasoning (Yakushev et al. 2025,
-arXiv 2512.10931), whose model is asked between its thoughts whether to go on.
+be without it. The role starts where yes is likelier than its threshold: the way in which Hogwild! Inference asks its
+workers (Rodionov et al. 2025, arXiv 2504.06261) and AsyncReasoning its model.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 `eval/calculations.py` was written together with `work/words.py`, so its held-out phrasings resemble the others. The
 `FIRST` were written before their author had read that file; the rules were then improved on them. The `SECOND` were
-written after that and evaluated once; then the rules were improved on them, too, and likewise with the `THIRD`. The fourth
-set (`held_out.py`) has the unbiased figure. `NONE` contains numbers but asks for no calculation. A wrong exact answer is
-worse than none, so it is counted separately.
+written after that and evaluated once; then the rules were improved on them, too, and likewise with the `THIRD`. The
+fourth set (`held_out.py`) has the unbiased figure. `NONE` contains numbers but asks for no calculation. A wrong exact
+answer is worse than none, so it is counted separately.
 """
 
 from __future__ import annotations

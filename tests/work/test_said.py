@@ -146,6 +146,8 @@ def test_it_is_read(said: str, equation: str) -> None:
         "There are 20 students and 3 teachers. How many are still missing?",
         "Buy 2 get 1 free at $10 each, what do 3 cost?",
         "A dress costs $80. I have a 15% coupon and $10 cash. What do I pay?",
+        "Do you do it 24/7?",
+        "Is it 50/50?",
         "How do I divide 8 players into 2 teams?",
         "How many vitamins do 3 apples and 2 pears have in total?",
         "add 3 lemons and 500 g rice to the list",

@@ -80,9 +80,10 @@ _RATES = (
 _LIST = rf"{ANY}(?: [a-z]+)??(?:(?:,|;| \+|,? and|,? to| with|(?<=⟧) (?=⟦))\s*(?:[a-z]+ ){{0,3}}?{ANY}(?: [a-z]+)??)+"
 _OF_ONE_KIND = rf"\b(?:of|with) {ANY}(?: [a-z]+){{0,3}} and (?:an?|one|another)(?: [a-z]+){{0,2}} (?:of|with) {ANY}"
 _ASKS = r"\b(?:what's|whats|what|how much|how many|calculate|compute|evaluate|work out|solve|result|equals?|find)\b|="
-_POLITE = (
-    r"(?:please|pls|thanks|thank you|is|equals|how much|what|the result|for me|me|can you|could you|tell|a lot|does|"
-    r"do|you|i|get|make|makes|give|if|would|will|be|that|it|come|out|when|and)"
+_POLITE = r"(?:please|pls|thanks|thank you|is|equals|how much|what|the result|for me|me|can you|could you|tell|a lot)"
+_AROUND = (  # what may stand around an expression that is asked for
+    r"(?:of|the|tax|vat|tip|value|amount|answer|to|in|does|do|you|i|get|makes?|give|if|would|will|be|that|it|come|out|"
+    r"when|and)"
 )
 
 
@@ -96,9 +97,7 @@ def _expression(q: Question) -> Reading | None:
     alone = not re.sub(rf"[\W_]|\b{_POLITE}\b", "", rest)
     if not alone and not re.search(_ASKS, q.text):
         return None
-    if re.search(
-        r"\w", re.sub(rf"(?:{_ASKS}|\b{_POLITE}\b|\b(?:is|of|the|tax|vat|tip|value|amount|answer|to|in)\b)", " ", rest)
-    ):
+    if re.search(r"\w", re.sub(rf"{_ASKS}|\b{_POLITE}\b|\b{_AROUND}\b", " ", rest)):
         return None
     text = re.sub(AMOUNT, lambda m: q.amounts[int(m[1])].text, match.group()).strip()
     text = re.sub(r"\bof the\b", "of", text)

@@ -17,7 +17,7 @@ STOREYS: tuple[tuple[str, ...], ...] = (
     ("cli",),
     ("ui",),
     ("eval",),
-    ("bench",),
+    ("bench", "adapt"),
     ("engine",),
     ("synapse",),
     ("prism",),

@@ -15,8 +15,9 @@ from transformers import PreTrainedModel
 
 from warpcortex_cli.errors import ModelError
 from warpcortex_cli.prism import native
-from warpcortex_cli.prism.adapter_files import adapters, find_adapter
+from warpcortex_cli.prism.adapter_files import BASE, adapters, find_adapter
 from warpcortex_cli.prism.adapters import read_adapter
+from warpcortex_cli.prism.fingerprint import base_mark
 from warpcortex_cli.prism.fused import fused_layers
 from warpcortex_cli.prism.prism import Prism, Row
 from warpcortex_cli.prism.source import resolve_model
@@ -349,3 +350,21 @@ def test_all_that_is_in_a_folder_is_described(make_adapter: MakeAdapter, tmp_pat
     assert one.reason is None and one.ranks == [4] and one.kinds == {"q_proj": 3, "o_proj": 3}
     assert other.reason is not None and "DoRA" in other.reason
     assert len([name for name in found if name.startswith(str(tmp_path))]) == 2
+
+
+def test_one_that_names_its_model_is_refused_by_another_of_the_same_sizes(
+    make_adapter: MakeAdapter, model_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = make_adapter(seed=5)
+    model = AutoModelForCausalLM.from_pretrained(model_folder("qwen2"), dtype=torch.float32)
+    tensors = load_file(folder / "adapter_model.safetensors")
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt", BASE: base_mark(model)})
+    tokenizer = AutoTokenizer.from_pretrained(model_folder("qwen2"))
+    Prism(model.bfloat16(), tokenizer, "same").open_adapter(str(folder))  # in another type it is the same model
+    other = AutoModelForCausalLM.from_pretrained(model_folder("qwen2"), dtype=torch.float32)
+    with torch.no_grad():
+        other.model.norm.weight += 0.1
+    with pytest.raises(ModelError, match="other is another model"):
+        Prism(other, tokenizer, "other").open_adapter(str(folder))

@@ -12,6 +12,7 @@ import typer
 
 from warpcortex_cli import __version__
 from warpcortex_cli.cli import adapters, doctor, evaluate, gate, models, profiles, pull, sessions
+from warpcortex_cli.cli.adapt import adapt
 from warpcortex_cli.cli.ask import ask
 from warpcortex_cli.cli.bench import bench
 from warpcortex_cli.cli.chat import chat
@@ -42,6 +43,7 @@ app.command("ask")(ask)
 app.add_typer(profiles.app, name="profiles")
 app.command("pull")(pull.pull)
 app.command("models")(models.models)
+app.command("adapt")(adapt)
 app.add_typer(adapters.app, name="adapters")
 app.command("doctor")(doctor.doctor)
 app.command("bench")(bench)

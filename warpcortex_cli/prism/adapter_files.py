@@ -26,6 +26,8 @@ PREFIX = "base_model.model."
 _PART = re.compile(r"(?P<module>.+)\.lora_(?:(?P<part>[AB])\.weight|embedding_(?P<of_table>[AB]))")
 _COPY = re.compile(r"(?P<module>.+)\.base_layer\.weight")  # of a head or an embedding: PEFT saves the model's own, too
 SAVE_AGAIN = "Save it again with PEFT's save_pretrained."
+SHIPPED = Path(__file__).parents[1] / "adapters"  # those inside the package
+BASE = "warpcortex_base"  # in the metadata of the weights: `base_mark` of the model that it was made for
 
 
 class Halves(NamedTuple):
@@ -64,12 +66,16 @@ class Config(BaseModel):
 
 
 def find_adapter(spec: str) -> Path:
-    """The folder of an adapter: a path, or org/name in the Hugging Face cache. Downloads nothing.
+    """The folder of an adapter: a path, a name inside the package, or org/name in the Hugging Face cache.
+
+    Downloads nothing.
 
     Raises:
         ModelError: it is not on this machine, or holds no adapter that can be read.
     """
     folder = find_folder(spec, CONFIG)
+    if folder is None and spec in shipped():
+        folder = SHIPPED / spec
     if folder is None:
         raise ModelError(
             f"there is no adapter {spec!r}.", f"Give a folder with {CONFIG}, or org/name from the Hugging Face cache."
@@ -83,6 +89,24 @@ def find_adapter(spec: str) -> Path:
             raise ModelError(f"{spec} holds pickled weights, which are never loaded.", SAVE_AGAIN)
         raise ModelError(f"{spec} is incomplete: it holds no {WEIGHTS}.", SAVE_AGAIN)
     return folder
+
+
+def shipped() -> list[str]:
+    """The names of the adapters inside the package."""
+    return sorted(config.parent.name for config in SHIPPED.glob(f"*/{CONFIG}"))
+
+
+def base_of(folder: Path, name: str) -> str | None:
+    """The mark of the model that an adapter was made for; None if it has none, as those of PEFT.
+
+    Raises:
+        ModelError: its file is damaged.
+    """
+    try:
+        with safe_open(folder / WEIGHTS, framework="np") as file:
+            return (file.metadata() or {}).get(BASE)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise ModelError(f"{WEIGHTS} of {name} is damaged: {error}", "Copy it again.") from error
 
 
 def read_config(folder: Path, name: str) -> Config:
@@ -192,7 +216,7 @@ def described(folder: Path, name: str) -> Described:
 
 
 def adapters(folders: Iterable[Path]) -> list[Described]:
-    """All adapters in these folders, in their direct subfolders, and in the Hugging Face cache."""
+    """All adapters in these folders, in their direct subfolders, in the package, and in the Hugging Face cache."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     found: dict[Path, str] = {}
@@ -200,6 +224,8 @@ def adapters(folders: Iterable[Path]) -> list[Described]:
         for config in (folder / CONFIG, *sorted(folder.glob(f"*/{CONFIG}"))):
             if config.is_file():
                 found.setdefault(config.parent.resolve(), str(config.parent))
+    for name in shipped():
+        found.setdefault((SHIPPED / name).resolve(), name)
     for config in sorted(Path(HF_HUB_CACHE).glob(f"models--*/snapshots/*/{CONFIG}")):
         name = config.parts[-4].removeprefix("models--").replace("--", "/", 1)
         found.setdefault(config.parent.resolve(), name)

@@ -39,3 +39,18 @@ def of_model(model: PreTrainedModel, chat: Sequence[object] = ()) -> str:
         digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
         digest.update(flat[::step].contiguous().cpu().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:32]
+
+
+@torch.inference_mode()
+def base_mark(model: PreTrainedModel) -> str:
+    """16 hexadecimal digits that are the same for a model's weights as files of any format hold them.
+
+    They are over its sizes and its last norm in bf16, which formats of few bits keep, and which differs between a model
+    and another one that was trained further.
+    """
+    config, norm = model.config, getattr(model.get_decoder(), "norm", None)
+    sizes = [config.hidden_size, config.num_hidden_layers, config.num_attention_heads, config.vocab_size]
+    digest = hashlib.sha256(json.dumps(sizes).encode())
+    if norm is not None:
+        digest.update(norm.weight.to(torch.bfloat16).cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -16,9 +16,11 @@ from warpcortex_cli.memory.room import Stored
 from warpcortex_cli.memory.tail import FIRST_CAPACITY, SLOTS, Slab, Tail, TailPool
 from warpcortex_cli.phases import phase
 from warpcortex_cli.prism import attention, crowding, native, trials
+from warpcortex_cli.prism.adapter_files import base_of, find_adapter, read_config
 from warpcortex_cli.prism.adapters import Adapters
 from warpcortex_cli.prism.chat_format import ChatFormat
 from warpcortex_cli.prism.compile import compile_layers, warm_up
+from warpcortex_cli.prism.fingerprint import base_mark
 from warpcortex_cli.prism.fused import fuse, fuse_again, fused_layers
 from warpcortex_cli.prism.generation import own_sampling, own_stops
 from warpcortex_cli.prism.head import Head, PlainHead, Summary, largest
@@ -205,6 +207,12 @@ class Prism:
         """
         if self._compiled:
             raise ModelError(f"adapters are not supported with --compile, and {name} is one.", "Leave --compile out.")
+        folder = find_adapter(name)
+        mark = base_of(folder, name)
+        if mark is not None and mark != base_mark(self.model):
+            base = read_config(folder, name).base_model_name_or_path or "another model"
+            said = f"{name} was made for {base}, and {self.name} is another model."
+            raise ModelError(said, f"Use it with -m {base}.")
         self.adapters.get(name)
 
     # -- the forward -----------------------------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""How the shipped adapters are made: their conversations, and the command that trains them."""

@@ -47,7 +47,7 @@ def make(model_folder: Callable[[str], Path], tmp_path: Path) -> Make:
     return training
 
 
-@pytest.mark.parametrize(("architecture", "gain"), [("qwen2", 0.3), ("gemma2", 0.03)])  # gemma2 caps its logits
+@pytest.mark.parametrize(("architecture", "gain"), [("qwen2", 0.3), ("gemma2", 0.01)])  # it caps its logits
 def test_it_learns_what_was_held_out_too(make: Make, architecture: str, gain: float) -> None:
     training = make(architecture=architecture)
     before = training.held_out_loss()

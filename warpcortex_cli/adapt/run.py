@@ -140,14 +140,10 @@ def card(training: Training, base: str, profile: str, role: str, tokens: int) ->
     rows = "".join(f"| {step:,} | {loss:.4f} |\n" for step, loss in progress.losses)
     table = f"\n| step | held out, nats a token |\n|---|---|\n{rows}" if rows else ""
     targets = settings.targets if isinstance(settings.targets, str) else ", ".join(settings.targets)
-    return f"""---
-base_model: {base}
-library_name: peft
-tags: [lora, warpcortex]
----
+    whose = "River" if role == "river" else f"role {role}"
+    return f"""# A LoRA adapter for the {whose} of the profile {profile}, on {base}
 
-A LoRA adapter for the {"River" if role == "river" else f"role {role}"} of the profile {profile}, made for {base} with
-`warpcortex adapt`.
+Made with `warpcortex adapt`.
 
 - rank {settings.rank} on {targets}, {training.parameters:,} parameters in bf16
 - learnt from {training.conversations:,} conversations with {tokens:,} tokens to learn; {training.held_out} held out

@@ -102,6 +102,8 @@ class Training:
             self.model = get_peft_model(model, self.config, autocast_adapter_dtype=False)
         except ValueError as error:
             raise UsageError(f"no adapter fits: {error}", "Name linear layers of this model.") from error
+        # One mode for learning and for looking, with gradients in both: compiled layers are compiled again for another.
+        self.model.eval()
         self._device = next(model.parameters()).device
         self._used = [p for p in self.model.parameters() if p.requires_grad]
         self.weights = [p.detach().float().clone().requires_grad_() for p in self._used]
@@ -177,7 +179,6 @@ class Training:
     # -- a step -------------------------------------------------------------------------------------------------
 
     def _step(self, batch: Batch) -> float:
-        self.model.train()
         loss = self._loss(batch)
         loss.backward()  # type: ignore[no-untyped-call]
         for used, weight in zip(self._used, self.weights, strict=True):
@@ -211,14 +212,12 @@ class Training:
         progress.over = len(since) >= self.settings.patience
         return loss
 
-    @torch.inference_mode()
     def held_out_loss(self) -> float:
         """In nats a token, with the adapter as it is now."""
-        self.model.eval()
         total, tokens = 0.0, 0
         for some in epoch(self._held_out, self.settings.batch_tokens, 0):
             batch = Batch.of([self._held_out[n] for n in some], self._device)
-            total += float(self._loss(batch)) * len(batch.targets)
+            total += float(self._loss(batch).detach()) * len(batch.targets)
             tokens += len(batch.targets)
         return total / tokens
 

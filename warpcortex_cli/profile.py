@@ -85,7 +85,10 @@ class RiverSettings(_Settings):
 
     prompt: str = Field(default="", description="System prompt. For instruction models it teaches the triggers.")
     examples: tuple[Example, ...] = Field(
-        default=(), strict=False, description="Turns that stand before the conversation, in the model's chat format."
+        default=(),
+        strict=False,
+        description="Turns that stand before the conversation, in the model's chat format. A River with an "
+        "adapter is not shown them.",
     )
     examples_when: tuple[str, ...] = Field(
         default=(),

@@ -65,9 +65,9 @@ def test_the_river_reads_what_its_profile_says_unless_the_conversation_says_it(p
     asked = ("user", "Who?"), ("assistant", "Mara.")
     river = reading(prism, prompt="Be brief.", examples=[{"user": "Is it?", "assistant": "Yes."}])
     text = prism.tokenizer.decode(list(river.example(said(*asked)).ids))
-    assert "Be brief." in text and "Yes." in text
+    assert "Be brief." in text and "Yes." not in text  # an adapted River is shown no examples
     other = prism.tokenizer.decode(list(river.example(said(("system", "Be long."), *asked)).ids))
-    assert "Be long." in other and "Be brief." not in other and "Yes." not in other
+    assert "Be long." in other and "Be brief." not in other
 
 
 def test_a_role_reads_its_own_prompt_and_learns_its_thought_alone(prism: Prism) -> None:

@@ -14,6 +14,7 @@ from tests.engine.test_invariants import ends, river_text
 from warpcortex_cli import events as ev
 from warpcortex_cli.engine.brief import Brief, Thought
 from warpcortex_cli.engine.ledger import Ledger
+from warpcortex_cli.engine.river import shown
 from warpcortex_cli.engine.router import Router
 from warpcortex_cli.engine.session import Session
 from warpcortex_cli.engine.workers import WORKERS
@@ -433,6 +434,13 @@ def test_examples_stand_before_the_conversation(prism) -> None:
     text, without = (prism.decode(list(s.river.sentences.ids)) for s in (session, plain))
     assert "lamps?" in text and text.index("47") < text.index("lamps?") < text.index("boats?")
     assert "lamps?" not in without and [t.text for t in session.turns] == [t.text for t in plain.turns]
+
+
+def test_a_river_with_an_adapter_is_shown_no_examples() -> None:
+    examples = [{"user": "ropes?", "assistant": "47"}]
+    settings = profile_of(river={"examples": examples}).river
+    assert len(shown(settings)) == 2
+    assert shown(settings.model_copy(update={"adapter": "mine"})) == []
 
 
 # -- profiles --------------------------------------------------------------------------------------------------------

@@ -18,7 +18,6 @@ from typing import Annotated, Any, Literal
 import re2
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from warpcortex_cli.engine.river import shown
 from warpcortex_cli.errors import UsageError
 from warpcortex_cli.prism.chat_format import ChatFormat, Message, conversation
 from warpcortex_cli.profile import Profile, Role
@@ -124,7 +123,7 @@ class Example:
 class Reading:
     """Turns conversations into what the River, or a Stream of a role, of a profile reads.
 
-    The River reads its profile's prompt and examples first, unless the conversation has a system message. For a role
+    The River reads its profile's prompt first, unless the conversation has a system message. For a role
     the last user message is the task, which the role's prompt is filled in with, and only the last reply is learnt:
     earlier messages are the River's conversation, which a Stream reads.
 
@@ -173,9 +172,7 @@ class Reading:
         if self._role is not None:
             turns[-2] = Turn(role="user", content=self._filled(self._role, turns[-2].text))
             return turns, conversation(system or "")
-        river = self._profile.river
-        examples = shown(river) + shown(river, turns[0].text) if system is None else []
-        return turns, conversation(river.prompt if system is None else system, *examples)
+        return turns, conversation(self._profile.river.prompt if system is None else system)
 
     def _filled(self, role: Role, task: str) -> str:
         asked = re2.sub(role.drop, "", task).strip() if role.drop else task

@@ -54,7 +54,7 @@ def opening_of(prism: Prism, settings: RiverSettings) -> int:
 
 
 def shown(settings: RiverSettings, words: str | None = None) -> list[Message]:
-    """The examples as turns of a conversation.
+    """The examples as turns of a conversation. A River with an adapter needs none: it has learnt from thousands.
 
     Args:
         words: those that stand before these words of a user; None: those that stand before the whole conversation.
@@ -63,7 +63,7 @@ def shown(settings: RiverSettings, words: str | None = None) -> list[Message]:
         wanted = words is not None and all(compile_re2(p).search(words) for p in settings.examples_when)
     else:
         wanted = words is None
-    examples = settings.examples if wanted else ()
+    examples = settings.examples if wanted and settings.adapter is None else ()
     return [m for e in examples for m in (Message("user", e.user), Message("assistant", e.assistant))]
 
 

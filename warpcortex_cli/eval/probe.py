@@ -19,6 +19,7 @@ from warpcortex_cli.eval.gate import auc
 from warpcortex_cli.eval.questions import questions
 from warpcortex_cli.events import ProbeAnswered
 from warpcortex_cli.prism.prism import Prism
+from warpcortex_cli.prism.source import resolve_model
 from warpcortex_cli.profile import Profile
 
 ASK = "Is a calculation needed here? Answer yes or no."
@@ -63,8 +64,6 @@ def table(ask: str, needed: list[float], idle: list[float]) -> list[str]:
 
 
 def main() -> None:
-    from warpcortex_cli.cli.output import open_prism
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--problems", type=Path, required=True, help="word problems, as JSON lines")
     parser.add_argument("-m", "--model", default="smollm2")
@@ -72,7 +71,7 @@ def main() -> None:
     parser.add_argument("--ask", default=ASK)
     parser.add_argument("--seed", type=int, default=2041)
     chosen = parser.parse_args()
-    prism, _ = open_prism(model=chosen.model, profile="assistant")
+    prism = Prism.load(resolve_model(chosen.model))
     some = random.Random(chosen.seed).sample([q.text for q in questions(chosen.problems)], chosen.n)
     others = [q.question for q in ordinary.questions(chosen.n, chosen.seed)]
     found = [answers(prism, chosen.ask, asked, chosen.seed) for asked in (some, others)]

@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("--ask", default=ASK)
     parser.add_argument("--seed", type=int, default=2041)
     chosen = parser.parse_args()
-    prism = Prism.load(resolve_model(chosen.model))
+    prism = Prism.load(resolve_model(chosen.model, "auto"), quantize="auto")
     some = random.Random(chosen.seed).sample([q.text for q in questions(chosen.problems)], chosen.n)
     others = [q.question for q in ordinary.questions(chosen.n, chosen.seed)]
     found = [answers(prism, chosen.ask, asked, chosen.seed) for asked in (some, others)]

@@ -52,7 +52,7 @@ def stored_tensors(source: ModelSource) -> dict[str, StoredTensor]:
         except (OSError, SafetensorError) as error:
             reason = str(error).partition("\n")[0].removeprefix("Error while deserializing header: ")
             if "not fully covered" in reason:
-                reason = "it ends too early or too late"
+                reason = "it is truncated, or has bytes behind its end"
             raise ModelError(f"{source.name}: {path.name} is damaged ({reason}).", _AGAIN) from error
     return found
 

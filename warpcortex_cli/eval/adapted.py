@@ -111,7 +111,7 @@ def main() -> None:
     with TemporaryDirectory() as made:
         adapters = {Path(folder).name: folder for folder in args.adapter or []}
         if not adapters:
-            for number, size in enumerate((0.01, 0.02, 0.04)):
+            for number, size in enumerate((0.02, 0.04, 0.08)):
                 adapters[f"random, {size}"] = str(Path(made) / str(number))
                 write_adapter(prism, Path(made) / str(number), rank=8, seed=number, size=size)
         columns = {

@@ -11,6 +11,7 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 
 from tests.cli.test_app import leave
+from warpcortex_cli.prism import adapter_files
 
 NOTES = "Mara keeps ropes: 47, brown, in the old mill."
 QUESTION = "How many ropes does Mara have?"
@@ -71,3 +72,14 @@ def test_bad_adapters_end_with_a_sentence_and_an_exit_code(
     assert leave("ask", QUESTION, "-m", "pocket", "--adapter", given) == code
     found = capsys.readouterr()
     assert said in found.err and "Traceback" not in found.err and not found.out
+
+
+def test_those_inside_the_package_are_found_by_their_name(
+    adapter: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(adapter_files, "SHIPPED", adapter.parent)
+    monkeypatch.chdir(tmp_path)
+    assert leave("adapters", "list", "--json") == 0
+    assert [one["name"] for one in json.loads(capsys.readouterr().out)["adapters"]] == ["mine"]
+    assert leave("adapters", "show", "mine") == 0
+    assert "made for pocket" in capsys.readouterr().out

@@ -31,9 +31,8 @@ class Batch:
     @classmethod
     def of(cls, examples: Sequence[Example], device: torch.device) -> Batch:
         width = max(map(len, examples))
-        rows = max(2, len(examples))  # of a batch of one, torch would compile the layers once more
-        ids = torch.zeros(rows, width, dtype=torch.long)
-        learnt = torch.zeros(rows, width, dtype=torch.bool)
+        ids = torch.zeros(len(examples), width, dtype=torch.long)
+        learnt = torch.zeros(len(examples), width, dtype=torch.bool)
         for row, one in enumerate(examples):
             ids[row, : len(one)] = torch.tensor(one.ids)
             learnt[row, : len(one)] = torch.tensor(one.learnt)

@@ -102,8 +102,7 @@ class Training:
             self.model = get_peft_model(model, self.config, autocast_adapter_dtype=False)
         except ValueError as error:
             raise UsageError(f"no adapter fits: {error}", "Name linear layers of this model.") from error
-        # One mode for learning and for looking, with gradients in both: compiled layers are compiled again for another.
-        self.model.eval()
+        self.model.eval()  # nothing is dropped
         self._device = next(model.parameters()).device
         self._used = [p for p in self.model.parameters() if p.requires_grad]
         self.weights = [p.detach().float().clone().requires_grad_() for p in self._used]
@@ -212,12 +211,13 @@ class Training:
         progress.over = len(since) >= self.settings.patience
         return loss
 
+    @torch.no_grad()
     def held_out_loss(self) -> float:
         """In nats a token, with the adapter as it is now."""
         total, tokens = 0.0, 0
         for some in epoch(self._held_out, self.settings.batch_tokens, 0):
             batch = Batch.of([self._held_out[n] for n in some], self._device)
-            total += float(self._loss(batch).detach()) * len(batch.targets)
+            total += float(self._loss(batch)) * len(batch.targets)
             tokens += len(batch.targets)
         return total / tokens
 
@@ -282,9 +282,3 @@ class _OnlyLearnt:
 def _share_of_rate(step: int, done: float) -> float:
     """Of the highest rate: a short warm-up, then down with what is left to do."""
     return min(1.0, (step + 1) / _WARM_UP) * max(_LEAST_RATE, 1 - done)
-
-
-def compile_layers(model: Any) -> None:
-    """Has torch compile each decoder layer, one code for all of them. It pays for long trainings on a CPU."""
-    for layer in model.get_decoder().layers:
-        layer.compile(dynamic=True)

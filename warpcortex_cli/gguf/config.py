@@ -13,7 +13,6 @@ from typing import Any
 
 from warpcortex_cli.errors import ModelError
 from warpcortex_cli.gguf.header import Header
-from warpcortex_cli.gguf.served import check_architecture
 
 _AGAIN = "Copy or pull the file again."
 _OTHER = "Choose another model; Llama, Mistral, Qwen2, Qwen3, Phi-3 and Gemma 2 and 3 are supported as GGUF."
@@ -23,18 +22,25 @@ def configured(header: Header, factors: Callable[[str], list[float]]) -> dict[st
     """The values of a configuration, including `model_type`.
 
     Args:
-        header: of the file.
+        header: of the file, whose architecture is supported.
         factors: reads a small tensor of the file by name, for the factors of the rotary embedding.
 
     Raises:
-        ModelError: the architecture is not supported, or metadata is missing or inconsistent.
+        ModelError: metadata is missing, inconsistent, or states something that is not supported.
     """
     kind = header.architecture
-    check_architecture(header)
+    _check_layers(header, kind)
     values = _common(header, kind)
     values |= {"gemma2": _gemma2, "gemma3": _gemma3, "phi3": _phi3}.get(kind, _plain)(header, kind)
     values["rope_parameters"] = _rope(header, kind, values, factors)
     return values
+
+
+def _check_layers(header: Header, kind: str) -> None:
+    """Compares the number of layers with the tensors, before anything is made for each layer."""
+    count, held = header.whole(f"{kind}.block_count"), len({n.split(".")[1] for n in header.tensors if n[:4] == "blk."})
+    if count > held:
+        raise ModelError(f"{header.name} is incomplete: it states {count} layers and holds {held}.", _AGAIN)
 
 
 def _common(header: Header, kind: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from warpcortex_cli.errors import ModelError
+from warpcortex_cli.gguf.config import configured
 from warpcortex_cli.gguf.header import Header
 from warpcortex_cli.gguf.layout import LAYOUTS
 from warpcortex_cli.gguf.splits import PATTERNS
@@ -18,7 +19,7 @@ UNPACKED = (  # dequantized by the gguf package
 
 
 def check_served(header: Header) -> None:
-    """Raises ModelError if a file's architecture, tokenizer or types are not supported."""
+    """Raises ModelError if a file's architecture, sizes, tokenizer or types are not supported."""
     check_architecture(header)
     check_tokenizer(header)
     if "token_embd.weight" not in header.tensors:
@@ -29,6 +30,7 @@ def check_served(header: Header) -> None:
                 f"{header.name} holds weights of type {tensor.kind}, which is not supported.",
                 "Choose another file of the model.",
             )
+    configured(header, lambda _: [])  # contradictions are refused here, before torch is imported
 
 
 def check_architecture(header: Header) -> None:

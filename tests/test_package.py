@@ -60,7 +60,8 @@ def test_the_wheel_holds_all_files_that_are_read_at_run_time(wheel: Path) -> Non
 
     assert below(wheel / "warpcortex_cli" / "profiles") == below(ROOT / "profiles") != set()
     packed = below(wheel / "warpcortex_cli")
-    for room, kind in (("docs", ".md"), ("prism/kernels", ".h"), ("pocket/weights", ".safetensors")):
+    rooms = (("docs", ".md"), ("prism/kernels", ".h"), ("pocket/weights", ".safetensors"), ("adapters", ".safetensors"))
+    for room, kind in rooms:
         there = {f"{room}/{name}" for name in below(ROOT / "warpcortex_cli" / room)}
         assert there <= packed and any(name.endswith(kind) for name in there)
     assert {"py.typed", "pocket/weights/tokenizer.json", "prism/kernels/kernels.cpp"} <= packed

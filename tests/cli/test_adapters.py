@@ -37,7 +37,10 @@ def adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_those_in_a_folder_are_listed_and_shown(adapter: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert leave("adapters", "list", "--json") == 0
     found = json.loads(capsys.readouterr().out)["adapters"]
-    assert [(one["name"], one["base"], one["ranks"], one["served"]) for one in found] == [("mine", "pocket", [2], True)]
+    assert [(one["name"], one["base"], one["ranks"], one["served"]) for one in found] == [
+        ("mine", "pocket", [2], True),
+        ("smollm2-assistant", "smollm2", [6], True),  # shipped
+    ]
     assert leave("adapters", "list") == 0
     assert "mine" in capsys.readouterr().out
     assert leave("adapters", "show", "mine") == 0

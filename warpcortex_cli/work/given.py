@@ -1,6 +1,6 @@
-"""Questions whose numbers are given first: what is asked behind them says how they hang together.
+"""Questions that give their numbers first; what is asked after them tells how to combine them.
 
-Each rule takes exactly the amounts that it names, and looks for words that would make them hang together otherwise.
+Each rule uses exactly the amounts that it names, and gives up on words that would relate them in another way.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def listed(q: Question) -> Reading | None:
     if len(q.amounts) < 2 or not q.asked or q.of("percent"):
         return None
     item = rf"(?:[a-z'-]+:? ){{0,4}}(?:was |is |at |for )?{ANY}(?: (?:of )?[a-z'-]+){{0,3}}"
-    if not re2.fullmatch(  # in linear time: a list of words that may separate, or be separated, is read in many ways
+    if not re2.fullmatch(  # re2, as it is linear: such a list can match in many ways, and re would backtrack
         rf"(?:[^⟦]{{0,60}}[:.] )?{item}(?:(?:\s*(?:,? and |[,;+&/]|- | then )\s*| ){item})+[\s,.:;!-]*", q.given
     ):
         return None
@@ -50,7 +50,7 @@ def listed(q: Question) -> Reading | None:
 
 
 def _all_named(q: Question, item: str) -> bool:
-    """Whether what is asked names all of what is listed, or none of it in particular; and counts what is given."""
+    """Whether the question names all listed items or none of them, and counts what the list counts."""
     counted = re.search(r"\bhow many ([a-z]+)", q.text)
     if counted and len(re.findall(rf"\b{re.escape(counted[1].rstrip('s'))}", q.text)) < 2:
         return False
@@ -68,7 +68,7 @@ def shared(q: Question) -> Reading | None:
     if re.search(rf"{_SPLITS}|\b(?:more|less|than|at)\b", q.given):
         return None
     if re.search(r"\b(?:friends?|siblings?|brothers?|sisters?|others?|colleagues?|and (?:i|me))\b", q.given):
-        return None  # who pays, too, may be one of them
+        return None  # the speaker may pay, too
     one = r"\b(?:each(?: of (?:us|them|you))?|one|a single|per (?:[a-z]+)|apiece|every(?:body|one)?)\b"
     if not re.search(rf"\b(?:how much|what|price|cost)\b.*{one}|\bhow many\b.*\b(?:each|per [a-z]+)\b", q.asked):
         return None
@@ -120,7 +120,7 @@ _NO_THING = frozenset(
 
 
 def gap(q: Question) -> Reading | None:
-    """`We need 300 bricks and have 120. How many are missing?`: two amounts of the same, and how far they are apart."""
+    """`We need 300 bricks and have 120. How many are missing?`: the difference of two amounts of the same thing."""
     if len(q.amounts) != 2 or not q.asked or q.dates or q.clocks or q.sentences > 3 or not q.of_one_kind:
         return None
     if q.says(rf"{HIDDEN}|[*/^+]|\b(?:area|squares?|percent\w*|total|sum|average|altogether|every|each|per|apiece)\b"):
@@ -153,7 +153,7 @@ _CELSIUS, _FAHRENHEIT = r"(?:celsius|centigrade|c)\b", r"(?:fahrenheit|f)\b"
 
 
 def degrees(q: Question) -> Reading | None:
-    """Celsius and Fahrenheit in each other."""
+    """Converts between Celsius and Fahrenheit."""
     if len(q.amounts) != 1 or q.amounts[0].kind != "plain" or q.dates or q.clocks or q.sentences > 2:
         return None
     number = r"(minus |-\s?)?" + ANY + r" ?(?:degrees? |deg |° ?)?"

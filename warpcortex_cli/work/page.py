@@ -1,4 +1,4 @@
-"""Numbers on a page that a question names: a list, a table, or sentences that stand before it."""
+"""Questions about the numbers on a page: a list, a table or sentences that come before the question."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ _YEAR = r"(?:1[5-9]|20)\d\d"
 
 @dataclass(frozen=True)
 class _Row:
-    """A stretch of a page with one amount, and the words around it."""
+    """A piece of a page with one amount, and the words around it."""
 
     words: str
     amount: Amount
 
 
 def on_page(question: str, page: str) -> Reading | None:
-    """What a question asks of the amounts on a page, if every name in it belongs to one of them."""
+    """The calculation that a question asks for on the amounts of a page, if every name in it belongs to one of them."""
     numbered = {line.lower() for line in re.findall(r"(?m)^\W*([A-Za-z]+ \d{1,2})(?=\s*[:|]\s)", page)}
     page, question = _joined(page, numbered), _joined(question, numbered)
     q = Question(_years_named(question))
     if not q.says(rf"{_MORE}|{_AVERAGE}|{_SUM}"):
-        return None  # before the page is looked at, which takes time
+        return None  # before parsing the page, which takes time
     if q.dates or q.clocks or q.of("money", "percent", "unit") or q.says(_OTHERWISE):
         return None
     rows = list(_rows(page))
@@ -77,7 +77,7 @@ def on_page(question: str, page: str) -> Reading | None:
 
 
 def _compared(text: str, named: list[_Row], rows: list[_Row], page: str) -> list[_Row]:
-    """The two rows whose difference is asked for, the minuend first; none where they are not clear."""
+    """The two rows whose difference is asked for, the minuend first; none if they are ambiguous."""
     if len(named) == 1:
         named = _rivals(text, named[0], rows)
     if len(named) < 2 and _is_of(text, page):
@@ -96,13 +96,13 @@ def _joined(text: str, numbered: set[str]) -> str:
     )
 
 
-# -- what stands there ------------------------------------------------------------------------------------------------
+# -- reading the page ------------------------------------------------------------------------------------------------
 
 
 def _rows(page: str) -> Iterator[_Row]:
-    """Stretches of a page with one amount.
+    """The pieces of a page with one amount each.
 
-    A line or sentence is one; where it holds several amounts, it is cut at commas and at `and`. Years are names.
+    A line or sentence is one piece; with several amounts it is cut at commas and `and`. Years count as names.
     """
     for line in page.splitlines():
         for sentence in re.split(r"(?<=[.!?;])\s+", line):
@@ -113,7 +113,7 @@ def _rows(page: str) -> Iterator[_Row]:
 
 
 def _years_named(text: str) -> str:
-    """Years as words: they say which amount is meant."""
+    """Years as words, since they name an amount."""
     text = re.sub(
         rf"\b(in|since|of|by|until|from|to|between|and|than) ({_YEAR})\b(?![,.]?\d)", r"\1 year\2x", text, flags=re.I
     )
@@ -127,7 +127,7 @@ def _pieces(sentence: str) -> list[str]:
 
 
 def _rivals(text: str, one: _Row, rows: list[_Row]) -> list[_Row]:
-    """The row that a question names and the only other one of its kind, as team A is of team B's."""
+    """The row that a question names and the only other one of its kind, such as team A and team B."""
     for first, second in re.findall(_LETTERED, text):
         kind = (first or second).split()[0]
         others = [r for r in rows if re.search(rf"\b{kind} [a-z0-9]\b", r.words) and r != one]
@@ -154,7 +154,7 @@ def _of_one_kind(rows: list[_Row]) -> list[_Row]:
 
 
 def _is_of(text: str, page: str) -> bool:
-    """Whether a question names nothing but what the page itself is called, as `this invoice`, or what it counts."""
+    """Whether a question names only the page itself, such as `this invoice`, or what it counts."""
     return not [word for word in _content(text) if word not in _words(page)]
 
 
@@ -202,9 +202,9 @@ _LETTERED = r"\b([a-z]+ [b-z0-9])\b|\b([a-z]+ a)\b(?= than|[ ?.]*$| and| or)"  #
 
 
 def _named(text: str, rows: list[_Row]) -> list[_Row] | None:
-    """The rows that a question names, in its order; None where it names one that is not the only one of its name.
+    """The rows that a question names, in its order; None if a name is ambiguous.
 
-    A name of several words (`Golden Gate Bridge`) may share some with others if one of them is its own.
+    A name of several words (`Golden Gate Bridge`) may share some with other names if one word is unique to it.
     """
     lettered = list(re.finditer(_LETTERED, text))
     kinds = {m.group().split()[0] for m in lettered}
@@ -214,7 +214,7 @@ def _named(text: str, rows: list[_Row]) -> list[_Row] | None:
     for match in (*words, *lettered):
         word = re.escape(_stem(match.group()))
         among = [r for r in rows if re.search(rf"\b{word}(?:s|es|'s)?\b", r.words)]
-        if len(among) == len(rows) > 1:  # as of whom the whole page is
+        if len(among) == len(rows) > 1:  # the subject of the whole page
             continue
         if len(among) > 1 and all(re.search(rf"⟧ (?:[a-z]+ )?{word}", r.words) for r in among):  # what is counted
             continue
@@ -229,7 +229,7 @@ def _named(text: str, rows: list[_Row]) -> list[_Row] | None:
 
 
 def _multiplied(q: Question, rows: list[_Row]) -> Reading | None:
-    """`How much are 2 coffees and a cake?`: counts of what the page has prices for."""
+    """`How much are 2 coffees and a cake?`: counts of things that the page has prices for."""
     terms = []
     for match in re.finditer(rf"(?:{AMOUNT}|\b(an?|one)) ([a-z][a-z'-]+)", q.text):
         among = [r for r in rows if re.search(rf"\b{re.escape(_stem(match[3]))}(?:s|es)?\b", r.words)]

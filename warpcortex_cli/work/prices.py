@@ -1,4 +1,4 @@
-"""Prices: so many of one thing and so many of another, what is given back, what each one pays."""
+"""Prices: totals of several purchases, change, and what each person pays."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ASKS = (
 
 
 def priced(q: Question) -> Reading | None:
-    """So many of one thing at a price and so many of another; what is paid, or given back of what was handed over."""
+    """The total of counted things at their prices, or the change from what was handed over."""
     if q.dates or q.clocks or q.of("percent", "unit") or q.sentences > 3 or q.says(rf"{_RATES}|{_DEALS}"):
         return None
     if not q.says(_ASKS):
@@ -148,7 +148,7 @@ _OTHERS = r"\b(?:and|with) (?:i|me|my)\b|\bother\b|\bmore\b|\bwith (?:my )?⟦\d
 
 
 def split(q: Question) -> Reading | None:
-    """`a bill of $90 with a 20% tip split 3 ways`: what each of some people pays."""
+    """`a bill of $90 with a 20% tip split 3 ways`: what each person pays."""
     money, shares = [a for a in q.amounts if _is_price(a)], q.of("percent")
     counts = [a for a in q.amounts if a.kind == "plain" and a not in money]
     if q.dates or q.clocks or q.of("unit") or len(counts) + len(money) + len(shares) != len(q.amounts):
@@ -176,7 +176,7 @@ _NO_BILL = (
 
 
 def bill(q: Question) -> Reading | None:
-    """What several things cost together, each with its own price or with so many of it."""
+    """The total of several things, each with its own price and possibly a count."""
     if q.dates or q.clocks or q.of("unit", "percent") or q.sentences > 3 or not q.amounts:
         return None
     asks = q.asked or q.text
@@ -206,7 +206,7 @@ def bill(q: Question) -> Reading | None:
         else:
             terms.append(q.amounts[i].text)
             used.add(i)
-    if each < len(re.findall(rf"\b{EACH}\b", q.text)):  # some of which belong elsewhere
+    if each < len(re.findall(rf"\b{EACH}\b", q.text)):  # an `each` that no term uses
         return None
     if len(used) != len(q.amounts) or (len(terms) < 2 and "*" not in "".join(terms)):
         return None
@@ -214,7 +214,7 @@ def bill(q: Question) -> Reading | None:
 
 
 def _names_all_or_none(q: Question) -> bool:
-    """Whether what is asked names what stands beside every amount, or beside none of them."""
+    """Whether the question names the things beside all amounts, or beside none of them."""
     asked = {_stem(word) for word in re.findall(r"[a-z]{3,}", q.asked)}
     beside: list[set[str]] = [
         {_stem(word) for word in re.findall(r"[a-z]{3,}", stretch)}
@@ -228,7 +228,7 @@ def _names_all_or_none(q: Question) -> bool:
 
 
 def back(q: Question) -> Reading | None:
-    """What is given back of a note or a coin, after one or several prices."""
+    """Change from a banknote after one or several prices."""
     if q.dates or q.clocks or q.of("unit", "percent") or len(q.amounts) < 2 or q.says(rf"{_RATES}|\b{EACH}\b"):
         return None
     if not q.says(r"\bchange\b|\b(?:get|got|receive|give me|given) (?:back|returned)\b|\bmoney back\b"):

@@ -1,4 +1,4 @@
-"""A question with its amounts, dates and clock times taken out, so that rules need only look at how they are joined."""
+"""A question with its amounts, dates and clock times taken out, so that rules only match the words between them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _COUNTS |= {word: 20 + 10 * n for n, word in enumerate(_TENS)}
 _COUNTED = re.compile(
     rf"\b(?:({'|'.join(_TENS)})(?:[- ]({'|'.join(_ONES)}))?|({'|'.join([*_ONES[1:], *_TEENS])})|(?:a )?(dozen))\b", re.I
 )
-_SPOKEN = (  # what is said in more than one way
+_SPOKEN = (  # variants of one wording
     (r"(?<=\d) ?mph\b", " miles per hour"), (r"(?<=\d) ?(?:kmh|kph|km/hr?)\b", " km per hour"),
     (r"^(?:(?:hi|hello|hey|ok|okay|so|please|pls|plz|quick question|question)\b[,!.:]*\s+)+", ""),
     (r",?\s*\b(?:please|pls|plz|thanks|thank you|thx)\b(?=[\s.!?]*$)", ""), (r"\ball ?together\b", "altogether"),
@@ -60,7 +60,7 @@ ANY = r"⟦\d+⟧"
 
 @dataclass(frozen=True)
 class Amount:
-    """A number of a question as the calculator reads it, and what is behind it."""
+    """A number of a question, as the calculator reads it, and its unit."""
 
     text: str
     kind: str  # "money", "percent", "unit" or "plain"
@@ -71,15 +71,15 @@ class Question:
     """A question whose amounts, dates and clock times are taken out.
 
     Attributes:
-        text: in small letters, each amount as its number in double brackets, word operators as signs.
-        asked: its last words, from the one that asks on, where these hold no amount and something is given before.
+        text: in lower case, each amount as its index in double brackets, operators in words as signs.
+        asked: the end of the text from the question word on, if it follows the last amount; else empty.
     """
 
     def __init__(self, question: str) -> None:
         self.amounts: list[Amount] = []
         self.dates: list[date] = []
         self.clocks: list[int] = []
-        self.halves = False  # whether it says am and pm
+        self.halves = False  # whether it uses am and pm
         text = question.replace("⟦", "(").replace("⟧", ")")
         text = re.sub("[−–]", "-", text)
         text = _DATE.sub(self._take_date, text)
@@ -103,7 +103,7 @@ class Question:
     def _take_amount(self, match: re.Match[str]) -> str:
         rest = ""
         if match["unit"] in ("st", "nd", "rd", "th"):
-            return match.group()  # which one, not how many
+            return match.group()  # an ordinal, not an amount
         if match["money"]:
             amount = Amount(match["money"].replace(" ", ""), "money")
         elif match["percent"]:
@@ -152,32 +152,32 @@ class Question:
 
     @property
     def sentences(self) -> int:
-        """How many there are; a story has more than a question."""
+        """The number of sentences; a story has more than a question."""
         return 1 + len(re.findall(r"[.?!](?= |$)", self.text.rstrip(".?! ")))
 
     @property
     def of_one_kind(self) -> bool:
-        """Whether its amounts measure the same, or are plain numbers; of money one may be written as a number alone."""
+        """Whether all amounts have the same unit, or none; next to money, a bare number counts as money."""
         kinds = {(a.kind, a.unit) for a in self.amounts}
         if {kind for kind, _ in kinds} == {"money", "plain"}:
             return all(self._bare(a) for a in self.amounts if a.kind == "plain")
         return len(kinds) == 1 and self.amounts[0].kind != "percent"
 
     def _bare(self, amount: Amount) -> bool:
-        """Whether a number stands without a word for what it counts."""
+        """Whether no word after a number says what it counts."""
         prepositions = r"(?:on|for|in|from|and|now|so|today|left|then|to)\b"
         return self.says(rf"{re.escape(self.sign_of(amount))}(?:[,.;:?!)]| {prepositions}|\s*$)")
 
     @property
     def given(self) -> str:
-        """What stands before `asked`."""
+        """The text before `asked`."""
         return self.text[: len(self.text) - len(self.asked)]
 
     def sign_of(self, amount: Amount) -> str:
-        """How an amount stands in its text."""
+        """How an amount is written in `text`."""
         return f"⟦{next(i for i, a in enumerate(self.amounts) if a is amount)}⟧"
 
-    # -- asking it ----------------------------------------------------------------------------------------------
+    # -- matching ----------------------------------------------------------------------------------------------
 
     def says(self, pattern: str) -> bool:
         return re.search(pattern, self.text) is not None
@@ -186,7 +186,7 @@ class Question:
         return re.search(pattern, self.text)
 
     def of(self, *kinds: str) -> list[str]:
-        """Its amounts of some kinds, as expressions."""
+        """The amounts of these kinds, as expressions."""
         return [a.text for a in self.amounts if a.kind in kinds]
 
     def all(self, match: re.Match[str]) -> list[str]:
@@ -194,5 +194,5 @@ class Question:
         return [self.amounts[int(n)].text for n in re.findall(AMOUNT, match.group())]
 
     def accounts_for(self, match: re.Match[str]) -> bool:
-        """Whether a match holds all its amounts, and it has no dates or times besides."""
+        """Whether a match holds all amounts, and the question has no dates or times."""
         return len(re.findall(AMOUNT, match.group())) == len(self.amounts) and not self.dates and not self.clocks

@@ -1,7 +1,7 @@
-"""Rates, proportions and areas: amounts of two kinds, told apart by what they measure.
+"""Rates, proportions and areas: amounts of two kinds, told apart by their units.
 
-A rate says so much of one thing for so much of another: 60 km an hour, 30 pages a day, 6 litres per 100 km. What is
-asked for must be what the rate's thing or its other side measures; anything else is left alone.
+A rate has a numerator and a denominator: 60 km an hour, 30 pages a day, 6 litres per 100 km. A question must ask for
+what one of the two measures; anything else is left alone.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _STORY = r"\b(?:left|less|first|instead|shar\w*|split\w*|than|another|extra|alre
 
 @dataclass(frozen=True)
 class _Rate:
-    """`of` (a number and what it counts) for each `per` (`over` of them)."""
+    """A rate: amount `of`, which measures `counted`, per `over` units of `per`."""
 
     of: Amount
     counted: str
@@ -44,7 +44,7 @@ class _Rate:
 
 
 def _kind(word: str) -> str:
-    """What a word measures, as one name for singular and plural."""
+    """The unit or thing that a word names, the same for singular and plural."""
     if word.endswith("ies"):
         return word[:-3] + "y"
     return unit_named(word) or (word.removesuffix("es") if word.endswith("ches") else word.rstrip("s"))
@@ -74,7 +74,7 @@ def _rate(q: Question) -> _Rate | None:
 
 
 def rate(q: Question) -> Reading | None:
-    """So much for each of so many, or how many of them make so much."""
+    """A rate times a count, or an amount divided by a rate."""
     if q.dates or q.clocks or q.of("percent") or q.sentences > 3 or q.says(rf"{HIDDEN}|{_STORY}|\baverage\b|[*^+]"):
         return None
     found = _rate(q)
@@ -117,13 +117,13 @@ def _number(amount: Amount) -> str:
 
 
 def _number_in(amount: Amount, unit: str) -> str:
-    """The number of an amount in another unit, as a fraction. Raises CalculationError where it has none there."""
+    """The number of an amount in another unit, as a fraction. Raises CalculationError if it cannot be converted."""
     value = size(f"{amount.text} in {unit}")
     return str(value) if value.denominator == 1 else f"({value.numerator} / {value.denominator})"
 
 
 def _same(first: str, second: str) -> bool:
-    """Whether two names measure the same."""
+    """Whether two names are the same thing, or units of the same quantity."""
     if not first or not second:
         return False
     if first == second:
@@ -136,7 +136,7 @@ def _same(first: str, second: str) -> bool:
 
 
 def _asks(q: Question, counted: str, of: Amount) -> bool:
-    """Whether the rate's thing is asked for."""
+    """Whether the question asks for the rate's numerator."""
     asks = q.asked or q.text
     if re.search(r"\bhow (?:long|old)\b|\bwhen\b|\bwhat time\b", asks):
         return False
@@ -151,7 +151,7 @@ def _asks(q: Question, counted: str, of: Amount) -> bool:
 
 
 def _asks_for(q: Question, per: str) -> bool:
-    """Whether the rate's other side is asked for."""
+    """Whether the question asks for the rate's denominator."""
     asks = q.asked or q.text
     word = re.search(rf"\b(?:how many|number of|in) ({_TIMES}|[a-z]+)\b", asks)
     if word is not None and _same(_kind(word[1]), per):
@@ -192,7 +192,7 @@ def speed(q: Question) -> Reading | None:
 
 
 def spans(q: Question) -> Reading | None:
-    """Months and years in one another, which no unit is: `how many months are 3 years`."""
+    """Converts between spans such as months and years, which are not units: `how many months are 3 years`."""
     if len(q.amounts) != 1 or q.dates or q.clocks or q.sentences > 2 or q.amounts[0].kind not in ("plain", "unit"):
         return None
     given = re.search(rf"{AMOUNT} ?([a-z]+)?", q.text)
@@ -212,7 +212,7 @@ def spans(q: Question) -> Reading | None:
 
 
 def area(q: Question) -> Reading | None:
-    """Length times width, where an area is asked for."""
+    """Length times width, if an area is asked for."""
     if len(q.amounts) != 2 or q.dates or q.clocks or q.of("percent", "money") or q.sentences > 2:
         return None
     if not q.says(r"\b(?:area|square|sq|sqm|sqft|floor space|m2|carpet|tiles? cover)\b|m²"):
@@ -264,7 +264,7 @@ def proportion(q: Question) -> Reading | None:
 
 
 def _price_and(q: Question) -> tuple[Amount | None, Amount | None]:
-    """A price and what is bought for it."""
+    """A price and what it buys."""
     money = [a for a in q.amounts if a.kind == "money" or (a.kind == "plain" and "." in a.text)]
     rest = [a for a in q.amounts if a not in money]
     return (money[0], rest[0]) if len(money) == len(rest) == 1 else (None, None)

@@ -1,4 +1,4 @@
-"""The reading of a question in ordinary words: an expression of the calculator and its result."""
+"""What a question in words is parsed as: an expression of the calculator and its result."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Reading:
 
     Attributes:
         asked: the calculation, as an expression or in a few words.
-        result: as a person would write it.
+        result: formatted as a person would write it.
     """
 
     asked: str

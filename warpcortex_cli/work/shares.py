@@ -1,4 +1,4 @@
-"""Percent: a share of an amount, what is left or comes on top of it, which share one amount is of another."""
+"""Percentages: a share of an amount, an amount plus or minus a share, one amount as a share of another."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _UP = (
     r"surcharge|markup|gross|on top|gains?|gained|extra|more)\b|\+"
 )
 _WITH = rf"\b(?:with|and|after|before)\b.*\b{_TAXES}\b|{ANY}.*, {_TAXES} {ANY}|\b{_TAXES} (?:is |of |at )?{ANY}"
-_OTHERWISE = (  # what is not told by the two amounts alone
+_OTHERWISE = (  # words that need more than the two amounts
     r"\b(?:originally|original|number|returned|excluding|than|split\w*|shared?|total time|each|every|per|how many)\b"
     r"|(?<!⟧ )\b(?:a|per|every|each) (?:day|week|month|year|hour|minute)s?\b"
     r"|\b(?:daily|weekly|compound\w*|rows?|columns?)\b"
@@ -62,14 +62,14 @@ def share(q: Question) -> Reading | None:
 
 
 def _asks_for_part(q: Question, asks: str) -> bool:
-    """Whether the share itself is asked for, as `how much is the tip`, and not what comes of it."""
+    """Whether the share itself is asked for, such as `how much is the tip`, rather than the resulting amount."""
     amount = rf"(?:{ANY} )?"
     if re.search(rf"\b(?:how much|what|whats)(?: {_SMALL})*? ?{amount}(?:of an? )?{_PARTS}\b", asks):
         return not re.search(rf"\b(?:with|plus|after|including|and)\b(?: [a-z]+)*? {amount}{_PARTS}\b", asks)
     if re.search(r"\bhow much (?:more|less|extra|cheaper)\b|\bhow much\b.*\bsav(?:e|ed|ings?)\b", asks):
         return True
     kinds = rf"(?:{_TAXES}|deposit|down ?payment)"
-    # `15% tip on $60`, whatever is asked of it
+    # `15% tip on $60`, however the question goes on
     bare = rf"{ANY} {kinds} (?:on|of|for|from)\b|\b{kinds} of {ANY} (?:on|for|from)\b"
     if q.says(bare) and not re.search(r"\b(?:total|final|altogether|in all|all in|pay|left|remain\w*|after)\b", asks):
         return True
@@ -89,7 +89,7 @@ _NOW = r"\b(?:now|today|this|then|new|later|currently)\b"
 
 
 def which(q: Question) -> Reading | None:
-    """Which share one amount is of another, or by which it changed."""
+    """One amount as a percentage of another, or the change between them in percent."""
     if len(q.amounts) != 2 or q.of("percent") or q.dates or q.clocks or q.sentences > 3 or not q.says(_PERCENT):
         return None
     first, last = (amount.text for amount in q.amounts)

@@ -1,4 +1,4 @@
-"""Dates, times of the day and years: how far apart they are, and what is so much later or earlier."""
+"""Dates, times of day and years: the span between two, and the one a span later or earlier."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _DAY = 24 * 60
 
 
 def dates(q: Question) -> Reading | None:
-    """How many days it is from one date to another; the date so many days from one; its day of the week."""
+    """The days between two dates, the date some days before or after one, or the weekday of one."""
     if q.clocks:
         return None
     if len(q.dates) == 2 and not q.amounts:
@@ -51,7 +51,7 @@ def _from_one(q: Question) -> Reading | None:
 
 
 def clocks(q: Question) -> Reading | None:
-    """How long it is from one time of the day to another, and what time it is so much later or earlier."""
+    """The span between two times of day, or the time a span later or earlier."""
     if q.dates or q.sentences > 2 or q.says(r"\b(?:each|every|daily|weekdays|days)\b"):
         return None
     if len(q.clocks) == 2 and not q.amounts:
@@ -89,7 +89,7 @@ def _until(q: Question) -> Reading | None:
 
 
 def years(q: Question) -> Reading | None:
-    """How old somebody is in a year, and how many years it is from one to another."""
+    """Somebody's age in a year, or the years between two."""
     if q.dates or q.clocks or len(q.amounts) != 2 or q.sentences > 2:
         return None
     first, last = (a.text for a in q.amounts)
@@ -107,7 +107,7 @@ def _named(day: date) -> str:
 
 
 def _clock(q: Question, minutes: int) -> str:
-    """As the question writes its own."""
+    """A time in the format that the question uses."""
     hour, rest = divmod(minutes, 60)
     if q.halves:
         return f"{(hour - 1) % 12 + 1}:{rest:02} {'pm' if hour >= 12 else 'am'}"

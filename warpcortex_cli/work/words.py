@@ -1,9 +1,9 @@
-"""Calculations asked for in ordinary words, read as expressions of the calculator.
+"""Parses calculations asked for in ordinary words into expressions of the calculator.
 
-`3 pens at $1.20 each and a book for $7` is no expression, but it says one. What is read here is what people ask for
-outright: numbers joined by words, percent, prices, units, dates, names whose numbers stand on a pasted page. A rule
-applies only where it accounts for every number of the question; a story whose numbers hang together in another way is
-left alone, for a wrong result would be worse than none.
+`3 pens at $1.20 each and a book for $7` is not an expression, but it means one. Only direct questions are parsed:
+numbers joined by words, percentages, prices, units, dates, and names whose numbers are on a pasted page. A rule applies
+only if it accounts for every number of the question. A story that relates its numbers in another way is left alone,
+because a wrong result is worse than none.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from warpcortex_cli.work.quantities import CalculationError, unit_named
 from warpcortex_cli.work.question import AMOUNT, ANY, Question
 from warpcortex_cli.work.reading import Reading, computed, size
 
-MOST_CHARACTERS = 20_000  # of a message with its page; a question itself is short
+MOST_CHARACTERS = 20_000  # of a message with its page; the question itself is short
 _LONGEST_QUESTION = 600
 
 
 def read(message: str, page: str = "") -> Reading | None:
-    """The calculation that a message asks for, if it is one that can be told for certain.
+    """The calculation that a message asks for; None if there is none or it is ambiguous.
 
     Args:
-        message: a user's words. What stands before their last paragraph is a page, too.
-        page: what the user gave before, such as notes.
+        message: the user's words. What comes before the last paragraph is a page, too.
+        page: what the user gave earlier, such as notes.
     """
     message = message.strip()
     before, _, last = message.rpartition("\n\n")
@@ -81,14 +81,14 @@ _LIST = rf"{ANY}(?: [a-z]+)??(?:(?:,|;| \+|,? and|,? to| with|(?<=⟧) (?=⟦))\
 _OF_ONE_KIND = rf"\b(?:of|with) {ANY}(?: [a-z]+){{0,3}} and (?:an?|one|another)(?: [a-z]+){{0,2}} (?:of|with) {ANY}"
 _ASKS = r"\b(?:what's|whats|what|how much|how many|calculate|compute|evaluate|work out|solve|result|equals?|find)\b|="
 _POLITE = r"(?:please|pls|thanks|thank you|is|equals|how much|what|the result|for me|me|can you|could you|tell|a lot)"
-_AROUND = (  # what may stand around an expression that is asked for
+_AROUND = (  # words allowed around an expression
     r"(?:of|the|tax|vat|tip|value|amount|answer|to|in|does|do|you|i|get|makes?|give|if|would|will|be|that|it|come|out|"
     r"when|and)"
 )
 
 
 def _expression(q: Question) -> Reading | None:
-    """`47 times 86`, `what is (3 + 4) * 12`, `15% of 80`: amounts joined by signs, which the calculator reads."""
+    """`47 times 86`, `what is (3 + 4) * 12`, `15% of 80`: amounts joined by operators."""
     inner = rf"[(\s]*-?\s?{ANY}[)\s]*"
     match = q.finds(rf"{inner}(?:(?:\*\*|[-+*/^×÷·]|\bx\b|\bof\b|mod\b)(?: the)?{inner})+")
     if match is None or not q.accounts_for(match):
@@ -102,8 +102,8 @@ def _expression(q: Question) -> Reading | None:
     text = re.sub(AMOUNT, lambda m: q.amounts[int(m[1])].text, match.group()).strip()
     text = re.sub(r"\bof the\b", "of", text)
     if not q.of("percent"):
-        text = re.sub(r"\bof\b", "*", text)  # of a fraction
-    opened, closed = text.count("("), text.count(")")  # of `(what is 3 + 4)` one may belong to the sentence
+        text = re.sub(r"\bof\b", "*", text)  # `of` after a fraction multiplies
+    opened, closed = text.count("("), text.count(")")  # a stray one belongs to the sentence, as in `(what is 3 + 4)`
     text = text.removesuffix(")") if closed > opened else text.removeprefix("(") if opened > closed else text
     return computed(re.sub(r"\s*(\*\*|[-+*/^×÷·])\s*", r" \1 ", text).strip().replace("( - ", "(-"))
 
@@ -135,7 +135,7 @@ _LARGER = r"(?:more|larger|bigger|higher|greater|exceeds?|above)"
 _SMALLER = r"(?:less|smaller|lower|fewer)"
 _GONE = r"(?:take away|subtract|remove|spend|use|give away|without)"
 _WORDS = r"(?: [a-z]+){0,4}?"  # such as "144 marbles" among "6 children"
-_PAIRS = (  # of two amounts, in the order that they have
+_PAIRS = (  # patterns of two amounts a and b, in text order
     (rf"\bmultipl(?:y|ied) {ANY}{_WORDS} (?:by|with) {ANY}", "{a} * {b}"),
     (rf"\b(?:divide|split|share|distribute)[a-z ]* {ANY}{_WORDS} (?:by|into|among|between) {ANY}", "{a} / {b}"),
     (rf"\b(?:subtract|deduct|take)[a-z ]* {ANY}{_WORDS} from {ANY}", "{b} - {a}"),
@@ -148,12 +148,12 @@ _PAIRS = (  # of two amounts, in the order that they have
 )
 
 
-# Numbers that are names: of versions, rooms, chapters.
+# Numbers used as names: of versions, rooms, chapters.
 _NAMED = rf"\ban? {ANY}|\b(?!and\b|of\b|is\b|to\b|from\b|add\b|between\b|by\b|the\b)([a-z]+) {ANY}.*\b\1 {ANY}"
 
 
 def _joined(q: Question) -> Reading | None:
-    """Sums, differences, products, quotients and averages of numbers that stand beside one another."""
+    """Sums, differences, products, quotients and averages of numbers next to each other."""
     if not q.amounts or q.dates or q.clocks or q.sentences > 2 or q.says(r"[*/^]"):
         return None
     if q.of("plain") and q.says(_NAMED):

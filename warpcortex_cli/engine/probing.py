@@ -1,9 +1,9 @@
 """Roles that start where the model itself says that they are needed: `starts: probe`.
 
-At the end of a sentence a question such as `Is a calculation needed here?` is read behind the River's own text, in a
-row of the same forward, into a tail that is thrown away. The River's KV, positions and next token are what they would
-be without it. The role starts where yes is likelier than its threshold: the way in which Hogwild! Inference asks its
-workers (Rodionov et al. 2025, arXiv 2504.06261) and AsyncReasoning its model.
+At the end of a sentence, a question such as `Is a calculation needed here?` is read after the River's own text, in a
+row of the same forward, into a tail that is thrown away. The River's KV, positions and next token do not change. The
+role starts if the probability of yes exceeds its threshold. Hogwild! Inference asks its workers in this way (Rodionov
+et al. 2025, arXiv 2504.06261), and AsyncReasoning its model.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Probe:
     """One question about what the River has just written.
 
     Attributes:
-        task, groups: what its role is given if it starts.
+        task, groups: passed to the role if it starts.
     """
 
     role: Role
@@ -53,9 +53,9 @@ class Probes:
         self._asked: list[Probe] = []
 
     def ask(self, role: Role, task: str, groups: Mapping[str, str]) -> None:
-        """Begins to read the question of a role behind all that the River has written.
+        """Starts reading the question of a role after all that the River has written.
 
-        Nothing is asked while the role's last question is still read, or where the context has no room for it.
+        Asks nothing while the role's last question is still being read, or if it does not fit into the context.
         """
         river, prism = self._river, self._river.prism
         # The River's newest tokens are read in this very step, so the probe reads its own copies of them.
@@ -71,11 +71,11 @@ class Probes:
 
     @property
     def wanted(self) -> int:
-        """Tokens that are still to be read."""
+        """Tokens still to be read."""
         return sum(p.reading.left for p in self._asked)
 
     def parts(self, width: int) -> list[Part]:
-        """Their next rows, with at most `width` tokens."""
+        """The questions' next rows, with at most `width` tokens in all."""
         parts: list[Part] = []
         for probe in list(self._asked):
             room = min(width, probe.reading.left)
@@ -105,7 +105,7 @@ class Probes:
 
     @contextmanager
     def _contained(self, probe: Probe) -> Iterator[None]:
-        """A context in which an error ends this question, and nobody else notices."""
+        """A context in which an error ends only this question."""
         try:
             yield
         except Exception as error:
@@ -125,19 +125,19 @@ class Probes:
             probe.reading.release()
 
     def drop(self) -> None:
-        """Gives up all questions: what they were about has ended or has been taken back."""
+        """Drops all questions, because the text they ask about has ended or was taken back."""
         for probe in list(self._asked):
             self._drop(probe)
 
 
 def yes(prism: Prism, logits: Tensor) -> float:
-    """How likely the next word is yes, of yes and no alone.
+    """The probability that the next word is yes, given that it is yes or no.
 
     Args:
         logits: [vocabulary].
 
     Raises:
-        ValueError: they are not finite, or the tokenizer begins both words alike.
+        ValueError: they are not finite, or yes and no share their first token.
     """
     first = [{ids[0] for word in words if (ids := prism.encode(word))} for words in (_YES, _NO)]
     both = first[0] & first[1]

@@ -1,21 +1,21 @@
-"""The interface of workers: a worker takes a Brief and makes a `Work` of it, which comes back with a Thought.
+"""The interface of workers: a worker turns a Brief into a `Work`, which returns a Thought.
 
 To add a kind of work: one file here with a `Worker` and its `Work`, one line in `WORKERS` (`workers/__init__.py`), and
-its name in `Role.work` of the profile. The conversation does the rest. It calls, for each work,
+its name in `Role.work` of the profile. The conversation does the rest. For each work it calls
 
 - `start`, when the Stream's turn has come;
 - `row`, then `absorb`, for each step in which `wanted` asks for tokens;
 - `poll` before each step, and after each of its rows, until there is a Thought;
-- `close`, exactly once after `start`, however the work ended: with its Thought, at its deadline
+- `close`, exactly once after `start`, however the work ended: with a Thought, at its deadline
   (`Role.deadline_seconds`), cancelled, or failed.
 
-All of these are called on the conversation's own thread. Any error in them ends this Stream as `failed`, and nobody
-else; the message of a `WorkError` is shown to the user.
+All of these run on the conversation's own thread. An error in them ends only this Stream, as `failed`; the message of
+a `WorkError` is shown to the user.
 
 Before a role starts by itself, its worker is asked whether it `wants` the task, so that no Stream starts in vain.
 
 A calculator has its Thought at the first `poll`. Work that runs elsewhere (a thread, a subprocess, another machine)
-begins in `start`, leaves its result where `poll` finds it, and calls `Host.wake`. Neither has rows or a tail.
+begins in `start`, leaves its result for `poll`, and calls `Host.wake`. Neither has rows or a tail.
 """
 
 from __future__ import annotations
@@ -62,10 +62,10 @@ class Host:
     """What a worker may use of its conversation.
 
     Attributes:
-        river: its text, its index and its KV; read-only.
+        river: its text, index and KV; read-only.
         seed: the conversation's; a work derives its own from it and the Brief's number.
-        wake: call it when a result has arrived from elsewhere. Safe to call from any thread.
-        programs: those that the user lets a profile start, by the name that they are started by.
+        wake: to be called when a result has arrived from elsewhere, from any thread.
+        programs: names of the programs that the user lets a profile start.
     """
 
     prism: Prism
@@ -76,7 +76,7 @@ class Host:
 
 
 class Work(ABC):
-    """The work on one Brief. Making one does nothing that could fail; that begins with `start`.
+    """The work on one Brief. The constructor must not fail; what can fail belongs in `start`.
 
     Attributes:
         tail: its private KV, or None.
@@ -88,7 +88,7 @@ class Work(ABC):
 
     @abstractmethod
     def start(self) -> None:
-        """Begins."""
+        """Begins the work."""
 
     @abstractmethod
     def poll(self) -> Thought | None:
@@ -96,7 +96,7 @@ class Work(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Stops whatever still runs and gives everything back."""
+        """Stops what still runs and frees everything."""
 
     @property
     def tokens(self) -> int:
@@ -105,21 +105,21 @@ class Work(ABC):
 
     @property
     def text(self) -> str:
-        """All that it has written so far: its thought, and what led to it."""
+        """All that it has written so far, its thought included."""
         return ""
 
     def so_far(self) -> Thought | None:
-        """What it would come back with if it ended behind its last finished line; None if that is nothing."""
+        """The Thought if it ended after its last finished line; None if there is none."""
         return None
 
     @property
     def reads(self) -> Reads | None:
-        """What its rows attend to beside its tail; None if it has no rows."""
+        """What its rows attend to besides its tail; None if it has no rows."""
         return None
 
     @property
     def wanted(self) -> int:
-        """How many tokens it wants in the next step; 0: it takes no part."""
+        """How many tokens it wants in the next step; 0 for none."""
         return 0
 
     def row(self, room: int) -> Row:
@@ -135,9 +135,9 @@ class Worker(ABC):
     """All work of one kind in a conversation. It owns what its works share: pools, processes, connections.
 
     Attributes:
-        seated: whether its works each take one of the `limits.streams` seats, and may have to wait for it.
+        seated: whether each of its works takes one of the `limits.streams` seats and may have to wait for it.
         reads: whether its works are given a Synapse, a focus set and a prompt in tokens.
-        exact: whether its thoughts are right by construction, so that the Gate need not judge them.
+        exact: whether its thoughts are exact, so that the Gate need not judge them.
     """
 
     seated: ClassVar[bool] = False
@@ -156,10 +156,10 @@ class Worker(ABC):
         """The work for a Brief, not started yet."""
 
     def use(self, profile: Profile) -> None:  # noqa: B027
-        """Applies a profile's settings: when the worker is made, and when the profile changes between turns."""
+        """Applies a profile's settings, at the start and when the profile changes between turns."""
 
     def forget(self) -> None:  # noqa: B027
-        """Drops what was made from the River's KV, which has changed: later works cannot use it."""
+        """Drops what was made from the River's KV, because that has changed."""
 
     def close(self) -> None:  # noqa: B027
         """Ends the worker with its conversation."""

@@ -14,7 +14,7 @@ from warpcortex_cli.work.words import read
 
 
 class CalculatorWorker(Worker):
-    """Makes calculations. They share nothing."""
+    """Makes calculations, which share nothing."""
 
     exact: ClassVar[bool] = True
 
@@ -26,7 +26,7 @@ class CalculatorWorker(Worker):
 
 
 class Calculating(Work):
-    """One calculation, done at once: it takes less than a millisecond, or is refused."""
+    """One calculation, done in `start`: it takes less than a millisecond or is refused."""
 
     def __init__(self, brief: Brief) -> None:
         self._brief = brief
@@ -52,9 +52,9 @@ class Calculating(Work):
             self._written = said.equation
 
     def poll(self) -> Thought:
-        """Gives `12 * 7 = 84`, or the part that the role's `thought` picks."""
+        """Returns `12 * 7 = 84`, or the part that the role's `thought` picks."""
         text = picked(self._brief.role, self._written)
-        return Thought(text, "it is exact" if text else "its role picks no thought out of it")
+        return Thought(text, "it is exact" if text else "its role picks no thought from it")
 
     def close(self) -> None:
         pass

@@ -1,4 +1,4 @@
-"""`work: command`: what a program prints. It runs only where the user has named it by `--allow-program`."""
+"""`work: command`: what a program prints. It runs only if the user has named it with `--allow-program`."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from warpcortex_cli.engine.workers.elsewhere import MOST_CHARACTERS, Elsewhere, 
 
 
 class CommandWorker(Worker):
-    """Nothing is shared between commands."""
+    """Makes runs of programs, which share nothing."""
 
     def take(self, brief: Brief) -> Work:
         return Running(self.host, brief)
 
 
 class Running(Elsewhere):
-    """One run of a program: no shell, nothing to read on stdin, and all that it started ends with it."""
+    """One run of a program: no shell, an empty stdin, and its child processes end with it."""
 
     def __init__(self, host: Host, brief: Brief) -> None:
         super().__init__(host, brief)
@@ -28,7 +28,7 @@ class Running(Elsewhere):
         """Starts the program.
 
         Raises:
-            WorkError: it may not be started, or cannot be.
+            WorkError: it is not allowed, or cannot be started.
         """
         program, *arguments = self._brief.role.command
         allowed(self._host, program)

@@ -1,4 +1,4 @@
-"""Work that takes its time outside of the program: a thread waits, and leaves the result where `poll` finds it."""
+"""Work outside of this process: a thread waits for the result and leaves it for `poll`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from warpcortex_cli.engine.brief import Brief, Thought
 from warpcortex_cli.engine.workers.base import Host, Work, WorkError, picked
 
-MOST_CHARACTERS = 20_000  # of an answer; whoever writes more floods
+MOST_CHARACTERS = 20_000  # of an answer
 
 
 class Elsewhere(Work):
-    """One Brief whose answer comes from outside. It is text that nobody here wrote: untrusted, as a model's is."""
+    """One Brief whose answer comes from outside. Its text is as untrusted as a model's."""
 
     def __init__(self, host: Host, brief: Brief) -> None:
         self._host, self._brief = host, brief
@@ -27,10 +27,10 @@ class Elsewhere(Work):
 
     @abstractmethod
     def fetch(self) -> str:
-        """The answer. Runs in a thread of its own; WorkError says why there is none."""
+        """The answer. Runs in its own thread. Raises WorkError if there is none, with the reason."""
 
     def start(self) -> None:
-        """Begins to wait for it."""
+        """Starts waiting for the answer."""
         threading.Thread(target=self._wait, name=f"stream-{self._brief.number}", daemon=True).start()
 
     def _wait(self) -> None:
@@ -42,7 +42,7 @@ class Elsewhere(Work):
         self._host.wake()
 
     def poll(self) -> Thought | None:
-        """The answer as a thought, once it is there.
+        """The answer as a thought, once it has arrived.
 
         Raises:
             WorkError: there is none, with the reason.
@@ -54,7 +54,7 @@ class Elsewhere(Work):
         if len(self._written) > MOST_CHARACTERS:
             raise WorkError(f"it answered with more than {MOST_CHARACTERS:,} characters")
         text = picked(self._brief.role, self._written)
-        return Thought(text, "" if text else "it answered with nothing that its role picks")
+        return Thought(text, "" if text else "its role picks nothing from the answer")
 
     @property
     def text(self) -> str:
@@ -62,32 +62,32 @@ class Elsewhere(Work):
 
 
 def fields_of(brief: Brief) -> dict[str, str]:
-    """What `{fields}` stand for: the groups of its trigger, and its task."""
+    """The values of `{fields}`: the groups of its trigger, and its task."""
     return {**brief.groups, "task": brief.task}
 
 
 def filled(template: str, brief: Brief) -> str:
-    """An argument with the `{fields}` of a Brief: its task and the groups of its trigger.
+    """An argument with the `{fields}` of a Brief filled in.
 
     Raises:
-        WorkError: what is filled in would be taken for an option of the program, or is no argument at all.
+        WorkError: the result could be taken for an option of the program, or holds a zero byte.
     """
     text = template.format(**fields_of(brief))
     if "\0" in text:
-        raise WorkError("its task holds a zero byte")
+        raise WorkError("its task contains a zero byte")
     if text.startswith("-") and not template.startswith("-"):
         raise WorkError("its task begins with a hyphen, which a program may take for an option")
     return text
 
 
 def allowed(host: Host, program: str) -> None:
-    """Raises WorkError unless the user has named a program by `--allow-program`. A profile alone starts none."""
+    """Raises WorkError unless the user has named the program with `--allow-program`. A profile alone starts none."""
     if program not in host.programs:
-        raise WorkError(f"{program} may not be started; --allow-program {program} allows it")
+        raise WorkError(f"{program} is not allowed to run; allow it with --allow-program {program}")
 
 
 def started(command: Sequence[str], stdin: int) -> subprocess.Popen[bytes]:
-    """A program with a pipe from its output: no shell, and a session of its own, so that all it starts ends with it.
+    """Starts a program without a shell, its output piped, in its own session, so that its children can be ended, too.
 
     Args:
         stdin: `subprocess.PIPE` or `DEVNULL`.
@@ -108,7 +108,7 @@ def started(command: Sequence[str], stdin: int) -> subprocess.Popen[bytes]:
 
 
 def ended(process: subprocess.Popen[bytes]) -> None:
-    """Ends a program and all that it started, if it still runs."""
+    """Kills a program and its child processes, if it still runs."""
     if process.poll() is not None:
         return
     with contextlib.suppress(ProcessLookupError, PermissionError):

@@ -1,8 +1,8 @@
 """`work: mcp`: a tool of an MCP server (Model Context Protocol) that speaks over stdin and stdout.
 
-The server is a program: it runs only where the user has named it by `--allow-program`, starts when its tool is asked
-for, and ends with the answer. The protocol is the package `mcp`'s (`pip install "warpcortex[mcp]"`); the pipes are
-held here, so that a server that writes without end is stopped before it fills memory.
+The server is a program: it runs only if the user has named it with `--allow-program`, starts when its tool is called,
+and ends with the answer. The package `mcp` (`pip install "warpcortex[mcp]"`) implements the protocol; the pipes are
+read here, so that a server that never stops writing is ended before it fills memory.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from warpcortex_cli.engine.brief import Brief
 from warpcortex_cli.engine.workers.base import Host, Work, Worker, WorkError
 from warpcortex_cli.engine.workers.elsewhere import Elsewhere, allowed, ended, fields_of, started
 
-MOST_BYTES = 1 << 20  # of all that a server writes for one call, its list of tools included
+MOST_BYTES = 1 << 20  # that a server may write for one call, its list of tools included
 MOST_MESSAGES = 1000
 
 
 class McpWorker(Worker):
-    """Nothing is shared between calls."""
+    """Makes calls of tools, which share nothing."""
 
     def take(self, brief: Brief) -> Work:
         return Calling(self.host, brief)
@@ -41,7 +41,7 @@ class Calling(Elsewhere):
         """Starts the server.
 
         Raises:
-            WorkError: the package is missing, or the server may not be started, or cannot be.
+            WorkError: the package is missing, or the server is not allowed or cannot be started.
         """
         program = self._brief.role.command[0]
         allowed(self._host, program)
@@ -49,7 +49,7 @@ class Calling(Elsewhere):
             import mcp  # noqa: F401
         except ImportError:
             raise WorkError('it takes the package mcp; pip install "warpcortex[mcp]" has it') from None
-        logging.getLogger("mcp").setLevel(logging.CRITICAL)  # it logs tracebacks of what a server says wrong
+        logging.getLogger("mcp").setLevel(logging.CRITICAL)  # it logs a traceback for each invalid message
         self._process = started(self._brief.role.command, stdin=subprocess.PIPE)
         super().start()
 
@@ -68,7 +68,7 @@ class Calling(Elsewhere):
             self._rest()
 
     def _rest(self) -> None:
-        """Ends the server, waits for its end and closes its pipes."""
+        """Kills the server, waits for it and closes its pipes."""
         assert self._process is not None
         self.close()
         self._process.wait()
@@ -92,7 +92,7 @@ class Calling(Elsewhere):
                     await session.initialize()
                     answer = await self._answer(session)
             finally:
-                self.close()  # or nobody would end the wait for its next line
+                self.close()  # ends the wait for its next line
                 group.cancel_scope.cancel()
         return answer
 
@@ -110,7 +110,7 @@ class Calling(Elsewhere):
                 if not line or left < 0:
                     self._flooded = left < 0
                     return
-                with contextlib.suppress(ValueError):  # what is no message of the protocol is passed over
+                with contextlib.suppress(ValueError):  # skips what is not a message of the protocol
                     await heard.send(SessionMessage(jsonrpc_message_adapter.validate_json(line, by_name=False)))
             self._flooded = True
 
@@ -120,7 +120,7 @@ class Calling(Elsewhere):
         pipe = self._process.stdin
         async for message in said:
             text = message.message.model_dump_json(by_alias=True, exclude_unset=True)
-            with contextlib.suppress(OSError, ValueError):  # the server has ended, which its silence shows
+            with contextlib.suppress(OSError, ValueError):  # the server has ended, which `_listen` notices
                 pipe.write(text.encode() + b"\n")
                 pipe.flush()
 
@@ -144,10 +144,10 @@ class Calling(Elsewhere):
 
 
 def arguments(brief: Brief, schema: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a tool, with the fields of a Brief filled in, as numbers where the tool's schema says so.
+    """The arguments of a tool, with the fields of a Brief filled in, as numbers where the tool's schema wants them.
 
     Raises:
-        WorkError: what is filled in is no number.
+        WorkError: a number is wanted and the value is not one.
     """
     wanted = schema.get("properties") or {}
     found: dict[str, Any] = {}
@@ -163,7 +163,7 @@ def arguments(brief: Brief, schema: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _first_of(error: BaseException) -> BaseException:
-    """The first error of a group, which its tasks raised together."""
+    """The first WorkError in an exception group, or else its first error."""
     while isinstance(error, BaseExceptionGroup):
         inner: Iterable[BaseException] = error.exceptions
         error = next((e for e in inner if isinstance(_first_of(e), WorkError)), next(iter(inner)))

@@ -25,7 +25,7 @@ _SEED_STRIDE = 1_000_003
 
 
 class ModelWorker(Worker):
-    """Runs Streams that write. It owns their tails and the instructions that they share."""
+    """Runs Streams that write. Owns their tails and the instructions that they share."""
 
     seated: ClassVar[bool] = True
     reads: ClassVar[bool] = True
@@ -65,14 +65,14 @@ class ModelWorker(Worker):
 class Writing(Work):
     """One Stream's tail, prompt and text.
 
-    Its tail holds, in this order: the focus tokens copied out of the River at their own positions (unless its prompt
-    shows them), the prompt, and what it writes. `pending` is what remains to be prefilled.
+    Its tail holds, in this order: the focus tokens, copied from the River at their own positions (unless the prompt
+    shows them as text), the prompt, and what it writes. `pending` are the tokens to prefill.
     """
 
     def __init__(self, worker: ModelWorker, brief: Brief) -> None:
         self.number = brief.number
         self.sampler = Sampler()
-        self.shared: Segment | None = None  # the beginning of its prompt, if it is shared with others of its role
+        self.shared: Segment | None = None  # the start of its prompt, if Streams of its role share it
         self.position = 0
         self.pending: list[int] = []
         self.builder = TextBuilder(worker.host.prism)
@@ -84,13 +84,13 @@ class Writing(Work):
         self._hidden: torch.Tensor | None = None
         self._over = ""  # why it stopped writing
 
-    # -- its life -----------------------------------------------------------------------------------------------
+    # -- life cycle -----------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Takes a tail and copies the focus tokens into it.
 
         Raises:
-            ValueError: its task does not fit into a tail.
+            ValueError: its task does not fit into the tail.
         """
         brief, worker = self._brief, self._worker
         assert brief is not None
@@ -120,27 +120,27 @@ class Writing(Work):
         return Thought(text, "", tuple(self.log_probabilities), self._hidden) if text else None
 
     def close(self) -> None:
-        """Gives everything back. The text can still be read."""
+        """Frees everything but the text."""
         self._brief = self.shared = self._hidden = None
         tail, self.tail = self.tail, None
         if tail is not None:
             tail.release()
 
     def leave(self, nbytes: int) -> None:
-        """Parks: gives its tail back. Its KV is stored elsewhere, in `nbytes`; it keeps what it shares with others."""
+        """Parks: frees its tail, whose KV is stored elsewhere in `nbytes` bytes. Keeps the shared segment."""
         assert self.tail is not None
         self.tail.release()
         self.tail, self.kv_bytes = None, nbytes
 
     def resume(self, tail: Tail) -> None:
-        """Goes on after parking, with its KV in another tail."""
+        """Continues after parking, with its KV in another tail."""
         self.tail, self.kv_bytes = tail, tail.nbytes
 
     # -- rows ---------------------------------------------------------------------------------------------------
 
     @property
     def reads(self) -> Reads:
-        """What its rows read beside its tail."""
+        """What its rows read besides its tail."""
         synapse = self._brief.synapse if self._brief else None
         parts: list[tuple[str, Segment]] = []
         if synapse and synapse.landmarks:
@@ -164,7 +164,7 @@ class Writing(Work):
         return min(len(self.pending), PREFILL_CHUNK) if self.tail is not None else 0
 
     def row(self, room: int) -> Row:
-        """A row of up to `room` prompt tokens, or of the token written last."""
+        """A row of up to `room` prompt tokens, or of the last written token."""
         assert self.tail is not None
         chunk = min(room, self.wanted)
         tokens, self.pending = self.pending[:chunk], self.pending[chunk:]
@@ -177,7 +177,7 @@ class Writing(Work):
         """Chooses its next token.
 
         Raises:
-            WorkError: the model gave no usable token.
+            WorkError: no token can be chosen, or hidden states are not finite.
         """
         if self.tokens:
             # A copy: the result is a view that would keep the whole step's states alive.
@@ -216,20 +216,20 @@ class Writing(Work):
         return self.tokens >= self._role.max_tokens or room <= 0
 
     def write(self, token: int) -> str:
-        """Takes a token as its next one; returns the new text."""
+        """Appends a token; returns the new text."""
         self.pending = [token]
         return self.builder.add(token)
 
     def weigh(self, token: int, result: RowResult) -> None:
-        """Notes the log-probability of the token that was sampled from a result."""
+        """Records the log-probability of the token sampled from a result."""
         if result.newest is not None:
             scores = result.newest.float()
             self.log_probabilities.append(float(scores[token] - scores.logsumexp(0)))
-        elif result.largest is not None and result.logsumexp is not None:  # which is the token
+        elif result.largest is not None and result.logsumexp is not None:  # of that token
             self.log_probabilities.append(result.largest[0] - result.logsumexp)
 
     def _concluded(self) -> str:
-        """The thought in the finished text, without the model's own thinking; empty if there is none."""
+        """The thought in the finished text, without the model's thinking block; empty if there is none."""
         self.builder.finish()
         return self._picked(self.builder.text)
 
@@ -245,7 +245,7 @@ class Writing(Work):
 def turn(prism: Prism, role: Role, words: str) -> list[int]:
     """A Stream's prompt as a user turn, in tokens.
 
-    With a Synapse it follows the River's half-written answer, which it closes. Where the template allows, thinking is
-    turned off: a Stream has few tokens.
+    With a Synapse it follows and closes the River's unfinished answer. Thinking is turned off if the template allows,
+    because a Stream has few tokens.
     """
     return prism.chat.turn(words, thinking=False) if role.synapse else prism.chat.prompt(words, thinking=False)

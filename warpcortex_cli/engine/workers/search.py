@@ -1,4 +1,4 @@
-"""`work: search`: the sentences of notes and past that share most with a task, found by the River's own index."""
+"""`work: search`: the sentences of notes and past that match a task best, by the River's own index."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from warpcortex_cli.engine.text import words_of
 from warpcortex_cli.engine.workers.base import Host, Work, Worker, picked
 from warpcortex_cli.profile import Role
 
-LEAST_READ = 512  # tokens; the River reads a shorter text as well as any index
-_LEAST_SHARE = 0.5  # of what the best sentence is worth
+LEAST_READ = 512  # tokens; in a shorter text the River finds as much as an index
+_LEAST_SHARE = 0.5  # of the best sentence's score
 
 
 class SearchWorker(Worker):
-    """Searches the River's own index. It keeps nothing itself."""
+    """Searches the River's own index."""
 
     def wants(self, role: Role, task: str, groups: Mapping[str, str]) -> bool:
         return len(self.host.river.sentences.ids) >= LEAST_READ
@@ -35,7 +35,7 @@ class Searching(Work):
         river, prism = self._host.river, self._host.prism
         sentences = river.sentences
         asked = words_of(prism, prism.encode(self._brief.task))
-        # Without the question itself, which has just been read and would match best.
+        # Leave out the question itself, which was just read and would match best.
         last = len(sentences.ids) - len(prism.encode(self._brief.task)) - _AROUND
         budget = self._brief.role.max_tokens
         found = river.past.look_for(asked, None, budget, range(max(0, last)), _LEAST_SHARE)
@@ -52,4 +52,4 @@ class Searching(Work):
         return self._written
 
 
-_AROUND = 16  # tokens of the chat template around a user's words
+_AROUND = 16  # tokens of the chat template around the user's words

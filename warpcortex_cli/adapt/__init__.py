@@ -1,1 +1,1 @@
-"""Training LoRA adapters for the River or a role out of conversations, through peft and torch."""
+"""Training LoRA adapters for the River or a role from conversations, with peft and torch."""

@@ -1,4 +1,4 @@
-"""Examples in batches: those of about one length together, so that little is padded, in an order that a seed gives."""
+"""Batches of examples of similar length, so that little is padding, in an order given by a seed."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from torch import Tensor
 
 from warpcortex_cli.adapt.conversations import Example
 
-_ALIKE = 8  # batches whose examples are sorted by length together
+_ALIKE = 8  # batches' worth of examples that are sorted by length together
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Padded at the right, where no token attends to.
+    """A batch, padded on the right, where no real token attends.
 
     Attributes:
         ids: [examples, tokens].
-        learnt: [examples, tokens - 1]; where the next token is learnt.
+        learnt: [examples, tokens - 1]; True where the next token is learnt.
         targets: [learnt tokens]; those next tokens, row by row.
     """
 
@@ -41,7 +41,11 @@ class Batch:
 
 
 def epoch(examples: Sequence[Example], tokens: int, seed: int) -> list[list[int]]:
-    """All examples once, by number: batches of at most so many padded tokens, one example at least."""
+    """Batches of example indices that cover all examples once.
+
+    Args:
+        tokens: at most in a batch, padding included; a longer example is a batch of its own.
+    """
     rng = random.Random(seed)
     order = list(range(len(examples)))
     rng.shuffle(order)

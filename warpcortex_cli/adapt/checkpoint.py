@@ -1,4 +1,4 @@
-"""What a training that was stopped goes on with: one file, replaced as a whole, so that a kill leaves the older one."""
+"""The checkpoint that a stopped training resumes from: one file, replaced atomically, so a kill leaves the old one."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _OTHER = "Name another --out, or delete that folder."
 
 @dataclass
 class Progress:
-    """How far a training is.
+    """How far a training has come.
 
     Attributes:
-        of: what it trains on what, as one text; a training goes on only if that is the same.
-        step: batches learnt so far.
+        of: the model, data and settings, as one text; a training resumes only if they are the same.
+        step: batches trained on so far.
         tokens: tokens read so far.
         losses: (step, loss on the held-out part in nats a token).
-        best: the step whose weights were best on the held-out part.
-        seconds: that it took so far.
-        over: whether it ended early because the held-out loss no longer fell.
+        best: the step with the lowest held-out loss.
+        seconds: the training time so far.
+        over: whether it ended early because the held-out loss stopped falling.
     """
 
     of: str
@@ -47,7 +47,7 @@ class Progress:
 
 
 def save(folder: Path, progress: Progress, groups: Mapping[str, Sequence[Tensor]]) -> None:
-    """Writes progress, and lists of tensors by name. Raises RunError: the folder cannot be written."""
+    """Writes progress and named lists of tensors. Raises RunError if the folder cannot be written."""
     tensors = {
         f"{name}.{n}": t.detach().cpu().contiguous() for name, some in groups.items() for n, t in enumerate(some)
     }
@@ -61,10 +61,10 @@ def save(folder: Path, progress: Progress, groups: Mapping[str, Sequence[Tensor]
 
 
 def load(folder: Path, of: str, groups: Mapping[str, Sequence[Tensor]]) -> Progress:
-    """Fills the tensors and returns the progress; a new one if the folder holds no training.
+    """Fills the tensors and returns the progress; a new one if the folder holds no checkpoint.
 
     Raises:
-        UsageError: it holds another training, or a damaged one.
+        UsageError: the checkpoint is of another training, or damaged.
     """
     path = folder / FILE
     if not path.exists():

@@ -1,10 +1,10 @@
-"""Conversations to learn from: JSON lines of chat messages, and what an agent reads and learns of them as tokens.
+"""Conversations to learn from, as JSON lines of chat messages, and the tokens that an agent reads and learns of them.
 
     {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}
 
-The content of an assistant's message may be a list of parts, `{"text": "12 * 7 ="}, {"text": " 84", "weight": 0}`: what
-has weight 0 is read and not learnt, such as what a tool puts into the text. A whole message may have weight 0, too.
-`"ends": false` beside the messages says that the last reply was cut, so that its end is not learnt.
+The content of an assistant's message may be a list of parts, `{"text": "12 * 7 ="}, {"text": " 84", "weight": 0}`. A
+part of weight 0 is read but not learnt, such as what a tool inserts. A whole message may have weight 0, too.
+`"ends": false` next to the messages says that the last reply was cut off, so that its end is not learnt.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class _Strict(BaseModel):
 
 
 class Part(_Strict):
-    """A piece of a reply. `weight`: 1 is learnt, 0 only read."""
+    """A part of a reply. `weight`: 1 is learnt, 0 only read."""
 
     text: str
     weight: Weight = 1
@@ -46,7 +46,7 @@ class Turn(_Strict):
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """What it says; parts of which nothing is learnt because the whole is not."""
+        """Its parts; all have weight 0 if the message has."""
         found = (Part(text=self.content),) if isinstance(self.content, str) else self.content
         return tuple(Part(text=part.text, weight=part.weight * self.weight) for part in found if part.text)
 
@@ -56,13 +56,13 @@ class Turn(_Strict):
 
 
 class Conversation(_Strict):
-    """A line of the file. `ends`: whether the last reply came to its end."""
+    """A line of the file. `ends`: whether the last reply is complete."""
 
     messages: tuple[Turn, ...]
     ends: bool = True
 
     def problem(self) -> str | None:
-        """Why nothing can be learnt from it."""
+        """Why nothing can be learnt from it; None if something can."""
         roles = [turn.role for turn in self.messages]
         talk = roles[1:] if roles[:1] == ["system"] else roles
         if not talk or talk != ["user", "assistant"] * (len(talk) // 2):
@@ -78,7 +78,7 @@ def read_conversations(path: Path) -> list[Conversation]:
     """The conversations of a file.
 
     Raises:
-        UsageError: it cannot be read, or a line is no conversation; the message has its number.
+        UsageError: it cannot be read, or a line is not a conversation; the message has the line number.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -111,7 +111,7 @@ def _conversation(line: str, where: str) -> Conversation:
 
 @dataclass(frozen=True)
 class Example:
-    """A conversation as an agent reads it. `learnt`: of each of the `ids`, whether it is to be written."""
+    """A conversation as an agent reads it. `learnt`: for each of the `ids`, whether the agent is to write it."""
 
     ids: tuple[int, ...]
     learnt: tuple[bool, ...]
@@ -121,11 +121,11 @@ class Example:
 
 
 class Reading:
-    """Turns conversations into what the River, or a Stream of a role, of a profile reads.
+    """Turns conversations into what a profile's River, or a Stream of one of its roles, reads.
 
-    The River reads its profile's prompt first, unless the conversation has a system message. For a role
-    the last user message is the task, which the role's prompt is filled in with, and only the last reply is learnt:
-    earlier messages are the River's conversation, which a Stream reads.
+    The River reads the profile's prompt first, unless the conversation has a system message. For a role, the last user
+    message is the task that its prompt is filled in with, and only the last reply is learnt: earlier messages are the
+    River's conversation, which the Stream reads.
 
     Args:
         end: the token that ends a reply.
@@ -141,7 +141,7 @@ class Reading:
             self._filled(role, "")
 
     def example(self, said: Conversation) -> Example:
-        """What is read and what is learnt, in tokens."""
+        """The tokens of a conversation, and which of them are learnt."""
         turns, held = self._opened(said)
         ids: list[int] = []
         learnt: list[bool] = []
@@ -166,7 +166,7 @@ class Reading:
         return Example(tuple(ids), tuple(learnt))
 
     def _opened(self, said: Conversation) -> tuple[list[Turn], list[Message]]:
-        """The turns, and what stands before them."""
+        """The turns, and the messages before them."""
         turns = list(said.messages)
         system = turns.pop(0).text if turns[0].role == "system" else None
         if self._role is not None:
@@ -180,8 +180,8 @@ class Reading:
             return role.prompt.format(task=asked or task, focus="").strip()
         except KeyError as error:
             raise UsageError(
-                f"the prompt of the role {role.name} asks for {error.args[0]!r}, which no line of a file has.",
-                "Write a profile for training whose prompt has no field but {task}.",
+                f"the prompt of the role {role.name} has the field {error.args[0]!r}, which training data cannot fill.",
+                "Use a profile whose prompt for this role has no field but {task}.",
             ) from None
 
     def _reply(
@@ -193,7 +193,7 @@ class Reading:
         learns: bool,
         thinking: bool | None,
     ) -> int:
-        """Adds a reply in the tokens that it is written in, part by part. Returns how many there are."""
+        """Adds a reply part by part, tokenized as an agent writes it. Returns the number of its tokens."""
         first, *others = turn.parts
         after = [*held, Message("assistant", first.text)]
         plan = self._chat.plan(held, after, ids, thinking=thinking)
@@ -217,7 +217,7 @@ def examples_of(reading: Reading, said: Sequence[Conversation], longest: int) ->
 
 
 def end_of(chat: ChatFormat, tokenizer: Any) -> int:
-    """The token that ends a reply. UsageError: there is none."""
+    """The token that ends a reply. Raises UsageError if there is none."""
     end = chat.turn_end if chat.turn_end is not None else tokenizer.eos_token_id
     if end is None:
         raise UsageError("this model has no token that ends a reply.", "Choose another model.")

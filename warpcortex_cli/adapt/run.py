@@ -1,4 +1,4 @@
-"""From a profile and a file of conversations to a folder with an adapter."""
+"""The steps of a training, from a profile and a file of conversations to a folder with an adapter."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _MOST_HELD_OUT = 200
 
 @dataclass(frozen=True)
 class Learning:
-    """A file as examples. `left_out`: conversations that are longer than the model may read."""
+    """The examples of a file. `left_out`: the number of conversations that are too long."""
 
     learnt: list[Example]
     held_out: list[Example]
@@ -36,7 +36,7 @@ class Learning:
 
 
 def role_of(profile: Profile, name: str) -> Role | None:
-    """The role of that name that a model works for; None for river. UsageError: there is none."""
+    """The role of that name, which must work with the model; None for river. Raises UsageError if there is none."""
     if name == "river":
         return None
     role = next((role for role in profile.roles if role.name == name), None)
@@ -48,10 +48,10 @@ def role_of(profile: Profile, name: str) -> Role | None:
 
 
 def prepared(said: Sequence[Conversation], reading: Reading, longest: int, share: float, seed: int) -> Learning:
-    """Examples to learn and, of a share of the conversations, examples to judge by.
+    """Examples to learn from, and a share of them held out.
 
     Raises:
-        UsageError: none is short enough, or too few are left to hold some out.
+        UsageError: none is short enough, or none is left to learn from.
     """
     found = [one for one in examples_of(reading, said, longest) if one is not None]
     if not found:
@@ -66,7 +66,7 @@ def prepared(said: Sequence[Conversation], reading: Reading, longest: int, share
 
 
 def faster_type(device: torch.device) -> str:
-    """bf16 where this machine multiplies it faster than fp32, else fp32."""
+    """The faster of bf16 and fp32 for products on this CPU; auto on other devices."""
     if device.type != "cpu":
         return "auto"
     seconds = {}
@@ -82,7 +82,7 @@ def faster_type(device: torch.device) -> str:
 
 
 def load_to_train(source: ModelSource, options: LoadOptions) -> tuple[Any, Any, str]:
-    """A model with its weights unpacked, its tokenizer, and the name of its type."""
+    """A model with unpacked weights, its tokenizer, and the name of its dtype."""
     dtype = faster_type(choose_device(options.device)) if options.dtype == "auto" else options.dtype
     model, tokenizer = loading(source, LoadOptions(options.device, dtype, "none"))
     # torch's fused attention has a slow backward pass on CPUs: a quarter of a whole step with SmolLM2.
@@ -91,7 +91,7 @@ def load_to_train(source: ModelSource, options: LoadOptions) -> tuple[Any, Any, 
 
 
 def identity(model: Any, examples: Sequence[Example], settings: Any, name: str) -> str:
-    """What is trained on what. How long it takes may change when a training goes on."""
+    """Identifies model, data and settings. Only how long it trains may change when it resumes."""
     digest = hashlib.sha256(of_model(model).encode())
     for one in examples:
         digest.update(repr((one.ids, one.learnt)).encode())
@@ -100,10 +100,10 @@ def identity(model: Any, examples: Sequence[Example], settings: Any, name: str) 
 
 
 def write_adapter(training: Training, folder: Path, base: str, about: str) -> Path:
-    """Writes the best weights as PEFT does, in bf16, with a card that says how they were made.
+    """Writes the best weights in PEFT's format, in bf16, with a model card.
 
     Args:
-        base: the model that it was made for.
+        base: the name of the base model.
         about: the card.
 
     Raises:
@@ -131,10 +131,10 @@ def write_adapter(training: Training, folder: Path, base: str, about: str) -> Pa
 
 
 def card(training: Training, base: str, profile: str, role: str, tokens: int) -> str:
-    """A model card: what it was made for, out of what, and how well it learnt that.
+    """A model card: the base model, the training data and the held-out loss.
 
     Args:
-        tokens: that were to be learnt in each epoch.
+        tokens: learnt in each epoch.
     """
     settings, progress = training.settings, training.progress
     rows = "".join(f"| {step:,} | {loss:.4f} |\n" for step, loss in progress.losses)

@@ -1,7 +1,7 @@
 """Trains a LoRA adapter with peft: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021.
 
-The model's weights stay as they are. Those of the adapter are kept in fp32 and computed with in the model's type; Adam
-with a warm-up and a linear decay changes them. Only the logits of tokens that are learnt are computed.
+The model's weights stay as they are. The adapter's master weights are fp32, rounded to the model's dtype to compute;
+they are trained by Adam with a warm-up and a linear decay. Logits are computed only for tokens that are learnt.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from warpcortex_cli.adapt.conversations import Example
 from warpcortex_cli.errors import UsageError
 
 _WARM_UP = 10  # steps
-_LEAST_RATE = 0.02  # of the highest
+_LEAST_RATE = 0.02  # of the highest rate
 _LEAST_GAIN = 1e-4  # nats by which the held-out loss must fall to count as better
-_LONGEST_NORM = 1.0  # of a gradient; longer ones are shortened
+_LONGEST_NORM = 1.0  # gradients are clipped to this norm
 _SAVE_EVERY = 120.0  # seconds
 
 
@@ -33,14 +33,15 @@ class Settings:
     """How an adapter is trained.
 
     Attributes:
-        rank, targets: of the adapter; names of linear layers, or all-linear.
-        alpha: the adapter's part is scaled with alpha by rank.
+        rank: of the adapter.
+        targets: names of linear layers, or all-linear.
+        alpha: the adapter's output is scaled by alpha / rank.
         rate: the highest learning rate.
-        epochs: how often each example is learnt.
-        minutes: after which it ends, if that comes first.
+        epochs: passes over the examples.
+        minutes: the training ends after them, if that comes first.
         batch_tokens: tokens of a step, padding included.
-        checks: how often the held-out part is looked at, by the number of epochs.
-        patience: checks without a lower loss, after which it ends.
+        checks: of the held-out loss, in each epoch.
+        patience: the training ends after so many checks without a lower loss.
     """
 
     rank: int = 8
@@ -57,7 +58,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Step:
-    """What is reported while it learns. `held_out`: its loss there, if it was looked at in this step."""
+    """A progress report. `held_out`: the held-out loss, if it was computed in this step."""
 
     number: int
     of: int
@@ -72,8 +73,8 @@ class Training:
 
     Args:
         model: of transformers, unpacked, on its device; its linear layers get the adapter.
-        folder: where progress is kept; it must exist.
-        of: what is trained on what; progress of something else is refused.
+        folder: for checkpoints; it must exist.
+        of: identifies model, data and settings; a checkpoint with another `of` is refused.
 
     Raises:
         UsageError: `folder` holds another training, or the model has no such layers.
@@ -108,7 +109,7 @@ class Training:
         self.weights = [p.detach().float().clone().requires_grad_() for p in self._used]
         self._best = [w.detach().clone() for w in self.weights]
         self._adam = torch.optim.AdamW(self.weights, lr=settings.rate, weight_decay=0.0)
-        for weight in self.weights:  # Adam makes its moments in the first step only, and they are to be filled
+        for weight in self.weights:  # Adam allocates its moments in its first step; `load` fills them
             weight.grad = torch.zeros_like(weight)
         self._rate_is(0.0)
         self._adam.step()
@@ -121,26 +122,26 @@ class Training:
 
     @property
     def parameters(self) -> int:
-        """Values of the adapter."""
+        """The number of the adapter's values."""
         return sum(w.numel() for w in self.weights)
 
     @property
     def conversations(self) -> int:
-        """That are learnt in an epoch."""
+        """The number of conversations learnt in an epoch."""
         return len(self._learnt)
 
     @property
     def held_out(self) -> int:
-        """Conversations that it is judged by."""
+        """The number of conversations held out."""
         return len(self._held_out)
 
     @property
     def steps(self) -> int:
-        """Of the whole training."""
+        """The number of steps of the whole training."""
         return max(1, math.ceil(self.settings.epochs * len(self._epoch(0))))
 
     def run(self) -> Iterator[Step]:
-        """Learns until the end, from where it is; each step is reported when it is done."""
+        """Trains to the end from the current progress, and yields a report after each step."""
         progress, total = self.progress, self.steps
         looks = self.settings.checks * max(1, round(self.settings.epochs))
         saved = began = time.monotonic()
@@ -162,7 +163,7 @@ class Training:
 
     @property
     def done(self) -> float:
-        """How much of it is done; 1 is all."""
+        """The share of the training that is done, by steps or by time; 1 at the end."""
         return max(self.progress.step / self.steps, self.progress.seconds / (60 * self.settings.minutes))
 
     def _epoch(self, number: int) -> list[list[int]]:
@@ -192,12 +193,12 @@ class Training:
         return float(loss.detach())
 
     def _loss(self, batch: Batch) -> Tensor:
-        """The mean over learnt tokens, in nats."""
+        """The mean loss over learnt tokens, in nats."""
         logits = self._only_learnt.logits(batch)
         return nn.functional.cross_entropy(logits.float(), batch.targets)
 
     def _check(self) -> float | None:
-        """The loss on the held-out part; the best weights are kept, and too many checks without better ones end it."""
+        """Computes the held-out loss and keeps the best weights; ends the training if patience has run out."""
         progress = self.progress
         if not self._held_out:
             self._keep_best()
@@ -213,7 +214,7 @@ class Training:
 
     @torch.no_grad()
     def held_out_loss(self) -> float:
-        """In nats a token, with the adapter as it is now."""
+        """The held-out loss in nats a token, with the adapter's current weights."""
         total, tokens = 0.0, 0
         for some in epoch(self._held_out, self.settings.batch_tokens, 0):
             batch = Batch.of([self._held_out[n] for n in some], self._device)
@@ -249,7 +250,7 @@ class Training:
         return {"weights": self.weights, "moments": self._moments(), "best": self._best}
 
     def _restore_count(self) -> None:
-        """Adam corrects its moments by how many steps they are made of."""
+        """Restores Adam's step count, which its bias correction needs."""
         for weight in self.weights:
             self._adam.state[weight]["step"].fill_(self.progress.step)
 
@@ -258,9 +259,9 @@ class Training:
 
 
 class _OnlyLearnt:
-    """Computes the logits of learnt tokens alone: the head gets no other hidden state.
+    """Computes logits only where a token is learnt: the head gets no other hidden states.
 
-    The head is the largest product of a small model, and of a conversation the smaller part is learnt.
+    The head is the largest product of a small model, and most tokens of a conversation are not learnt.
     """
 
     def __init__(self, model: Any) -> None:
@@ -280,5 +281,5 @@ class _OnlyLearnt:
 
 
 def _share_of_rate(step: int, done: float) -> float:
-    """Of the highest rate: a short warm-up, then down with what is left to do."""
+    """The share of the highest rate: a short warm-up, then a linear decay."""
     return min(1.0, (step + 1) / _WARM_UP) * max(_LEAST_RATE, 1 - done)

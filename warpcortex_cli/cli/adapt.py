@@ -1,4 +1,4 @@
-"""`warpcortex adapt`: trains a LoRA adapter for the River or a role out of conversations."""
+"""`warpcortex adapt`: trains a LoRA adapter for the River or a role from conversations."""
 
 from __future__ import annotations
 
@@ -35,39 +35,35 @@ def adapt(
     data: Annotated[Path, typer.Option("--data", metavar="FILE", help="Conversations: JSON lines of chat messages.")],
     out: Annotated[
         Path,
-        typer.Option(
-            "--out", metavar="FOLDER", help="Where the adapter goes. A training that was stopped goes on there."
-        ),
+        typer.Option("--out", metavar="FOLDER", help="Where the adapter goes. A stopped training resumes from there."),
     ],
     role: Annotated[str, typer.Option("--role", metavar="NAME", help="Whose adapter: river, or a role.")] = "river",
     model: ModelOption = None,
-    epochs: Annotated[float, typer.Option("--epochs", min=0.01, help="How often each is learnt.")] = 3.0,
+    epochs: Annotated[float, typer.Option("--epochs", min=0.01, help="Passes over the conversations.")] = 3.0,
     minutes: Annotated[
         float | None,
-        typer.Option("--minutes", min=0.01, help="End after so many minutes, if that comes first.", show_default=False),
+        typer.Option("--minutes", min=0.01, help="Stop after so many minutes if that comes first.", show_default=False),
     ] = None,
-    rank: Annotated[int, typer.Option("--rank", min=1, max=256, help="Of the adapter.")] = 8,
+    rank: Annotated[int, typer.Option("--rank", min=1, max=256, help="Rank of the adapter.")] = 8,
     targets: Annotated[
         str, typer.Option("--targets", metavar="LAYERS", help="Linear layers, such as q_proj,v_proj, or all-linear.")
     ] = "all-linear",
     rate: Annotated[float, typer.Option("--rate", min=1e-7, max=1.0, help="The highest learning rate.")] = 1e-3,
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Tokens of a step.")] = 1024,
-    longest: Annotated[int, typer.Option("--longest", min=8, help="Leave out what has more tokens.")] = 1024,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Tokens in a step.")] = 1024,
+    longest: Annotated[int, typer.Option("--longest", min=8, help="Leave out conversations of more tokens.")] = 1024,
     held_out: Annotated[
-        float, typer.Option("--held-out", min=0.0, max=0.5, help="Share that is not learnt but judged by.")
+        float, typer.Option("--held-out", min=0.0, max=0.5, help="Share of conversations to test on, not to learn.")
     ] = 0.05,
     patience: Annotated[
         int,
-        typer.Option(
-            "--patience", min=1, help="Looks at the held-out part, four an epoch, without a gain until it ends."
-        ),
+        typer.Option("--patience", min=1, help="Stop after so many held-out checks, four an epoch, without a gain."),
     ] = 4,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of weights and order.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of first weights and order.")] = 0,
     device: DeviceOption = AUTO,
     dtype: DtypeOption = AUTO,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Train a LoRA adapter for the River or a role of PROFILE, out of conversations that show how it should write.
+    """Train a LoRA adapter for the River or a role of PROFILE from conversations that show how it should write.
 
     Needs `pip install 'warpcortex[adapt]'`. Only what the assistant says is learnt.
     """
@@ -112,7 +108,7 @@ def adapt(
     if parts.left_out:
         note(f"{parts.left_out} conversations are longer than {longest} tokens and are left out.")
     if training.progress.step:
-        note(f"goes on after step {training.progress.step:,}.")
+        note(f"resuming after step {training.progress.step:,}.")
     try:
         with progress_bar(stderr_console()) as show:
             for step in training.run():
@@ -120,11 +116,11 @@ def adapt(
                 if step.held_out is not None:
                     note(f"step {step.number:,} of {step.of:,}: {_held_out(step.held_out)}, {_speed(step)}.")
     except KeyboardInterrupt:
-        stopped("the same command goes on from there.")
+        stopped("the same command resumes from there.")
         return
     progress = training.progress
     if progress.over:
-        note(f"ended early: the held-out loss did not fall in {patience} looks.")
+        note(f"ended early: the held-out loss did not fall in {patience} checks.")
     path = write_adapter(training, out, source.name, card(training, source.name, found.name, role, learnt))
     if as_json:
         print_json(

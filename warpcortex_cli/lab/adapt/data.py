@@ -1,11 +1,11 @@
-"""Makes the file that the River of SmolLM2 learns from: how to leave each calculation to the role that does it exactly.
+"""Makes the training data that teaches SmolLM2's River to leave each calculation to the role that computes it exactly.
 
     python -m warpcortex_cli.lab.adapt.data --gsm8k ../shared/data/gsm8k_train.jsonl --out FOLDER
 
-A River that has learnt writes `32 + 42 =`; the role `sum` of the profile `assistant` puts ` 74` behind it. In the file
-such a result has weight 0: it is read and not learnt, and stands there only if that role's trigger and calculator give
-just this text in this place. `alone.jsonl` holds the same conversations for a River that writes results itself: the
-control. Four in ten conversations have nothing to compute; the model itself wrote their replies.
+The trained River writes `32 + 42 =`, and the role `sum` of the profile `assistant` adds ` 74`. In the file such a
+result has weight 0: it is read but not learnt. A conversation is used only if the role's trigger and calculator give
+exactly its results in their places. `alone.jsonl`, the control, holds the same conversations for a River that writes
+results itself. Four in ten conversations have nothing to compute; the model itself wrote their replies.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ PROFILE, MODEL = "assistant", "smollm2"
 Part = dict[str, Any]
 _ANNOTATED = re.compile(r"<<([^<>=]+)=([^<>=]+)>>")
 _BEFORE = re.compile(r"[$€£]?[\d(][\d,.\s$€£%()+*/x×÷-]*=\s*[$€£]?$")
-_MOST_WORDS = 40  # of a problem out of GSM8K
+_MOST_WORDS = 40  # of a problem from GSM8K
 _MOST_STEPS = 3
-_FIRST_WORDS = re.compile(r"(?:\s*\S+){20}")  # of a plain reply; the rest would take half of the training
+_FIRST_WORDS = re.compile(r"(?:\s*\S+){20}")  # of a plain reply; whole replies would take half of the training time
 
 
 def in_parts(router: Router, solution: str) -> list[Part] | None:
-    """A solution cut where a tool puts its result, which has weight 0.
+    """A solution split into parts; the results that a tool inserts have weight 0.
 
     Returns:
-        None if the tool would write something else there, or nothing is computed.
+        The parts; None if the tool would write another result, or nothing is computed.
     """
     router.reset()
     parts: list[Part] = []
-    written = begun = 0  # characters looked at, and from where on they are in no part yet
+    written = begun = 0  # characters read, and the start of those not yet in a part
     while written < len(solution):
         found = router.feed(solution[written])
         written += 1
@@ -69,7 +69,7 @@ def in_parts(router: Router, solution: str) -> list[Part] | None:
 
 
 def of_gsm8k(path: Path) -> Iterator[tuple[str, str]]:
-    """Short problems of the training part, with annotated calculations as ordinary equations."""
+    """Short problems of the training set, with annotated calculations as ordinary equations."""
     for one in questions(path):
         lines, _, answer = one.answers[0].rpartition("####")
         steps = [_as_equation(line) for line in lines.strip().split("\n")]
@@ -82,7 +82,7 @@ def of_gsm8k(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _as_equation(line: str) -> str | None:
-    """`He has 48/2 = <<48/2=24>>24 clips.` as `He has 48 / 2 = 24 clips.`; None if that is not what it is."""
+    """`He has 48/2 = <<48/2=24>>24 clips.` as `He has 48 / 2 = 24 clips.`; None if it has another form."""
     found = list(_ANNOTATED.finditer(line))
     if len(found) != 1:
         return None
@@ -100,7 +100,7 @@ def _as_equation(line: str) -> str | None:
 def conversations(
     profile: Profile, gsm8k: Path, plain: list[tuple[str, str, bool]], n: int, seed: int
 ) -> list[dict[str, Any]]:
-    """`n` conversations: four in ten plain, one in thirty out of GSM8K, the others problems of our own."""
+    """`n` conversations: four in ten plain, one in thirty from GSM8K, the others our own problems."""
     rng = random.Random(seed)
     router = Router(profile.roles)
     public = [(q, parts) for q, s in of_gsm8k(gsm8k) if (parts := in_parts(router, s)) is not None]
@@ -124,7 +124,7 @@ def _line(question: str, reply: str | list[Part], ends: bool = True) -> dict[str
 
 
 def _begun(reply: str, ends: bool) -> tuple[str, bool]:
-    """The first words of a reply, which say how it goes on, and whether that is all."""
+    """The first words of a reply, and whether the reply ends with them."""
     first = _FIRST_WORDS.match(reply)
     return (first[0], False) if first and len(first[0]) < len(reply) else (reply, ends)
 
@@ -138,7 +138,7 @@ def alone(line: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--gsm8k", type=Path, required=True, metavar="FILE", help="its training part")
+    parser.add_argument("--gsm8k", type=Path, required=True, metavar="FILE", help="its training set")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--n", type=int, default=6000, help="conversations")
     parser.add_argument("--seed", type=int, default=1)

@@ -2,8 +2,8 @@
 
     python -m warpcortex_cli.lab.adapt.dates --out dates
 
-The role writes a date in words, `3 May 2021`, as `2021-05-03`. Every tenth day of the years it covers is kept out of
-the file, so that `held_out` holds dates which were not learnt.
+The role writes a date in words, `3 May 2021`, as `2021-05-03`. Every tenth day of the years it covers is left out of
+the file; `pairs(..., held_out=True)` returns those.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ roles:
 
 
 def pairs(n: int, seed: int, held_out: bool = False) -> list[tuple[str, str]]:
-    """Dates in words, and as numbers; of days that are in the file, or of those kept out of it."""
+    """Dates in words and as numbers, of days in the file or of those left out of it."""
     rng = random.Random(f"{seed} {held_out}")
     days = [d for d in range((_LAST - _FIRST).days) if (d % 10 == 0) == held_out]
     some = [_FIRST + timedelta(days=day) for day in rng.sample(days, n)]

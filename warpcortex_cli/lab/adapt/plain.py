@@ -1,7 +1,7 @@
-"""Plain conversations, in which nothing is to be computed: prompts of ours, answered by the untuned model itself.
+"""Plain conversations with nothing to compute: our own prompts, answered by the untuned model itself.
 
-An adapter that learns from them how the model answers anyway goes on answering so (self-distillation). None of the
-prompts is one of `eval/ordinary.py`; every third holds numbers that are not to be computed with.
+They keep an adapter from changing how the model answers ordinary questions (self-distillation). None of the prompts is
+in `eval/ordinary.py`; every third contains numbers, but nothing to compute.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.profile import Profile
 
 _TOGETHER = 24  # conversations in a step
-MOST_TOKENS = 64  # of a reply; a longer one is cut, and where it would end is not learnt
+MOST_TOKENS = 64  # of a reply; a longer one is cut, and its end is not learnt
 
 _FILLED: tuple[tuple[str, str], ...] = (
     (
@@ -218,7 +218,7 @@ What is an 8-hour shift?
 
 
 def prompts(seed: int) -> list[str]:
-    """All prompts, in an order that the seed gives."""
+    """All prompts, shuffled by the seed."""
     found = [form.format(word) for form, words in _FILLED for word in words.split("|")]
     found += _ALONE.strip().splitlines()
     random.Random(f"plain {seed}").shuffle(found)
@@ -232,11 +232,11 @@ def answered(
     keep: Path,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Iterator[tuple[str, str, bool]]:
-    """Each prompt with the reply of the model alone, and whether the reply came to its end.
+    """Each prompt with the reply of the model alone, and whether the reply is complete.
 
     Args:
-        profile: its roles, prompt and examples are left out; how tokens are chosen stays.
-        keep: a file of replies, which an interrupted run goes on with.
+        profile: used without its roles, prompt and examples, only for its sampling.
+        keep: a file of replies, from which an interrupted run resumes.
     """
     river = profile.river.model_copy(update={"prompt": "", "examples": (), "max_tokens": MOST_TOKENS})
     alone = profile.model_copy(update={"roles": (), "river": river})
@@ -257,7 +257,7 @@ def answered(
 
 
 def _replies(prism: Prism, alone: Profile, seed: int, prompts: list[str]) -> list[tuple[str, bool]]:
-    """The replies to prompts in conversations of their own, all in the same steps."""
+    """Replies to prompts, each in its own conversation, all in the same steps."""
     stepper = Stepper(prism)
     sessions = [Session(prism, alone, seed=seed, stepper=stepper) for _ in prompts]
     replies = [session.send(prompt) for session, prompt in zip(sessions, prompts, strict=True)]

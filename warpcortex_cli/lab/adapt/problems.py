@@ -1,7 +1,7 @@
-"""Word problems of one to four steps, made from a seed, each with its plan written before every calculation.
+"""Word problems of one to four steps, generated from a seed; solutions say before each calculation what it finds.
 
-Templates are in problems.txt: `[one|another]` is a choice, `{a}` a number, `{A}` a person, `{s}` things. They are ours;
-no file of problems that anything is measured on was used for them.
+Templates are in problems.txt: `[one|another]` is a choice, `{a}` a number, `{A}` a person, `{s}` things. We wrote them
+without using any set of problems that we measure on.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ _DAYS = "Monday|Tuesday|Wednesday|Thursday|Friday|Saturday|Sunday".split("|")
 _GOODS = "shirt|book|toy|ticket|meal|cake|hat|game|ball|lamp|pen|mug|plant|movie|sandwich|chair|pizza|scarf".split("|")
 
 _RANGES = {"S": (2, 9), "M": (4, 30), "L": (11, 99), "XL": (101, 980)}
-_STEPS = {"one": 4, "two": 5, "more": 1}  # how often of each kind
+_STEPS = {"one": 4, "two": 5, "more": 1}  # weights of the kinds
 
 
 @dataclass(frozen=True)
 class Template:
-    """A family of problems, as problems.txt has it.
+    """A template of problems.txt.
 
     Attributes:
         text: the problem; the last sentence is the question.
-        numbers: from which range each number is drawn.
+        numbers: the range of each number.
         steps: for each calculation what it finds, and the expression; `{1}` is the result of the first step.
-        bears: whether a sentence that has nothing to do with the question may stand before it.
+        bears: whether an irrelevant sentence may be added before the question.
     """
 
     text: str
@@ -54,7 +54,7 @@ class Template:
 
 @dataclass(frozen=True)
 class Problem:
-    """A word problem. `solution`: as a River is to write it, its equations with their results."""
+    """A word problem. `solution`: as a River should write it, with the results of its equations."""
 
     question: str
     solution: str
@@ -63,7 +63,7 @@ class Problem:
 
 @cache
 def templates() -> dict[str, tuple[Template, ...]]:
-    """Those of one, two and more steps."""
+    """The templates of one, two and more steps."""
     found: dict[str, tuple[Template, ...]] = {}
     text = files("warpcortex_cli.lab.adapt").joinpath("problems.txt").read_text(encoding="utf-8")
     for part in text.split("== ")[1:]:
@@ -95,7 +95,7 @@ def _chosen(text: str, rng: random.Random) -> str:
 
 
 def _words(rng: random.Random) -> dict[str, str]:
-    """One draw of everything but numbers."""
+    """Draws everything but the numbers."""
     people = rng.sample([(name, "she her her") for name in _GIRLS] + [(name, "he his him") for name in _BOYS], 3)
     he, his, him = people[0][1].split()
     (s, t), (x, _), (p, o), (n, m), (g, h), (v, w) = (
@@ -113,7 +113,7 @@ def _words(rng: random.Random) -> dict[str, str]:
 
 
 def _numbers(template: Template, rng: random.Random) -> tuple[dict[str, int], list[str], list[Fraction]] | None:
-    """Numbers, the expressions with them, and their results; None if they do not come out."""
+    """Numbers, the expressions with them, and their results; None if a result is not a positive integer."""
     drawn = {name: rng.randint(*within) for name, within in template.numbers.items()}
     values: dict[str, Any] = dict(drawn)
     expressions, results = [], []
@@ -129,7 +129,7 @@ def _numbers(template: Template, rng: random.Random) -> tuple[dict[str, int], li
 
 
 def _value(expression: str) -> Fraction:
-    """Of numbers and signs between spaces: products before sums, from the left."""
+    """The value of numbers and operators separated by spaces, with the usual precedence."""
     first, *rest = expression.split()
     terms, value = [], Fraction(first)
     for sign, number in zip(rest[::2], rest[1::2], strict=True):
@@ -142,7 +142,7 @@ def _value(expression: str) -> Fraction:
 
 
 def problem(rng: random.Random) -> Problem:
-    """One problem: four in ten of one step, five of two, one of more."""
+    """One problem; of ten, four have one step, five two, and one more."""
     kinds = templates()
     template = rng.choice(kinds[rng.choices(list(_STEPS), list(_STEPS.values()))[0]])
     while (found := _numbers(template, rng)) is None:

@@ -1,8 +1,8 @@
-"""LoRA adapters on the one model: rows with different adapters in the same forward.
+"""LoRA adapters on one shared model: rows with different adapters in the same forward.
 
 The model's own products are computed once for all rows; then each adapter adds its low-rank part to its own rows, as in
-Punica (Chen et al., 2023) and S-LoRA (Sheng et al., 2023). Rows without an adapter are left as they are. Layers that
-are kernels do it themselves (`low_rank`); those that are modules are given hooks.
+Punica (Chen et al., 2023) and S-LoRA (Sheng et al., 2023). Rows without an adapter do not change. Layers that run as
+kernels add it themselves (`low_rank`); modules get forward hooks.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ class Adapter:
     """An adapter that fits a model.
 
     Attributes:
-        pairs: of layers that are modules, by their path in the model; of the embedding, `down` is a table of tokens.
-        kernels: of those in layers that are kernels; None if it changes none of these.
-        head: whether it changes the head, so that all logits of its rows have to be computed.
+        pairs: for modules, by their path in the model; for the embedding, `down` is a table of tokens.
+        kernels: for layers that run as kernels; None if it changes none of them.
+        head: whether it changes the head, so that all logits of its rows must be computed.
     """
 
     name: str
@@ -57,18 +57,18 @@ class Adapter:
 
 
 class Adapters:
-    """The adapters of a model: loads them, caches them, and adds their part to a step.
+    """The adapters of a model: loads and caches them, and applies them in a step.
 
     Args:
         model: of transformers, with plain or packed linear layers.
-        room: bytes of adapters in memory; a step that needs more at once takes more.
+        room: bytes of adapters to keep in memory; a step that needs more may exceed it.
     """
 
     def __init__(self, model: Any, room: int = ROOM) -> None:
         self._model = model
         self.room = room
         self._held: OrderedDict[str, Adapter] = OrderedDict()  # least recently used first
-        self._kept: set[str] = set()  # for the next step
+        self._kept: set[str] = set()  # not to be dropped before the next step
         self._hooked: set[str] = set()
         self._step: list[_Rows] = []
 
@@ -83,13 +83,13 @@ class Adapters:
         return list(self._held)
 
     def get(self, name: str) -> Adapter:
-        """An adapter, read if it is not in memory.
+        """An adapter, loaded if it is not in memory.
 
         Args:
             name: its folder, or org/name in the Hugging Face cache.
 
         Raises:
-            ModelError: it is missing, damaged, not supported, or made for another model. Then nothing has changed.
+            ModelError: it is missing, damaged, not supported, or made for another model. Nothing has changed then.
         """
         found = self._held.get(name)
         if found is None:
@@ -104,24 +104,24 @@ class Adapters:
         return found
 
     def keep(self, name: str) -> None:
-        """The same for the next step: until that is over it stays in memory, and so the step reads nothing."""
+        """Loads an adapter and keeps it in memory until the next step is over, so that the step reads no files."""
         self.get(name)
         self._kept.add(name)
 
     def changes_head(self, name: str | None) -> bool:
-        """Whether the largest logit of its rows is not that of the model's own head."""
+        """Whether an adapter changes the head, and with it the largest logit of its rows."""
         return name is not None and self.get(name).head
 
     @contextmanager
     def running(self, rows: Sequence[tuple[str | None, int]], wanted: Sequence[int] = ()) -> Iterator[Adapted | None]:
-        """While it is open, a forward of the model computes each row with its adapter.
+        """A context in which a forward of the model computes each row with its adapter.
 
         Args:
-            rows: the adapter of each row, if it has one, and its tokens, as they are packed.
-            wanted: the tokens that the head is computed for.
+            rows: for each row in packed order, its adapter or None, and its number of tokens.
+            wanted: the packed tokens that the head is computed for.
 
         Yields:
-            what layers that are kernels have to be given.
+            The argument for layers that run as kernels; None if there is nothing for them.
         """
         spans: dict[str, list[range]] = {}
         start = 0
@@ -163,7 +163,7 @@ class Adapters:
                     x, at = given[0], rows.logits if head else rows.tokens
                     if x.is_floating_point():
                         low = x.flatten(0, -2)[at].float() @ pair.down
-                    else:  # tokens, of the embedding
+                    else:  # token ids, in the embedding
                         low = pair.down[x.flatten()[at]]
                     out.view(-1, out.shape[-1]).index_add_(0, at, (low @ pair.up).to(out.dtype))
 
@@ -171,7 +171,7 @@ class Adapters:
 
 
 class _Rows(NamedTuple):
-    """Places of an adapter's tokens in a step, and of those among its logits whose head it changes."""
+    """The indices of an adapter's tokens in a step, and of their logits if it changes the head."""
 
     adapter: Adapter
     tokens: Tensor
@@ -179,11 +179,11 @@ class _Rows(NamedTuple):
 
 
 def read_adapter(folder: Path, name: str, model: Any) -> Adapter:
-    """Reads an adapter that fits the linear layers of a model, in fp32, to where the model is.
+    """Reads an adapter for a model, in fp32, onto the model's device.
 
     Args:
-        folder: as `find_adapter` finds it.
-        model: of transformers; what the adapter names must be linear layers of its decoder, its head or embedding.
+        folder: as `find_adapter` returns it.
+        model: of transformers; the adapter may change linear layers of its decoder, its head and its embedding.
 
     Raises:
         ModelError: it is damaged, not supported, or was made for another model.
@@ -211,7 +211,7 @@ def read_adapter(folder: Path, name: str, model: Any) -> Adapter:
 
 
 def _checked(found: Mapping[str, Halves], config: Config, name: str, model: Any) -> dict[str, int]:
-    """The rank in each module. Raises ModelError if a tensor has no place in the model."""
+    """The rank in each module. Raises ModelError if a tensor does not fit the model."""
     base = f", {config.base_model_name_or_path}" if config.base_model_name_or_path else ""
     ranks = {}
     for module, ((rank, inputs), (outputs, other), table) in found.items():
@@ -232,7 +232,7 @@ def _checked(found: Mapping[str, Halves], config: Config, name: str, model: Any)
 
 
 def _inputs_and_outputs(model: Any, module: str) -> tuple[int, int] | None:
-    """Of the head, or of a linear layer inside of a decoder layer, plain or packed; None where `module` is neither."""
+    """Inputs and outputs of the head or of a decoder's linear layer, plain or packed; None for other modules."""
     found, _ = _found(model, module)
     if found is not None and found is model.get_output_embeddings():
         config = model.config.get_text_config(decoder=True)
@@ -243,7 +243,7 @@ def _inputs_and_outputs(model: Any, module: str) -> tuple[int, int] | None:
 
 
 def _table_sizes(model: Any, module: str) -> tuple[int, int] | None:
-    """Tokens and numbers of each, of the embedding; None where `module` is another one, or scales what it gives."""
+    """Vocabulary size and width of the embedding; None for other modules, and if it scales its output."""
     found, _ = _found(model, module)
     plain = type(found) is nn.Embedding or (isinstance(found, Embedding) and found.factor is None)
     if found is None or found is not model.get_input_embeddings() or not plain:
@@ -252,7 +252,7 @@ def _table_sizes(model: Any, module: str) -> tuple[int, int] | None:
 
 
 def _found(model: Any, path: str) -> tuple[nn.Module | None, Place | None]:
-    """A module of a model, also within a layer that is now a kernel: then with its place there."""
+    """The module at a path of a model; within a layer that runs as kernels, also its place there."""
     found, parts = model, path.split(".")
     for number, part in enumerate(parts):
         if isinstance(found, FusedLayer):

@@ -1,8 +1,8 @@
-"""Layers with packed weights as kernels: two calls, before and after attention, or one call for many layers.
+"""Runs layers with packed weights as kernels: two calls, before and after attention, or one call for many layers.
 
-A step of few tokens spends nearly as long in dozens of small operations as it waits for the weights. At load each layer
-whose parts have the names that the kernels know is run both ways on four tokens. It is replaced only if the outputs
-agree within 5 %.
+A step of few tokens spends nearly as long in dozens of small operations as in reading the weights. At load, each layer
+whose parts have names that the kernels know is run both ways on four tokens. It is replaced only if the outputs agree
+within 5 %.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from warpcortex_cli.prism.native import LayerKernels, Layers, Linear, Norm, Part
 from warpcortex_cli.prism.quantize import Packed, Share
 from warpcortex_cli.prism.support import Trial
 
-_TOKENS, _POSITIONS = (1, 2, 3, 4), (0, 1, 100)  # of the trial; the last token stands at the end of the model's context
-_NEAR = 0.05  # allowed difference: rounding may fall to either side, while layers of another form differ far more
+_TOKENS, _POSITIONS = (1, 2, 3, 4), (0, 1, 100)  # of the trial; the last token is at the end of the model's context
+_NEAR = 0.05  # allowed relative difference: more than rounding, far less than that of a layer of another form
 _SILU, _GELU = {"SiLU", "SiLUActivation"}, {"GELUTanh", "PytorchGELUTanh"}
 
 
@@ -32,7 +32,7 @@ class Fused(NamedTuple):
     Attributes:
         number: the layer's, from 0.
         heads, kv_heads, head_dim, scaling, softcap, window: the arguments of its attention, the same in each step.
-        angles: the same number for layers that get the same cosines and sines.
+        angles: equal for layers that get the same cosines and sines.
     """
 
     number: int
@@ -46,21 +46,21 @@ class Fused(NamedTuple):
 
 
 class FusedLayer(nn.Module):
-    """A decoder layer.
+    """A decoder layer that runs as kernels.
 
     Args:
-        like: which layer it is, and the arguments of its attention.
+        like: its number and the arguments of its attention.
         parts: its weights.
         dtype: the type of keys and values.
         made_of: the model's own layer, over the same packed weights.
 
     Attributes:
-        together: this layer and those after it that get the same angles, to run in one call; or None.
+        together: this layer and those after it, if they can run in one call; else None.
     """
 
     def __init__(self, like: Fused, parts: Parts, dtype: torch.dtype, made_of: nn.Module) -> None:
         super().__init__()
-        self.made_of = (made_of,)  # in a tuple, or its parameters would be counted twice
+        self.made_of = (made_of,)  # in a tuple, so that its parameters are not counted twice
         self.number, self.kernels, self.like = like.number, LayerKernels(parts, like.number), like
         self._heads, self._kv_heads = parts.heads, parts.kv_heads
         self._dtype = dtype
@@ -76,7 +76,7 @@ class FusedLayer(nn.Module):
             return hidden
         x = hidden[0].float()
         cosine, sine = (angles[0].float() for angles in position_embeddings)
-        if self.together is not None and hidden.dtype == torch.float32:  # one call does not round in between
+        if self.together is not None and hidden.dtype == torch.float32:  # one call does not round between layers
             found = attention.through(*self.together, (cosine, sine), x)
             if found is not None:
                 return found[None]
@@ -88,7 +88,7 @@ class FusedLayer(nn.Module):
         return self.kernels.after(x, read.float(), adapted).to(hidden.dtype)[None]
 
     def place(self, module: nn.Module) -> Place | None:
-        """Where a module of the model's own layer is among the kernels' weights, if it is one of the linear layers."""
+        """Where a linear layer of the model's own layer is among the kernels' weights; None for other modules."""
         packed = module.joint.linear if isinstance(module, Share) else module
         for name, linear in self.kernels.parts.linears.items():
             if isinstance(packed, Packed) and linear.packed is packed.weight:
@@ -97,7 +97,7 @@ class FusedLayer(nn.Module):
         return None
 
     def take_along(self, others: Sequence[FusedLayer]) -> None:
-        """Runs the layers after it in the same call, if a step allows it."""
+        """Lets the next layers run in the same call, if a step allows it."""
         layers = [self, *others]
         joint = Layers(self.number, [layer.kernels for layer in layers], [layer.scaling for layer in layers])
         self.together = joint, frozenset((layer.softcap, layer.window) for layer in layers)
@@ -114,11 +114,11 @@ class _Seen:
 
 @torch.inference_mode()
 def fuse(decoder: Any, max_context: int, dtype: torch.dtype) -> int:
-    """Replaces those layers of a model that can be; returns how many.
+    """Replaces the layers that the kernels can run; returns how many.
 
     Args:
-        max_context: positions that it can be run at: some models treat far ones otherwise than near ones.
-        dtype: that keys and values are kept in.
+        max_context: of the model; the trial includes its last position, as some models treat far ones differently.
+        dtype: of keys and values.
     """
     layers = getattr(decoder, "layers", None)
     if not isinstance(layers, nn.ModuleList):
@@ -136,7 +136,7 @@ def fuse(decoder: Any, max_context: int, dtype: torch.dtype) -> int:
             fused = FusedLayer(like, _parts(layers[number], like), dtype, layers[number])
             same = _gives_the_same(fused, found, given)
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError):
-            continue  # it is of another form
+            continue  # the layer has another form
         if same:
             done.append(fused)
     _put(layers, done)
@@ -144,7 +144,7 @@ def fuse(decoder: Any, max_context: int, dtype: torch.dtype) -> int:
 
 
 def fuse_again(decoder: Any, known: Sequence[Fused], dtype: torch.dtype) -> None:
-    """Replaces those layers of a model that `fuse` did, without a trial. ValueError: they are of another form."""
+    """Replaces the layers that `fuse` replaced, without a trial. Raises ValueError if they have another form."""
     layers = getattr(decoder, "layers", None)
     if not isinstance(layers, nn.ModuleList) or any(not 0 <= like.number < len(layers) for like in known):
         raise ValueError("these are no layers of the model")
@@ -156,12 +156,12 @@ def fuse_again(decoder: Any, known: Sequence[Fused], dtype: torch.dtype) -> None
 
 
 def fused_layers(decoder: Any) -> list[Fused]:
-    """Which layers of a model are fused, for `fuse_again`."""
+    """The fused layers of a model, for `fuse_again`."""
     return [layer.like for layer in getattr(decoder, "layers", ()) if isinstance(layer, FusedLayer)]
 
 
 def _put(layers: nn.ModuleList, fused: Sequence[FusedLayer]) -> None:
-    """Puts fused layers in their places; those that follow each other and are given the same angles run together."""
+    """Puts fused layers in their places; consecutive ones with the same angles run together."""
     for layer in fused:
         layers[layer.number] = layer
 
@@ -175,7 +175,7 @@ def _put(layers: nn.ModuleList, fused: Sequence[FusedLayer]) -> None:
 
 
 def _tried(decoder: Any, layers: nn.ModuleList, positions: list[int]) -> tuple[Trial, dict[int, _Seen]]:
-    """Runs a few tokens; layers that are called in a way of their own are not seen."""
+    """Runs a few tokens; layers that are called in an unusual way are not recorded."""
     seen: dict[int, _Seen] = {}
 
     def keep(number: int, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
@@ -208,16 +208,16 @@ def _gives_the_same(fused: FusedLayer, seen: _Seen, given: attention.Layer) -> b
 
 
 def _near(mine: Tensor, given: Tensor) -> bool:
-    """Whether two tensors [n, tokens, d] are nearly the same for each token."""
+    """Whether two tensors [n, tokens, d] nearly agree for each token."""
     mine, given = (x.float().transpose(0, 1).flatten(1) for x in (mine, given))
     return bool(((mine - given).norm(dim=1) <= _NEAR * given.norm(dim=1)).all())
 
 
 def _parts(layer: Any, like: Fused) -> Parts:
-    """The parts of a layer under the names that transformers gives them.
+    """The parts of a layer, by the names that transformers gives them.
 
     Raises:
-        AttributeError, TypeError, ValueError, RuntimeError: it is of another form.
+        AttributeError, TypeError, ValueError, RuntimeError: the layer has another form.
     """
     own, mlp = layer.self_attn, layer.mlp
     gate = type(getattr(mlp, "act_fn", None) or mlp.activation_fn).__name__
@@ -251,7 +251,7 @@ def _linear(module: Packed | Share) -> Linear:
 
 
 def norm_of(module: nn.Module, size: int) -> Norm:
-    """Its weights as it uses them: those of Gemma are kept as what they are more than 1."""
+    """A norm with its weights as they are applied: Gemma stores weight - 1."""
     epsilon = float(getattr(module, "variance_epsilon", None) or module.eps)  # type: ignore[arg-type]
-    ones = torch.ones(size)  # in fp32, or what Gemma adds 1 to would be rounded
+    ones = torch.ones(size)  # in fp32, so that Gemma's sum with 1 is not rounded
     return Norm(module(ones).float() * (1 + epsilon) ** 0.5, epsilon)

@@ -1,6 +1,6 @@
-"""LoRA adapters as the kernels take them, and which tokens of a step have which one.
+"""LoRA adapters in the layout of the kernels, and the tokens of a step that have each.
 
-A and B become bfloat16, as near to the adapter as packed weights are to the model: `kernels/lora.h` says how they lie.
+A and B are rounded to bfloat16, about as exact as packed weights are. `kernels/lora.h` has the layout.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-LINEARS = ("qkv", "output", "gate_up", "down")  # of a layer, each of them computed as one
+LINEARS = ("qkv", "output", "gate_up", "down")  # products of a layer
 _LANES, _RANKS, _MODULES = 16, 4, 3  # as in `kernels/`
 
 
@@ -71,12 +71,12 @@ class Pair:
 
 
 class Place(NamedTuple):
-    """Where a linear layer is among those that kernels compute as one.
+    """Where a linear layer is among those that the kernels compute as one product.
 
     Attributes:
         layer: the number of the decoder layer.
         linear: one of `LINEARS`.
-        first: its first output among those of all.
+        first: its first output in that product.
     """
 
     layer: int
@@ -85,15 +85,15 @@ class Place(NamedTuple):
 
 
 class LowRank:
-    """An adapter of the layers that are kernels.
+    """An adapter for layers that run as kernels.
 
     Args:
-        pairs: what it adds to each linear layer, of fitting sizes.
-        layers: of the model.
+        pairs: what it adds to each linear layer, of matching sizes.
+        layers: the number of the model's decoder layers.
 
     Attributes:
         layers: as given.
-        ranks: the most that one call has to make room for.
+        ranks: the largest joint rank of a product, which sizes the buffers.
     """
 
     def __init__(self, pairs: Mapping[Place, Pair], layers: int) -> None:
@@ -109,7 +109,7 @@ class LowRank:
 
     @property
     def address(self) -> int:
-        """Of its layers; valid for as long as it lives."""
+        """The address of its layers, valid as long as this object lives."""
         return ctypes.addressof(self._given)
 
     def _put(self, given: Any, modules: list[tuple[int, Pair]]) -> None:
@@ -141,7 +141,7 @@ class Adapted:
     """The tokens of a step that have adapters.
 
     Args:
-        given: adapters, and the places of their tokens among the packed ones, ascending.
+        given: each adapter with the indices of its packed tokens, ascending.
     """
 
     def __init__(self, given: Sequence[tuple[LowRank, Sequence[int]]]) -> None:
@@ -154,10 +154,14 @@ class Adapted:
         self._given = _Adapted(ctypes.addressof(of), len(given), max(adapter.ranks for adapter, _ in given))
 
     def address(self, rows: int, layers: int) -> int:
-        """For the kernels, in a step of so many tokens and up to the layer before this number; while it lives.
+        """The address for the kernels, valid as long as this object lives.
+
+        Args:
+            rows: tokens of the step.
+            layers: the number of the last layer, plus 1.
 
         Raises:
-            ValueError: it is of more tokens, or of fewer layers.
+            ValueError: the adapters have fewer layers, or tokens beyond the step's.
         """
         if rows < self.end or layers > self.layers:
             raise ValueError(f"adapters of {self.layers} layers do not fit {layers}, or {self.end} tokens not {rows}")

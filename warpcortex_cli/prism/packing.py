@@ -1,4 +1,4 @@
-"""Packs blocks of GGUF files for the kernels, all matrices of a model in one call: read once, written once."""
+"""Packs blocks of GGUF files for the kernels: all matrices of a model in one call, each read and written once."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from warpcortex_cli.errors import ModelError
 from warpcortex_cli.gguf.layout import FileRows
 from warpcortex_cli.prism.native import INT4, INT8, MINIMA, kernels, packed_bytes
 
-# Types that are packed as they lie there, in the order of `Blocks` in kernels/: bytes and values of a block, and the
-# format.
+# Types that are packed directly, in the order of `Blocks` in kernels/: bytes and values of a block, and the format.
 BLOCKS = {
     "Q4_0": (18, 32, 4),
     "Q4_1": (20, 32, INT4),
@@ -60,7 +59,7 @@ class _Job:
 
 
 class Packing:
-    """Matrices that are given room at once, and packed together in the end.
+    """Allocates matrices as they are added, and packs them all together at the end.
 
     Raises:
         RunError: the kernels cannot be compiled here.
@@ -74,14 +73,14 @@ class Packing:
     def add(
         self, kind: str, parts: Sequence[FileRows], inputs: int, refuse: Callable[[], object]
     ) -> tuple[Tensor, int]:
-        """Room for rows of ggml's blocks, several matrices as one, and the format. It is filled by `finish`.
+        """Memory for rows of ggml's blocks, several matrices as one, and its format. `finish` fills it.
 
         Args:
             kind: one of `BLOCKS`.
-            refuse: raises ModelError for a number in them that is not finite.
+            refuse: finds the number that is not finite and raises ModelError for it.
 
         Raises:
-            ValueError: these are no rows of so many inputs.
+            ValueError: rows of so many inputs are not whole blocks, or heads do not divide them.
         """
         _, values, format = BLOCKS[kind]
         if inputs % values or any(p.heads and p.count % (2 * p.heads) for p in parts):
@@ -91,7 +90,7 @@ class Packing:
         return packed, format
 
     def finish(self) -> None:
-        """Packs all. Raises ModelError: a file cannot be read, ends too early, or holds numbers that are not finite."""
+        """Packs all. Raises ModelError if a file cannot be read, ends too early, or holds infinite or NaN numbers."""
         with ExitStack() as opened:
             files: dict[Path, int] = {}
             for path in {part.path for job in self._jobs for part in job.parts}:
@@ -99,7 +98,7 @@ class Packing:
                     files[path] = opened.enter_context(path.open("rb")).fileno()
                 except OSError as error:
                     raise _unreadable(path, error.strerror or str(error)) from error
-            parts = [_parts(job, files) for job in self._jobs]  # which are pointed at
+            parts = [_parts(job, files) for job in self._jobs]  # kept alive: `given` points at them
             given = (_Blocky * len(parts))(*map(_given, self._jobs, parts))
             self._kernels.pack_blocks(ctypes.addressof(given), len(given), torch.get_num_threads())
         for job, of in zip(self._jobs, given, strict=True):
@@ -111,7 +110,7 @@ class Packing:
         self._jobs.clear()
 
     def _room(self, nbytes: int) -> Tensor:
-        """Memory, in large pages where there are such: to be given it page by page takes as long as to fill it."""
+        """Memory in huge pages if possible: page faults of small pages take as long as filling them."""
         whole = -(-nbytes // _LINE) * _LINE
         if whole > len(self._slab):
             memory = mmap.mmap(-1, max(whole, _SLAB), **_PRIVATE)

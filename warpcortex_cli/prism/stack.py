@@ -1,6 +1,6 @@
-"""A whole decoder in one call: embedding, all layers and the last norm, without the model's own Python in between.
+"""A whole decoder in one call: embedding, all layers and the last norm, without the model's own Python code.
 
-A small model spent a fifth of a step there. This serves a model whose layers are all our kernels and share their
+In a small model that code took a fifth of a step. Used for models whose layers all run as kernels and share their
 angles, if a trial gave the same output.
 """
 
@@ -15,14 +15,14 @@ from warpcortex_cli.prism.attention import Angles
 from warpcortex_cli.prism.fused import FusedLayer, norm_of
 from warpcortex_cli.prism.step import PackedStep
 
-_FIRST, _LAST = 1024, 1 << 14  # positions whose angles are cached, at first and at most; others are computed each time
+_FIRST, _LAST = 1024, 1 << 14  # positions with cached angles, at first and at most; others are computed each time
 
 
 class Stack:
     """The decoder of a model.
 
     Raises:
-        AttributeError, LookupError, RuntimeError, TypeError: it has another form.
+        AttributeError, LookupError, RuntimeError, TypeError: the decoder has another form.
     """
 
     def __init__(self, decoder: Any) -> None:
@@ -37,7 +37,7 @@ class Stack:
         self._kept: Angles = self._angles(torch.arange(_FIRST))
 
     def run(self, step: PackedStep, tokens: Tensor, positions: Tensor) -> Tensor | None:
-        """Hidden states [T, hidden_size] after the last norm; None if its layers have to attend one by one.
+        """Hidden states [T, hidden_size] after the last norm; None if the layers must run one by one.
 
         Args:
             tokens, positions: int64 [T].
@@ -46,14 +46,14 @@ class Stack:
         if together is None or together[0].count != self._layers:
             return None
         hidden: Tensor = self._embed(tokens)
-        if hidden.dtype != torch.float32:  # then hidden states are rounded between layers
+        if hidden.dtype != torch.float32:  # such hidden states must be rounded between layers
             return None
         found = step.through(*together, self.angles(positions), hidden)
         weight = self._norm.weight
         return None if found is None else nn.functional.rms_norm(found, weight.shape, weight, self._norm.epsilon)
 
     def angles(self, positions: Tensor) -> Angles:
-        """Cosine and sine of positions [T]: [T, rotary dims]."""
+        """Cosines and sines [T, rotary dims] of positions [T]."""
         end = int(positions.max()) + 1
         if end > _LAST:
             return self._angles(positions)

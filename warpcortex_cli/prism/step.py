@@ -1,8 +1,8 @@
 """A packed forward's attention: shared segments and private tails, for all rows of a step.
 
-Rows of the same slab, with the same reads and the same number of tokens form a group: what they share is multiplied
-once for all their queries (as in Hydragen and cascade attention), their tails in one batch, and both meet in one
-softmax. Each group is served by the kernels for a CPU where they can, and by torch elsewhere.
+Rows in the same slab with the same reads and the same number of tokens form a group: shared segments are multiplied
+once for all their queries (as in Hydragen and cascade attention), their tails in one batch, and one softmax covers
+both. The CPU kernels compute the groups that they support, and torch the others.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ class PackedStep:
     Args:
         rows: in the caller's order.
         device: of keys and values.
-        native: whether the kernels for a CPU compute attention where they can.
+        native: whether to use the CPU kernels for the groups that they support.
 
     Attributes:
         rows: in the order of the packed tokens.
         order: for each packed row, its index in the caller's order.
-        adapted: tokens with LoRA adapters, of the layers that are kernels.
+        adapted: tokens with LoRA adapters, for layers that run as kernels.
 
     Raises:
         ValueError: a tail is full, or two rows write to the same one.
@@ -70,7 +70,7 @@ class PackedStep:
         self._queries: dict[int, list[Tensor]] = {packed: [] for packed in self._watched}
 
     def through(self, layers: Layers, limits: Limits, angles: Angles, hidden: Tensor) -> Tensor | None:
-        """Runs layers in one call, if the kernels serve all groups in each layer and at most one row keeps queries."""
+        """Runs layers in one call; None if the kernels do not serve all groups, or several rows keep queries."""
         ways = [self._ways(*each) for each in limits]
         served = ways[0][0]
         if served is None or any(others for _, others in ways):
@@ -117,7 +117,7 @@ class PackedStep:
         return torch.cat(self._queries[packed]) if packed in self._queries else None
 
     def commit(self) -> None:
-        """Makes the written tokens part of their tails. A step that fails before has changed nothing."""
+        """Makes the written tokens part of their tails. A step that fails before this has changed nothing."""
         for row in self.rows:
             row.tail.length += len(row.tokens)
 
@@ -139,10 +139,10 @@ class _Group:
         self.even = min(lengths) + self.n == self.extent
         self.newest = max(max(r.positions) for r in rows)
         self._slots = torch.tensor(slots, device=device)
-        # [N, n] each: the tail's length with each token, and the token's position
+        # [N, n] each: the tail's length up to and including each token, and the token's position
         self._ends = torch.tensor(lengths, device=device)[:, None] + torch.arange(1, self.n + 1, device=device)
         self._at = torch.tensor([r.positions for r in rows], device=device)
-        # Few holes: compute over the whole range of slots and ignore the holes. Many: copy the tails together.
+        # With few unused slots between, compute over the whole range and ignore them. With many, gather the tails.
         self._gather = self.high - self.low > 2 * self.rows
         self._pick = None if self._gather or self.high - self.low == self.rows else self._slots - self.low
         self._blocked: dict[int | None, Tensor | None] = {}
@@ -155,7 +155,7 @@ class _Group:
 
     @cached_property
     def readers(self) -> Readers:
-        """The group in the form that the kernels take, for all layers."""
+        """The group as the kernels take it, for all layers."""
         return Readers(
             self.start, self.n, self._slots.repeat_interleave(self.n), self._ends.flatten(), self.slab, self.reads
         )
@@ -176,7 +176,7 @@ class _Group:
             buffer[self._slots[:, None], :, self._ends - 1] = new
 
     def _tails(self, room: Room) -> Tensor:
-        """The rows' tails [N or more, kv_heads, extent, head_dim]; a view unless the slots lie too far apart."""
+        """The rows' tails [N or more, kv_heads, extent, head_dim]; a view unless the slots are too far apart."""
         if self._gather:
             return room.rows(self._slots, self.extent)
         return room[self.low : self.high, :, : self.extent]
@@ -193,12 +193,12 @@ class _Group:
         """The inverse of `_spread`."""
         return x if self._pick is None else x[self._pick]
 
-    # -- who sees what ---------------------------------------------------------------------------------------
+    # -- masks ---------------------------------------------------------------------------------------
 
     def _hidden(self, layer: int, window: int | None) -> Tensor | None:
         """The mask, True where a token must not look, broadcastable to [kv_heads, g, N, n, keys]; None if nowhere.
 
-        It covers the last keys: those of the tail, and those of the reads only if a window cuts them.
+        It covers the last keys: the tail's, and those of the reads only if a window hides some.
         """
         window = window if self.cut(window) else None
         per_head = window is not None and any(r.positions.dim() == 3 for r in self.reads)
@@ -233,7 +233,7 @@ class _Group:
     # -- the computation -------------------------------------------------------------------------------------
 
     def attend(self, layer: Layer) -> Tensor:
-        """Writes the new keys and values behind the tails and attends -> [N * n, heads, d]."""
+        """Appends the new keys and values to the tails and attends -> [N * n, heads, d]."""
         mine = slice(self.start, self.start + self.size)
         rooms = self.slab.layer(layer.number)
         heads, kv_heads, d = layer.query.shape[0], layer.key.shape[0], layer.query.shape[-1]
@@ -277,7 +277,7 @@ class _Group:
         scores = [torch.bmm(flat, k.transpose(1, 2)).view(kv_heads, g, rows, m, -1) for k, _ in parts]
         private = self._collect(torch.matmul(own, tails[0].transpose(2, 3)))
         scores.append(private.view(rows, kv_heads, g, m, -1).permute(1, 2, 0, 3, 4))
-        # The softmax is in fp32 as in transformers. Nobody else holds the scores, so they are changed in place.
+        # The softmax is in fp32, as in transformers. Nothing else uses the scores, so they are changed in place.
         all_scores = (torch.cat(scores, -1) if parts else scores[0]).float().mul_(layer.scaling)
         if layer.softcap is not None:
             all_scores = all_scores.div_(layer.softcap).tanh_().mul_(layer.softcap)
@@ -307,7 +307,7 @@ def _joined(parts: list[tuple[Tensor, Tensor]], tails: tuple[Tensor, Tensor]) ->
 def _prefill(q: Tensor, whole: tuple[Tensor, Tensor], scaling: float, blocked: Tensor | None) -> Tensor:
     """One row of many tokens, q [kv_heads, g, 1, m, d], by torch's fused attention.
 
-    It never holds the scores, which `_batched` does.
+    Unlike `_batched`, it never holds the scores.
     """
     keys, values = whole[0][0, :, None], whole[1][0, :, None]
     if q.shape[3] == 1 and blocked is None:

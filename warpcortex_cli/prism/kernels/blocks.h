@@ -1,7 +1,7 @@
 // Packs ggml's blocks into panels directly: a GGUF file is read once and written once.
 //
-// Layouts: ggml-common.h. The result is that of `gguf/blocks.py`: levels, and the scale and minimum of each 32. Levels of
-// 5 bits without minima are shifted so that the weight 0 is level 128.
+// Layouts: ggml-common.h. The result equals that of `gguf/blocks.py`: levels, and a scale and minimum for each 32.
+// Levels of 5 bits without minima are shifted so that the weight 0 is level 128.
 
 #pragma once
 
@@ -34,19 +34,19 @@ constexpr BlockForm form_of(Blocks kind) {
 
 inline float half_at(const uint8_t* at) { return from_half(load<uint16_t>(at)); }
 
-// The levels of a group, 16 and 16.
+// The levels of a group, in two halves of 16.
 typedef uint8_t Bytes __attribute__((vector_size(16)));
 struct Levels {
     Bytes low, high;
 };
 
-// Low halves of 16 bytes, then the high ones.
+// The low nibbles of 16 bytes, then the high ones.
 inline Levels halves(const uint8_t* packed) {
     const Bytes both = load<Bytes>(packed);
     return {both & 15, both >> 4};
 }
 
-// The fifth bits of 32 levels, the lowest first: 16 or 0.
+// The fifth bits of 16 levels, lowest first, as 16 or 0.
 inline Bytes fifths(const uint8_t* bits) {
     typedef uint64_t Eights __attribute__((vector_size(16)));
     constexpr uint64_t EACH = 0x0101010101010101, ONE = 0x8040201008040201;
@@ -63,7 +63,7 @@ inline void k_scale(const uint8_t* block, int64_t g, float* scale, float* minimu
     *minimum = -(half_at(block + 2) * float(least));
 }
 
-// fp16 numbers that panels hold as they are. For subnormals `settle` finds other scales.
+// fp16 numbers that panels store unchanged. For subnormals `settle` finds other scales.
 inline bool normal(uint16_t half) { return (half & 0x7c00) != 0 || (half & 0x7fff) == 0; }
 inline bool finite(uint16_t half) { return (half & 0x7c00) != 0x7c00; }
 
@@ -88,7 +88,7 @@ inline Levels levels_of(const uint8_t* block, int64_t g) {
     }
 }
 
-// Writes the scales and minima of an output that fp16 does not hold exactly; returns the output's factor.
+// Writes the scales and minima of an output that fp16 cannot represent exactly; returns the output's factor.
 template <Blocks KIND>
 float settled(const uint8_t* row, int64_t groups, int64_t lane, uint8_t* panel) {
     constexpr BlockForm FORM = form_of(KIND);
@@ -108,7 +108,7 @@ float settled(const uint8_t* row, int64_t groups, int64_t lane, uint8_t* panel) 
     return fit.times;
 }
 
-// Rows of blocks to a panel. Returns whether all scales and minima are finite numbers.
+// Packs rows of blocks into a panel. Returns whether all scales and minima are finite.
 template <Blocks KIND>
 bool packed_panel(const uint8_t* const* rows, int64_t lanes, int64_t groups, uint8_t* panel) {
     constexpr BlockForm FORM = form_of(KIND);
@@ -140,12 +140,12 @@ bool packed_panel(const uint8_t* const* rows, int64_t lanes, int64_t groups, uin
 
 // -- rows in files ---------------------------------------------------------------------------------------------
 
-// Rows of blocks of a file, one after the other from `offset` on. `heads`: of how many heads the two halves take turns,
-// row by row, which panels have behind each other; 0: of none.
+// Consecutive rows of blocks in a file, from `offset` on. `heads`: the number of heads whose two halves are interleaved
+// row by row in the file and consecutive in panels; 0 for none.
 struct FileRows {
     int64_t file, offset, count, heads;
 
-    // Where the row lies that becomes output `i`.
+    // The row in the file that becomes output `i`.
     int64_t place(int64_t i) const {
         if (heads == 0) return i;
         const int64_t each = count / heads, half = each / 2, own = i % each;
@@ -153,7 +153,7 @@ struct FileRows {
     }
 };
 
-enum Packing { PACKED, ENDED, STRANGE };  // all; a file ends too early, or cannot be read; numbers are not all finite
+enum Packing { PACKED, ENDED, STRANGE };  // done; a file ends too early or cannot be read; not all numbers are finite
 
 inline bool read_all(int64_t file, uint8_t* to, int64_t count, int64_t offset) {
     while (count > 0) {
@@ -165,9 +165,9 @@ inline bool read_all(int64_t file, uint8_t* to, int64_t count, int64_t offset) {
     return true;
 }
 
-constexpr int64_t READ = 1 << 17;  // bytes that are read at once: they are in a core's cache when they are packed
+constexpr int64_t READ = 1 << 17;  // bytes that are read at once, so that they are still in a core's cache when packed
 
-// Matrices whose outputs follow each other, to be packed as one. `outcome`: of `Packing`, the last that was not PACKED.
+// Matrices to be packed as one, their outputs in order. `outcome`: the last `Packing` that was not PACKED.
 struct Blocky {
     int64_t kind;
     const FileRows* parts;
@@ -176,12 +176,12 @@ struct Blocky {
     int64_t outputs, inputs, outcome;
 };
 
-// What a thread reads into, and where each row begins there.
+// A thread's read buffer, and where each row starts in it.
 struct Reading {
     std::vector<uint8_t> held;
     std::vector<const uint8_t*> rows;
 
-    // Reads outputs [begin, end): of each part, the least piece of its file that holds all that is wanted.
+    // Reads outputs [begin, end): of each part, the smallest piece of its file that holds them.
     bool read(const Blocky& of, int64_t row, int64_t begin, int64_t end) {
         int64_t room = 0;
         each_piece(of, begin, end, [&](const FileRows&, int64_t, int64_t, int64_t low, int64_t high) {
@@ -215,7 +215,7 @@ struct Reading {
     }
 };
 
-// Calls `use` with the type of blocks as a type.
+// Calls `use` with the type of blocks as a compile-time constant.
 template <typename Use>
 inline auto with_blocks(int64_t kind, Use use) {
     switch (kind) {
@@ -229,7 +229,7 @@ inline auto with_blocks(int64_t kind, Use use) {
     }
 }
 
-// Panels [first, last).
+// Packs panels [first, last).
 template <Blocks KIND>
 Packing packed_piece(const Blocky& of, int64_t first, int64_t last, Reading& reading) {
     constexpr BlockForm FORM = form_of(KIND);

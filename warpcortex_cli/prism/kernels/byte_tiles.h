@@ -1,5 +1,5 @@
-// The products of products.h in integers by AMX tiles, 16 tokens, 16 outputs and 32 inputs at a time. Their sums are the
-// same integers, and are scaled in the same order, so that tiles and vectors give the same bits.
+// The products of products.h in integers by AMX tiles, 16 tokens, 16 outputs and 32 inputs at a time. The integer sums
+// are the same and are scaled in the same order, so that tiles and vectors give the same bits.
 
 #pragma once
 
@@ -7,21 +7,21 @@
 
 namespace {
 
-constexpr int64_t DEEP_BYTES = GROUP / WORD_BYTES;  // rows of a tile that holds a group of a panel, a byte a level
+constexpr int64_t DEEP_BYTES = GROUP / WORD_BYTES;  // rows of a tile that holds a group of a panel, one byte a level
 constexpr int64_t LEVEL_BYTES = DEEP_BYTES * LINE;  // of such a tile
 
 #if defined(WITH_TILES)
 
 constexpr int64_t AT_ONCE = 8;  // groups: their products, levels and tokens fit into L1
 
-// The integer products of a tile of tokens and a group of a panel, [token][output]: for int16 tokens those of their high
-// bytes, and behind them those of their low bytes.
+// The integer products of a tile of tokens and a group of a panel, [token][output]: for int16 tokens those of their
+// high bytes, then those of their low bytes.
 template <Kind KIND>
 struct alignas(LINE) Products {
     int32_t sums[KIND == BYTES ? 1 : 2][TALL][LANES];
 };
 
-// Multiplies a group. Tiles of even and of odd groups are different ones, so that two are under way.
+// Multiplies a group. Even and odd groups use different tiles, so that two are in flight.
 template <Kind KIND, int ODD>
 inline void multiply_group(const int8_t* tokens, const uint8_t* levels, Products<KIND>& to) {
     if constexpr (KIND == BYTES && ODD == 0) {
@@ -59,8 +59,8 @@ inline void multiply_group(const int8_t* tokens, const uint8_t* levels, Products
     }
 }
 
-// Adds the products of some groups of a panel and of a tile of tokens to the sums, or begins these. `bytes`: 4-bit levels
-// of these groups as bytes. All groups are multiplied before the first one is scaled, which waits for its tile's store.
+// Adds the products of some groups of a panel and a tile of tokens to the sums, or starts these. `bytes`: 4-bit levels
+// of these groups as bytes. All groups are multiplied before the first is scaled, as scaling waits for a tile's store.
 template <int FORMAT, Kind KIND>
 inline void multiply_panel(const uint8_t* panel, const uint8_t* bytes, int64_t first, int64_t count, const Tokens& x,
                            int64_t tile, Floats* sums) {
@@ -99,8 +99,8 @@ inline void multiply_panel(const uint8_t* panel, const uint8_t* bytes, int64_t f
     UNROLLED for (int m = 0; m < TALL; m++) sums[m] = acc[m];
 }
 
-// The sums of some pairs of panels, consecutively: a few groups of all panels at a time, so that the weights and a tile's
-// tokens stay in L1. While they are multiplied, the next ones are prefetched.
+// The sums of some pairs of panels: a few groups of all panels at a time, so that the weights and a tile's tokens stay
+// in L1. Meanwhile the next groups are prefetched.
 template <int FORMAT>
 void byte_sums(const Tokens& x, const Pairs& pairs, Floats* sums) {
     constexpr Kind KIND = bits_of(FORMAT) == 4 ? BYTES : WHOLE;

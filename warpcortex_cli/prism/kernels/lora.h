@@ -1,8 +1,8 @@
 // What LoRA adapters add to linear layers: B (A x), of each token by its own adapter (Hu et al., 2021; many of them in
 // one step: Punica, Chen et al., 2023).
 //
-// A and B are bfloat16, and both are read alike: 16 outputs side by side, one input after the other. What a token gets
-// is added up in the same order whatever stands beside it.
+// A and B are bfloat16 and have the same layout: 16 outputs side by side, one input after the other. The order of a
+// token's sums does not depend on the other tokens.
 
 #pragma once
 
@@ -11,8 +11,8 @@
 
 namespace {
 
-// B of one module, such as q of the joint q, k and v: [panels, rank, 16], where its outputs lie among the joint ones.
-// Outputs of others in its first or last panel have zeros.
+// B of one module, such as q of the joint q, k and v: [panels, rank, 16], at its outputs' place among the joint ones.
+// Outputs of other modules in its first or last panel are zero.
 struct LoraModule {
     const uint16_t* up;
     int64_t first, panels;  // of outputs
@@ -21,8 +21,8 @@ struct LoraModule {
 
 // What an adapter adds to a linear layer.
 struct Lora {
-    const uint16_t* down;  // A of all modules together: [ranks / 16, inputs as whole 16, 16]; or null, if it adds nothing
-    int64_t ranks, count;  // of its ranks, a multiple of 16; of its modules
+    const uint16_t* down;  // A of all modules: [ranks / 16, inputs rounded up to 16, 16]; null if it adds nothing
+    int64_t ranks, count;  // its joint rank, a multiple of 16; its modules
     LoraModule modules[3];
 };
 
@@ -30,25 +30,25 @@ struct LoraLayer {
     Lora qkv, output, gate_up, down;
 };
 
-// The tokens of a step that have one adapter, ascending, and this by the number of each layer.
+// The tokens of a step that have one adapter, ascending, and the adapter's layers.
 struct LoraTokens {
     const LoraLayer* layers;
     const int64_t* tokens;
     int64_t count;
 };
 
-// All adapters of a step, and the most joint ranks that one of them has in a layer.
+// All adapters of a step, and the largest joint rank of any of them.
 struct Adapted {
     const LoraTokens* of;
     int64_t count, ranks;
 };
 
-constexpr int64_t RANKS = 4;  // taken at once
-constexpr int64_t SOON = 4096;  // bytes: so far ahead memory is asked, which else would give two thirds as much
+constexpr int64_t RANKS = 4;  // multiplied at once
+constexpr int64_t SOON = 4096;  // bytes that are prefetched ahead; without, memory gives two thirds of the speed
 constexpr int64_t ABREAST = NATIVE == 64 ? 4 : 1;  // tokens whose sums are held in registers at once
 
-// Sixteen outputs of some tokens: what their inputs from one to another give times weights [end - first, 16]. A token's
-// inputs lie in sixteens, `next` numbers from one to the next.
+// Sixteen outputs of M tokens: their inputs [first, end) times weights [end - first, 16]. A token's inputs are in
+// blocks of 16, `next` numbers apart.
 template <int M>
 inline void thin(const uint16_t* weights, int64_t first, int64_t end, const float* const* x, int64_t next, Floats* out) {
     Floats sums[M][RANKS];
@@ -74,7 +74,7 @@ inline void thin_of(int64_t count, const uint16_t* weights, int64_t first, int64
     thin<M>(weights, first, end, x, next, out);
 }
 
-// Room that threads share: inputs of tokens, and A x, both in sixteens: [sixteens, tokens, 16].
+// Buffers that threads share: inputs of tokens, and A x, both [blocks, tokens, 16].
 struct LoraRoom {
     AlignedVector<float> inputs, low;
 
@@ -86,7 +86,8 @@ struct LoraRoom {
     }
 };
 
-// What adapters add to one product, of `count` tokens of a step from `start` on. In a thread there is one at a time.
+// What adapters add to one product, for `count` tokens of a step from `start` on. One per thread at a time, as its
+// buffers are the thread's.
 class Added {
   public:
     Added(LoraRoom& room, const Adapted* adapted, int64_t layer, Lora LoraLayer::*linear, int64_t start, int64_t count)
@@ -113,7 +114,7 @@ class Added {
     bool any() const { return many > 0; }
     const Added* if_any() const { return any() ? this : nullptr; }
 
-    // `row` gives the inputs of a token; the same, which keeps those that A is multiplied with.
+    // Wraps `row`, which returns a token's inputs, so that it also keeps the inputs of tokens with adapters.
     template <typename Row>
     auto keeping(int64_t numbers, Row row) {
         if (any() && count <= FEW) held->resize(count * panels_of(numbers) * LANES);
@@ -127,10 +128,10 @@ class Added {
         };
     }
 
-    // Where such inputs are already.
+    // The same for inputs that are already in this layout.
     void keep(const float* numbers) { inputs = numbers; }
 
-    // A x, of all of them; the threads share it, and wait for each other.
+    // Computes A x for all adapters; the threads share the work and wait for each other.
     void begin(Team& team, int64_t numbers) {
         if (!any()) return;
         const int64_t wide = panels_of(numbers) * LANES;
@@ -146,7 +147,7 @@ class Added {
         team.wait();
     }
 
-    // B (A x), of one panel of outputs: to each token that has an adapter. To add what others get changes nothing.
+    // B (A x) of one panel of outputs, for each token. Tokens without an adapter get -0, which changes no bits when added.
     void find(int64_t panel, Floats* out) const {
         std::fill_n(out, count, splat(-0.0f));
         for (const Some* group = groups; group < groups + many; group++)
@@ -170,7 +171,7 @@ class Added {
         int64_t blocks() const { return (count + ABREAST - 1) / ABREAST; }
         int64_t tasks() const { return blocks() * (lora.ranks / LANES); }
 
-        // Of a block of tokens, from one on.
+        // Multiplies a block of tokens from `first` on.
         template <typename Use>
         void multiply(const uint16_t* weights, int64_t from, int64_t to, int64_t first, const float* x, int64_t all,
                       Use use) const {

@@ -1,7 +1,7 @@
-"""Arrays of strings in a GGUF file: each lies behind its length, which takes 8 bytes.
+"""Arrays of strings in a GGUF file, where each string follows its length of 8 bytes.
 
-A vocabulary and its merges are a hundred thousand of them. Strings of fewer than 256 bytes are found by the zeros in
-their lengths, all at once; a loop over them in Python would take a fifth of the time that a small model takes to load.
+A vocabulary and its merges are a hundred thousand strings. Those under 256 bytes are found all at once, by the zeros in
+their lengths; a loop in Python would take a fifth of a small model's load time.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ BEFORE = 8  # bytes of a length
 _EACH = (
     32,
     128,
-)  # bytes of a string with its length: most arrays' are below the first number, nearly all below the last
+)  # mean bytes of a string with its length: most arrays are below the first, nearly all below the last
 
 
 @dataclass(frozen=True)
 class Strings:
-    """An array of strings as it lies in the file; it is decoded when it is asked for."""
+    """An array of strings as it is in the file, decoded on demand."""
 
     data: bytes = field(repr=False)
     count: int
@@ -34,19 +34,19 @@ class Strings:
 
     @cached_property
     def decoded(self) -> list[str]:
-        """All of them; what is not UTF-8 is replaced."""
+        """All strings; bytes that are not UTF-8 are replaced."""
         found = self._split("\0", 0)
         return self._one_by_one() if found is None else found
 
     def pairs(self) -> list[tuple[str, str]] | None:
-        """The words of each, if each is two words with a blank between, and that can be told at once; else None."""
+        """Each string as two words, if all are two words separated by a space and are found all at once; else None."""
         words = self._split(" ", 1)
         return None if words is None else list(zip(words[::2], words[1::2], strict=True))
 
     def _split(self, mark: str, within: int) -> list[str] | None:
-        """The text of all strings with a mark between, split at all marks.
+        """All strings joined by a mark and split at each mark.
 
-        None if not each string holds the mark `within` times, or that cannot be told at once.
+        None if not every string contains the mark `within` times, or they cannot be found all at once.
         """
         held = np.frombuffer(self.data, np.uint8)
         starts = _starts(held, self.count)
@@ -75,10 +75,10 @@ class Strings:
 
 
 def extent(data: Any, at: int, count: int) -> int | None:
-    """Bytes of an array of `count` strings that begins at a place of a file; None if the file ends before.
+    """The size in bytes of an array of `count` strings at offset `at` of a file; None if the file ends within it.
 
     Args:
-        data: the file's bytes, of which parts are taken.
+        data: the file's bytes, which are sliced.
     """
     if not count:
         return 0
@@ -96,9 +96,9 @@ def extent(data: Any, at: int, count: int) -> int | None:
 
 
 def _starts(data: NDArray[np.uint8], count: int) -> NDArray[np.int64] | None:
-    """Where the lengths of the first `count` strings begin; None if that cannot be told at once.
+    """The offsets of the lengths of the first `count` strings; None if they cannot be found all at once.
 
-    Seven zeros behind a byte are taken for a length. If each length then leads to the next one, that is what they are.
+    A byte followed by seven zeros is taken for a length. This holds if each length then leads to the next one.
     """
     if len(data) < BEFORE:
         return None

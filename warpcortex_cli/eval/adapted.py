@@ -1,10 +1,12 @@
-"""What KV of the model costs a Stream with a LoRA adapter: `python -m warpcortex_cli.eval.adapted --text FILE`.
+"""What reading the model's KV costs a Stream with a LoRA adapter:
 
-A Synapse holds what the River read, with the model or with the River's adapter; a Stream with another adapter reads it
-as it is, though it would have computed other keys and values. Here a text is read in windows of 512 tokens. The second
-half of each is read with the adapter, over the first half in several forms; where the adapter itself read all of it,
-that is what the others are compared with: `kl` from its scores to theirs, in nats a token, and how often the likeliest
-token is the same. Without --adapter, adapters of random weights of several sizes show how it grows.
+    python -m warpcortex_cli.eval.adapted --text FILE
+
+A Synapse holds KV that the River computed with the model, or with its own adapter; a Stream with another adapter reads
+it although it would have computed other keys and values. Here a text is read in windows of 512 tokens. The second half
+of each is read with the adapter, over several forms of the first half. The reference is the form that the adapter
+computed itself, in full: `kl` is the divergence from its distribution, in nats a token, and `same` how often the
+likeliest token agrees. Without --adapter, random adapters of several sizes show how the cost grows.
 """
 
 from __future__ import annotations
@@ -42,13 +44,13 @@ OWN, MODEL, OWN_SYNAPSE, SYNAPSE, REREAD, NOTHING, PLAIN = (
 
 
 class Reading:
-    """A window of text on its way through the model: its first half, and what is scored."""
+    """A window of text: its first half as context, and the rest, which is scored."""
 
     def __init__(self, prism: Prism, ids: Sequence[int], first: int) -> None:
         self._prism, self._ids, self._first = prism, list(ids), first
 
     def past(self, adapter: str | None) -> tuple[Tail, Tensor]:
-        """The first half's KV, and the queries of its newest tokens."""
+        """The first half's KV and the queries of its last tokens."""
         tail, at = self._prism.new_tail(self._first), list(range(self._first))
         row = Row(self._ids[: self._first], at, tail, logits="none", queries=True, adapter=adapter)
         queries = self._prism.forward([row])[0].queries
@@ -59,7 +61,7 @@ class Reading:
         return take(self._prism, past[0], SynapseSettings(landmarks=count), past[1], 1).segment
 
     def scores(self, adapter: str | None, reads: Sequence[Segment], begin: int) -> Tensor:
-        """Log-probabilities [tokens, vocabulary] of what follows the first half, read from token `begin` on."""
+        """Log-probabilities [tokens, vocabulary] of the second half; reading starts at token `begin`."""
         ids, at = self._ids[begin:], list(range(begin, len(self._ids)))
         row = Row(ids, at, self._prism.new_tail(len(ids)), tuple(reads), logits="all", adapter=adapter)
         logits = self._prism.forward([row])[0].logits
@@ -67,7 +69,7 @@ class Reading:
         return torch.log_softmax(logits[self._first - begin : -1].float(), -1)
 
     def by_form(self, adapter: str, count: int, again: int) -> Iterator[tuple[str, Tensor]]:
-        """The scores with each form of the first half, the first one being exact."""
+        """The scores with each form of the first half; the first form is the exact one."""
         own, plain, half = self.past(adapter), self.past(None), self._first
         synapse = self.landmarks(plain, count)
         yield OWN, self.scores(adapter, [own[0].freeze(0, half)], half)
@@ -82,7 +84,7 @@ class Reading:
 def measured(
     prism: Prism, adapter: str, texts: Sequence[Reading], count: int, again: int
 ) -> dict[str, tuple[float, float]]:
-    """For each form of what was read before: kl in nats a token, and the share of the same likeliest token."""
+    """For each form of the first half: KL in nats a token, and the share of tokens with the same likeliest one."""
     found: dict[str, list[tuple[float, float]]] = {}
     for reading in texts:
         exact: Tensor | None = None
@@ -99,10 +101,10 @@ def main() -> None:
     parser.add_argument("-m", "--model", default="smollm2", help="as any command takes it")
     parser.add_argument("--quantize", default="bf16", choices=["none", *FORMATS])
     parser.add_argument("--text", type=Path, required=True)
-    parser.add_argument("--adapter", action="append", help="a folder as PEFT writes it; may be given several times")
+    parser.add_argument("--adapter", action="append", help="a folder in PEFT's format; may be repeated")
     parser.add_argument("--windows", type=int, default=4)
     parser.add_argument("--landmarks", type=int, default=64)
-    parser.add_argument("--again", type=int, default=64, help="tokens that are read again as text")
+    parser.add_argument("--again", type=int, default=64, help="last tokens to read again as text")
     args = parser.parse_args()
     prism = Prism.load(resolve_model(args.model), "cpu", "auto", args.quantize)
     some = windows(prism, args.text.read_text(encoding="utf-8"))[: args.windows]

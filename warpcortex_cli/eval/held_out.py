@@ -1,9 +1,9 @@
-"""The fourth set of calculations as people type them: frozen in a commit before the grammar was changed for anything.
+"""The fourth set of calculations as people type them, committed before any change to the grammar.
 
-Their author had read the grammar, and bettered it with the older sets and with phrasings of another list before
-`FOURTH` was asked, once, for the figure that the documents name. What it read wrong, and the messages of `FOURTH_NONE`
-(numbers and no calculation, or none that is certain) that it took for one, were mended after that, not what it left
-alone. Whoever wants an honest figure again writes a fifth set.
+The author had read the grammar and improved it on the older sets and on phrasings of another list. Then `FOURTH` was
+evaluated once, for the figure in the documents. Afterwards the grammar was fixed for what it had got wrong and for
+messages of `FOURTH_NONE` (numbers, but no calculation or an ambiguous one) that it had taken for calculations, but not
+extended to what it had left alone. A new unbiased figure needs a fifth set.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Does a model know when it needs help? What a probe says where something is to be computed, and where nothing is.
+"""Does a model know when it needs help? Compares a probe's answers with and without something to compute.
 
     python -m warpcortex_cli.eval.probe --problems FILE [-m MODEL] [--n 20] [--ask QUESTION] [--seed 2041]
 
-The model begins to answer word problems of a file and ordinary questions; behind its first sentence the probe of a role
-asks its question (`engine/probing.py`), as in a chat. Better than chance is an area under the ROC curve above 0.5.
+The model starts answering word problems from a file and ordinary questions; after its first sentence the probe of a
+role asks its question (`engine/probing.py`), as in a chat. An area under the ROC curve above 0.5 beats chance.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _MOST_TOKENS = 48  # of a reply: its first sentence is enough
 
 
 def probing(ask: str) -> Profile:
-    """A profile with one role that is asked about and never starts."""
+    """A profile with one role whose probe is asked but which never starts."""
     role = {"name": "probe", "starts": "probe", "probe": ask, "probe_threshold": 1.0, "prompt": "{task}"}
     river = {"max_tokens": _MOST_TOKENS}
     return Profile.model_validate({"name": "probe", "river": river, "roles": [role]})
 
 
 def answers(prism: Prism, ask: str, asked: list[str], seed: int) -> list[float]:
-    """How likely yes is behind the first sentence of each reply; replies without a finished sentence are left out."""
+    """The probability of yes after each reply's first sentence; replies without a finished sentence are left out."""
     found = []
     for text in asked:
         session = Session(prism, probing(ask), seed=seed)
@@ -48,7 +48,7 @@ def answers(prism: Prism, ask: str, asked: list[str], seed: int) -> list[float]:
 
 
 def table(ask: str, needed: list[float], idle: list[float]) -> list[str]:
-    """What was found, and the threshold at which the most of both are told right."""
+    """The distributions, and the threshold that separates them best (Youden's index)."""
     lines = [f"{ask!r}", f"{'':22}{'n':>4}{'least':>8}{'median':>8}{'most':>8}"]
     for name, some in (("something to compute", needed), ("nothing to compute", idle)):
         lines.append(f"{name:22}{len(some):4}{min(some):8.2f}{median(some):8.2f}{max(some):8.2f}")

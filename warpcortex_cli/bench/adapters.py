@@ -1,9 +1,8 @@
 """What LoRA adapters of Streams cost: `python -m warpcortex_cli.bench.adapters -m smollm2`.
 
-A River and Streams write through the product's own engine, without adapters and with them, a step of each in turn, so
-that a machine that is slower for some seconds is so for both. The adapters change every linear layer of the model; they
-are made of random numbers, as PEFT writes them, in a temporary folder. Speed is that of all tokens, of steps in which
-every Stream writes one.
+A River and Streams write through the product's own engine, without and with adapters. Steps of the two alternate, so
+that a machine that is slower for some seconds slows both. The adapters change every linear layer of the model; they are
+random, in PEFT's format, in a temporary folder. Speed counts all tokens of the steps in which every Stream writes one.
 """
 
 from __future__ import annotations
@@ -25,12 +24,12 @@ from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.quantize import FORMATS
 from warpcortex_cli.prism.source import resolve_model
 
-_WARM = 4  # steps
+_WARM = 4  # steps that are not counted
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Tokens per second of all agents together, without adapters and with them, and the steps of each."""
+    """Tokens per second of all agents together, without and with adapters, and the number of steps of each."""
 
     without: float
     adapted: float
@@ -38,7 +37,7 @@ class Cost:
 
 
 def write_adapter(prism: Prism, folder: Path, rank: int, seed: int, size: float = 0.02) -> None:
-    """An adapter of random weights for all linear layers of the model's decoder, as PEFT writes it.
+    """Writes an adapter of random weights for all linear layers of the model's decoder, in PEFT's format.
 
     Args:
         size: the standard deviation of A and B.
@@ -60,13 +59,13 @@ def write_adapter(prism: Prism, folder: Path, rank: int, seed: int, size: float 
 
 
 def cost(prism: Prism, load: Load, adapters: Sequence[str]) -> Cost:
-    """Of a load's Streams, with these adapters in turn."""
+    """Measures a load with its Streams taking these adapters in turn."""
     works = [Workload(prism, load), Workload(prism, replace(load, adapters=tuple(adapters)))]
     for work in works:
         work.spawn()
     pairs: list[tuple[Step, Step]] = []
     while all(work.thinking for work in works):
-        first = len(pairs) % 2  # who goes second finds the other's weights in the caches
+        first = len(pairs) % 2  # alternates, as the second one finds weights in the caches
         steps = {turn: works[turn].step() for turn in (first, 1 - first)}
         if not any(step.prefilling or step.streams < load.agents for step in steps.values()):
             pairs.append((steps[0], steps[1]))
@@ -82,10 +81,10 @@ def main() -> None:
     parser.add_argument("-m", "--model", default="smollm2", help="as any command takes it")
     parser.add_argument("--quantize", default="int8", choices=["none", *FORMATS])
     parser.add_argument("--agents", default="1,10,100")
-    parser.add_argument("--adapters", default="1,4,16", help="how many different ones; no more than Streams")
+    parser.add_argument("--adapters", default="1,4,16", help="numbers of different adapters, none above the Streams")
     parser.add_argument("--ranks", default="8,64")
     parser.add_argument("--context", type=int, default=512)
-    parser.add_argument("--tokens", type=int, default=40, help="that each Stream writes")
+    parser.add_argument("--tokens", type=int, default=40, help="tokens that each Stream writes")
     args = parser.parse_args()
     prism = Prism.load(resolve_model(args.model), "cpu", "auto", args.quantize)
     counts = [int(n) for n in args.adapters.split(",")]

@@ -137,7 +137,7 @@ def _rivals(text: str, one: _Row, rows: list[_Row]) -> list[_Row]:
 
 
 def _counted(text: str, rows: list[_Row]) -> list[_Row]:
-    """All rows that count what is asked for, as of `how many visitors`."""
+    """All rows that count what is asked for, such as visitors in `how many visitors`."""
     asked = re.search(r"\bhow many (?:more )?([a-z]+)", text)
     if asked is None:
         return []
@@ -145,7 +145,7 @@ def _counted(text: str, rows: list[_Row]) -> list[_Row]:
 
 
 def _of_one_kind(rows: list[_Row]) -> list[_Row]:
-    """Rows without the numbers that measure nothing where others do: an order's number, a date."""
+    """Rows of one unit, without plain numbers next to prices, such as an order number; none if units differ."""
     kinds = {(row.amount.kind, row.amount.unit) for row in rows}
     if len(kinds) == 1:
         return rows

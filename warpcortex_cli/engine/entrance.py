@@ -75,8 +75,7 @@ class Entrance:
             stream.reason = thought.why if WORKERS[stream.role.work].exact else "its role has it not judged"
         stream.state = StreamState.GATING
         stream.rest()
-        for earlier in self.drop(stream):
-            earlier.release()
+        self._replaced(stream)
         if any(a.stream == stream.id and a.text == thought.text for a in self.river.asides):
             self._end(stream, StreamState.INJECTED, stream.reason)
             return
@@ -93,11 +92,15 @@ class Entrance:
         """Takes in what a Stream has so far, which goes on. It takes the place of an earlier part that still waits."""
         if not self.injecting or stream.id in self.withheld:
             return
-        for earlier in self.drop(stream):
-            earlier.release()
+        self._replaced(stream)
         injection = Injection(stream, self.river, self.gate.weighs and stream.judged, thought)
         if injection.positions:
             self.injections.append(injection)
+
+    def _replaced(self, stream: Stream) -> None:
+        """Forgets what a Stream has offered before and what is still on its way."""
+        for earlier in self.drop(stream):
+            earlier.release()
 
     def holds(self, stream: Stream) -> bool:
         """Whether a thought of this Stream stands beside the River."""

@@ -102,16 +102,12 @@ class Injection:
         self._ids = prism.encode(stream.role.injected_as.format(thought=self.thought.text))
         self.positions = virtual_positions(river.position, len(self._ids))
         self._anchor = river.length
-        # What it reads is fixed here: it sees no River token of this step or a later one. When the River moves its tail
-        # on, the old tail stays as it is.
-        beside = river.reads()
-        parts = (("of its tail", river.tail.view(river.tail.length)), *beside.parts)
-        reads = replace(beside, parts=parts, bound=beside.bound + len(self._ids))
+        reads = river.reads_behind(len(self._ids))  # it sees no River token of this step or a later one
         self.there = Reading(prism, self._ids, self.positions, reads, "all" if weighs else "none")
         self._readings = [self.there]
         if weighs:  # its KV is not kept
             alone = [*prism.chat.opening(""), *self._ids]
-            nothing = replace(beside, parts=(), first=0, bound=len(alone))
+            nothing = replace(reads, parts=(), first=0, bound=len(alone))
             self._readings.insert(0, Reading(prism, alone, list(range(len(alone))), nothing, "all"))
 
     @property

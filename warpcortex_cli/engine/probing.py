@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -63,10 +63,8 @@ class Probes:
         first = river.position
         if any(p.role is role for p in self._asked) or first + len(ids) > prism.max_context:
             return
-        beside = river.reads()
-        parts = (("of its tail", river.tail.view(river.tail.length)), *beside.parts)
-        reads = replace(beside, parts=parts, bound=beside.bound + len(ids))
-        reading = Reading(prism, ids, list(range(first, first + len(ids))), reads, "last")
+        positions = list(range(first, first + len(ids)))
+        reading = Reading(prism, ids, positions, river.reads_behind(len(ids)), "last")
         self._asked.append(Probe(role, task, groups, reading))
 
     @property

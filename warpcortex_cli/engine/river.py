@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 
 import torch
@@ -210,6 +210,15 @@ class River:
         thoughts = (("of thoughts", part) for part in self.asides.view())
         bound = self.bound + self.asides.tokens
         return Reads((*past, *thoughts), self.position, bound, self.settings.adapter)
+
+    def reads_behind(self, tokens: int) -> Reads:
+        """What a row of others' `tokens` reads behind all that the River has read: its tail, too.
+
+        It is fixed now: when the River moves its tail on, the old tail stays as it is.
+        """
+        beside = self.reads()
+        parts = (("of its tail", self.tail.view(self.tail.length)), *beside.parts)
+        return replace(beside, parts=parts, bound=beside.bound + tokens)
 
     def beside(self) -> tuple[Segment | TailView, ...]:
         """The segments of `reads`."""

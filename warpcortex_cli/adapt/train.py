@@ -76,6 +76,9 @@ class Training:
         folder: for checkpoints; it must exist.
         of: identifies model, data and settings; a checkpoint with another `of` is refused.
 
+    Attributes:
+        steps: of the whole training.
+
     Raises:
         UsageError: `folder` holds another training, or the model has no such layers.
     """
@@ -93,6 +96,9 @@ class Training:
 
         self.settings, self.folder = settings, folder
         self._learnt, self._held_out = learnt, held_out
+        self._order = (0, epoch(learnt, settings.batch_tokens, settings.seed))  # an epoch's number, and its batches
+        self._ends = [len(self._order[1])]  # of epochs, in steps
+        self.steps = max(1, math.ceil(settings.epochs * self._ends[0]))
         targets = settings.targets if isinstance(settings.targets, str) else list(settings.targets)
         self.config = LoraConfig(
             r=settings.rank, lora_alpha=settings.alpha, target_modules=targets, task_type="CAUSAL_LM"
@@ -135,11 +141,6 @@ class Training:
         """The number of conversations held out."""
         return len(self._held_out)
 
-    @property
-    def steps(self) -> int:
-        """The number of steps of the whole training."""
-        return max(1, math.ceil(self.settings.epochs * len(self._epoch(0))))
-
     def run(self) -> Iterator[Step]:
         """Trains to the end from the current progress, and yields a report after each step."""
         progress, total = self.progress, self.steps
@@ -167,14 +168,18 @@ class Training:
         return max(self.progress.step / self.steps, self.progress.seconds / (60 * self.settings.minutes))
 
     def _epoch(self, number: int) -> list[list[int]]:
-        return epoch(self._learnt, self.settings.batch_tokens, self.settings.seed + number)
+        if self._order[0] != number:
+            self._order = (number, epoch(self._learnt, self.settings.batch_tokens, self.settings.seed + number))
+        return self._order[1]
 
     def _batch(self, step: int) -> Batch:
         number = 0
-        while step >= len(order := self._epoch(number)):
-            step -= len(order)
+        while step >= self._ends[number]:
             number += 1
-        return Batch.of([self._learnt[n] for n in order[step]], self._device)
+            if number == len(self._ends):
+                self._ends.append(self._ends[-1] + len(self._epoch(number)))
+        first = self._ends[number - 1] if number else 0
+        return Batch.of([self._learnt[n] for n in self._epoch(number)[step - first]], self._device)
 
     # -- a step -------------------------------------------------------------------------------------------------
 

@@ -81,7 +81,7 @@ def _asks_for_part(q: Question, asks: str) -> bool:
 _PERCENT = r"\bpercent(?:age)?\b|\bper cent\b|%|\bpct\b"
 _CHANGES = (
     r"\b(?:chang\w+|r[io]se|rais\w+|rises|rising|increas\w+|gr[eo]w\w*|growth|gain\w*|went|goes|up|down|f[ae]ll\w*|"
-    r"drop\w*|decreas\w+|reduc\w+|discount\w*|cheaper|los[est]\w*|sav\w+|shr[iau]nk\w*|markup|more|less|higher|lower|off|off|"
+    r"drop\w*|decreas\w+|reduc\w+|discount\w*|cheaper|los[est]\w*|sav\w+|shr[iau]nk\w*|markup|more|less|higher|lower|off|"
     r"pricier)\b"
 )
 _WAS = r"\b(?:was|were|cost|used to|before|last|old|had|originally|yesterday|previous\w*)\b"

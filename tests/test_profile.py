@@ -57,6 +57,11 @@ def test_the_shipped_profiles_are_valid() -> None:
         assert all(role.description for role in profile.roles)
 
 
+def test_solver_has_the_tools_of_assistant() -> None:
+    """They stand in both files: YAML has no way to share them."""
+    assert load_profile("solver").roles == load_profile("assistant").roles
+
+
 def test_pocket_is_as_it_was_trained() -> None:
     profile = load_profile("pocket")
     assert profile.model == "pocket"

@@ -10,6 +10,7 @@ import torch
 
 from tests.engine.conftest import run
 from tests.engine.test_invariants import river_text
+from tests.engine.test_stepper import alternating
 from tests.engine.test_tools import profile_of, tool_session
 from warpcortex_cli import events as ev
 from warpcortex_cli.engine import probing
@@ -187,15 +188,7 @@ def test_two_conversations_stay_independent(prism) -> None:
     first = tool_session(prism, profile_of(PROBE, injection={"enabled": False}), SAID, stepper=stepper)
     second = tool_session(prism, profile_of(), "It is red. So it is.", stepper=stepper)
     replies = [iter(session.send("How many ropes?")) for session in (first, second)]
-    found: list[list[ev.Event]] = [[], []]
-    left = {0, 1}
-    while left:
-        for i in list(left):
-            event = next(replies[i], None)
-            if event is None:
-                left.discard(i)
-            else:
-                found[i].append(event)
+    found = alternating(replies)
     assert len(answers(found[0])) == 4 and not answers(found[1])
     assert [river_text(events) for events in found] == [SAID, "It is red. So it is."]
     assert alone[1] and [e.task for e in answers(found[0])] == [t for n, t in alone[0] if n == "probe_answered"]

@@ -79,7 +79,7 @@ def cost(prism: Prism, load: Load, adapters: Sequence[str]) -> Cost:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-m", "--model", default="smollm2", help="as any command takes it")
-    parser.add_argument("--quantize", default="int8", choices=["none", *FORMATS])
+    parser.add_argument("--quantize", default="auto", choices=["auto", "none", *FORMATS])
     parser.add_argument("--agents", default="1,10,100")
     parser.add_argument("--adapters", default="1,4,16", help="numbers of different adapters, none above the Streams")
     parser.add_argument("--ranks", default="8,64")

@@ -79,6 +79,12 @@ def of_head_and_embedding(make_adapter: MakeAdapter) -> list[Path]:
     ]
 
 
+@pytest.fixture
+def own_prism(model_folder: Callable[[str], Path]) -> Prism:
+    """A Prism that no other test has opened adapters on, for tests that count them."""
+    return Prism.load(resolve_model(str(model_folder("qwen2"))), device="cpu", dtype="fp32")
+
+
 def row(prism: Prism, tokens: list[int], adapter: Path | None) -> Row:
     if adapter is not None:
         prism.open_adapter(str(adapter))
@@ -163,11 +169,8 @@ def test_head_and_embedding_are_those_of_each_row(
     assert found[0].logits is not None and torch.equal(found[0].logits[0], before[-1])
 
 
-def test_those_used_least_recently_leave(
-    make_prism: Callable[[str], Prism], folders: list[Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    prism = make_prism("qwen2")
-    monkeypatch.setattr(prism.adapters, "room", prism.adapters.room)
+def test_those_used_least_recently_leave(own_prism: Prism, folders: list[Path]) -> None:
+    prism = own_prism
     for folder in folders:
         prism.open_adapter(str(folder))
     size = {str(folder): prism.adapters.get(str(folder)).nbytes for folder in folders}
@@ -185,14 +188,14 @@ def test_those_used_least_recently_leave(
 
 
 def test_of_a_thousand_adapters_only_those_in_use_take_memory(
-    make_prism: Callable[[str], Prism], make_adapter: MakeAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own_prism: Prism, make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:
-    prism, one = make_prism("qwen2"), make_adapter(seed=8, r=1, target_modules=["down_proj"], layers_to_transform=[1])
+    prism, one = own_prism, make_adapter(seed=8, r=1, target_modules=["down_proj"], layers_to_transform=[1])
     names = [str(tmp_path / str(number)) for number in range(1000)]
     for name in names:
         Path(name).symlink_to(one)
     room = 8 * prism.adapters.get(names[0]).nbytes
-    monkeypatch.setattr(prism.adapters, "room", room)
+    prism.adapters.room = room
     for name in names[1:]:
         prism.open_adapter(name)
         assert prism.adapters.nbytes <= room

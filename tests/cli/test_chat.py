@@ -16,9 +16,10 @@ from rich.console import Console
 
 from tests.cli.test_ask import ANSWER, run, session  # noqa: F401
 from tests.ui.fake_session import FakeSession
-from warpcortex_cli.cli.chat import read_first
+from warpcortex_cli.cli.chat import read_first, talk
 from warpcortex_cli.errors import ModelError
 from warpcortex_cli.memory.log import RecordLog
+from warpcortex_cli.ui.prompt import Prompt
 
 ROOT = Path(__file__).parents[2]
 SEQUENCE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[()][A-Z0-9]|\x1b[=>]")
@@ -50,6 +51,24 @@ def test_a_full_disk_is_said_and_the_chat_goes_on(session: FakeSession, run) -> 
 def test_a_line_that_is_not_text(session: FakeSession, run) -> None:  # type: ignore[no-untyped-def]  # noqa: F811
     code, out, err = run("chat", stdin=b"fine\ncaf\xe9\n")
     assert (code, out) == (2, ANSWER + "\n") and "line 2 of standard input" in err
+
+
+def test_ctrl_c_that_comes_as_a_reply_ends_does_not_end_the_chat(
+    session: FakeSession,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    typed = iter(["How many?", "And now?"])
+
+    def read(_: Prompt) -> str:
+        line = next(typed, None)
+        if line is None:
+            raise EOFError
+        return line
+
+    monkeypatch.setattr(Prompt, "read", read)
+    talk(session, Console(file=io.StringIO()), lambda: signal.raise_signal(signal.SIGINT))  # type: ignore[arg-type]
+    assert [t.text for t in session.turns if t.role == "user"] == ["How many?", "And now?"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_session_that_cannot_be_is_refused_before_the_model_is_loaded(run, tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]  # noqa: F811

@@ -50,7 +50,7 @@ from warpcortex_cli.ui.notes import decode_notes, load_with_progress, notes_line
 from warpcortex_cli.ui.panels import Usage
 from warpcortex_cli.ui.reply import Probe, show_reply
 from warpcortex_cli.ui.safe import clean, one_line, readable
-from warpcortex_cli.ui.terminal import interrupts
+from warpcortex_cli.ui.terminal import interrupts, interrupts_ignored
 from warpcortex_cli.ui.trace import TraceWriter
 
 if TYPE_CHECKING:
@@ -168,6 +168,7 @@ def read_lines(session: Session, errors: Console, keep: Callable[[], None]) -> N
         raise typer.Exit(wrong)
 
 
+@interrupts_ignored()  # else one that comes just after a reply would end the chat
 def talk(session: Session, errors: Console, keep: Callable[[], None]) -> None:
     """Runs the interactive conversation until Ctrl-D or /exit. `keep` is called after each turn."""
     from warpcortex_cli.profile import shipped_profiles

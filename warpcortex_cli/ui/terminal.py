@@ -83,7 +83,20 @@ def interrupts(stop: Callable[[], None]) -> Iterator[None]:
             raise KeyboardInterrupt
         stop()
 
-    before = signal.signal(signal.SIGINT, on_signal)
+    with _on_interrupt(on_signal):
+        yield
+
+
+@contextmanager
+def interrupts_ignored() -> Iterator[None]:
+    """While this context lasts, Ctrl-C does nothing, except in a context of `interrupts` within it."""
+    with _on_interrupt(lambda number, frame: None):  # not SIG_IGN, which programs started meanwhile would inherit
+        yield
+
+
+@contextmanager
+def _on_interrupt(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    before = signal.signal(signal.SIGINT, handler)
     try:
         yield
     finally:

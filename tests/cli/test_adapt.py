@@ -76,3 +76,9 @@ def test_without_peft_it_says_what_to_install(
     assert leave("adapt", "pocket", "--data", str(data), "--out", "mine") == 2
     assert "pip install 'warpcortex[adapt]'" in " ".join(capsys.readouterr().err.split())
     assert not Path("mine").exists()
+
+
+def test_help_names_the_extra_to_install(capsys: pytest.CaptureFixture[str]) -> None:
+    """Brackets in a help text are markup unless they are escaped."""
+    assert leave("adapt", "--help") == 0
+    assert "warpcortex[adapt]" in capsys.readouterr().out

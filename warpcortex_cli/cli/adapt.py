@@ -63,9 +63,9 @@ def adapt(
     dtype: DtypeOption = AUTO,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Train a LoRA adapter for the River or a role of PROFILE from conversations that show how it should write.
+    r"""Train a LoRA adapter for the River or a role of PROFILE from conversations that show how it should write.
 
-    Needs `pip install 'warpcortex[adapt]'`. Only what the assistant says is learnt.
+    Needs `pip install 'warpcortex\[adapt]'`. Only what the assistant says is learnt.
     """
     try:
         import peft  # noqa: F401

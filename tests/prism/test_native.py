@@ -84,7 +84,7 @@ def cpu(
             refused = path.with_name("refused.h")  # what a kernel does that does not know the request
             refused.write_text("#include <sys/syscall.h>\n#undef SYS_arch_prctl\n#define SYS_arch_prctl -1\n")
             flags = [str(refused) if flag == refused.name else flag for flag in LIKE[kind]]
-            library.build(path, [*flags, "-O0"])  # what is computed is the same, and takes a fifth of the time to compile
+            library.build(path, [*flags, "-O0"])  # computes the same, and is compiled in a fifth of the time
         if CPU and NEEDED.get(kind, "") not in CPU:
             pytest.skip(f"this CPU is not {kind}: its kernels are compiled, but cannot run")
         made: Any = native.opened(path)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,7 +107,9 @@ class Training:
         torch.manual_seed(settings.seed)
         self.base = model
         try:
-            self.model = get_peft_model(model, self.config, autocast_adapter_dtype=False)
+            with warnings.catch_warnings():  # peft asks transformers by a name that will go
+                warnings.simplefilter("ignore", FutureWarning)
+                self.model = get_peft_model(model, self.config, autocast_adapter_dtype=False)
         except ValueError as error:
             raise UsageError(f"no adapter fits: {error}", "Name linear layers of this model.") from error
         self.model.eval()  # nothing is dropped

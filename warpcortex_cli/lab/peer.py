@@ -7,9 +7,9 @@ llama.cpp is built outside this repository, once:
     cmake -S llama_cpp_python-*/vendor/llama.cpp -B peer -DCMAKE_BUILD_TYPE=Release -DLLAMA_CURL=OFF
     cmake --build peer --target llama-batched-bench llama-quantize llama-perplexity
 
-Both get a trained model, ours as any MODEL, llama.cpp as a GGUF file; a text measures each format's KL:
+Both get a trained model, ours as any MODEL, llama.cpp as a GGUF file; texts measure each format's KL:
 
-    python -m warpcortex_cli.lab.peer --build peer -m MODEL --gguf FILE.gguf --text TEXT
+    python -m warpcortex_cli.lab.peer --build peer -m MODEL --gguf FILE.gguf --text TEXT TEXT
 
 Without a model, a shape with random weights is used, for which KL means nothing (`pip install gguf`):
 
@@ -23,7 +23,7 @@ do on Q8_0 and Q4_0 of some shapes, is reported and skipped.
 Speeds are tokens per second: reading 512 tokens; the River alone; and what N agents write together. llama-batched-bench
 reads one shared prompt (`-pps`) and decodes N sequences after it, like our Streams over one River; the River's own
 tokens are not counted. KL is in nats a token: ours from our fp32, llama.cpp's from its F16. The ratio is to
-llama.cpp's fastest format of at most the same KL.
+llama.cpp's fastest format that has at most our KL on any of the texts.
 """
 
 from __future__ import annotations
@@ -110,11 +110,11 @@ class Figures:
     """The figures of one format.
 
     Attributes:
-        kl: from full precision; None if not measured.
+        kl: from full precision, on each text; None if not measured.
         speeds: tokens per second by measurement.
     """
 
-    kl: float | None = None
+    kl: tuple[float, ...] | None = None
     speeds: dict[str, float] = field(default_factory=dict)
 
     def better(self, other: dict[str, float]) -> None:
@@ -154,7 +154,7 @@ def _rows(command: list[str], model: Path, build: Path) -> list[dict[str, Any]]:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
         said = (done.stderr.strip().splitlines() or ["nothing"])[-1]
-        print(f"{model.stem} by {build}: it ended with exit code {done.returncode}: {said}", flush=True)
+        print(f"{model.stem} by {build}: it ended with exit code {done.returncode}: {said}", file=sys.stderr)
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
@@ -169,7 +169,7 @@ def peer_kl(builds: list[Path], base: Path, model: Path, text: Path, threads: in
         done = subprocess.run([*command, "-m", str(model), "--kl-divergence"], capture_output=True, text=True)
         if done.returncode == 0:
             return mean_kl(done.stdout + done.stderr)
-        print(f"{model.stem} by {build}: llama-perplexity ended with {done.returncode}", flush=True)
+        print(f"{model.stem} by {build}: llama-perplexity ended with {done.returncode}", file=sys.stderr)
     return None
 
 
@@ -209,15 +209,22 @@ def our_speeds(model: list[str], kind: str, load: Load, agents: list[int]) -> di
     }
 
 
-def our_kl(model: str, text: Path) -> dict[str, float]:
-    """KL by format."""
-    found = _ours("eval", "quantized", "-m", model, "--text", str(text))
-    return {result["format"]: result["kl"] for result in found["results"]}
+def our_kl(model: str, texts: list[Path]) -> dict[str, tuple[float, ...]]:
+    """KL on each text, by format."""
+    found = [_ours("eval", "quantized", "-m", model, "--text", str(text))["results"] for text in texts]
+    return {kinds[0]["format"]: tuple(kind["kl"] for kind in kinds) for kinds in zip(*found, strict=True)}
+
+
+def _as_faithful(theirs: Figures, mine: Figures) -> bool:
+    """Whether their KL is at most mine on any of the texts; always, if mine is unknown."""
+    if mine.kl is None:
+        return True
+    return theirs.kl is not None and any(a <= b for a, b in zip(theirs.kl, mine.kl, strict=True))
 
 
 def ratio(mine: Figures, theirs: dict[str, Figures], what: str) -> tuple[float, str] | None:
-    """The ratio to their fastest format with at most my KL, and its name; of all formats if mine is unknown."""
-    fair = [n for n, f in theirs.items() if mine.kl is None or (f.kl is not None and f.kl <= mine.kl)]
+    """The ratio to their fastest format that is as faithful, and its name."""
+    fair = [n for n, f in theirs.items() if _as_faithful(f, mine)]
     fastest = max(fair, key=lambda name: theirs[name].speeds.get(what, 0.0), default=None)
     if fastest is None or not theirs[fastest].speeds.get(what) or what not in mine.speeds:
         return None
@@ -229,7 +236,7 @@ def table(ours: dict[str, Figures], theirs: dict[str, Figures], columns: list[st
     lines = [f"| | KL | {' | '.join(columns)} |", f"|{'---|' * (2 + len(columns))}"]
 
     def add(name: str, figures: Figures) -> None:
-        kl = "" if figures.kl is None else f"{figures.kl:.5f}"
+        kl = ", ".join(f"{kl:.5f}" for kl in figures.kl or ())
         speeds = (f"{figures.speeds[c]:.1f}" if c in figures.speeds else "" for c in columns)
         lines.append(f"| {name} | {kl} | {' | '.join(speeds)} |")
 
@@ -247,7 +254,7 @@ def main() -> None:
     parser.add_argument("--build", type=Path, nargs="+", required=True, help="the build folder of llama.cpp")
     parser.add_argument("-m", "--model", help="a trained model, as in other commands")
     parser.add_argument("--gguf", type=Path, help="the same weights for llama.cpp")
-    parser.add_argument("--text", type=Path, help="the text for KL")
+    parser.add_argument("--text", type=Path, nargs="+", default=[], help="texts for KL")
     parser.add_argument("--shape", default="Qwen2.5-0.5B", help="without a model")
     parser.add_argument("--vocab", type=Path, help="ggml-vocab-qwen2.gguf of llama.cpp, for a shape")
     parser.add_argument("--formats", default=",".join(BITS), help="ours")
@@ -277,21 +284,21 @@ def main() -> None:
         if args.model:
             files["file"] = args.gguf
         for kind, path in files.items():
-            theirs[kind] = Figures(kl=0.0 if kind == "F16" else None)
-            if args.text and kind != "F16":
-                theirs[kind].kl = peer_kl(args.build, base, path, args.text, threads)
+            found = [0.0 if kind == "F16" else peer_kl(args.build, base, path, text, threads) for text in args.text]
+            known = tuple(kl for kl in found if kl is not None)
+            theirs[kind] = Figures(known if known and len(known) == len(found) else None)
             for other in args.build:
                 theirs[kind].better(peer_speeds(other, path, load, agents, threads))
-            print(f"llama.cpp {kind}: {theirs[kind]}", flush=True)
+            print(f"llama.cpp {kind}: {theirs[kind]}", file=sys.stderr)
     named = ["-m", args.model] if args.model else ["--random-weights", args.shape]
-    known = our_kl(args.model, args.text) if args.model and args.text else {}
+    faithful = our_kl(args.model, args.text) if args.model and args.text else {}
     ours: dict[str, Figures] = {}
     for kind in args.formats.split(","):
         for focus in dict.fromkeys((args.focus, 0)):
             name = f"{kind}, {load.landmarks} landmarks" + (f" and a focus set of {focus}" if focus else "")
             speeds = our_speeds(named, kind, replace(load, focus=focus), agents)
-            ours[name] = Figures(known.get(kind), speeds)
-            print(f"warpcortex {name}: {ours[name]}", flush=True)
+            ours[name] = Figures(faithful.get(kind), speeds)
+            print(f"warpcortex {name}: {ours[name]}", file=sys.stderr)
     print(table(ours, theirs, [READING, ALONE, *map(agents_write, agents)]))
 
 

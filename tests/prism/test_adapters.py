@@ -336,6 +336,19 @@ def test_another_model_is_named(make_prism: Callable[[str], Prism], make_adapter
         read_adapter(find_adapter(str(folder)), "mine", make_prism("qwen2").model)
 
 
+def test_the_shipped_adapter_is_for_smollm2_alone(smollm2: Path, make_prism: Callable[[str], Prism]) -> None:
+    prism = Prism.load(resolve_model("smollm2"), device="cpu")
+    prism.open_adapter("smollm2-assistant")
+    given = prism.encode("A box holds 12 jars. How many jars do 7 boxes hold? 12 * 7 =")
+    plain, adapted = (
+        logits(prism, [Row(given, list(range(len(given))), prism.new_tail(len(given)), logits="all", adapter=adapter)])
+        for adapter in (None, "smollm2-assistant")
+    )
+    assert not torch.allclose(plain[0], adapted[0], atol=1e-2)
+    with pytest.raises(ModelError, match="was made for smollm2, and qwen2 is another model"):
+        make_prism("qwen2").open_adapter("smollm2-assistant")
+
+
 def test_what_is_nowhere_is_said() -> None:
     for spec in ("", "nowhere/at all", "org/name", "~nobody/here"):
         with pytest.raises(ModelError, match="there is no adapter"):

@@ -14,7 +14,7 @@ from gguf import GGMLQuantizationType, quants
 from tests.gguf.files import random_blocks
 from warpcortex_cli.errors import ModelError
 from warpcortex_cli.gguf import blocks
-from warpcortex_cli.gguf.blocks import grouped, unpacked
+from warpcortex_cli.gguf.blocks import PLAIN, grouped, unpacked
 from warpcortex_cli.gguf.grouped import Grouped
 from warpcortex_cli.gguf.header import TYPES
 from warpcortex_cli.gguf.layout import FileRows
@@ -98,7 +98,7 @@ def packed(kind: str, rows: Sequence[FileRows], inputs: int) -> tuple[torch.Tens
 
 
 @needs_kernels
-@pytest.mark.parametrize("kind", BLOCKS)
+@pytest.mark.parametrize("kind", sorted(BLOCKS.keys() - PLAIN.keys()))
 @pytest.mark.parametrize("half", [None, 0x0001, 0x8003, 0x7BFF, 0x7C00, 0xFC00, 0x7E01], ids=str)
 def test_blocks_are_packed_as_their_levels_are(kind: str, half: int | None, tmp_path: Path) -> None:
     """To the byte, also where fp16 holds a scale badly; where one is no finite number, they are refused."""
@@ -121,6 +121,22 @@ def test_blocks_are_packed_as_their_levels_are(kind: str, half: int | None, tmp_
                 continue
             found, format = packed(kind, rows, 768)
             assert format == want[1] and torch.equal(found, want[0])
+
+
+@needs_kernels
+@pytest.mark.parametrize(("kind", "endless"), [("F16", 0x7C00), ("F16", 0xFE00), ("BF16", 0xFF80), ("BF16", 0x7FC0)])
+def test_plain_numbers_are_packed_as_they_are(kind: str, endless: int, tmp_path: Path) -> None:
+    """Every finite number of 16 bits, the smallest and the largest too; where one is not finite, they are refused."""
+    every = np.arange(1 << 16, dtype=np.uint16)
+    finite = every[np.isfinite(unpacked(torch.from_numpy(every.view(np.uint8)), kind, torch.float32).numpy())]
+    raw = np.resize(finite, (40 * 64, 32)).view(np.uint8)
+    found, format = packed(kind, in_file(tmp_path / "plain", [raw]), 32)
+    want = unpacked(torch.from_numpy(raw), kind, torch.float32)
+    assert torch.equal(native.unpack(found, format, torch.arange(len(raw)), 32), want)
+    assert torch.equal(native.pack(want, format), found)
+    raw[77, 10:12] = np.array([endless], np.uint16).view(np.uint8)
+    with pytest.raises(ModelError, match="not finite"):
+        packed(kind, in_file(tmp_path / "endless", [raw]), 32)
 
 
 @needs_kernels

@@ -21,12 +21,13 @@ from warpcortex_cli.memory.tail import Slab, Tail, TailPool, TailView
 from warpcortex_cli.prism import library, native
 from warpcortex_cli.prism.attention import Layer
 from warpcortex_cli.prism.low_rank import Adapted, LowRank, Pair, Place
-from warpcortex_cli.prism.native import INT4, MINIMA
+from warpcortex_cli.prism.native import F16, INT4, MINIMA
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.rows import Row
 from warpcortex_cli.prism.step import NATIVE_TOKENS, PackedStep
 
-FORMATS = [4, INT4, 8, 8 + MINIMA, 16]
+LEVELS = [4, INT4, 8, 8 + MINIMA]
+FORMATS = [*LEVELS, F16, 16]
 pytestmark = pytest.mark.skipif(not native.usable(), reason="there is no C++ compiler")
 OTHERS: dict[str, dict[str, tuple[str, ...]]] = {
     "x86_64": {
@@ -59,6 +60,8 @@ def same(found: torch.Tensor, wanted: torch.Tensor) -> None:
 
 def as_multiplied(x: torch.Tensor, format: int) -> torch.Tensor:
     """What kernels make of inputs for weights of a format."""
+    if format == F16:
+        return x
     if format == 16:
         return x.bfloat16().float() if rounds_to_bf16() else x
     if format % MINIMA == 4:  # int8, and a scale for each 32
@@ -92,7 +95,7 @@ def cpu(
     return kind
 
 
-@pytest.mark.parametrize(("format", "error"), [(INT4, 0.09), (8, 0.01), (8 + MINIMA, 0.01), (16, 0.003)])
+@pytest.mark.parametrize(("format", "error"), [(INT4, 0.09), (8, 0.01), (8 + MINIMA, 0.01), (F16, 5e-4), (16, 0.003)])
 @pytest.mark.parametrize(("outputs", "inputs"), [(1, 1), (37, 100), (48, 2080)])
 def test_packed_weights_are_near_the_weights(cpu: str, format: int, error: float, outputs: int, inputs: int) -> None:
     weight = torch.randn(outputs, inputs, generator=torch.Generator().manual_seed(1))
@@ -156,7 +159,7 @@ def test_an_outlier_spoils_its_own_group_only(cpu: str) -> None:
     assert bool((found[:5] == 0).all())
 
 
-@pytest.mark.parametrize("format", FORMATS[:-1])
+@pytest.mark.parametrize("format", LEVELS)
 @pytest.mark.parametrize(("outputs", "inputs"), [(50, 96), (33, 2080)])  # not whole chunks, of more than are near
 def test_every_cpu_gives_the_same_products(cpu: str, format: int, outputs: int, inputs: int) -> None:
     """Sums of a group are whole numbers, and only what groups give is added up in fp32."""
@@ -209,10 +212,20 @@ def test_no_token_touches_another(cpu: str, format: int) -> None:
         assert torch.equal(beside[row], alone[row])
 
 
-def test_weights_of_16_bits_stay_what_they_are(cpu: str) -> None:
-    weight = torch.randn(37, 100).bfloat16()
-    weight[3, 4], weight[5, 6] = 1e-39, 3e38  # the smallest and the largest that there are
-    assert torch.equal(native.unpack(native.pack(weight, 16), 16, torch.arange(37), 100), weight.float())
+@pytest.mark.parametrize(
+    ("format", "dtype", "least", "most"), [(16, torch.bfloat16, 1e-39, 3e38), (F16, torch.float16, 6e-8, 65504)]
+)
+def test_weights_of_16_bits_stay_what_they_are(
+    cpu: str, format: int, dtype: torch.dtype, least: float, most: float
+) -> None:
+    weight = torch.randn(37, 100).to(dtype)
+    weight[3, 4], weight[5, 6] = least, most  # the smallest and the largest that there are
+    packed = native.pack(weight, format)
+    assert torch.equal(native.unpack(packed, format, torch.arange(37), 100), weight.float())
+    ends = torch.zeros(1, 100)
+    ends[0, 4] = ends[0, 6] = 1.0
+    small = native.multiply(ends, packed, None, format, 37)[0, 3]
+    assert small == weight[3, 4].float() + weight[3, 6].float()
 
 
 def grouped(bits: int, minima: bool, outputs: int, inputs: int) -> Grouped:
@@ -236,7 +249,7 @@ def test_levels_of_a_file_stay_what_they_are(cpu: str, bits: int, minima: bool) 
 
 
 @pytest.mark.parametrize("size", [2.0**-100, 2.0**-20, 2.0**20, 2.0**100])
-@pytest.mark.parametrize("format", FORMATS[1:-1])
+@pytest.mark.parametrize("format", LEVELS[1:])
 def test_weights_may_be_of_any_size(format: int, size: float) -> None:
     """fp16 alone would hold none of these scales."""
     weight = torch.randn(20, 64, generator=torch.Generator().manual_seed(3))
@@ -249,8 +262,8 @@ def test_weights_may_be_of_any_size(format: int, size: float) -> None:
 @pytest.mark.parametrize("format", FORMATS)
 def test_the_largest_numbers_do_not_overflow(cpu: str, format: int, tokens: int) -> None:
     """All weights and all inputs at an end of their range, where sums of 16 bits, or of 32, would wrap."""
-    if format == 16:
-        packed, wanted = native.pack(torch.full((16, 4096), -3.0), 16), -3.0
+    if format not in LEVELS:
+        packed, wanted = native.pack(torch.full((16, 4096), -3.0), format), -3.0
     else:
         bits = format % MINIMA
         levels, ones = torch.full((16, 4096), (1 << bits) - 1, dtype=torch.uint8), torch.ones(16, 128)
@@ -261,7 +274,7 @@ def test_the_largest_numbers_do_not_overflow(cpu: str, format: int, tokens: int)
     torch.testing.assert_close(found, torch.full((tokens, 16), -1000.0 * wanted * 4096), rtol=1e-4, atol=0)
 
 
-@pytest.mark.parametrize("format", [8, 8 + MINIMA, 16])
+@pytest.mark.parametrize("format", [8, 8 + MINIMA, 16, F16])
 def test_an_outlier_costs_nothing(cpu: str, format: int) -> None:
     """An input of a trained model may be 500 times as large as the others, which are not to be rounded away by it."""
     make = torch.Generator().manual_seed(5)

@@ -49,13 +49,18 @@ def _common(header: Header, kind: str) -> dict[str, Any]:
     if embedding is None or len(embedding.shape) != 2 or embedding.shape[1] != hidden or not heads or not hidden:
         raise ModelError(f"{header.name} is damaged (its sizes do not fit its embedding).", _AGAIN)
     head_dim = header.whole(f"{kind}.attention.key_length", hidden // heads)
+    inner = header.whole(f"{kind}.feed_forward_length")
+    for name, inputs in (("blk.0.attn_output.weight", heads * head_dim), ("blk.0.ffn_down.weight", inner)):
+        found = header.tensors.get(name)
+        if found is not None and found.shape[-1] != inputs:  # before a model of that size is made
+            raise ModelError(f"{header.name} is damaged (its sizes do not fit {name}).", _AGAIN)
     if header.whole(f"{kind}.attention.value_length", head_dim) != head_dim:
         raise ModelError(f"{header.name} has keys and values of different sizes, which is not supported.", _OTHER)
     return {
         "model_type": kind,
         "vocab_size": embedding.shape[0],
         "hidden_size": hidden,
-        "intermediate_size": header.whole(f"{kind}.feed_forward_length"),
+        "intermediate_size": inner,
         "num_hidden_layers": header.whole(f"{kind}.block_count"),
         "num_attention_heads": heads,
         "num_key_value_heads": header.whole(f"{kind}.attention.head_count_kv", heads) or heads,
@@ -117,22 +122,27 @@ def _layer_types(header: Header, kind: str, layers: int, pattern: int) -> list[s
 def _gemma2(header: Header, kind: str) -> dict[str, Any]:
     return {
         **_gemma(header, kind, pattern=2, largest=46),
-        "sliding_window": header.whole(f"{kind}.attention.sliding_window", 4096),
+        **_windows(header, kind, 4096),
         "attn_logit_softcapping": header.number(f"{kind}.attn_logit_softcapping", 50.0) or None,
         "final_logit_softcapping": header.number(f"{kind}.final_logit_softcapping", 30.0) or None,
     }
 
 
 def _gemma3(header: Header, kind: str) -> dict[str, Any]:
-    found = {
+    return {
         **_gemma(header, kind, pattern=6, largest=62),
+        **_windows(header, kind, 0),
         "model_type": "gemma3_text",
         "final_logit_softcapping": header.number(f"{kind}.final_logit_softcapping", 0) or None,
     }
-    window = header.whole(f"{kind}.attention.sliding_window", 0)
+
+
+def _windows(header: Header, kind: str, usual: int) -> dict[str, Any]:
+    """The width of sliding windows; with 0 no layer has one."""
+    window = header.whole(f"{kind}.attention.sliding_window", usual)
     if not window:
-        return {**found, "layer_types": ["full_attention"] * header.whole(f"{kind}.block_count")}
-    return {**found, "sliding_window": window}
+        return {"layer_types": ["full_attention"] * header.whole(f"{kind}.block_count")}
+    return {"sliding_window": window}
 
 
 def _phi3(header: Header, kind: str) -> dict[str, Any]:

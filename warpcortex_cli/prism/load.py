@@ -27,7 +27,6 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from warpcortex_cli.errors import MemoryLimitError, ModelError, UsageError
-from warpcortex_cli.gguf.blocks import PLAIN
 from warpcortex_cli.gguf.header import read_header
 from warpcortex_cli.phases import phase
 from warpcortex_cli.prism.folder import NUMBERS, stored_tensors, weights_of
@@ -92,9 +91,9 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 def choose_quantize(source: ModelSource, options: LoadOptions) -> str:
     """The format of weights for `auto` or any other value of --quantize.
 
-    auto is bf16 if the model is stored in bf16, which is then exact, `packs_bf16`, and it was measured to be faster on
-    this machine; and the file's own format for a quantized GGUF file, which was chosen for its size. pocket is never
-    packed, so that it starts at once everywhere.
+    auto is the file's own format for a GGUF file in fewer than 32 bits, which was chosen for its size. A folder stored
+    in bf16 is packed in it, which is exact, if `packs_bf16` and it was measured to be faster on this machine. pocket is
+    never packed, so that it starts at once everywhere.
     """
     if options.quantize != "auto":
         return options.quantize
@@ -102,18 +101,15 @@ def choose_quantize(source: ModelSource, options: LoadOptions) -> str:
         return "none"
     stored = stored_values(source)
     # Kernels are compiled only if they will be used.
-    if stored.quantized:
-        return FILE if packs_bf16(options) else "none"
+    if source.format == "gguf":
+        return FILE if stored.types != {"F32"} and packs_bf16(options) else "none"
     packed = stored.dtype == torch.bfloat16 and not stored.of_experts and packs_bf16(options)
     return "bf16" if packed and (stored.parameters < _SMALL or _faster_packed(source)) else "none"
 
 
 def _faster_packed(source: ModelSource) -> bool:
     """Whether packed bf16 weights are faster than fp32 by torch, or fp32 would not fit into memory."""
-    if source.format == "gguf":
-        found = {name: tensor.shape for name, tensor in read_header(source.path, source.name).tensors.items()}
-    else:
-        found = {name: tensor.shape for name, tensor in stored_tensors(source).items()}
+    found = {name: tensor.shape for name, tensor in stored_tensors(source).items()}
     if sum(math.prod(shape) for shape in found.values()) * 4 + HEADROOM > available_memory():
         return True
     first = [(s[0], s[1]) for name, s in sorted(found.items()) if len(s) == 2 and _FIRST_LAYER.search(name)]
@@ -253,14 +249,12 @@ class Stored:
     Attributes:
         parameters: values.
         of_experts: those of experts, which are not packed.
-        types: safetensors' names of their dtypes; for a GGUF file those of its unquantized matrices.
-        quantized: whether some are quantized.
+        types: safetensors' names of their dtypes; for a GGUF file ggml's of its matrices.
     """
 
     parameters: int = 0
     of_experts: int = 0
     types: set[str] = field(default_factory=set)
-    quantized: bool = False
 
     @property
     def dtype(self) -> torch.dtype:
@@ -274,7 +268,6 @@ def stored_values(source: ModelSource) -> Stored:
     if source.format == "gguf":
         for tensor in read_header(source.path, source.name).tensors.values():
             found.parameters += tensor.values
-            found.quantized |= tensor.kind not in PLAIN
             if len(tensor.shape) > 1:
                 found.types.add(tensor.kind)
         return found

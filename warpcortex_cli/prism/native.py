@@ -26,8 +26,8 @@ from warpcortex_cli.prism.low_rank import LINEARS, Adapted
 
 _LANES = 16
 MINIMA = 32  # a format's number is its bits, plus this if groups have minima
-INT4, INT8, BF16 = 4 + MINIMA, 8, 16  # formats of packed weights, by the kernels' numbers
-_FORMATS = (4, INT4, INT8, 8 + MINIMA, BF16)
+INT4, INT8, BF16, F16 = 4 + MINIMA, 8, 16, 16 + 64  # formats of packed weights, by the kernels' numbers
+_FORMATS = (4, INT4, INT8, 8 + MINIMA, BF16, F16)
 _MOST_INPUTS = 1 << 17  # more than any model's layers
 _AT_ONCE = 1 << 18  # weights packed at a time: in fp32 they fit into a core's cache
 ROWS = 16384  # weight rows converted to fp32 at a time; a multiple of the lanes

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from warpcortex_cli.errors import ModelError
 from warpcortex_cli.gguf.layout import FileRows
-from warpcortex_cli.prism.native import INT4, INT8, MINIMA, kernels, packed_bytes
+from warpcortex_cli.prism.native import BF16, F16, INT4, INT8, MINIMA, kernels, packed_bytes
 
 # Types that are packed directly, in the order of `Blocks` in kernels/: bytes and values of a block, and the format.
+# Plain numbers are taken for blocks of a group.
 BLOCKS = {
     "Q4_0": (18, 32, 4),
     "Q4_1": (20, 32, INT4),
@@ -25,6 +26,8 @@ BLOCKS = {
     "Q8_0": (34, 32, INT8),
     "Q4_K": (144, 256, INT4),
     "Q5_K": (176, 256, INT8 + MINIMA),
+    "F16": (64, 32, F16),
+    "BF16": (64, 32, BF16),
 }
 _PACKED, _ENDED = 0, 1  # `Packing` of kernels/
 _SLAB, _LINE = 1 << 25, 64  # bytes

@@ -4,8 +4,8 @@ Each 32 inputs of an output share a scale and, with 4 bits, a minimum; with 4 bi
 Activations are quantized in every step: for 8 bits to int16 with a scale per token, since with int8 the outliers of
 trained models would cost more than the weights' rounding; for 4 bits to int8 with a scale per 32 inputs, whose error is
 below that of such weights. A token's result depends on no other row. 16 bits are bfloat16, in which most models are
-published, so their weights are exact. "file" keeps the levels, scales and minima of a GGUF file; its plain numbers
-become bfloat16.
+published, so their weights are exact. "file" keeps the levels, scales and minima of a GGUF file, and its fp16 and
+bfloat16; what is in fp32 or unpacked becomes bfloat16.
 
 The kernels of `native` compute the products. Without a compiler torch does, more slowly, and only for 8 bits.
 """
@@ -207,7 +207,7 @@ def joined(
             for linear in linears:
                 filling.fill(linear, torch.float32, but=("weight",))
             return Packed.of(kept, _bias(linears))
-    format = native.BF16 if format is None else format
+    format = _of_numbers(linears, filling) if format is None else format
     if filling is not None:
         for linear in linears:
             filling.fill(linear, torch.bfloat16 if format == native.BF16 else None)
@@ -221,6 +221,12 @@ def joined(
     return Plain(Grouped(levels, scales, None, 8), bias, sizes)
 
 
+def _of_numbers(linears: Sequence[nn.Linear | nn.Embedding], filling: Filling | None) -> int:
+    """The 16-bit format of layers that a file does not store in levels: fp16 if all are stored in it, else bfloat16."""
+    stored = {filling.stored(linear) for linear in linears} if filling is not None else set()
+    return native.F16 if stored == {torch.float16} else native.BF16
+
+
 def _packed_blocks(linears: Sequence[nn.Linear | nn.Embedding], filling: Filling, packing: Packing) -> Packed | None:
     """Layers packed directly from a GGUF file's blocks; None if they are not all of one type of `BLOCKS`."""
     found = [blocks for blocks in map(filling.blocks, linears) if blocks is not None]
@@ -228,7 +234,9 @@ def _packed_blocks(linears: Sequence[nn.Linear | nn.Embedding], filling: Filling
     if len(found) < len(linears) or len(kinds) > 1 or not kinds <= BLOCKS.keys():
         return None
     rows, inputs = [part for _, parts in found for part in parts], linears[0].weight.shape[1]
-    packed, format = packing.add(kinds.pop(), rows, inputs, lambda: [filling.grouped(linear) for linear in linears])
+    if inputs % BLOCKS[kind := kinds.pop()][1]:  # rows of plain numbers may have any length
+        return None
+    packed, format = packing.add(kind, rows, inputs, lambda: [filling.read(linear) for linear in linears])
     for linear in linears:
         filling.fill(linear, torch.float32, but=("weight",))
     return Packed(packed, _bias(linears), format, [len(linear.weight) for linear in linears])

@@ -93,6 +93,16 @@ class Filling:
         name = self._name(module)
         return None if name is None or self._source is None else self._source.blocks(name)
 
+    def stored(self, module: nn.Module) -> torch.dtype | None:
+        """The type of the weight of `module` as `WeightSource.stored` gives it."""
+        name = self._name(module)
+        return None if name is None or self._source is None else self._source.stored(name)
+
+    def read(self, module: nn.Module) -> Tensor | None:
+        """The weight of `module` in fp32; ModelError if it cannot be read."""
+        name = self._name(module)
+        return None if name is None or self._source is None else self._source.read(name, torch.float32)
+
     def _name(self, module: nn.Module) -> str | None:
         return self._names.get(module.get_parameter("weight"))
 

@@ -12,7 +12,7 @@
 
 namespace {
 
-enum Blocks { Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K };
+enum Blocks { Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, PLAIN_F16, PLAIN_BF16 };
 
 // Bytes of a block, groups of 32 in it, and the panel format that holds it.
 struct BlockForm {
@@ -28,7 +28,9 @@ constexpr BlockForm form_of(Blocks kind) {
         case Q5_1: return {24, 1, 8 + MINIMA};
         case Q8_0: return {34, 1, 8};
         case Q4_K: return {144, 8, 4 + MINIMA};
-        default: return {176, 8, 8 + MINIMA};
+        case Q5_K: return {176, 8, 8 + MINIMA};
+        case PLAIN_F16: return {2 * GROUP, 1, F16};
+        default: return {2 * GROUP, 1, BF16};
     }
 }
 
@@ -138,6 +140,28 @@ bool packed_panel(const uint8_t* const* rows, int64_t lanes, int64_t groups, uin
     return all;
 }
 
+// The same for rows of fp16 or bfloat16.
+template <int FORMAT>
+bool plain_panel(const uint8_t* const* rows, int64_t lanes, int64_t groups, uint8_t* panel) {
+    constexpr uint16_t ENDLESS = FORMAT == F16 ? 0x7c00 : 0x7f80;  // the exponent of what is not finite
+    bool all = true;
+    for (int64_t g = 0; g < groups; g++) {
+        uint32_t words[LANES][PAIRS] = {};
+        for (int64_t lane = 0; lane < lanes; lane++) {
+            uint16_t numbers[GROUP];
+            std::memcpy(numbers, rows[lane] + g * sizeof(numbers), sizeof(numbers));
+            for (uint16_t number : numbers) all &= (number & ENDLESS) != ENDLESS;
+            std::memcpy(words[lane], numbers, sizeof(numbers));
+        }
+        put_words<PAIRS>(words, panel + group_at<FORMAT>(g));
+    }
+    for (int64_t lane = 0; lane < LANES; lane++) {
+        const float times = lane < lanes ? 1 : 0;
+        std::memcpy(panel + times_at<FORMAT>(groups) + lane * sizeof(float), &times, sizeof(float));
+    }
+    return all;
+}
+
 // -- rows in files ---------------------------------------------------------------------------------------------
 
 // Consecutive rows of blocks in a file, from `offset` on. `heads`: the number of heads whose two halves are interleaved
@@ -225,7 +249,9 @@ inline auto with_blocks(int64_t kind, Use use) {
         case Q5_1: return use(std::integral_constant<Blocks, Q5_1>());
         case Q8_0: return use(std::integral_constant<Blocks, Q8_0>());
         case Q4_K: return use(std::integral_constant<Blocks, Q4_K>());
-        default: return use(std::integral_constant<Blocks, Q5_K>());
+        case Q5_K: return use(std::integral_constant<Blocks, Q5_K>());
+        case PLAIN_F16: return use(std::integral_constant<Blocks, PLAIN_F16>());
+        default: return use(std::integral_constant<Blocks, PLAIN_BF16>());
     }
 }
 
@@ -239,7 +265,9 @@ Packing packed_piece(const Blocky& of, int64_t first, int64_t last, Reading& rea
     bool all = true;
     for (int64_t i = 0; i < int64_t(reading.rows.size()); i += LANES) {
         const int64_t lanes = std::min(LANES, int64_t(reading.rows.size()) - i);
-        all = packed_panel<KIND>(&reading.rows[i], lanes, groups, of.out + (first + i / LANES) * size) && all;
+        uint8_t* panel = of.out + (first + i / LANES) * size;
+        if constexpr (unquantized(FORM.format)) all = plain_panel<FORM.format>(&reading.rows[i], lanes, groups, panel) && all;
+        else all = packed_panel<KIND>(&reading.rows[i], lanes, groups, panel) && all;
     }
     return all ? PACKED : STRANGE;
 }

@@ -75,8 +75,8 @@ class Outputs {
 template <int FORMAT, int P>
 void by_vectors(const Tokens& x, const Panels& panels, int64_t jump, Floats* sums) {
     if constexpr (bits_of(FORMAT) == 4) vector_sums<FORMAT, BYTES, P>(x, panels, jump, sums);
-    else if constexpr (FORMAT != 16) vector_sums<FORMAT, WHOLE, P>(x, panels, jump, sums);
-    else if (x.kind == HALF) vector_sums<FORMAT, HALF, P>(x, panels, jump, sums);
+    else if constexpr (!unquantized(FORMAT)) vector_sums<FORMAT, WHOLE, P>(x, panels, jump, sums);
+    else if constexpr (kind_for(FORMAT) == HALF) vector_sums<FORMAT, HALF, P>(x, panels, jump, sums);
     else vector_sums<FORMAT, FULL, P>(x, panels, jump, sums);
 }
 
@@ -93,11 +93,11 @@ void multiplied(Team& team, const Linear& by, const Tokens& x, const Pairing& pa
     held.resize(2 * each * x.places());
     Floats* room = held.data();
     if (added) more.resize(2 * x.count);
-    const TileConfig config(x.together ? x.tall : 0, FORMAT == 16 ? TALL : DEEP_BYTES);
+    const TileConfig config(x.together ? x.tall : 0, FORMAT == BF16 ? TALL : DEEP_BYTES);
     const auto sum = [&](const Pairs& pairs) {
         if (x.together) {
-            if constexpr (FORMAT == 16) return half_sums(x, pairs, room);
-            else return byte_sums<FORMAT>(x, pairs, room);
+            if constexpr (FORMAT == BF16) return half_sums(x, pairs, room);
+            else if constexpr (!unquantized(FORMAT)) return byte_sums<FORMAT>(x, pairs, room);
         }
         const Panels both = pairs[0];
         std::fill_n(room, both.count * x.places(), Floats{});

@@ -2,13 +2,13 @@
 //
 // A weight is scale * level + minimum, as in GGUF's Q4_1: levels have 4 or 8 bits, and a group of 32 inputs of an output
 // shares a scale and a minimum in fp16. Without minima the weight 0 is level 8 or 128, as in Q4_0 and Q8_0. Weights of 16
-// bits are bfloat16.
+// bits are bfloat16 or fp16.
 //
 //     panel   16 outputs:  header | group | header | group | ... | times
 //     header  of a group: 16 scales, 16 minima; without minima, of two groups: 16 scales each
 //     group   32 inputs:   4, 8 or 16 lines
 //     line    64 bytes: a word of 4 bytes for each of the 16 outputs
-//     word    8 levels of 4 bits, 4 of 8, or 2 bfloat16
+//     word    8 levels of 4 bits, 4 of 8, or 2 numbers of 16
 //     times   16 numbers in fp32, a factor for each output: powers of two
 //
 // So a product reads memory sequentially. Shifted by 4 or 8 bits and masked, a word gives two neighbouring inputs as
@@ -29,11 +29,13 @@ constexpr int64_t WORD_BYTES = LINE / LANES;
 constexpr int64_t PAIRS = GROUP / 2;  // of a group
 
 constexpr int MINIMA = 32;  // a format's number is its bits, plus this if groups have minima
+constexpr int BF16 = 16, F16 = 16 + 64;
 
 constexpr int bits_of(int format) { return format & (MINIMA - 1); }
 constexpr bool has_minima(int format) { return (format & MINIMA) != 0; }
+constexpr bool unquantized(int format) { return bits_of(format) == 16; }  // numbers, not levels
 // The level of the weight 0 if there are no minima.
-constexpr int zero_of(int format) { return has_minima(format) || bits_of(format) == 16 ? 0 : 1 << (bits_of(format) - 1); }
+constexpr int zero_of(int format) { return has_minima(format) || unquantized(format) ? 0 : 1 << (bits_of(format) - 1); }
 
 inline int64_t groups_of(int64_t inputs) { return (inputs + GROUP - 1) / GROUP; }
 inline int64_t panels_of(int64_t outputs) { return (outputs + LANES - 1) / LANES; }
@@ -43,7 +45,7 @@ constexpr int64_t GROUP_BYTES = GROUP * LANES* bits_of(FORMAT) / 8;
 template <int FORMAT>
 constexpr int64_t LINES_OF = GROUP_BYTES<FORMAT> / LINE;  // of a group
 template <int FORMAT>
-constexpr int64_t SHARING = bits_of(FORMAT) == 16 ? 0 : has_minima(FORMAT) ? 1 : 2;  // groups that share a header
+constexpr int64_t SHARING = unquantized(FORMAT) ? 0 : has_minima(FORMAT) ? 1 : 2;  // groups that share a header
 
 // Calls `use` with the format as a type.
 template <typename Use>
@@ -53,7 +55,8 @@ inline auto with_format(int64_t format, Use use) {
         case 4 + MINIMA: return use(std::integral_constant<int, 4 + MINIMA>());
         case 8: return use(std::integral_constant<int, 8>());
         case 8 + MINIMA: return use(std::integral_constant<int, 8 + MINIMA>());
-        default: return use(std::integral_constant<int, 16>());
+        case F16: return use(std::integral_constant<int, F16>());
+        default: return use(std::integral_constant<int, BF16>());
     }
 }
 
@@ -104,6 +107,12 @@ inline uint16_t to_half(float x) {
     if (size >= 0x477ff000) return uint16_t(sign | 0x7c00);  // rounds to infinity
     if (size < 0x38800000) return uint16_t(sign | uint32_t(std::nearbyint(std::fabs(x) * 0x1p24f)));
     return uint16_t(sign | ((size + 0xfff + (size >> 13 & 1)) - 0x38000000) >> 13);
+}
+
+inline Halves halved(const Floats& x) {
+    Halves found;
+    for (int64_t i = 0; i < LANES; i++) found[i] = to_half(x[i]);
+    return found;
 }
 
 // Numbers [i, i + 16) of `count`, padded with zeros.
@@ -316,11 +325,13 @@ template <int FORMAT>
 void packed(const float* weights, uint8_t* out, int64_t outputs, int64_t inputs, int threads) {
     each_output<FORMAT>(out, outputs, inputs, threads, [&](int64_t output, int64_t lane, uint8_t* panel) {
         const float* from = weights + output * inputs;
-        if constexpr (FORMAT == 16) {
+        if constexpr (unquantized(FORMAT)) {
             for (int64_t i = 0; i < inputs; i += LANES) {
-                const Halves some = narrowed(some_of(from, i, inputs));
+                const Floats numbers = some_of(from, i, inputs);
+                const Halves some = FORMAT == F16 ? halved(numbers) : narrowed(numbers);
                 for (int64_t j = 0; j < LANES; j += 2)
-                    std::memcpy(panel + group_at<16>((i + j) / GROUP) + held<16>((i + j) % GROUP).line * LINE + lane * WORD_BYTES,
+                    std::memcpy(panel + group_at<FORMAT>((i + j) / GROUP) + held<FORMAT>((i + j) % GROUP).line * LINE +
+                                    lane * WORD_BYTES,
                                 (const char*)&some + 2 * j, WORD_BYTES);
             }
             return 1.0f;
@@ -336,7 +347,7 @@ void packed(const float* weights, uint8_t* out, int64_t outputs, int64_t inputs,
 template <int FORMAT>
 void packed_levels(const uint8_t* levels, const float* scales, const float* minima, uint8_t* out, int64_t outputs,
                    int64_t inputs, int threads) {
-    if constexpr (FORMAT != 16)
+    if constexpr (!unquantized(FORMAT))
         each_output<FORMAT>(out, outputs, inputs, threads, [&](int64_t output, int64_t lane, uint8_t* panel) {
             const int64_t groups = groups_of(inputs);
             Fitted fit;
@@ -365,7 +376,9 @@ void unpacked(const uint8_t* weights, const int64_t* which, int64_t rows, int64_
             const uint32_t word = load<uint32_t>(panel + group_at<FORMAT>(g) + at.line * LINE + lane * WORD_BYTES);
             const uint32_t level = word >> at.shift & MASK;
             float& to = out[row * inputs + i];
-            if constexpr (FORMAT == 16) {
+            if constexpr (FORMAT == F16) {
+                to = from_half(uint16_t(level));
+            } else if constexpr (FORMAT == BF16) {
                 const uint32_t bits = level << 16;
                 to = load<float>(&bits);
             } else {

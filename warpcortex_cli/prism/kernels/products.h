@@ -72,6 +72,14 @@ inline Real dot(Real sum, Word weights, int32_t inputs) {
 #endif
 }
 
+// fp16 in the lower half of each word to fp32.
+inline Real real_of_halves(Word wide) {
+    const Word size = (wide & 0x7fffu) << 13;
+    const Real found = load<Real>(&size) * 0x1p112f;
+    const Word bits = (Word)found | (wide & 0x8000u) << 16;
+    return load<Real>(&bits);
+}
+
 // fp16 to a register of fp32.
 inline Real reals(const uint8_t* halves) {
 #if defined(__AVX512F__)
@@ -79,11 +87,24 @@ inline Real reals(const uint8_t* halves) {
 #elif defined(__AVX2__) && defined(__F16C__)
     return (Real)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)halves));
 #else
-    const Word wide = __builtin_convertvector(load<Half>(halves), Word);
-    const Word size = (wide & 0x7fffu) << 13;
-    const Real found = load<Real>(&size) * 0x1p112f;
-    const Word bits = (Word)found | (wide & 0x8000u) << 16;
-    return load<Real>(&bits);
+    return real_of_halves(__builtin_convertvector(load<Half>(halves), Word));
+#endif
+}
+
+// The first or the second fp16 number of each word. The words' halves are brought apart once for both.
+inline Real half_of(Word word, int k) {
+#if defined(__AVX512BW__)
+    static const uint16_t APART[32] = {0,  2,  4,  6,  8,  10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30,
+                                       1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31};
+    const __m512i apart = _mm512_permutexvar_epi16(_mm512_loadu_si512(APART), (__m512i)word);
+    return (Real)_mm512_cvtph_ps(k == 0 ? _mm512_castsi512_si256(apart) : _mm512_extracti64x4_epi64(apart, 1));
+#elif defined(__AVX2__) && defined(__F16C__)
+    const __m256i order = _mm256_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15,
+                                           0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
+    const __m256i apart = _mm256_permute4x64_epi64(_mm256_shuffle_epi8((__m256i)word, order), 0xd8);
+    return (Real)_mm256_cvtph_ps(k == 0 ? _mm256_castsi256_si128(apart) : _mm256_extracti128_si256(apart, 1));
+#else
+    return real_of_halves(k == 0 ? word & 0xffffu : word >> 16);
 #endif
 }
 
@@ -92,7 +113,7 @@ template <int FORMAT>
 struct PackedLines {
     static constexpr int EACH = 16 / bits_of(FORMAT);
     static Word pair(Word word, int k) {
-        constexpr uint32_t MASK = FORMAT == 16 ? 0xffffffffu : ((1u << bits_of(FORMAT)) - 1) * 0x00010001u;
+        constexpr uint32_t MASK = unquantized(FORMAT) ? 0xffffffffu : ((1u << bits_of(FORMAT)) - 1) * 0x00010001u;
         return (Word)((Short)word >> k * bits_of(FORMAT)) & MASK;
     }
 };
@@ -107,9 +128,13 @@ struct Prepared {
     static Word pair(Word word, int) { return word; }
 };
 
-struct Widened {  // bfloat16 to fp32
+template <int FORMAT>
+struct Widened {  // bfloat16 or fp16 to fp32
     static constexpr int EACH = 2;
-    static Word pair(Word word, int k) { return k == 0 ? word << 16 : word & 0xffff0000u; }
+    static Word pair(Word word, int k) {
+        if constexpr (FORMAT == BF16) return k == 0 ? word << 16 : word & 0xffff0000u;
+        else return (Word)half_of(word, k);
+    }
 };
 
 // From BUSY tokens on, or when unpacking, the CPU does not run ahead to the next weights by itself, so these are
@@ -157,7 +182,7 @@ inline void gather(const Weights& weights, const Ahead& ahead, const Tokens& x, 
     constexpr bool ROUNDED = KIND == WHOLE || KIND == BYTES;
     typedef std::conditional_t<ROUNDED, Whole, Real> Acc;
     constexpr int EACH = Form::EACH, WORDS = words_of(KIND);
-    constexpr bool STRAIGHT = !std::is_same<Form, Prepared>::value, FEW_ONLY = M < BUSY && FORMAT == 16;
+    constexpr bool STRAIGHT = !std::is_same<Form, Prepared>::value, FEW_ONLY = M < BUSY && unquantized(FORMAT);
     const int64_t places = x.places();
     const int8_t* values = x.tile(tile) + weights.first * WORDS * WORD_BYTES * M;
     const int32_t* own = ROUNDED ? x.tile_sums(tile) + weights.first * M : nullptr;
@@ -270,18 +295,18 @@ inline void prepare(const uint8_t* group, int64_t lines, uint8_t* to) {
 // panel's end.
 template <int FORMAT, Kind KIND, int P>
 void vector_sums(const Tokens& x, const Panels& panels, int64_t jump, Floats* sums) {
-    typedef std::conditional_t<KIND == FULL, Widened,
+    typedef std::conditional_t<KIND == FULL, Widened<FORMAT>,
                                std::conditional_t<KIND == BYTES, PackedBytes, PackedLines<FORMAT>>> Form;
     const Ahead ahead = {AHEAD, panel_bytes<FORMAT>(x.inputs) - AHEAD, jump};
     const auto each_tile = [&](auto use) {
         for (int64_t tile = 0; tile < x.tiles; tile++)
             use(x.start(tile + 1) - x.start(tile), tile, sums + tile * x.tall);
     };
-    if (FORMAT == 16 || x.count < SHARED) {
+    if (unquantized(FORMAT) || x.count < SHARED) {
         for (int64_t first = 0; first < x.groups; first += NEAR) {
             const Weights some = {panels.at, nullptr, panels.panel, 0, 0, first, std::min(NEAR, x.groups - first)};
             each_tile([&](int64_t count, int64_t tile, Floats* to) {
-                gather_some<FORMAT, Form, KIND, P, FORMAT == 16 ? TILE : std::min(TILE, SHARED - 1)>(count, some, ahead, x, tile, to);
+                gather_some<FORMAT, Form, KIND, P, unquantized(FORMAT) ? TILE : std::min(TILE, SHARED - 1)>(count, some, ahead, x, tile, to);
             });
         }
         return;

@@ -117,14 +117,13 @@ constexpr int TILE = 4, PAIR = 1;
 constexpr int64_t TILED = 64;
 
 // How activations are stored for weights of this format, on this CPU whatever the number of tokens.
-inline Kind kind_for(int64_t format) {
-    if (bits_of(int(format)) == 4) return BYTES;
-    if (format != 16) return WHOLE;
+constexpr Kind kind_for(int format) {
+    if (bits_of(format) == 4) return BYTES;
+    if (!unquantized(format)) return WHOLE;
 #if defined(__AVX512BF16__)
-    return HALF;
-#else
-    return FULL;
+    if (format == BF16) return HALF;
 #endif
+    return FULL;
 }
 
 // The high bytes of int16 integers, and behind them the low ones, each in the order in which `word_of` puts 8-bit levels
@@ -174,9 +173,9 @@ struct Tokens {
 
     // Allocates for `tokens` of `numbers` inputs, to be multiplied with weights of a format.
     void begin(int64_t tokens, int64_t numbers, int64_t format) {
-        count = tokens, inputs = numbers, kind = kind_for(format);
+        count = tokens, inputs = numbers, kind = kind_for(int(format));
         const bool integers = kind == WHOLE || kind == BYTES;
-        together = tiles_work() && (!integers || count >= TILED);
+        together = tiles_work() && (kind == HALF || (integers && count >= TILED));
         const int64_t tile = together ? TALL : TILE;
         tiles = (count + tile - 1) / tile;
         spread = together && integers ? tiles * TALL : count, tall = (spread + tiles - 1) / tiles;

@@ -27,11 +27,11 @@ LEVELS = {
     "Q8_0": (0, 255, 8),
     "Q4_0": (0, 15, 4),
     "Q4_1": (0, 15, 4),
-    "Q5_0": (112, 143, 8),
-    "Q5_1": (0, 31, 8),
+    "Q5_0": (0, 31, 5),
+    "Q5_1": (0, 31, 5),
     "Q4_K": (0, 15, 4),
-    "Q5_K": (0, 31, 8),
-    "Q6_K": (96, 159, 8),
+    "Q5_K": (0, 31, 5),
+    "Q6_K": (0, 63, 6),
 }
 
 
@@ -104,7 +104,7 @@ def test_blocks_are_packed_as_their_levels_are(kind: str, half: int | None, tmp_
     """To the byte, also where fp16 holds a scale badly; where one is no finite number, they are refused."""
     size, values, _ = BLOCKS[kind]
     assert (values, size) == next(entry[1:] for entry in TYPES.values() if entry[0] == kind)
-    for at in (0, 2) if kind in ("Q4_1", "Q5_1", "Q4_K", "Q5_K") else (0,):
+    for at in (0, 2) if kind in ("Q4_1", "Q5_1", "Q4_K", "Q5_K") else (208,) if kind == "Q6_K" else (0,):
         raw = random_blocks(kind, 33, 768)
         if half is not None:
             raw[21, size + at : size + at + 2] = np.array([half], np.uint16).view(np.uint8)
@@ -112,7 +112,7 @@ def test_blocks_are_packed_as_their_levels_are(kind: str, half: int | None, tmp_
         assert levels is not None
         finite = all(x is None or bool(x.isfinite().all()) for x in (levels.scales, levels.minima))
         assert finite == (half is None or half & 0x7C00 != 0x7C00)
-        want = native.pack_grouped(Grouped(levels.levels, levels.scales, levels.minima, levels.bits))
+        want = native.pack_grouped(levels)
         for parts in ([raw], [raw[:16], raw[16:]], [raw[:7], raw[7:20], raw[20:]]):  # alone, in whole panels, not
             rows = in_file(tmp_path / "blocks", parts)
             if not finite:

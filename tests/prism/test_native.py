@@ -21,12 +21,12 @@ from warpcortex_cli.memory.tail import Slab, Tail, TailPool, TailView
 from warpcortex_cli.prism import library, native
 from warpcortex_cli.prism.attention import Layer
 from warpcortex_cli.prism.low_rank import Adapted, LowRank, Pair, Place
-from warpcortex_cli.prism.native import F16, INT4, MINIMA
+from warpcortex_cli.prism.native import F16, INT4, INT5, INT6, MINIMA
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.rows import Row
 from warpcortex_cli.prism.step import NATIVE_TOKENS, PackedStep
 
-LEVELS = [4, INT4, 8, 8 + MINIMA]
+LEVELS = [4, INT4, INT5, INT6, 8, 8 + MINIMA]
 FORMATS = [*LEVELS, F16, 16]
 pytestmark = pytest.mark.skipif(not native.usable(), reason="there is no C++ compiler")
 OTHERS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -95,7 +95,7 @@ def cpu(
     return kind
 
 
-@pytest.mark.parametrize(("format", "error"), [(INT4, 0.09), (8, 0.01), (8 + MINIMA, 0.01), (F16, 5e-4), (16, 0.003)])
+@pytest.mark.parametrize(("format", "error"), [(INT4, 0.09), (INT5, 0.05), (INT6, 0.03), (8, 0.01), (8 + MINIMA, 0.01), (F16, 5e-4), (16, 0.003)])
 @pytest.mark.parametrize(("outputs", "inputs"), [(1, 1), (37, 100), (48, 2080)])
 def test_packed_weights_are_near_the_weights(cpu: str, format: int, error: float, outputs: int, inputs: int) -> None:
     weight = torch.randn(outputs, inputs, generator=torch.Generator().manual_seed(1))
@@ -230,19 +230,22 @@ def test_weights_of_16_bits_stay_what_they_are(
 
 def grouped(bits: int, minima: bool, outputs: int, inputs: int) -> Grouped:
     """Levels that use all of their range, and scales and minima as files of GGUF hold them, in fp16."""
-    make = torch.Generator().manual_seed(outputs)
+    make, size = torch.Generator().manual_seed(outputs), 16 if bits == 6 else 32
     levels = torch.randint(0, 1 << bits, (outputs, inputs), generator=make, dtype=torch.uint8)
-    scales, low = (torch.randn(outputs, -(-inputs // 32), generator=make).half().float() for _ in range(2))
-    return Grouped(levels, scales, low if minima else None, bits)
+    scales, low = (torch.randn(outputs, -(-inputs // size), generator=make).half().float() for _ in range(2))
+    return Grouped(levels, scales, low if minima else None, bits, size)
 
 
-@pytest.mark.parametrize("minima", [False, True])
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize(
+    ("bits", "minima"), [(4, False), (4, True), (5, False), (5, True), (6, False), (8, False), (8, True)]
+)
 def test_levels_of_a_file_stay_what_they_are(cpu: str, bits: int, minima: bool) -> None:
     given = grouped(bits, minima, 37, 100)
     packed, format = native.pack_grouped(given)
-    assert format == bits + MINIMA * minima
+    assert format == bits + MINIMA * (minima or bits == 5)
     assert torch.equal(native.unpack(packed, format, torch.arange(37), 100), given.weights())
+    if bits == 6:
+        return
     more, other = native.pack_grouped(given.with_minima(8))
     assert other == 8 + MINIMA
     torch.testing.assert_close(native.unpack(more, other, torch.arange(37), 100), given.weights())
@@ -266,8 +269,9 @@ def test_the_largest_numbers_do_not_overflow(cpu: str, format: int, tokens: int)
         packed, wanted = native.pack(torch.full((16, 4096), -3.0), format), -3.0
     else:
         bits = format % MINIMA
-        levels, ones = torch.full((16, 4096), (1 << bits) - 1, dtype=torch.uint8), torch.ones(16, 128)
-        given = Grouped(levels, -ones, 2 * ones if format >= MINIMA else None, bits)
+        size = 16 if format == INT6 else 32
+        levels, ones = torch.full((16, 4096), (1 << bits) - 1, dtype=torch.uint8), torch.ones(16, 4096 // size)
+        given = Grouped(levels, -ones, 2 * ones if format >= MINIMA else None, bits, size)
         packed, wanted = native.pack_grouped(given)[0], float(given.weights()[0, 0])
     x = torch.full((tokens, 4096), -1000.0)
     found = native.multiply(x, packed, None, format, 16)

@@ -92,13 +92,13 @@ def _q4_1(data: Tensor) -> Grouped:
 def _q5_0(data: Tensor) -> Grouped:
     blocks = data.view(len(data), -1, 22)
     levels = _nibbles(blocks[..., 6:]) | _bits(blocks[..., 2:6]) << 4
-    return Grouped(_rows(levels + (128 - 16)), _half(blocks, 0), None, 8)
+    return Grouped(_rows(levels), _half(blocks, 0), None, 5)
 
 
 def _q5_1(data: Tensor) -> Grouped:
     blocks = data.view(len(data), -1, 24)
     levels = _nibbles(blocks[..., 8:]) | _bits(blocks[..., 4:8]) << 4
-    return Grouped(_rows(levels), _half(blocks, 0), _half(blocks, 2), 8)
+    return Grouped(_rows(levels), _half(blocks, 0), _half(blocks, 2), 5)
 
 
 def _k_scales(blocks: Tensor) -> tuple[Tensor, Tensor]:
@@ -120,7 +120,7 @@ def _q5_k(data: Tensor) -> Grouped:
     blocks = data.view(len(data), -1, 176)
     levels = _nibbles(blocks[..., 48:].unflatten(-1, (4, 32))).unflatten(-1, (2, 32)).flatten(-3, -2)
     high = blocks[..., None, 16:48] >> torch.arange(8, dtype=torch.uint8)[:, None] & 1
-    return Grouped(_rows(levels | high << 4), *_k_scales(blocks), 8)
+    return Grouped(_rows(levels | high << 4), *_k_scales(blocks), 5)
 
 
 def _q6_k(data: Tensor) -> Grouped:
@@ -128,7 +128,7 @@ def _q6_k(data: Tensor) -> Grouped:
     low = _nibbles(blocks[..., :128].unflatten(-1, (2, 64))).unflatten(-1, (4, 32))
     high = blocks[..., 128:192].unflatten(-1, (2, 1, 32)) >> torch.tensor([[0], [2], [4], [6]], dtype=torch.uint8) & 3
     scales = _half(blocks, 208)[..., None] * blocks[..., 192:208].view(torch.int8)
-    return Grouped(_rows((low | high << 4) + (128 - 32)), scales.flatten(1), None, 8, size=16)
+    return Grouped(_rows(low | high << 4), scales.flatten(1), None, 6, size=16)
 
 
 _KINDS: dict[str, Callable[[Tensor], Grouped]] = {

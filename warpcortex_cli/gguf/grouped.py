@@ -20,11 +20,11 @@ class Grouped:
         levels: uint8 [outputs, inputs], below 2 ** bits.
         scales: fp32 [outputs, groups] with groups = ceil(inputs / size).
         minima: fp32 [outputs, groups], the weight at level 0; or None: the weight is `scale * (level - zero)`.
-        bits: 4 or 8, what a level takes in memory. Levels of 5 and 6 bits are held in 8.
+        bits: of a level, 4, 5, 6 or 8.
         size: inputs of a group; the last group of a row may be shorter.
 
     Raises:
-        ValueError: shapes or types do not fit together, or a level of 4 bits is above 15.
+        ValueError: shapes or types do not fit together, or a level has more bits.
     """
 
     levels: Tensor
@@ -36,14 +36,15 @@ class Grouped:
     def __post_init__(self) -> None:
         outputs, inputs = self.levels.shape
         shape = (outputs, -(-inputs // self.size))
-        if self.bits not in (4, 8) or self.levels.dtype != torch.uint8 or self.scales.shape != shape:
+        if self.bits not in (4, 5, 6, 8) or self.levels.dtype != torch.uint8 or self.scales.shape != shape:
             raise ValueError(
                 f"levels {tuple(self.levels.shape)} and scales {tuple(self.scales.shape)} are not of groups"
             )
         if self.minima is not None and self.minima.shape != shape:
             raise ValueError(f"minima {tuple(self.minima.shape)} are not {shape}")
-        if self.bits == 4 and self.levels.numel() and int(self.levels.max()) > 15:
-            raise ValueError("a level of 4 bits is above 15")
+        most = (1 << self.bits) - 1
+        if self.bits < 8 and self.levels.numel() and int(self.levels.max()) > most:
+            raise ValueError(f"a level of {self.bits} bits is above {most}")
 
     @property
     def zero(self) -> int:
@@ -54,16 +55,15 @@ class Grouped:
     def concatenated(cls, parts: Sequence[Grouped]) -> Grouped:
         """The outputs of several matrices, in this order, in the smallest form that holds all of them.
 
-        Raises:
-            ValueError: their groups differ in size.
+        Beside groups of another size, groups that are not of 32 are rounded to 8 bits.
         """
         if len(parts) == 1:
             return parts[0]
         if len({part.size for part in parts}) > 1:
-            raise ValueError(f"groups of {' and '.join(str(part.size) for part in parts)} inputs do not go together")
+            parts = [part if part.size == GROUP else rounded(part.weights()) for part in parts]
         if len({(part.bits, part.minima is None) for part in parts}) > 1:
             most = max(part.bits for part in parts)
-            parts = [part.with_minima(most) for part in parts]
+            parts = [part.with_minima(8 if most > 5 else most) for part in parts]
         minima = [part.minima for part in parts if part.minima is not None]
         return cls(
             torch.cat([part.levels for part in parts]),

@@ -19,7 +19,7 @@ from warpcortex_cli.errors import ModelError
 from warpcortex_cli.gguf import blocks, tokenizer
 from warpcortex_cli.gguf.blocks import PLAIN
 from warpcortex_cli.gguf.config import configured
-from warpcortex_cli.gguf.grouped import GROUP, Grouped, rounded
+from warpcortex_cli.gguf.grouped import Grouped
 from warpcortex_cli.gguf.header import Header, TensorInfo, read_header
 from warpcortex_cli.gguf.layout import LAYOUTS, FileRows, Origin
 from warpcortex_cli.gguf.served import check_served
@@ -150,14 +150,18 @@ class GgufWeights:
         return kept or torch.float32
 
     def grouped(self, name: str) -> Grouped | None:
-        """As a `WeightSource`: the file's levels; rounded to 8 bits if its groups are not of 32."""
+        """As a `WeightSource`: the file's levels."""
         origin = self._origins[name]
         if origin.shift or not origin.names:
             return None
-        found = [self._levels(blocks.grouped(data, info.kind), info.name) for info, data in self._rows(origin)]
+        found = [blocks.grouped(data, info.kind) for info, data in self._rows(origin)]
         parts = [part for part in found if part is not None]
         if len(parts) < len(found):
             return None
+        for part, held in zip(parts, origin.names, strict=True):
+            # A sum of finite fp16 numbers is finite in fp32.
+            if any(x is not None and not x.sum().isfinite() for x in (part.scales, part.minima)):
+                raise ModelError(f"{self._header.name} holds weights that are no finite numbers, in {held}.", _AGAIN)
         return Grouped.concatenated(parts)
 
     def blocks(self, name: str) -> tuple[str, list[FileRows]] | None:
@@ -173,14 +177,6 @@ class GgufWeights:
             each = tensor.nbytes // tensor.shape[0]
             rows.append(FileRows(tensor.path, tensor.offset + first * each, last - first, origin.heads))
         return kinds.pop(), rows
-
-    def _levels(self, stored: Grouped | None, name: str) -> Grouped | None:
-        if stored is None:
-            return None
-        # A sum of finite fp16 numbers is finite in fp32.
-        if any(x is not None and not x.sum().isfinite() for x in (stored.scales, stored.minima)):
-            raise ModelError(f"{self._header.name} holds weights that are no finite numbers, in {name}.", _AGAIN)
-        return stored if stored.size == GROUP else rounded(stored.weights())
 
     def names(self) -> list[str]:
         """The names of all parameters."""

@@ -27,7 +27,8 @@ from warpcortex_cli.prism.low_rank import LINEARS, Adapted
 _LANES = 16
 MINIMA = 32  # a format's number is its bits, plus this if groups have minima
 INT4, INT8, BF16, F16 = 4 + MINIMA, 8, 16, 16 + 64  # formats of packed weights, by the kernels' numbers
-_FORMATS = (4, INT4, INT8, 8 + MINIMA, BF16, F16)
+INT5, INT6 = 5 + MINIMA, 6  # of GGUF files; that of 6 bits has a scale for each 16 inputs
+_FORMATS = (4, INT4, INT5, INT6, INT8, 8 + MINIMA, BF16, F16)
 _MOST_INPUTS = 1 << 17  # more than any model's layers
 _AT_ONCE = 1 << 18  # weights packed at a time: in fp32 they fit into a core's cache
 ROWS = 16384  # weight rows converted to fp32 at a time; a multiple of the lanes
@@ -546,11 +547,13 @@ def pack(weight: Tensor, format: int) -> Tensor:
 
 
 def pack_grouped(weights: Grouped) -> tuple[Tensor, int]:
-    """Packs levels as they are; also returns the format. Raises ValueError: their groups are not of 32 inputs."""
+    """Packs levels as they are; also returns the format. Raises ValueError: the kernels have none for such groups."""
     outputs, inputs = weights.levels.shape
-    if weights.size != GROUP:
-        raise ValueError(f"the kernels take groups of {GROUP} inputs, not {weights.size}")
+    if weights.bits == 5 and weights.minima is None:
+        weights = weights.with_minima(5)
     format = weights.bits + (0 if weights.minima is None else MINIMA)
+    if weights.size != (GROUP // 2 if format == INT6 else GROUP) or format not in _FORMATS:
+        raise ValueError(f"the kernels have no format for {weights.bits} bits and groups of {weights.size} inputs")
     packed = torch.empty(packed_bytes(format, outputs, inputs), dtype=torch.uint8)
     levels, scales = weights.levels.contiguous(), weights.scales.float().contiguous()
     minima = None if weights.minima is None else weights.minima.float().contiguous()

@@ -14,18 +14,19 @@ from torch import Tensor
 
 from warpcortex_cli.errors import ModelError
 from warpcortex_cli.gguf.layout import FileRows
-from warpcortex_cli.prism.native import BF16, F16, INT4, INT8, MINIMA, kernels, packed_bytes
+from warpcortex_cli.prism.native import BF16, F16, INT4, INT5, INT6, INT8, kernels, packed_bytes
 
 # Types that are packed directly, in the order of `Blocks` in kernels/: bytes and values of a block, and the format.
 # Plain numbers are taken for blocks of a group.
 BLOCKS = {
     "Q4_0": (18, 32, 4),
     "Q4_1": (20, 32, INT4),
-    "Q5_0": (22, 32, INT8),
-    "Q5_1": (24, 32, INT8 + MINIMA),
+    "Q5_0": (22, 32, INT5),
+    "Q5_1": (24, 32, INT5),
     "Q8_0": (34, 32, INT8),
     "Q4_K": (144, 256, INT4),
-    "Q5_K": (176, 256, INT8 + MINIMA),
+    "Q5_K": (176, 256, INT5),
+    "Q6_K": (210, 256, INT6),
     "F16": (64, 32, F16),
     "BF16": (64, 32, BF16),
 }

@@ -1,7 +1,7 @@
 // Packs ggml's blocks into panels directly: a GGUF file is read once and written once.
 //
 // Layouts: ggml-common.h. The result equals that of `gguf/blocks.py`: levels, and a scale and minimum for each 32.
-// Levels of 5 bits without minima are shifted so that the weight 0 is level 128.
+// Q5_0 gets minima of -16 times its scales.
 
 #pragma once
 
@@ -12,7 +12,7 @@
 
 namespace {
 
-enum Blocks { Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, PLAIN_F16, PLAIN_BF16 };
+enum Blocks { Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K, PLAIN_F16, PLAIN_BF16 };
 
 // Bytes of a block, groups of 32 in it, and the panel format that holds it.
 struct BlockForm {
@@ -24,11 +24,12 @@ constexpr BlockForm form_of(Blocks kind) {
     switch (kind) {
         case Q4_0: return {18, 1, 4};
         case Q4_1: return {20, 1, 4 + MINIMA};
-        case Q5_0: return {22, 1, 8};
-        case Q5_1: return {24, 1, 8 + MINIMA};
+        case Q5_0: return {22, 1, 5 + MINIMA};
+        case Q5_1: return {24, 1, 5 + MINIMA};
         case Q8_0: return {34, 1, 8};
         case Q4_K: return {144, 8, 4 + MINIMA};
-        case Q5_K: return {176, 8, 8 + MINIMA};
+        case Q5_K: return {176, 8, 5 + MINIMA};
+        case Q6_K: return {210, 8, SIX};
         case PLAIN_F16: return {2 * GROUP, 1, F16};
         default: return {2 * GROUP, 1, BF16};
     }
@@ -82,31 +83,49 @@ inline Levels levels_of(const uint8_t* block, int64_t g) {
     } else if constexpr (KIND == Q8_0) {
         return {load<Bytes>(block + 2) + 128, load<Bytes>(block + 18) + 128};
     } else if constexpr (KIND == Q5_0 || KIND == Q5_1) {
-        const uint8_t *bits = block + (KIND == Q5_0 ? 2 : 4), more = KIND == Q5_0 ? 128 - 16 : 0;
+        const uint8_t* bits = block + (KIND == Q5_0 ? 2 : 4);
         const Levels found = halves(bits + 4);
-        return {(found.low | fifths(bits)) + more, (found.high | fifths(bits + 2)) + more};
+        return {found.low | fifths(bits), found.high | fifths(bits + 2)};
+    } else if constexpr (KIND == Q6_K) {
+        const uint8_t *packed = block + g / 4 * 64 + g % 2 * GROUP, *high = block + 128 + g / 4 * GROUP;
+        const auto some = [&](int64_t at) {
+            return (load<Bytes>(packed + at) >> g % 4 / 2 * 4 & 15) | (load<Bytes>(high + at) >> g % 4 * 2 & 3) << 4;
+        };
+        return {some(0), some(16)};
     } else {
         return halves(block + (KIND == Q4_0 ? 2 : 4));
     }
 }
 
+// Scales of scales, whose products fp16 may not hold.
+constexpr bool of_products(Blocks kind) { return kind == Q4_K || kind == Q5_K || kind == Q6_K; }
+// Whether blocks hold a scale and a minimum.
+constexpr bool holds_minima(Blocks kind) { return has_minima(form_of(kind).format) && kind != Q5_0; }
+
 // Writes the scales and minima of an output that fp16 cannot represent exactly; returns the output's factor.
 template <Blocks KIND>
 float settled(const uint8_t* row, int64_t groups, int64_t lane, uint8_t* panel) {
     constexpr BlockForm FORM = form_of(KIND);
-    constexpr bool SECOND = has_minima(FORM.format);
     Fitted fit;
-    fit.scales.resize(groups), fit.minima.resize(SECOND ? groups : 0);
     for (int64_t g = 0; g < groups; g++) {
         const uint8_t* block = row + g / FORM.groups * FORM.bytes;
-        float minimum = SECOND ? half_at(block + 2) : 0;
-        if (KIND == Q4_K || KIND == Q5_K) k_scale(block, g % FORM.groups, &fit.scales[g], &minimum);
-        else fit.scales[g] = half_at(block);
-        if (SECOND) fit.minima[g] = minimum;
+        if constexpr (KIND == Q6_K) {
+            for (int64_t run = 0; run < 2; run++)
+                fit.scales.push_back(half_at(block + 208) * float(int8_t(block[192 + g % FORM.groups * 2 + run])));
+            continue;
+        }
+        float scale = half_at(block), minimum = holds_minima(KIND) ? half_at(block + 2) : -16 * scale;
+        if (of_products(KIND)) k_scale(block, g % FORM.groups, &scale, &minimum);
+        fit.scales.push_back(scale);
+        if (has_minima(FORM.format)) fit.minima.push_back(minimum);
     }
     settle(fit);
-    for (int64_t g = 0; g < groups; g++)
-        put_scale<FORM.format>(to_half(fit.scales[g]), SECOND ? to_half(fit.minima[g]) : 0, g, lane, panel);
+    for (int64_t g = 0; g < groups; g++) {
+        if constexpr (KIND == Q6_K)
+            put_scale<FORM.format>(to_half(fit.scales[2 * g]), to_half(fit.scales[2 * g + 1]), g, lane, panel);
+        else
+            put_scale<FORM.format>(to_half(fit.scales[g]), has_minima(FORM.format) ? to_half(fit.minima[g]) : 0, g, lane, panel);
+    }
     return fit.times;
 }
 
@@ -115,20 +134,23 @@ template <Blocks KIND>
 bool packed_panel(const uint8_t* const* rows, int64_t lanes, int64_t groups, uint8_t* panel) {
     constexpr BlockForm FORM = form_of(KIND);
     constexpr int FORMAT = FORM.format;
-    constexpr bool SECOND = has_minima(FORMAT);
+    constexpr int64_t SCALE = KIND == Q6_K ? 208 : 0;  // where a block holds it
     constexpr int64_t WORDS = GROUP * bits_of(FORMAT) / 32;  // of a group
     std::memset(panel, 0, times_at<FORMAT>(groups));
     bool all = true, exact[LANES];
-    std::fill(exact, exact + LANES, KIND != Q4_K && KIND != Q5_K);
+    std::fill(exact, exact + LANES, !of_products(KIND));
     for (int64_t g = 0; g < groups; g++) {
         uint32_t words[LANES][WORDS] = {};
         for (int64_t lane = 0; lane < lanes; lane++) {
             const uint8_t* block = rows[lane] + g / FORM.groups * FORM.bytes;
             const Levels levels = levels_of<KIND>(block, g % FORM.groups);
             words_of<FORMAT>((const uint8_t*)&levels, words[lane]);
-            const uint16_t scale = load<uint16_t>(block), minimum = SECOND ? load<uint16_t>(block + 2) : 0;
-            all = all && finite(scale) && finite(minimum);
-            exact[lane] = exact[lane] && normal(scale) && normal(minimum);
+            const uint16_t scale = load<uint16_t>(block + SCALE);
+            uint16_t minimum = 0;
+            if (holds_minima(KIND)) minimum = load<uint16_t>(block + 2);
+            else if (KIND == Q5_0) minimum = to_half(-16 * from_half(scale));
+            all = all && finite(scale) && (!holds_minima(KIND) || finite(minimum));
+            exact[lane] = exact[lane] && normal(scale) && normal(minimum) && finite(minimum);
             if (exact[lane]) put_scale<FORMAT>(scale, minimum, g, lane, panel);
         }
         put_words<WORDS>(words, panel + group_at<FORMAT>(g));
@@ -250,6 +272,7 @@ inline auto with_blocks(int64_t kind, Use use) {
         case Q8_0: return use(std::integral_constant<Blocks, Q8_0>());
         case Q4_K: return use(std::integral_constant<Blocks, Q4_K>());
         case Q5_K: return use(std::integral_constant<Blocks, Q5_K>());
+        case Q6_K: return use(std::integral_constant<Blocks, Q6_K>());
         case PLAIN_F16: return use(std::integral_constant<Blocks, PLAIN_F16>());
         default: return use(std::integral_constant<Blocks, PLAIN_BF16>());
     }

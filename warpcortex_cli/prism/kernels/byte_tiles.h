@@ -117,8 +117,8 @@ void byte_sums(const Tokens& x, const Pairs& pairs, Floats* sums) {
         const int64_t soon = first + count == x.groups ? pairs.count * pairs.next : scales_at<FORMAT>(first + count);
         for (int64_t p = 0; p < most && KIND == BYTES; p++)
             for (int64_t g = 0; g < count; g++)
-                prepare<PackedBytes>(panels[p] + group_at<FORMAT>(first + g), LINES_OF<FORMAT>,
-                                     room + (p * AT_ONCE + g) * LEVEL_BYTES);
+                prepare<FORMAT, PackedBytes>(panels[p] + group_at<FORMAT>(first + g),
+                                             room + (p * AT_ONCE + g) * LEVEL_BYTES);
         for (int64_t tile = 0; tile < x.tiles; tile++)
             for (int64_t p = 0; p < most; p++) {
                 for (int64_t line = tile * lines; line < (tile + 1) * lines; line++)

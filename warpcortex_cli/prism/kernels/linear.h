@@ -97,7 +97,7 @@ void multiplied(Team& team, const Linear& by, const Tokens& x, const Pairing& pa
     const auto sum = [&](const Pairs& pairs) {
         if (x.together) {
             if constexpr (FORMAT == BF16) return half_sums(x, pairs, room);
-            else if constexpr (!unquantized(FORMAT)) return byte_sums<FORMAT>(x, pairs, room);
+            else if constexpr (!unquantized(FORMAT) && !PLANES<FORMAT>) return byte_sums<FORMAT>(x, pairs, room);
         }
         const Panels both = pairs[0];
         std::fill_n(room, both.count * x.places(), Floats{});

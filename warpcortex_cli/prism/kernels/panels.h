@@ -1,14 +1,15 @@
 // Packed weights: their layout in memory, packing and unpacking.
 //
-// A weight is scale * level + minimum, as in GGUF's Q4_1: levels have 4 or 8 bits, and a group of 32 inputs of an output
-// shares a scale and a minimum in fp16. Without minima the weight 0 is level 8 or 128, as in Q4_0 and Q8_0. Weights of 16
-// bits are bfloat16 or fp16.
+// A weight is scale * level + minimum, as in GGUF's Q4_1: levels have 4, 5 or 8 bits, and a group of 32 inputs of an output
+// shares a scale and a minimum in fp16. Without minima the weight 0 is level 8 or 128, as in Q4_0 and Q8_0. Levels of 6
+// bits, as in Q6_K, have a scale for each half of a group. Weights of 16 bits are bfloat16 or fp16.
 //
 //     panel   16 outputs:  header | group | header | group | ... | times
-//     header  of a group: 16 scales, 16 minima; without minima, of two groups: 16 scales each
-//     group   32 inputs:   4, 8 or 16 lines
+//     header  of a group: 16 scales, 16 minima or scales of the second half; without either, of two groups: 16 scales each
+//     group   32 inputs:   4, 5, 6, 8 or 16 lines
 //     line    64 bytes: a word of 4 bytes for each of the 16 outputs
-//     word    8 levels of 4 bits, 4 of 8, or 2 numbers of 16
+//     word    8 levels of 4 bits, 4 of 8, or 2 numbers of 16; of 5 and 6 bits the lowest 4, and behind them one line for
+//             each further bit of all 32 levels
 //     times   16 numbers in fp32, a factor for each output: powers of two
 //
 // So a product reads memory sequentially. Shifted by 4 or 8 bits and masked, a word gives two neighbouring inputs as
@@ -29,7 +30,7 @@ constexpr int64_t WORD_BYTES = LINE / LANES;
 constexpr int64_t PAIRS = GROUP / 2;  // of a group
 
 constexpr int MINIMA = 32;  // a format's number is its bits, plus this if groups have minima
-constexpr int BF16 = 16, F16 = 16 + 64;
+constexpr int SIX = 6, BF16 = 16, F16 = 16 + 64;
 
 constexpr int bits_of(int format) { return format & (MINIMA - 1); }
 constexpr bool has_minima(int format) { return (format & MINIMA) != 0; }
@@ -45,7 +46,11 @@ constexpr int64_t GROUP_BYTES = GROUP * LANES* bits_of(FORMAT) / 8;
 template <int FORMAT>
 constexpr int64_t LINES_OF = GROUP_BYTES<FORMAT> / LINE;  // of a group
 template <int FORMAT>
-constexpr int64_t SHARING = unquantized(FORMAT) ? 0 : has_minima(FORMAT) ? 1 : 2;  // groups that share a header
+constexpr int64_t SHARING = unquantized(FORMAT) ? 0 : has_minima(FORMAT) || FORMAT == SIX ? 1 : 2;  // groups of a header
+template <int FORMAT>
+constexpr int64_t RUN = FORMAT == SIX ? GROUP / 2 : GROUP;  // inputs that share a scale
+template <int FORMAT>
+constexpr int PLANES = bits_of(FORMAT) == 5 || bits_of(FORMAT) == 6 ? bits_of(FORMAT) - 4 : 0;  // lines of single bits
 
 // Calls `use` with the format as a type.
 template <typename Use>
@@ -53,6 +58,8 @@ inline auto with_format(int64_t format, Use use) {
     switch (format) {
         case 4: return use(std::integral_constant<int, 4>());
         case 4 + MINIMA: return use(std::integral_constant<int, 4 + MINIMA>());
+        case 5 + MINIMA: return use(std::integral_constant<int, 5 + MINIMA>());
+        case SIX: return use(std::integral_constant<int, SIX>());
         case 8: return use(std::integral_constant<int, 8>());
         case 8 + MINIMA: return use(std::integral_constant<int, 8 + MINIMA>());
         case F16: return use(std::integral_constant<int, F16>());
@@ -82,7 +89,7 @@ int64_t times_at(int64_t groups) { return group_at<FORMAT>(groups - 1) + GROUP_B
 template <int FORMAT>
 int64_t panel_bytes(int64_t inputs) { return times_at<FORMAT>(groups_of(inputs)) + LANES * sizeof(float); }
 
-// Where a group holds an input: the line of its word, and the shift of its level in it.
+// Where a group holds an input: the line of its word, and the shift of its level, or of the lowest 4 bits, in it.
 struct Held {
     int64_t line;
     int shift;
@@ -90,7 +97,7 @@ struct Held {
 
 template <int FORMAT>
 inline Held held(int64_t input) {
-    constexpr int64_t BITS = bits_of(FORMAT), EACH = 16 / BITS;  // pairs of a line
+    constexpr int64_t BITS = PLANES<FORMAT> ? 4 : bits_of(FORMAT), EACH = 16 / BITS;  // pairs of a line
     const int64_t pair = input / 2;
     return {pair / EACH, int(pair % EACH * BITS + input % 2 * 16)};
 }
@@ -189,15 +196,16 @@ inline void settle(Fitted& fit) {
 template <int FORMAT>
 Fitted fitted(const float* weights, int64_t inputs) {
     constexpr float MOST = float((1 << bits_of(FORMAT)) - 1), ZERO = float(zero_of(FORMAT));
-    const int64_t groups = groups_of(inputs);
+    constexpr int64_t SIZE = RUN<FORMAT>;
+    const int64_t groups = (inputs + SIZE - 1) / SIZE;
     Fitted fit;
-    fit.scales.resize(groups), fit.levels.resize(groups * GROUP);
+    fit.scales.resize(groups), fit.levels.resize(groups * SIZE);
     if (has_minima(FORMAT)) fit.minima.resize(groups);
     for (int64_t g = 0; g < groups; g++) {
-        float own[GROUP];
-        const float* from = weights + g * GROUP;
-        const int64_t here = std::min(GROUP, inputs - g * GROUP);
-        for (int64_t i = 0; i < GROUP; i++) own[i] = from[std::min(i, here - 1)];
+        float own[SIZE];
+        const float* from = weights + g * SIZE;
+        const int64_t here = std::min(SIZE, inputs - g * SIZE);
+        for (int64_t i = 0; i < SIZE; i++) own[i] = from[std::min(i, here - 1)];
         float most = 0, sum = 0;
         for (float x : own) most = std::max(most, std::fabs(x)), sum += x;
         if (!std::isfinite(most) || sum != sum)
@@ -209,8 +217,8 @@ Fitted fitted(const float* weights, int64_t inputs) {
     }
     settle(fit);
     for (int64_t i = 0; i < inputs; i++) {
-        const float scale = fit.scales[i / GROUP] * fit.times;
-        const float from = has_minima(FORMAT) ? fit.minima[i / GROUP] * fit.times : 0;
+        const float scale = fit.scales[i / SIZE] * fit.times;
+        const float from = has_minima(FORMAT) ? fit.minima[i / SIZE] * fit.times : 0;
         fit.levels[i] = scale > 0 ? uint8_t(rounded((weights[i] - from) / scale + ZERO, MOST)) : uint8_t(ZERO);
     }
     return fit;
@@ -232,15 +240,40 @@ inline uint32_t word_of(const uint8_t* levels) {
     }
 }
 
+// `second`: the minimum, or the scale of the second half.
 template <int FORMAT>
-inline void put_scale(uint16_t scale, uint16_t minimum, int64_t group, int64_t lane, uint8_t* panel) {
+inline void put_scale(uint16_t scale, uint16_t second, int64_t group, int64_t lane, uint8_t* panel) {
     std::memcpy(panel + scales_at<FORMAT>(group) + 2 * lane, &scale, 2);
-    if (has_minima(FORMAT)) std::memcpy(panel + minima_at<FORMAT>(group) + 2 * lane, &minimum, 2);
+    if (SHARING<FORMAT> == 1) std::memcpy(panel + minima_at<FORMAT>(group) + 2 * lane, &second, 2);
+}
+
+// Bit `bit` of the levels of a group: those of even inputs, then those of odd ones, the first the lowest.
+inline uint32_t plane_of(const uint8_t* levels, int bit) {
+#if defined(__SSSE3__)
+    const __m128i apart = _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
+    const auto part = [&](int64_t i) {
+        return _mm_slli_epi16(_mm_shuffle_epi8(_mm_loadu_si128((const __m128i*)levels + i), apart), 7 - bit);
+    };
+    const __m128i low = part(0), high = part(1);
+    return uint32_t(_mm_movemask_epi8(_mm_unpacklo_epi64(low, high))) |
+           uint32_t(_mm_movemask_epi8(_mm_unpackhi_epi64(low, high))) << 16;
+#else
+    uint32_t found = 0;
+    for (int64_t i = 0; i < GROUP; i++) found |= uint32_t(levels[i] >> bit & 1) << (i / 2 + i % 2 * 16);
+    return found;
+#endif
 }
 
 // All words of a group.
 template <int FORMAT>
 inline void words_of(const uint8_t* levels, uint32_t* words) {
+    if constexpr (PLANES<FORMAT> != 0) {
+        uint8_t low[GROUP];
+        for (int64_t i = 0; i < GROUP; i++) low[i] = levels[i] & 15;
+        words_of<4>(low, words);
+        for (int i = 0; i < PLANES<FORMAT>; i++) words[GROUP / 8 + i] = plane_of(levels, 4 + i);
+        return;
+    }
     constexpr int64_t EACH = 32 / bits_of(FORMAT);  // levels of a word
 #if defined(__SSSE3__)
     const __m128i low = _mm_loadu_si128((const __m128i*)levels), high = _mm_loadu_si128((const __m128i*)levels + 1);
@@ -262,8 +295,9 @@ inline void words_of(const uint8_t* levels, uint32_t* words) {
 template <int64_t COUNT>
 inline void put_words(const uint32_t (*words)[COUNT], uint8_t* lines) {
 #if defined(__SSE2__)
+    constexpr int64_t FOURS = COUNT / 4 * 4;
     for (int64_t lane = 0; lane < LANES; lane += 4)
-        for (int64_t i = 0; i < COUNT; i += 4) {
+        for (int64_t i = 0; i < FOURS; i += 4) {
             const auto of = [&](int64_t n) { return _mm_loadu_si128((const __m128i*)(words[lane + n] + i)); };
             const auto to = [&](int64_t n, __m128i x) {
                 _mm_storeu_si128((__m128i*)(lines + (i + n) * LINE + lane * WORD_BYTES), x);
@@ -274,10 +308,11 @@ inline void put_words(const uint32_t (*words)[COUNT], uint8_t* lines) {
             to(2, _mm_unpacklo_epi64(c, d)), to(3, _mm_unpackhi_epi64(c, d));
         }
 #else
-    for (int64_t i = 0; i < COUNT; i++)
+    constexpr int64_t FOURS = 0;
+#endif
+    for (int64_t i = FOURS; i < COUNT; i++)
         for (int64_t lane = 0; lane < LANES; lane++)
             std::memcpy(lines + i * LINE + lane * WORD_BYTES, &words[lane][i], WORD_BYTES);
-#endif
 }
 
 template <int FORMAT>
@@ -292,16 +327,14 @@ inline void put_group(const uint8_t* levels, int64_t group, int64_t lane, uint8_
 // Writes an output into its lane of a zeroed panel.
 template <int FORMAT>
 void put(const Fitted& fit, int64_t inputs, int64_t lane, uint8_t* panel) {
-    int64_t i = 0;
-    for (; i + GROUP <= inputs; i += GROUP) put_group<FORMAT>(&fit.levels[i], i / GROUP, lane, panel);
-    for (; i < inputs; i++) {
-        const Held at = held<FORMAT>(i % GROUP);
-        uint8_t* word = panel + group_at<FORMAT>(i / GROUP) + at.line * LINE + lane * WORD_BYTES;
-        const uint32_t with = load<uint32_t>(word) | uint32_t(fit.levels[i]) << at.shift;
-        std::memcpy(word, &with, sizeof(with));
-    }
+    constexpr int64_t RUNS = GROUP / RUN<FORMAT>;
     for (int64_t g = 0; g < groups_of(inputs); g++) {
-        put_scale<FORMAT>(to_half(fit.scales[g]), has_minima(FORMAT) ? to_half(fit.minima[g]) : 0, g, lane, panel);
+        uint8_t levels[GROUP] = {};
+        std::copy_n(&fit.levels[g * GROUP], std::min(GROUP, inputs - g * GROUP), levels);
+        put_group<FORMAT>(levels, g, lane, panel);
+        const bool both = RUNS == 2 && 2 * g + 1 < int64_t(fit.scales.size());
+        const float second = has_minima(FORMAT) ? fit.minima[g] : both ? fit.scales[2 * g + 1] : 0;
+        put_scale<FORMAT>(to_half(fit.scales[g * RUNS]), to_half(second), g, lane, panel);
     }
 }
 
@@ -343,13 +376,14 @@ void packed(const float* weights, uint8_t* out, int64_t outputs, int64_t inputs,
     });
 }
 
-// Packs levels [outputs, inputs], scales and, if the format has them, minima [outputs, groups].
+// Packs levels [outputs, inputs], scales and, if the format has them, minima [outputs, groups]; of levels of 6 bits groups
+// are of 16 inputs.
 template <int FORMAT>
 void packed_levels(const uint8_t* levels, const float* scales, const float* minima, uint8_t* out, int64_t outputs,
                    int64_t inputs, int threads) {
     if constexpr (!unquantized(FORMAT))
         each_output<FORMAT>(out, outputs, inputs, threads, [&](int64_t output, int64_t lane, uint8_t* panel) {
-            const int64_t groups = groups_of(inputs);
+            const int64_t groups = (inputs + RUN<FORMAT> - 1) / RUN<FORMAT>;
             Fitted fit;
             fit.levels.assign(levels + output * inputs, levels + (output + 1) * inputs);
             fit.scales.assign(scales + output * groups, scales + (output + 1) * groups);
@@ -363,7 +397,7 @@ void packed_levels(const uint8_t* levels, const float* scales, const float* mini
 // Unpacks the outputs `which` to fp32 [rows, inputs].
 template <int FORMAT>
 void unpacked(const uint8_t* weights, const int64_t* which, int64_t rows, int64_t inputs, float* out) {
-    constexpr uint32_t MASK = (1u << bits_of(FORMAT)) - 1;
+    constexpr uint32_t MASK = PLANES<FORMAT> ? 15 : (1u << bits_of(FORMAT)) - 1;
     const int64_t groups = groups_of(inputs);
     for (int64_t row = 0; row < rows; row++) {
         const uint8_t* panel = weights + which[row] / LANES * panel_bytes<FORMAT>(inputs);
@@ -373,8 +407,10 @@ void unpacked(const uint8_t* weights, const int64_t* which, int64_t rows, int64_
         for (int64_t i = 0; i < inputs; i++) {
             const int64_t g = i / GROUP;
             const Held at = held<FORMAT>(i % GROUP);
-            const uint32_t word = load<uint32_t>(panel + group_at<FORMAT>(g) + at.line * LINE + lane * WORD_BYTES);
-            const uint32_t level = word >> at.shift & MASK;
+            const uint8_t* lines = panel + group_at<FORMAT>(g) + lane * WORD_BYTES;
+            uint32_t level = load<uint32_t>(lines + at.line * LINE) >> at.shift & MASK;
+            for (int64_t n = 0; n < PLANES<FORMAT>; n++)
+                level |= (load<uint32_t>(lines + (4 + n) * LINE) >> (i % GROUP / 2 + i % 2 * 16) & 1) << (4 + n);
             float& to = out[row * inputs + i];
             if constexpr (FORMAT == F16) {
                 to = from_half(uint16_t(level));
@@ -382,7 +418,8 @@ void unpacked(const uint8_t* weights, const int64_t* which, int64_t rows, int64_
                 const uint32_t bits = level << 16;
                 to = load<float>(&bits);
             } else {
-                to = half(scales_at<FORMAT>(g)) * float(int(level) - zero_of(FORMAT));
+                const int64_t run = i % GROUP / RUN<FORMAT>;
+                to = half(scales_at<FORMAT>(g) + run * (LINE / 2)) * float(int(level) - zero_of(FORMAT));
                 if (has_minima(FORMAT)) to += half(minima_at<FORMAT>(g));
                 to *= times;
             }

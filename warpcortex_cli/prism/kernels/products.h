@@ -14,7 +14,7 @@
 
 namespace {
 
-// sum[i] plus both products of a pair of weights, which are not negative, and a pair of inputs, in 16-bit integers.
+// sum[i] plus both products of a pair of weights and a pair of inputs, in 16-bit integers.
 inline Whole dot(Whole sum, Word weights, int32_t inputs) {
 #if defined(__AVX512VNNI__)
     return (Whole)_mm512_dpwssd_epi32((__m512i)sum, (__m512i)weights, _mm512_set1_epi32(inputs));
@@ -27,7 +27,7 @@ inline Whole dot(Whole sum, Word weights, int32_t inputs) {
 #elif defined(__SSE2__)
     return sum + (Whole)_mm_madd_epi16((__m128i)weights, _mm_set1_epi32(inputs));
 #else
-    return sum + (Whole)(weights & 0xffffu) * int32_t(int16_t(inputs)) + (Whole)(weights >> 16) * (inputs >> 16);
+    return sum + ((Whole)(weights << 16) >> 16) * int32_t(int16_t(inputs)) + ((Whole)weights >> 16) * (inputs >> 16);
 #endif
 }
 
@@ -118,6 +118,20 @@ struct PackedLines {
     }
 };
 
+// Levels of 5 or 6 bits: `plane` n holds bit 4 + n of all of a group's. With 6 the level 32, the weight 0, becomes 0, so
+// that no half of a group needs the sum of its inputs.
+template <int FORMAT>
+struct PackedPlanes {
+    static constexpr int EACH = 4;
+    static Word pair(Word word, int k, const Word* planes, int number) {
+        Word found = (Word)((Short)word >> 4 * k) & 0x000f000fu;
+        UNROLLED for (int n = 0; n < PLANES<FORMAT>; n++)
+            found |= ((Word)((Short)planes[n] >> number) & 0x00010001u) << (4 + n);
+        if constexpr (FORMAT == SIX) return (Word)((Short)found - uint16_t(zero_of(SIX)));
+        else return found;
+    }
+};
+
 struct PackedBytes {  // four levels of 4 bits, as bytes
     static constexpr int EACH = 2;
     static Word pair(Word word, int k) { return (Word)((Short)word >> 4 * k) & 0x0f0f0f0fu; }
@@ -182,6 +196,7 @@ inline void gather(const Weights& weights, const Ahead& ahead, const Tokens& x, 
     constexpr bool ROUNDED = KIND == WHOLE || KIND == BYTES;
     typedef std::conditional_t<ROUNDED, Whole, Real> Acc;
     constexpr int EACH = Form::EACH, WORDS = words_of(KIND);
+    constexpr int RUNS = GROUP / RUN<FORMAT>, SOME = WORDS / EACH / RUNS;  // lines that share a scale
     constexpr bool STRAIGHT = !std::is_same<Form, Prepared>::value, FEW_ONLY = M < BUSY && unquantized(FORMAT);
     const int64_t places = x.places();
     const int8_t* values = x.tile(tile) + weights.first * WORDS * WORD_BYTES * M;
@@ -192,7 +207,7 @@ inline void gather(const Weights& weights, const Ahead& ahead, const Tokens& x, 
         UNROLLED for (int m = 0; m < M; m++)
             UNROLLED for (int p = 0; p < P; p++)
                 UNROLLED for (int part = 0; part < PARTS; part++)
-                    if constexpr (KIND == WHOLE && zero_of(FORMAT) != 0) acc[p][m][part] = Acc{} + own[m];
+                    if constexpr (KIND == WHOLE && FORMAT != SIX && zero_of(FORMAT) != 0) acc[p][m][part] = Acc{} + own[m];
                     else acc[p][m][part] = Acc{};
     };
     const auto place = [&](int p, int m, int part) { return (float*)(sums + p * places + m) + part * (LANES / PARTS); };
@@ -208,7 +223,12 @@ inline void gather(const Weights& weights, const Ahead& ahead, const Tokens& x, 
             for (int64_t line = 0; line < weights.lines; line++)
                 for (int p = 0; p < P; p++)
                     __builtin_prefetch(weights.soon + p * weights.panel + (g * weights.lines + line) * LINE, 0, 2);
-        if constexpr (ROUNDED) begin();
+        constexpr int SINGLE = STRAIGHT ? PLANES<FORMAT> : 0;
+        Word planes[P][PARTS][std::max(SINGLE, 1)];
+        UNROLLED for (int p = 0; p < P; p++)
+            UNROLLED for (int part = 0; part < PARTS; part++)
+                UNROLLED for (int n = 0; n < SINGLE; n++)
+                    planes[p][part][n] = load<Word>(at + p * apart + (LINES_OF<4> + n) * LINE + part * NATIVE);
         const auto step = [&](int line) {
             Word words[P][PARTS];
             UNROLLED for (int p = 0; p < P; p++) {
@@ -221,7 +241,10 @@ inline void gather(const Weights& weights, const Ahead& ahead, const Tokens& x, 
                 Word pairs[P][PARTS];
                 UNROLLED for (int p = 0; p < P; p++)
                     UNROLLED for (int part = 0; part < PARTS; part++)
-                        pairs[p][part] = pinned(Form::pair(words[p][part], k));
+                        if constexpr (SINGLE != 0)
+                            pairs[p][part] = pinned(Form::pair(words[p][part], k, planes[p][part], line * EACH + k));
+                        else
+                            pairs[p][part] = pinned(Form::pair(words[p][part], k));
                 UNROLLED for (int m = 0; m < M; m++) {
                     const int8_t* value = values + WORD_BYTES * ((line * EACH + k) * M + m);
                     UNROLLED for (int p = 0; p < P; p++) {
@@ -238,28 +261,33 @@ inline void gather(const Weights& weights, const Ahead& ahead, const Tokens& x, 
                 }
             }
         };
-        if constexpr (KIND == BYTES && NATIVE < 64) {  // unrolled, so that the first sums need no zeros
-            UNROLLED for (int line = 0; line < WORDS / EACH; line++) step(line);
-        } else {
-            for (int line = 0; line < WORDS / EACH; line++) step(line);
+        UNROLLED for (int run = 0; run < RUNS; run++) {
+            if constexpr (ROUNDED) begin();
+            if constexpr (KIND == BYTES && NATIVE < 64) {  // unrolled, so that the first sums need no zeros
+                UNROLLED for (int line = 0; line < SOME; line++) step(line);
+            } else {
+                for (int line = run * SOME; line < (run + 1) * SOME; line++) step(line);
+            }
+            if constexpr (ROUNDED) {
+                UNROLLED for (int p = 0; p < P; p++)
+                    UNROLLED for (int part = 0; part < PARTS; part++) {
+                        const uint8_t* panel = weights.panels + p * weights.panel + part * (NATIVE / 2);
+                        const Real scale = reals(panel + scales_at<FORMAT>(group) + run * (LINE / 2));
+                        Real minimum = {};
+                        if constexpr (has_minima(FORMAT)) minimum = reals(panel + minima_at<FORMAT>(group));
+                        else if constexpr (KIND == BYTES) minimum = scale * -float(zero_of(FORMAT));
+                        UNROLLED for (int m = 0; m < M; m++) {
+                            float* to = place(p, m, part);
+                            Real sum = load<Real>(to);
+                            if constexpr (KIND == BYTES) sum += real(whole_sums(acc[p][m][part])) * (scale * scales[m]);
+                            else sum += real(acc[p][m][part]) * scale;
+                            if constexpr (has_minima(FORMAT) || KIND == BYTES) sum += minimum * load<float>(own + m);
+                            store(to, sum);
+                        }
+                    }
+            }
         }
         if constexpr (ROUNDED) {
-            UNROLLED for (int p = 0; p < P; p++)
-                UNROLLED for (int part = 0; part < PARTS; part++) {
-                    const uint8_t* panel = weights.panels + p * weights.panel + part * (NATIVE / 2);
-                    const Real scale = reals(panel + scales_at<FORMAT>(group));
-                    Real minimum = {};
-                    if constexpr (has_minima(FORMAT)) minimum = reals(panel + minima_at<FORMAT>(group));
-                    else if constexpr (KIND == BYTES) minimum = scale * -float(zero_of(FORMAT));
-                    UNROLLED for (int m = 0; m < M; m++) {
-                        float* to = place(p, m, part);
-                        Real sum = load<Real>(to);
-                        if constexpr (KIND == BYTES) sum += real(whole_sums(acc[p][m][part])) * (scale * scales[m]);
-                        else sum += real(acc[p][m][part]) * scale;
-                        if constexpr (has_minima(FORMAT) || KIND == BYTES) sum += minimum * load<float>(own + m);
-                        store(to, sum);
-                    }
-                }
             own += M;
             if constexpr (KIND == BYTES) scales += M;
             compiler_barrier();  // or the compiler keeps copies of the sums
@@ -281,14 +309,22 @@ inline void gather_some(int64_t count, const Weights& weights, const Ahead& ahea
 }
 
 // Unpacks a group's lines for many tokens.
-template <typename Form>
-inline void prepare(const uint8_t* group, int64_t lines, uint8_t* to) {
-    for (int64_t line = 0; line < lines; line++)
-        for (int part = 0; part < PARTS; part++) {
-            const Word word = load<Word>(group + line * LINE + part * NATIVE);
-            for (int k = 0; k < Form::EACH; k++)
-                store(to + (line * Form::EACH + k) * LINE + part * NATIVE, Form::pair(word, k));
+template <int FORMAT, typename Form>
+inline void prepare(const uint8_t* group, uint8_t* to) {
+    constexpr int64_t SINGLE = PLANES<FORMAT>, LINES = LINES_OF<FORMAT> - SINGLE;
+    for (int part = 0; part < PARTS; part++) {
+        const auto line_of = [&](int64_t line) { return load<Word>(group + line * LINE + part * NATIVE); };
+        Word planes[std::max<int64_t>(SINGLE, 1)];
+        for (int64_t n = 0; n < SINGLE; n++) planes[n] = line_of(LINES + n);
+        for (int64_t line = 0; line < LINES; line++) {
+            const Word word = line_of(line);
+            for (int k = 0; k < Form::EACH; k++) {
+                uint8_t* at = to + (line * Form::EACH + k) * LINE + part * NATIVE;
+                if constexpr (SINGLE != 0) store(at, Form::pair(word, k, planes, int(line) * Form::EACH + k));
+                else store(at, Form::pair(word, k));
+            }
         }
+    }
 }
 
 // Adds the products of panels and all tokens to the sums. What the thread reads next begins `jump` bytes behind the
@@ -296,17 +332,20 @@ inline void prepare(const uint8_t* group, int64_t lines, uint8_t* to) {
 template <int FORMAT, Kind KIND, int P>
 void vector_sums(const Tokens& x, const Panels& panels, int64_t jump, Floats* sums) {
     typedef std::conditional_t<KIND == FULL, Widened<FORMAT>,
-                               std::conditional_t<KIND == BYTES, PackedBytes, PackedLines<FORMAT>>> Form;
+                               std::conditional_t<KIND == BYTES, PackedBytes,
+                                                  std::conditional_t<PLANES<FORMAT> != 0, PackedPlanes<FORMAT>,
+                                                                     PackedLines<FORMAT>>>> Form;
     const Ahead ahead = {AHEAD, panel_bytes<FORMAT>(x.inputs) - AHEAD, jump};
     const auto each_tile = [&](auto use) {
         for (int64_t tile = 0; tile < x.tiles; tile++)
             use(x.start(tile + 1) - x.start(tile), tile, sums + tile * x.tall);
     };
-    if (unquantized(FORMAT) || x.count < SHARED) {
+    constexpr int FEWER = PLANES<FORMAT> ? std::min(SHARED, 4) : SHARED;  // unpacking takes longer there
+    if (unquantized(FORMAT) || x.count < FEWER) {
         for (int64_t first = 0; first < x.groups; first += NEAR) {
             const Weights some = {panels.at, nullptr, panels.panel, 0, 0, first, std::min(NEAR, x.groups - first)};
             each_tile([&](int64_t count, int64_t tile, Floats* to) {
-                gather_some<FORMAT, Form, KIND, P, unquantized(FORMAT) ? TILE : std::min(TILE, SHARED - 1)>(count, some, ahead, x, tile, to);
+                gather_some<FORMAT, Form, KIND, P, unquantized(FORMAT) ? TILE : std::min(TILE, FEWER - 1)>(count, some, ahead, x, tile, to);
             });
         }
         return;
@@ -317,8 +356,8 @@ void vector_sums(const Tokens& x, const Panels& panels, int64_t jump, Floats* su
         const int64_t count = std::min(NEAR, x.groups - first), next = first + count;
         for (int64_t g = 0; g < count; g++)
             for (int p = 0; p < P; p++)
-                prepare<Form>(panels.at + p * panels.panel + group_at<FORMAT>(first + g), LINES_OF<FORMAT>,
-                              room + (p * NEAR + g) * SIZE);
+                prepare<FORMAT, Form>(panels.at + p * panels.panel + group_at<FORMAT>(first + g),
+                                      room + (p * NEAR + g) * SIZE);
         const bool last = next == x.groups;  // then prefetch what this thread reads after these panels
         const int64_t groups = std::min(NEAR, last ? x.groups : x.groups - next);
         const int64_t soon = (scales_at<FORMAT>(groups) + LINE - 1) / LINE, all = x.tiles * count;

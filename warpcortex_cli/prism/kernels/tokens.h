@@ -175,7 +175,8 @@ struct Tokens {
     void begin(int64_t tokens, int64_t numbers, int64_t format) {
         count = tokens, inputs = numbers, kind = kind_for(int(format));
         const bool integers = kind == WHOLE || kind == BYTES;
-        together = tiles_work() && (kind == HALF || (integers && count >= TILED));
+        const bool bytes = bits_of(int(format)) == 4 || bits_of(int(format)) == 8;  // what tiles take as it is
+        together = tiles_work() && (kind == HALF || (integers && bytes && count >= TILED));
         const int64_t tile = together ? TALL : TILE;
         tiles = (count + tile - 1) / tile;
         spread = together && integers ? tiles * TALL : count, tall = (spread + tiles - 1) / tiles;
@@ -184,7 +185,7 @@ struct Tokens {
         values.resize((count * groups + more) * group_bytes());
         scales.resize(count), group_scales.resize(kind == BYTES ? count * groups + more : 0);
         sums.resize(integers ? count * groups + more : 0);
-        zero = has_minima(int(format)) ? 0 : zero_of(int(format));
+        zero = has_minima(int(format)) || format == SIX ? 0 : zero_of(int(format));
     }
 
     // Quantizes the inputs that `row` returns for each token; it is called once per token.

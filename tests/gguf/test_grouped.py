@@ -17,7 +17,10 @@ def some(bits: int, minima: bool, outputs: int = 3, inputs: int = 64, size: int 
 
 
 @given(
-    bits=st.sampled_from([4, 5, 6, 8]), minima=st.booleans(), inputs=st.integers(1, 100), size=st.sampled_from([16, 32, 64])
+    bits=st.sampled_from([4, 5, 6, 8]),
+    minima=st.booleans(),
+    inputs=st.integers(1, 100),
+    size=st.sampled_from([16, 32, 64]),
 )
 def test_a_weight_is_its_level_by_the_scale_and_minimum_of_its_group(
     bits: int, minima: bool, inputs: int, size: int

@@ -95,7 +95,10 @@ def cpu(
     return kind
 
 
-@pytest.mark.parametrize(("format", "error"), [(INT4, 0.09), (INT5, 0.05), (INT6, 0.03), (8, 0.01), (8 + MINIMA, 0.01), (F16, 5e-4), (16, 0.003)])
+@pytest.mark.parametrize(
+    ("format", "error"),
+    [(INT4, 0.09), (INT5, 0.05), (INT6, 0.03), (8, 0.01), (8 + MINIMA, 0.01), (F16, 5e-4), (16, 0.003)],
+)
 @pytest.mark.parametrize(("outputs", "inputs"), [(1, 1), (37, 100), (48, 2080)])
 def test_packed_weights_are_near_the_weights(cpu: str, format: int, error: float, outputs: int, inputs: int) -> None:
     weight = torch.randn(outputs, inputs, generator=torch.Generator().manual_seed(1))

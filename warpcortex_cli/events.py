@@ -187,7 +187,10 @@ class ThoughtInjected(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThoughtInlined(Event):
-    """The thought became River text, in `tokens` at positions `first`..`last`."""
+    """The thought became River text, in `tokens` at positions `first`..`last`.
+
+    `into`: "reply", or "prompt": it stands before the user's words.
+    """
 
     name: ClassVar[str] = "thought_inlined"
     id: int
@@ -195,6 +198,7 @@ class ThoughtInlined(Event):
     tokens: int
     first: int
     last: int
+    into: str = "reply"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -196,10 +196,12 @@ class Role(_Settings):
         description="Whether the River waits with its next token until the thought has arrived, or its deadline has "
         "passed.",
     )
-    arrives: Literal["aside", "inline"] = Field(
+    arrives: Literal["aside", "inline", "prompt"] = Field(
         default="aside",
-        description="How the River gets the thought: beside its text, or inline, as if it had written it. inline needs "
-        "`await`.",
+        validate_default=True,
+        description="How the River gets the thought: beside its text; inline, as if it had written it; or, for a role "
+        "that `starts: turn`, as text of the prompt right before the user's words, for this reply only. inline and "
+        "prompt need `await`.",
     )
     offers: Literal["end", "line"] = Field(
         default="end",
@@ -371,14 +373,16 @@ class Role(_Settings):
     @field_validator("arrives")
     @classmethod
     def _check_arrives(cls, value: str, info: ValidationInfo) -> str:
-        if value == "inline" and info.data.get("awaits") is False:
-            raise Mistake("the text would come into whatever the River writes meanwhile", "`await: true` with inline")
+        if value != "aside" and info.data.get("awaits") is False:
+            raise Mistake("the text would come into whatever the River does meanwhile", f"`await: true` with {value}")
+        if value == "prompt" and info.data.get("starts") not in ("turn", None):
+            raise Mistake("the prompt has been read when this role starts", "`starts: turn`, or inline")
         return value
 
     @model_validator(mode="after")
     def _check_offers(self) -> Self:
         """Checks that only what is written line by line is offered so."""
-        if self.offers == "line" and (self.work != "model" or self.arrives == "inline"):
+        if self.offers == "line" and (self.work != "model" or self.arrives != "aside"):
             raise Mistake(
                 "a thought in parts is written by the model and arrives beside the text",
                 "`offers: end`",

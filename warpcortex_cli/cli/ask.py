@@ -248,6 +248,8 @@ def print_ledger(entries: list[Entry], errors: Console) -> None:
         errors.print(Text(f"  gate      {e.gate_reason}"), soft_wrap=True)
         if e.arrived == "inline":
             errors.print(Text(f"  inserted  {clean(e.inserted).strip()}, as text of the answer"), soft_wrap=True)
+        if e.arrived == "prompt":
+            errors.print(Text("  inserted  before the question, as text of the prompt"), soft_wrap=True)
         for name, text in (("focus", e.focus), ("landmarks", e.landmarks)):
             for i, line in enumerate(clean(text).splitlines()):
                 errors.print(Text(f"  {name if i == 0 else '':9} {line}", style="dim"), soft_wrap=True)

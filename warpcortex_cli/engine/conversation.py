@@ -17,7 +17,7 @@ from warpcortex_cli.engine.sampling import SamplingError
 from warpcortex_cli.engine.states import RiverState
 from warpcortex_cli.engine.stepper import Part, Plan
 from warpcortex_cli.engine.stream import Stream
-from warpcortex_cli.engine.turn import Turn
+from warpcortex_cli.engine.turn import Asked, Turn
 from warpcortex_cli.engine.workers.base import Host
 from warpcortex_cli.errors import RunError
 from warpcortex_cli.events import RiverPrefilled, RiverWaiting, ThoughtInlined
@@ -27,6 +27,7 @@ from warpcortex_cli.prism.rows import Row, RowResult
 from warpcortex_cli.prism.support import more_exact
 from warpcortex_cli.profile import Profile, Role
 
+NOTES_BREAK = "\n\n"  # between notes, passages, and the user's words
 _WAITS = frozenset({RiverState.WAITING, RiverState.HELD})
 _READS = frozenset({RiverState.READING, RiverState.PREFILL})
 
@@ -64,7 +65,7 @@ class Conversation:
         self.river = River(prism, profile, seed)
         self.gate = Gate(profile.gate, calibration)
         host = Host(prism, self.river, seed, wake, programs)
-        self.crew = Crew(host, profile, self.gate, journal, streams, self._take_inline)
+        self.crew = Crew(host, profile, self.gate, journal, streams, self._take_as_text)
         self.probes = Probes(self.river, journal, self._start_probed)
         self.fault: Exception | None = None
         self.use(profile)
@@ -95,20 +96,29 @@ class Conversation:
 
     # -- a turn -------------------------------------------------------------------------------------------------
 
-    def begin_turn(self, ids: list[int], words: str = "", notes: str = "") -> None:
+    def begin_turn(
+        self,
+        ids: list[int],
+        words: str = "",
+        notes: str = "",
+        question: int | None = None,
+        reworded: Callable[[str], list[int] | None] = lambda passage: None,
+    ) -> None:
         """Queues a user turn and lets the River write.
 
         Args:
             words: the user's; they are the task of roles that start at a turn.
             notes: what the user loaded before.
+            question, reworded: as in `Turn`; None: all tokens are the question's.
         """
         self.probes.drop()
         self.turn = self._new_turn()
-        self.turn.due = list(self._starting("turn", words, notes))
+        self.turn.question, self.turn.reworded = len(ids) if question is None else question, reworded
         self._queue(ids, RiverState.PREFILL)
+        self.turn.due = list(self._starting("turn", words, notes))
         self._make_room()  # before the recall, which searches what has left the tail
         self.turn.asked = self.river.recall(ids)
-        self.river.holding = any(role.arrives == "aside" for role, _, _ in self.turn.due)
+        self.river.holding = self.turn.held_back
 
     def read(self, ids: list[int]) -> None:
         """Queues tokens that the River reads and does not answer."""
@@ -265,14 +275,17 @@ class Conversation:
                     yield role, found["task"], groups
 
     def _start_due(self) -> None:
-        """Starts the turn's roles before the last token of the prompt is read, so that they can read all others.
+        """Starts the turn's roles: those that arrive inline at once, the others when what they wait for has been read.
 
-        Roles whose thoughts are no asides need not wait for that.
+        That is a page before the question where they arrive before that, and all but the last token for asides.
         """
         river, turn = self.river, self.turn
-        if not turn.due or river.state != RiverState.PREFILL or (river.holding and len(river.pending) > 1):
+        if not turn.due or river.state != RiverState.PREFILL:
             return
-        due, turn.due, river.holding = turn.due, [], False
+        read = len(river.pending) <= river.holding
+        due = [d for d in turn.due if d[0].arrives == "inline" or (read and turn.may_begin(d[0]))]
+        turn.due = [d for d in turn.due if d not in due]
+        river.holding = turn.held_back
         for role, task, groups in due:
             self._spawn(role, task, groups)
         if turn.awaiting:
@@ -286,17 +299,44 @@ class Conversation:
         turn.wait_until = self.journal.now() + min(river.settings.wait_seconds, patience)
         self.journal.write(RiverWaiting(streams=tuple(s.id for s in turn.awaiting)))
 
-    def _take_inline(self, stream: Stream) -> bool:
-        """Takes a thought as the River's next words, if the River waits for it right behind the request.
-
-        If the token held more text than the request, or the thought is late, the thought arrives as an aside.
-        """
-        river, turn = self.river, self.turn
-        before = turn.builder.text
-        waits = river.state == RiverState.AWAITING and stream in turn.awaiting
-        if not waits or (stream.at is not None and before[stream.at :].strip()):
+    def _take_as_text(self, stream: Stream) -> bool:
+        """Takes a thought as text, if the River waits for it. One that is late arrives as an aside."""
+        if self.river.state != RiverState.AWAITING or stream not in self.turn.awaiting:
             return False
         text = stream.role.injected_as.format(thought=stream.thought.text)
+        return (self._take_before if stream.role.arrives == "prompt" else self._take_inline)(stream, text)
+
+    def _take_before(self, stream: Stream, text: str) -> bool:
+        """Takes a thought as text before the user's question, unless some of that has been read.
+
+        What was asked for has been found then, so the River recalls nothing beside it.
+        """
+        river, turn = self.river, self.turn
+        before = list(river.pending)
+        ids = turn.reworded(NOTES_BREAK.join([*turn.passages, text])) if len(before) == turn.question else None
+        if ids is None:
+            return False
+        new = len(ids) - len(before)
+        river.drop_pending()
+        river.queue(ids)
+        river.holding = turn.held_back
+        turn.question, turn.prompt_total, turn.asked = len(ids), turn.prompt_total + new, Asked()
+        turn.passages.append(text)
+        river.past.recall([])
+        first = river.position + next((i for i, (a, b) in enumerate(zip(before, ids, strict=False)) if a != b), 0)
+        self.journal.write(
+            ThoughtInlined(
+                id=stream.id, text=stream.thought.text, tokens=new, first=first, last=first + new - 1, into="prompt"
+            )
+        )
+        return True
+
+    def _take_inline(self, stream: Stream, text: str) -> bool:
+        """Takes a thought as the River's next words, unless the token held more text than the request."""
+        river, turn = self.river, self.turn
+        before = turn.builder.text
+        if stream.at is not None and before[stream.at :].strip():
+            return False
         ids = self.prism.chat.encoder.continued(before, text.lstrip() if not before[-1:].strip() else text)
         if not ids:
             return False

@@ -42,7 +42,7 @@ class Crew:
         profile: the first one; call `use` next.
         gate: says whether it needs a Stream's probabilities.
         spawning: if False, requests start nothing.
-        inline: as in `Entrance`.
+        as_text: as in `Entrance`.
 
     Attributes:
         streams: all of them.
@@ -58,14 +58,14 @@ class Crew:
         gate: Gate,
         journal: Journal,
         spawning: bool,
-        inline: Callable[[Stream], bool],
+        as_text: Callable[[Stream], bool],
     ) -> None:
         self.streams = Roster()
         self.briefing = Briefing(host.prism)
         self.parking = Parking(host.prism.layout, journal)
         self.writer = ModelWorker(host)
         self.workers: dict[str, Worker] = {"model": self.writer}
-        self.entrance = Entrance(host.river, gate, journal, self.contained, self.end, inline)
+        self.entrance = Entrance(host.river, gate, journal, self.contained, self.end, as_text)
         self.spawning = spawning
         self._host, self._profile, self._gate, self._journal = host, profile, gate, journal
 

@@ -29,7 +29,7 @@ class Entrance:
     Args:
         contained: a context in which an error ends that Stream alone.
         end: ends a Stream.
-        inline: makes a Stream's thought the River's next words, if it can.
+        as_text: makes a Stream's thought River text, in its reply or its prompt, if it can.
 
     Attributes:
         injections: the thoughts that are being read, the oldest first.
@@ -45,14 +45,14 @@ class Entrance:
         journal: Journal,
         contained: Callable[[Stream], AbstractContextManager[None]],
         end: Callable[[Stream, StreamState, str], None],
-        inline: Callable[[Stream], bool] = lambda stream: False,
+        as_text: Callable[[Stream], bool] = lambda stream: False,
     ) -> None:
         self.river, self.gate = river, gate
         self.injections: list[Injection] = []
         self.injecting = True
         self.injected = 0
         self.withheld: set[int] = set()
-        self._inline = inline
+        self._as_text = as_text
         self._budget = 0
         self._journal, self._contained, self._end = journal, contained, end
 
@@ -79,7 +79,7 @@ class Entrance:
         if any(a.stream == stream.id and a.text == thought.text for a in self.river.asides):
             self._end(stream, StreamState.INJECTED, stream.reason)
             return
-        if stream.role.arrives == "inline" and self._inline(stream):
+        if stream.role.arrives != "aside" and self._as_text(stream):
             self._end(stream, StreamState.INJECTED, stream.reason)
             return
         injection = Injection(stream, self.river, self.gate.weighs and stream.judged)

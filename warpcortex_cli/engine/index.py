@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 
 class SentenceIndex:
-    """The tokens of each word. It follows `Sentences`: new tokens are added when it is next asked."""
+    """The tokens of each word. It follows `sentences`: new tokens are added when it is next asked."""
 
     def __init__(self, sentences: Sentences) -> None:
-        self._sentences = sentences
+        self.sentences = sentences
         self._places: dict[int, array[int]] = {}  # word -> its tokens, ascending
         self._indexed = 0  # tokens
 
     def truncate(self, length: int) -> None:
         """Forgets all tokens from number `length` on. Call it before they are gone."""
-        for word in set(self._sentences.words.numbers[length : self._indexed]):
+        for word in set(self.sentences.words.numbers[length : self._indexed]):
             places = self._places.get(word, array("i"))
             while places and places[-1] >= length:
                 places.pop()
@@ -36,7 +36,7 @@ class SentenceIndex:
 
     def spans(self, among: range, budget: int) -> Spans:
         """The sentences that lie wholly within some tokens, for choosing `budget` tokens of them: see `spans_of`."""
-        sentences = self._sentences
+        sentences = self.sentences
         starts = np.array(sentences.starts, np.intp)
         ends = np.append(starts[1:], len(sentences.ids))[: len(starts)]
         inside = (starts >= among.start) & (ends <= among.stop)
@@ -59,20 +59,20 @@ class SentenceIndex:
 
     def tells_apart(self, word: int) -> bool:
         """Whether a word is in few enough sentences to tell them apart."""
-        starts = np.array(self._sentences.starts)
+        starts = np.array(self.sentences.starts)
         holding = np.unique(np.searchsorted(starts, self._tokens_of(word), side="right"))
         return word != 0 and tells_apart(len(holding), len(starts))
 
     def _tokens_of(self, word: int) -> NDArray[np.intp]:
         """The tokens that are part of a word, ascending."""
         self._follow()
-        numbers = self._sentences.words.numbers
+        numbers = self.sentences.words.numbers
         newest = [i for i in range(self._indexed, len(numbers)) if numbers[i] == word]
         return np.concatenate([np.array(self._places.get(word, ()), np.intp), np.array(newest, np.intp)])
 
     def _follow(self) -> None:
         """Adds tokens since the last time, but not the last sentence: its words may still grow."""
-        sentences = self._sentences
+        sentences = self.sentences
         numbers = sentences.words.numbers
         finished = sentences.starts[-1] if len(sentences.starts) else 0
         for token in range(self._indexed, finished):

@@ -20,7 +20,7 @@ class Entry:
         focus: the sentences of its focus set.
         without: River text of the same run with this thought withheld.
         changed: words of the River's text that differ from `without`.
-        arrived: "aside", or "inline" if it became River text.
+        arrived: "aside", "inline" if it became text of the reply, or "prompt" if it stood before the question.
         inserted: of one that arrived inline, what of the answer is its text.
     """
 
@@ -51,11 +51,12 @@ class Ledger:
         self._again = again
         self._read: dict[int, tuple[str, str]] = {}
         self._inlined: dict[int, str] = {}
+        self._arrived: dict[int, str] = {}
         session.listen(self)
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, ThoughtInlined):
-            self._inlined.setdefault(event.id, "")
+            self._arrived[event.id] = "inline" if event.into == "reply" else event.into
         if isinstance(event, RiverText) and event.stream is not None:
             self._inlined[event.stream] = self._inlined.get(event.stream, "") + event.text
         if isinstance(event, StreamStarted):
@@ -84,7 +85,7 @@ class Ledger:
                     focus,
                     without,
                     changed_words(without, text),
-                    "inline" if stream.id in self._inlined else "aside",
+                    self._arrived.get(stream.id, "aside"),
                     self._inlined.get(stream.id, ""),
                 )
             )
@@ -96,7 +97,7 @@ class Ledger:
         A thought that would arrive as text is withheld instead.
         """
         session = self._again()
-        if withheld in self._inlined:
+        if withheld in self._arrived:
             session.withhold(withheld)
         text = ""
         for event in session.send(question):

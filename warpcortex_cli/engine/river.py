@@ -96,7 +96,7 @@ class River:
     never move them; older tokens are in its past. The reply that it writes is a `Turn`.
 
     Attributes:
-        holding: whether the last token of a prompt is held back for now.
+        holding: how many of the last tokens of a prompt are held back for now.
     """
 
     def __init__(self, prism: Prism, profile: Profile, seed: int) -> None:
@@ -107,7 +107,7 @@ class River:
         self.past = Past(prism, profile.memory, self.sentences)
         self.asides = Asides(prism, self.position_of)
         self.pending: deque[int] = deque()
-        self.holding = False
+        self.holding = 0
         self._prompted = 0  # how many of the first ones are prompt, not written by itself
         self._state = RiverState.IDLE
         self._seed = seed
@@ -168,7 +168,7 @@ class River:
         """Drops the tokens not read yet. Returns them, and how many of the last ones it wrote itself."""
         left, own = list(self.pending), len(self.pending) - self._prompted
         self.pending.clear()
-        self._prompted, self.holding = 0, False
+        self._prompted, self.holding = 0, 0
         return left, own
 
     # -- rows ---------------------------------------------------------------------------------------------------
@@ -178,7 +178,7 @@ class River:
         if self.state not in _AT_WORK or not self.pending:
             return None
         count = min(self._chunk, len(self.pending) - self.holding)
-        if not count:
+        if count <= 0:
             return None
         tokens = [self.pending.popleft() for _ in range(count)]
         assert self.position + len(tokens) <= self.prism.max_context, "a step reads more than its tail may hold"

@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 
 from warpcortex_cli.engine.calibration import Calibration
 from warpcortex_cli.engine.contents import Said
-from warpcortex_cli.engine.conversation import Conversation
+from warpcortex_cli.engine.conversation import NOTES_BREAK, Conversation
 from warpcortex_cli.engine.journal import Journal
 from warpcortex_cli.engine.river import Mark, River, shown
 from warpcortex_cli.engine.states import RiverState, StreamState
 from warpcortex_cli.engine.stepper import Stepper
 from warpcortex_cli.engine.stream import Stream
+from warpcortex_cli.engine.text import page_of
 from warpcortex_cli.engine.view import SessionView, StreamView, session_view, stream_view
 from warpcortex_cli.errors import UsageError
 from warpcortex_cli.events import Event, Listener, RiverFinished, RiverStarted
@@ -20,7 +21,6 @@ from warpcortex_cli.prism.chat_format import Message, Plan, conversation
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.profile import Profile
 
-NOTES_BREAK = "\n\n"
 MOST_NOTES = 20_000  # characters that a tool searches
 
 
@@ -91,6 +91,7 @@ class Session:
         self.stepper.join(self.conversation)
         self.turns: list[Said] = []
         self.marks: list[Mark] = []
+        self._passage = ""  # what the River has read before the newest question
         self._undoable: int | None = None
 
     @property
@@ -169,7 +170,8 @@ class Session:
         streams = conversation.crew.streams
         last_stream = streams.spawned
         journal.write(RiverStarted(turn=len(self.marks), prompt_tokens=len(plan.ids)))
-        conversation.begin_turn(self._rewritten(plan), said.text, self._notes())
+        ids = self._rewritten(plan)
+        conversation.begin_turn(ids, said.text, self._notes(), self._question(ids, said), self._reworded)
         turn = conversation.turn
         turn.awaited = True
         rest, own = list[int](), 0
@@ -203,14 +205,39 @@ class Session:
         self.marks.append(self.conversation.mark(len(self.turns)))
         self.turns.append(said)
 
-    def _plan(self, said: Said) -> Plan:
-        """What the River must read to hold the conversation with one more turn, as the template writes it."""
+    def _reworded(self, passage: str) -> list[int] | None:
+        """The tokens of the turn that has begun, with a passage before the question, of which nothing is read yet.
+
+        None if that would change what the River has read. The passage leaves the context with the next turn.
+        """
+        plan = self._plan(self.turns[-1], self.turns[:-1], passage)
+        if plan.keep != self.river.length:
+            return None
+        self._passage = passage
+        return plan.ids
+
+    def _question(self, ids: list[int], said: Said) -> int:
+        """How many of a turn's tokens stand behind the page that the user's words begin with."""
+        page = said.text[: page_of(said.text)]
+        if not page or not any(role.arrives == "prompt" for role in self.profile.roles):
+            return len(ids)
+        read = self._plan(replace(said, role="notes", text=page), self.turns[:-1]).ids
+        return len(ids) - next((i for i, (a, b) in enumerate(zip(read, ids, strict=False)) if a != b), len(read))
+
+    def _plan(self, said: Said, turns: Sequence[Said] | None = None, passage: str = "") -> Plan:
+        """What the River must read to hold the conversation with one more turn, as the template writes it.
+
+        Args:
+            turns: those before it; None: all so far.
+            passage: text that stands before its question.
+        """
         river, chat = self.river, self.prism.chat
         held, opened = river.sentences, said.role == "notes"
         own = len(held.own) - len(held.own.rstrip(b"\1"))
         if self.conversation.turn.stopped:  # it wrote beyond the end of its reply, which is read again
             own = 0
-        before, after = self._messages(self.turns), self._messages([*self.turns, said])
+        turns = self.turns if turns is None else turns
+        before, after = self._messages(turns, self._passage), self._messages([*turns, said], passage)
         thinking = river.settings.thinking
         plan = chat.plan(before, after, held.ids, own, opened=opened, thinking=thinking)
         if plan.keep < river.past.tokens:  # tokens in the past stay as they were read
@@ -218,8 +245,12 @@ class Session:
             return Plan(river.length, chat.turn(words, thinking, opened=opened))
         return plan
 
-    def _messages(self, turns: Sequence[Said]) -> list[Message]:
-        """The turns as messages for the template. Notes stand before the words that follow them."""
+    def _messages(self, turns: Sequence[Said], passage: str = "") -> list[Message]:
+        """The turns as messages for the template. Notes stand before the words that follow them.
+
+        Args:
+            passage: stands before the question in the newest words of the user.
+        """
         river = self.river
         words, messages = "", conversation(river.settings.prompt, *shown(river.settings))
         newest = max((i for i, said in enumerate(turns) if said.role == "user"), default=None)
@@ -227,8 +258,12 @@ class Session:
             if said.role == "notes":
                 words += said.text.strip() + NOTES_BREAK
             elif said.role == "user":
-                if i == newest and not words:
+                if i == newest and not words and not page_of(said.text):
                     messages += shown(river.settings, said.text)
+                if passage and i == newest:
+                    cut = page_of(said.text)
+                    words += said.text[:cut] + passage + NOTES_BREAK
+                    said = replace(said, text=said.text[cut:])
                 messages.append(Message("user", words + said.text))
                 words = ""
             else:
@@ -241,7 +276,7 @@ class Session:
 
     def _rewritten(self, plan: Plan) -> list[int]:
         """Takes back what the template now writes differently, and reads past replies again. Returns what is left."""
-        river = self.river
+        river, self._passage = self.river, ""
         if plan.keep < river.length:
             self.marks = [replace(m, tokens=min(m.tokens, plan.keep)) for m in self.marks]
             self.conversation.rewind(replace(self.conversation.mark(len(self.turns)), tokens=plan.keep))
@@ -295,7 +330,7 @@ class Session:
 
     def restart(self) -> None:
         """Forgets all that was said. Tokens stay: what the next conversation begins with, too, is not read again."""
-        self.turns, self.marks, self._undoable = [], [], None
+        self.turns, self.marks, self._passage, self._undoable = [], [], "", None
         self.river.asides.keep([])
 
     def close(self) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 _REPLACEMENT = "\ufffd"
 _SPACES = "\u2581\u0120\u010a "  # how tokenizers write a space or a line break before a word
 _LONGEST_WORD = 24  # tokens; a longer one is cut, or a text without spaces would cost quadratic time
+_LEAST_PAGE = 1000  # characters; a shorter text before the last line is part of the question
 _LONGEST_SENTENCE = 256  # tokens; a longer one is cut, so that a text without full stops has parts
 
 
@@ -63,6 +64,16 @@ class TextBuilder:
 def begun(text: str, whole: str) -> int:
     """How many characters at the end of a text may be the beginning of `whole`."""
     return next((n for n in range(min(len(whole) - 1, len(text)), 0, -1) if text.endswith(whole[:n])), 0)
+
+
+def page_of(text: str) -> int:
+    """Where the question begins in a user's words: behind the last blank line or line break of a long text; else 0."""
+    end = len(text.rstrip())
+    for between in ("\n\n", "\n"):
+        cut = text.rfind(between, 0, end) + len(between)
+        if cut - len(between) >= _LEAST_PAGE:
+            return cut
+    return 0
 
 
 class Words:

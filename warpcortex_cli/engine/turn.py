@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -50,6 +50,9 @@ class Turn:
         awaiting: Streams whose thoughts must arrive before the next token.
         goes_on: the River's state after that.
         started: by role, the token counts at which its Streams were started.
+        question: tokens of its prompt from the user's question on; a page before it is read first.
+        reworded: its prompt's tokens with a passage before the question; None if it cannot stand there.
+        passages: thoughts that stand there, as text.
     """
 
     def __init__(self, prism: Prism, settings: RiverSettings, router: Router) -> None:
@@ -66,6 +69,9 @@ class Turn:
         self.awaiting: list[Stream] = []
         self.goes_on = RiverState.WRITING
         self.started: dict[str, list[int]] = {}
+        self.question = 0
+        self.reworded: Callable[[str], list[int] | None] = lambda passage: None
+        self.passages: list[str] = []
         self.builder = TextBuilder(prism)
         router.reset()
         self._stops = (*settings.stop, *prism.stops)
@@ -91,6 +97,16 @@ class Turn:
         for token in ids:
             self.write(token)
         self._inlined.append((before, len(self.builder.text), stream))
+
+    @property
+    def held_back(self) -> int:
+        """How many of the prompt's last tokens wait for roles that are due."""
+        arrives = {role.arrives for role, _, _ in self.due}
+        return self.question if "prompt" in arrives else int("aside" in arrives)
+
+    def may_begin(self, role: Role) -> bool:
+        """Whether a role that is due may start, now that the prompt is read up to what is held back."""
+        return role.arrives == "prompt" or all(other.arrives != "prompt" for other, _, _ in self.due)
 
     def may_start(self, role: Role) -> bool:
         """Whether a role may start another Stream in this reply: its limit and its pause between starts allow it."""

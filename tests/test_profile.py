@@ -48,7 +48,7 @@ def one(text: str) -> str:
 
 
 def test_the_shipped_profiles_are_valid() -> None:
-    assert shipped_profiles() == ["assistant", "council", "math", "pocket", "reviewer", "solver"]
+    assert shipped_profiles() == ["assistant", "council", "math", "notes", "pocket", "reviewer", "solver"]
     for name in shipped_profiles():
         profile = load_profile(name)
         assert profile.name == name

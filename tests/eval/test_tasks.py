@@ -13,7 +13,7 @@ from tests.engine.conftest import prism as prism  # the random model
 from tests.engine.test_tools import INLINE, TURN, profile_of
 from warpcortex_cli.cli import evaluate
 from warpcortex_cli.errors import UsageError
-from warpcortex_cli.eval import squad, tasks
+from warpcortex_cli.eval import asking, squad, tasks
 from warpcortex_cli.eval.ordinary import Ordinary, is_right, questions
 from warpcortex_cli.eval.questions import questions as questions_of
 
@@ -104,7 +104,7 @@ def test_each_condition_changes_what_it_says() -> None:
     found = {c: tasks.under(c, profile) for c in tasks.CONDITIONS}
     assert {c: [r.name for r in p.roles] for c, p in found.items()} == {
         "river": [], "fewshot": [], "model-streams": ["think"], "tools": ["sum", "asked"],
-        "tools-inline": ["sum", "asked"], "pasted": [], "oracle": [],
+        "tools-inline": ["sum", "asked"], "pasted": [], "full": [], "oracle": [],
         "profile": ["sum", "asked", "think"], "gate-off": ["sum", "asked", "think"],
         "gate-all": ["sum", "asked", "think"],
     }  # fmt: skip
@@ -113,7 +113,8 @@ def test_each_condition_changes_what_it_says() -> None:
     assert {r.arrives for r in found["tools"].roles} == {"aside"}
     assert {r.arrives for r in found["tools-inline"].roles} == {"inline"}
     assert found["river"].river.prompt == "" and not found["river"].river.examples
-    assert all(p.river == profile.river for c, p in found.items() if c != "river")
+    assert found["full"].river.max_tokens < profile.river.max_tokens or profile.river.max_tokens <= 64
+    assert all(p.river == profile.river for c, p in found.items() if c not in ("river", "full"))
 
 
 def test_a_run_counts_what_tools_did_and_compares_on_the_same_questions(prism) -> None:
@@ -133,8 +134,8 @@ def test_a_run_counts_what_tools_did_and_compares_on_the_same_questions(prism) -
 
 def test_questions_on_one_document_share_one_reading_of_it(prism, monkeypatch) -> None:
     loads = []
-    load = tasks.Session.load_notes
-    monkeypatch.setattr(tasks.Session, "load_notes", lambda self, text: loads.append(text) or load(self, text))
+    load = asking.Session.load_notes
+    monkeypatch.setattr(asking.Session, "load_notes", lambda self, text: loads.append(text) or load(self, text))
     asker = tasks.Asker(prism, 1)
     profile = profile_of(river={"max_tokens": 4})
     first = asker.ask(profile, "The ropes are red.", "What is red?")

@@ -436,6 +436,15 @@ def tasks_(
     lengths: Annotated[
         str, typer.Option("--lengths", metavar="N,N", help="Lengths of documents in tokens.")
     ] = "2000,8000,30000",
+    half: Annotated[
+        str,
+        typer.Option(
+            "--half",
+            metavar="first|second",
+            help="Ask only about every other article, from the first or the second on.",
+            show_default=False,
+        ),
+    ] = "",
     n: Annotated[int, typer.Option("--n", min=1, help="Questions of each task.")] = 100,
     keep: KeepOption = None,
     seed: SeedOption = 2040,
@@ -449,14 +458,16 @@ def tasks_(
 ) -> None:
     """Word problems, everyday calculations, long documents, small talk: the River alone, with Streams, with tools."""
     from warpcortex_cli.eval import tasks as evaluation
+    from warpcortex_cli.eval.squad import HALVES
 
     chosen = named(conditions, evaluation.CONDITIONS, "condition")
+    part = "".join(named(half, HALVES, "half")) if half else ""
     sizes = numbers("--lengths", lengths, least=64)
     names = [name.strip() for name in tasks.split(",") if name.strip()]
     if not names:
         raise UsageError("no task is named.", "Write for example --tasks calculations,ordinary.")
     prism, settings = open_prism(model=model, profile=profile, options=LoadOptions(device, dtype, quantize))
-    asked = evaluation.read_tasks(data, names, sizes, n, seed, lambda text: len(prism.encode(text)))
+    asked = evaluation.read_tasks(data, names, sizes, n, seed, lambda text: len(prism.encode(text)), part)
     with progress_bar(stderr_console()) as show:
         results = gather(lambda p: evaluation.run(prism, settings, asked, chosen, seed, p, keep), "asking", show)
     if as_json:

@@ -15,12 +15,16 @@ _FIELDS = (("input", "target"), ("question", "answer"))  # keys of a word proble
 
 @dataclass(frozen=True)
 class Question:
-    """A question, the text it is about, if any, and the right answers from the file."""
+    """A question, the text it is about, if any, and the right answers from the file.
+
+    `article`: the number of the article that its text is from.
+    """
 
     task: str
     text: str
     notes: str = ""
     answers: tuple[str, ...] = ()
+    article: int = 0
 
 
 def questions(path: Path) -> list[Question]:
@@ -70,8 +74,8 @@ def _problems(task: str, text: str) -> list[Question]:
 
 def _documents(task: str, data: Any) -> list[Question]:
     return [
-        Question(task, asked["question"], paragraph["context"], tuple(a["text"] for a in asked["answers"]))
-        for article in data["data"]
+        Question(task, asked["question"], paragraph["context"], tuple(a["text"] for a in asked["answers"]), number)
+        for number, article in enumerate(data["data"])
         for paragraph in article["paragraphs"]
         for asked in paragraph["qas"]
     ]

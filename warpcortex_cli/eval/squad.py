@@ -11,11 +11,12 @@ from collections.abc import Callable, Sequence
 from warpcortex_cli.errors import UsageError
 from warpcortex_cli.eval.questions import Question
 
-_MOST_OVER_ONE = 10  # questions per document, which is read once for all of them
+HALVES = ("first", "second")
+_MOST_OVER_ONE = 20  # questions per document, which is read once for all of them
 
 
 def documents(
-    asked: Sequence[Question], tokens: int, n: int, seed: int, count: Callable[[str], int]
+    asked: Sequence[Question], tokens: int, n: int, seed: int, count: Callable[[str], int], half: str = ""
 ) -> list[tuple[str, list[Question]]]:
     """`n` questions over as few documents as possible, each of paragraphs with about `tokens` tokens in total.
 
@@ -24,15 +25,19 @@ def documents(
     Args:
         asked: questions with their paragraphs as notes.
         count: counts the tokens of a text.
+        half: ask only about every other article, from the "first" or the "second" on. All are in the documents.
 
     Raises:
-        UsageError: no paragraph is that short.
+        UsageError: no paragraph is that short, or that half has no question.
     """
     rng = random.Random(f"documents {seed} {tokens}")
     paragraphs = list(dict.fromkeys(q.notes for q in asked if q.notes))
     sizes = [count(p) + 2 for p in paragraphs]
     if not sizes or min(sizes) > tokens:
         raise UsageError(f"no paragraph fits into {tokens} tokens.", "Raise --lengths.")
+    asked = [q for q in asked if not half or q.article % 2 == HALVES.index(half)]
+    if not asked:
+        raise UsageError(f"the {half} half of the articles has no question.", "Leave out --half.")
     found: list[tuple[str, list[Question]]] = []
     left = n
     while left:
@@ -45,7 +50,8 @@ def documents(
                 break
         mine = [q for q in asked if q.notes in some]
         chosen = rng.sample(mine, min(_MOST_OVER_ONE, len(mine), left))
-        found.append(("\n\n".join(some), chosen))
+        if chosen:
+            found.append(("\n\n".join(some), chosen))
         left -= len(chosen)
     return found
 

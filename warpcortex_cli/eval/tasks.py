@@ -7,6 +7,7 @@ Conditions (the names are a contract):
     tools         exact tools only; their results arrive as asides.
     tools-inline  exact tools only; their results arrive as the profile says.
     pasted        the thoughts of `tools-inline` as text before the question, no Streams.
+    full          as `fewshot`, with replies of at most 64 tokens, so that more of long notes fits the model's context.
     oracle        the words of a perfect helper as text before the question: the right paragraph, the right result.
     profile       the whole profile as it is: its tools, Streams that write with the model, its Gate.
     gate-off      the same, and the Gate lets every thought in.
@@ -17,36 +18,33 @@ Answers can be appended to a file as they come; a stopped run resumes from it.
 
 from __future__ import annotations
 
-import json
 import random
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
-from hashlib import blake2b
+from itertools import groupby
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import numpy as np
 
-from warpcortex_cli.engine.session import Session
 from warpcortex_cli.errors import UsageError
 from warpcortex_cli.eval import calculations, ordinary, squad
-from warpcortex_cli.eval.kept import Kept
+from warpcortex_cli.eval.asking import Asker, Reply
 from warpcortex_cli.eval.questions import Question, questions
 from warpcortex_cli.eval.report import Grid, share
 from warpcortex_cli.eval.statistics import interval
-from warpcortex_cli.events import RiverFinished, RiverText, StreamEnded, StreamSpawned
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.profile import GateSettings, Profile, RiverSettings, Role
 
-CONDITIONS = ("river", "fewshot", "model-streams", "tools", "tools-inline", "pasted", "oracle",
+CONDITIONS = ("river", "fewshot", "model-streams", "tools", "tools-inline", "pasted", "full", "oracle",
               "profile", "gate-off", "gate-all")  # fmt: skip
 BUILT_IN = ("calculations", "ordinary")
 _BASELINE = "fewshot"
 _FEW_WORDS = "Answer with a few words from the text."
 _RESAMPLED = 2000
+_SHORT = 64  # tokens of a reply that still answers a question on a document
 
 
 @dataclass(frozen=True)
@@ -58,6 +56,7 @@ class Item:
         scores: functions of a reply, by name, including "accuracy".
         hint: the words of a perfect helper, for `oracle`; for a document they replace the notes.
         idle: whether there is nothing to compute or look up.
+        answers: those that a thought may hold, of a question on a document.
     """
 
     question: str
@@ -65,24 +64,7 @@ class Item:
     notes: str = ""
     hint: str = ""
     idle: bool = False
-
-
-@dataclass(frozen=True)
-class Reply:
-    """The result of one question.
-
-    Attributes:
-        text: the visible answer.
-        thoughts: those that reached the River, in order.
-        first, seconds: until the first and the last text of the answer.
-    """
-
-    text: str
-    thoughts: tuple[str, ...]
-    started: int
-    tokens: int
-    first: float
-    seconds: float
+    answers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,7 +75,8 @@ class Result:
         started, injected: Streams. used: injected thoughts whose last number, or last word, is in the answer.
         needless: started Streams that never reached the River, and all those of idle questions.
         difference: accuracy minus that of the baseline on the same questions, with its 95 % interval by resampling.
-        scores: means of other scores, such as F1.
+        scores: means of other scores, such as F1; `in thoughts`: how often the thoughts hold the answer.
+        context: mean number of characters of the notes.
     """
 
     task: str
@@ -110,6 +93,7 @@ class Result:
     tokens: int
     difference: dict[str, Any] | None = None
     scores: dict[str, float] = field(default_factory=dict)
+    context: int = 0
 
 
 # -- questions -------------------------------------------------------------------------------------------------------
@@ -166,25 +150,32 @@ def needless(item: Item, reply: Reply) -> int:
     return reply.started if item.idle else reply.started - len(reply.thoughts)
 
 
-def _of_documents(asked: Sequence[Question], tokens: int, n: int, seed: int, count: Callable[[str], int]) -> list[Item]:
-    def item(text: str, asked: Question) -> Item:
-        def scores(reply: str) -> dict[str, float]:
-            line = reply.strip().split("\n")[0]
-            return {
-                "accuracy": squad.exact_match(line, asked.answers),
-                "f1": squad.f1(line, asked.answers),
-                "holds": squad.holds(reply, asked.answers),
-            }
+def _on_document(text: str, asked: Question) -> Item:
+    def scores(reply: str) -> dict[str, float]:
+        line = reply.strip().split("\n")[0]
+        return {
+            "accuracy": squad.holds(reply, asked.answers),  # models answer in sentences, so few match exactly
+            "exact match": squad.exact_match(line, asked.answers),
+            "f1": squad.f1(line, asked.answers),
+        }
 
-        return Item(f"{asked.text}\n{_FEW_WORDS}", scores, notes=text, hint=asked.notes)
-
-    return [item(text, one) for text, some in squad.documents(asked, tokens, n, seed, count) for one in some]
+    return Item(f"{asked.text}\n{_FEW_WORDS}", scores, text, asked.notes, answers=asked.answers)
 
 
 def read_tasks(
-    folder: Path, names: Sequence[str], lengths: Sequence[int], n: int, seed: int, count: Callable[[str], int]
+    folder: Path,
+    names: Sequence[str],
+    lengths: Sequence[int],
+    n: int,
+    seed: int,
+    count: Callable[[str], int],
+    half: str = "",
 ) -> dict[str, list[Item]]:
     """The questions of each task: files of a folder, by name without extension, and built-in tasks.
+
+    Args:
+        lengths: of documents, in tokens.
+        half: as in `squad.documents`.
 
     Raises:
         UsageError: there is no such task, or its file cannot be read.
@@ -201,7 +192,8 @@ def read_tasks(
         found = questions(path)
         if path.suffix == ".json":
             for length in lengths:
-                tasks[f"{name}@{length}"] = _of_documents(found, length, n, seed, count)
+                documents = squad.documents(found, length, n, seed, count, half)
+                tasks[f"{name}@{length}"] = [_on_document(text, one) for text, some in documents for one in some]
         else:
             some = random.Random(f"{name} {seed}").sample(range(len(found)), min(n, len(found)))
             tasks[name] = [_problem(found[i]) for i in sorted(some)]
@@ -219,6 +211,8 @@ def under(condition: str, profile: Profile) -> Profile:
     match condition:
         case "river":
             river = RiverSettings(**{**dict(river), "prompt": "", "examples": ()})
+        case "full":
+            river = river.model_copy(update={"max_tokens": min(_SHORT, river.max_tokens)})
         case "model-streams":
             roles = tuple(role for role in profile.roles if role.work == "model")
         case "tools":
@@ -236,76 +230,7 @@ def under(condition: str, profile: Profile) -> Profile:
 def _beside(role: Role) -> Role:
     """The role with thoughts that arrive as asides."""
     aside = {"arrives": "aside", "injected_as": "[Ref: {thought}]", "thought": None}
-    return role.model_copy(update=aside if role.arrives == "inline" else {})
-
-
-class Asker:
-    """Asks questions one by one; shared notes are read once.
-
-    Args:
-        keep: the file of `Kept` replies, including those of an earlier run; None: they are not kept.
-
-    Raises:
-        UsageError: the file holds something else.
-    """
-
-    def __init__(self, prism: Prism, seed: int, keep: Path | None = None) -> None:
-        self._prism, self._seed = prism, seed
-        self._file = None if keep is None else Kept(keep, "key")
-        self._kept: dict[str, Reply] = {}
-        self._session: Session | None = None
-        self._over: tuple[Profile, str] | None = None
-        if self._file is not None:
-            try:
-                for line in self._file.lines:
-                    held = {name: line[name] for name in line if name not in ("key", "question")}
-                    self._kept[line["key"]] = Reply(**{**held, "thoughts": tuple(held["thoughts"])})
-            except (KeyError, TypeError) as error:
-                raise self._file.refused(error) from error
-
-    def ask(self, profile: Profile, notes: str, question: str) -> Reply:
-        said = json.dumps([self._prism.name, profile.model_dump(mode="json"), self._seed, notes, question])
-        key = blake2b(said.encode(), digest_size=12).hexdigest()
-        if key not in self._kept:
-            reply = self._kept[key] = self._asked(profile, notes, question)
-            if self._file is not None:
-                self._file.add({"key": key, "question": question[-200:], **asdict(reply)})
-        return self._kept[key]
-
-    def _asked(self, profile: Profile, notes: str, question: str) -> Reply:
-        session = self._over_notes(profile, notes)
-        text, tokens, started = "", 0, 0
-        thoughts: list[str] = []
-        first: float | None = None
-        began = time.perf_counter()
-        for event in session.send(question):
-            if isinstance(event, RiverText) and not (event.request or event.thinking):
-                first = time.perf_counter() - began if first is None else first
-                text += event.text
-            elif isinstance(event, StreamSpawned):
-                started += 1
-            elif isinstance(event, StreamEnded) and event.state == "injected":
-                thoughts.append(session.stream(event.id).thought.text)
-            elif isinstance(event, RiverFinished):
-                tokens = event.tokens
-        seconds = time.perf_counter() - began
-        return Reply(text, tuple(thoughts), started, tokens, seconds if first is None else first, seconds)
-
-    def _over_notes(self, profile: Profile, notes: str) -> Session:
-        """A session that has read only these notes."""
-        over, self._over = self._over, (profile, notes)
-        if self._session is None or over is None or over[0] != profile or (over[1] != notes and over[1]):
-            if self._session is not None:
-                self._session.close()
-            self._session = Session(self._prism, profile, seed=self._seed)
-        elif notes and over[1] == notes:
-            while (undone := self._session.undo()) is not None and undone.kind != "turn":
-                pass
-            return self._session
-        else:
-            self._session.restart()
-        self._session.load_notes(notes)
-        return self._session
+    return role.model_copy(update=aside if role.arrives != "aside" else {})
 
 
 def run(
@@ -323,16 +248,20 @@ def run(
     done = 0
     for task, items in tasks.items():
         right: dict[str, list[float]] = {}
-        for condition in conditions:
-            settings = under(condition, profile)
-            replies = []
-            for item in items:
-                replies.append(_answer(asker, profile, settings, condition, item))
-                done += 1
-                progress(done, total)
-            scores = [item.scores(reply.text) for item, reply in zip(items, replies, strict=True)]
-            right[condition] = [s["accuracy"] for s in scores]
-            yield _result(task, condition, items, replies, scores, right)
+        replies: dict[str, list[Reply]] = {condition: [] for condition in conditions}
+        for _, over in groupby(items, lambda item: item.notes):  # all conditions share one reading of a document
+            some = list(over)
+            for condition in conditions:
+                settings = under(condition, profile)
+                for item in some:
+                    replies[condition].append(_answer(asker, profile, settings, condition, item))
+                    done += 1
+                    progress(done, total)
+                if len(replies[condition]) == len(items):
+                    right[condition] = [
+                        item.scores(r.text)["accuracy"] for item, r in zip(items, replies[condition], strict=True)
+                    ]
+                    yield _result(task, condition, items, replies[condition], right)
 
 
 def _answer(asker: Asker, profile: Profile, settings: Profile, condition: str, item: Item) -> Reply:
@@ -353,10 +282,10 @@ def _result(
     condition: str,
     items: Sequence[Item],
     replies: Sequence[Reply],
-    scores: Sequence[dict[str, float]],
     right: dict[str, list[float]],
 ) -> Result:
     n, mine = len(items), right[condition]
+    scores = [_scores(item, reply) for item, reply in zip(items, replies, strict=True)]
     names = [name for name in dict.fromkeys(name for s in scores for name in s) if name != "accuracy"]
     started = sum(r.started for r in replies)
     injected = sum(len(r.thoughts) for r in replies)
@@ -376,7 +305,15 @@ def _result(
         tokens=sum(r.tokens for r in replies),
         difference=None if baseline == condition else _difference(baseline, mine, right[baseline]),
         scores={name: fmean(s[name] for s in scores if name in s) for name in names},
+        context=round(fmean(len(item.notes) for item in items)),
     )
+
+
+def _scores(item: Item, reply: Reply) -> dict[str, float]:
+    found = item.scores(reply.text)
+    if item.answers and reply.started:
+        found["in thoughts"] = squad.holds("\n".join(reply.thoughts), item.answers)
+    return found
 
 
 def _used(reply: Reply) -> int:
@@ -412,10 +349,13 @@ def grids(results: Sequence[Result]) -> list[Grid]:
         against = next((r.difference["to"] for r in of_it if r.difference), "")
         less = f"less {against}" if against else ""
         heads = ("condition", "right", less, "started", "came in", "used", "needless", "tokens", "s to first", "s")
-        found.append(Grid(f"{task}, n = {of_it[0].n}", heads, rows))
+        notes = f", notes of {of_it[0].context:,} characters" if of_it[0].context else ""
+        found.append(Grid(f"{task}, n = {of_it[0].n}{notes}", heads, rows))
         names = list(dict.fromkeys(name for r in of_it for name in r.scores))
         if names:
-            parts = tuple((r.condition, *(f"{r.scores[name]:.0%}" for name in names)) for r in of_it)
+            parts = tuple(
+                (r.condition, *(f"{r.scores[name]:.0%}" if name in r.scores else "" for name in names)) for r in of_it
+            )
             found.append(Grid(f"{task}, in parts", ("condition", *names), parts))
     return found
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
+from warpcortex_cli.engine.as_text import into_prompt, into_reply
 from warpcortex_cli.engine.calibration import Calibration
 from warpcortex_cli.engine.crew import Crew
 from warpcortex_cli.engine.gate import Gate
@@ -17,17 +18,16 @@ from warpcortex_cli.engine.sampling import SamplingError
 from warpcortex_cli.engine.states import RiverState
 from warpcortex_cli.engine.stepper import Part, Plan
 from warpcortex_cli.engine.stream import Stream
-from warpcortex_cli.engine.turn import Asked, Turn
+from warpcortex_cli.engine.turn import Turn
 from warpcortex_cli.engine.workers.base import Host
 from warpcortex_cli.errors import RunError
-from warpcortex_cli.events import RiverPrefilled, RiverWaiting, ThoughtInlined
+from warpcortex_cli.events import RiverPrefilled, RiverWaiting
 from warpcortex_cli.pattern import compile_re2
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.rows import Row, RowResult
 from warpcortex_cli.prism.support import more_exact
 from warpcortex_cli.profile import Profile, Role
 
-NOTES_BREAK = "\n\n"  # between notes, passages, and the user's words
 _WAITS = frozenset({RiverState.WAITING, RiverState.HELD})
 _READS = frozenset({RiverState.READING, RiverState.PREFILL})
 
@@ -301,52 +301,15 @@ class Conversation:
 
     def _take_as_text(self, stream: Stream) -> bool:
         """Takes a thought as text, if the River waits for it. One that is late arrives as an aside."""
-        if self.river.state != RiverState.AWAITING or stream not in self.turn.awaiting:
-            return False
-        text = stream.role.injected_as.format(thought=stream.thought.text)
-        return (self._take_before if stream.role.arrives == "prompt" else self._take_inline)(stream, text)
-
-    def _take_before(self, stream: Stream, text: str) -> bool:
-        """Takes a thought as text before the user's question, unless some of that has been read.
-
-        What was asked for has been found then, so the River recalls nothing beside it.
-        """
         river, turn = self.river, self.turn
-        before = list(river.pending)
-        ids = turn.reworded(NOTES_BREAK.join([*turn.passages, text])) if len(before) == turn.question else None
-        if ids is None:
+        if river.state != RiverState.AWAITING or stream not in turn.awaiting:
             return False
-        new = len(ids) - len(before)
-        river.drop_pending()
-        river.queue(ids)
-        river.holding = turn.held_back
-        turn.question, turn.prompt_total, turn.asked = len(ids), turn.prompt_total + new, Asked()
-        turn.passages.append(text)
-        river.past.recall([])
-        first = river.position + next((i for i, (a, b) in enumerate(zip(before, ids, strict=False)) if a != b), 0)
-        self.journal.write(
-            ThoughtInlined(
-                id=stream.id, text=stream.thought.text, tokens=new, first=first, last=first + new - 1, into="prompt"
-            )
-        )
-        return True
-
-    def _take_inline(self, stream: Stream, text: str) -> bool:
-        """Takes a thought as the River's next words, unless the token held more text than the request."""
-        river, turn = self.river, self.turn
-        before = turn.builder.text
-        if stream.at is not None and before[stream.at :].strip():
+        event = (into_prompt if stream.role.arrives == "prompt" else into_reply)(river, turn, stream)
+        if event is None:
             return False
-        ids = self.prism.chat.encoder.continued(before, text.lstrip() if not before[-1:].strip() else text)
-        if not ids:
-            return False
-        first = river.position + len(river.pending)
-        river.pending.extend(ids)
-        turn.take(ids, stream.id)
-        said, last = stream.thought.text, first + len(ids) - 1
-        self.journal.write(ThoughtInlined(id=stream.id, text=said, tokens=len(ids), first=first, last=last))
+        self.journal.write(event)
         self._show()
-        if turn.stopped or stream.role.ends:
+        if turn.stopped or (stream.role.ends and event.into == "reply"):
             turn.finish_reason, river.state = "stop", RiverState.IDLE
         return True
 

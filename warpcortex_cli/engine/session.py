@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from warpcortex_cli.engine.as_text import NOTES_BREAK
 from warpcortex_cli.engine.calibration import Calibration
 from warpcortex_cli.engine.contents import Said
-from warpcortex_cli.engine.conversation import NOTES_BREAK, Conversation
+from warpcortex_cli.engine.conversation import Conversation
 from warpcortex_cli.engine.journal import Journal
 from warpcortex_cli.engine.river import Mark, River, shown
 from warpcortex_cli.engine.states import RiverState, StreamState
@@ -210,11 +211,17 @@ class Session:
 
         None if that would change what the River has read. The passage leaves the context with the next turn.
         """
-        plan = self._plan(self.turns[-1], self.turns[:-1], passage)
-        if plan.keep != self.river.length:
-            return None
+        said, turns, river = self.turns[-1], self.turns[:-1], self.river
+        plan = self._template(said, turns, passage)
+        known = list(river.sentences.ids[plan.keep :])
+        if plan.ids[: len(known)] != known:
+            if len(river.pending) != self.conversation.turn.prompt_total:
+                return None  # a page of this turn has been read already
+            plan, known = self._plan(said, turns, passage), []
+            if plan.keep != river.length:
+                return None
         self._passage = passage
-        return plan.ids
+        return plan.ids[len(known) :]
 
     def _question(self, ids: list[int], said: Said) -> int:
         """How many of a turn's tokens stand behind the page that the user's words begin with."""
@@ -225,25 +232,29 @@ class Session:
         return len(ids) - next((i for i, (a, b) in enumerate(zip(read, ids, strict=False)) if a != b), len(read))
 
     def _plan(self, said: Said, turns: Sequence[Said] | None = None, passage: str = "") -> Plan:
-        """What the River must read to hold the conversation with one more turn, as the template writes it.
+        """What the River must read to hold the conversation with one more turn.
 
         Args:
             turns: those before it; None: all so far.
             passage: text that stands before its question.
         """
+        river, turns = self.river, self.turns if turns is None else turns
+        plan = self._template(said, turns, passage)
+        if plan.keep < river.past.tokens:  # tokens in the past stay as they were read
+            words, opened = self._messages([*turns, said], passage)[-1].content, said.role == "notes"
+            return Plan(river.length, self.prism.chat.turn(words, river.settings.thinking, opened=opened))
+        return plan
+
+    def _template(self, said: Said, turns: Sequence[Said], passage: str) -> Plan:
+        """How the context comes to hold all of it as the template writes it."""
         river, chat = self.river, self.prism.chat
         held, opened = river.sentences, said.role == "notes"
         own = len(held.own) - len(held.own.rstrip(b"\1"))
         if self.conversation.turn.stopped:  # it wrote beyond the end of its reply, which is read again
             own = 0
-        turns = self.turns if turns is None else turns
         before, after = self._messages(turns, self._passage), self._messages([*turns, said], passage)
         thinking = river.settings.thinking
-        plan = chat.plan(before, after, held.ids, own, opened=opened, thinking=thinking)
-        if plan.keep < river.past.tokens:  # tokens in the past stay as they were read
-            words = after[-1].content
-            return Plan(river.length, chat.turn(words, thinking, opened=opened))
-        return plan
+        return chat.plan(before, after, held.ids, own, opened=opened, thinking=thinking)
 
     def _messages(self, turns: Sequence[Said], passage: str = "") -> list[Message]:
         """The turns as messages for the template. Notes stand before the words that follow them.

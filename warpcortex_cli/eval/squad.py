@@ -12,7 +12,8 @@ from warpcortex_cli.errors import UsageError
 from warpcortex_cli.eval.questions import Question
 
 HALVES = ("first", "second")
-_MOST_OVER_ONE = 20  # questions per document, which is read once for all of them
+_MOST_OVER_ONE = 20  # questions per document, which is read once for all of them,
+_TOKENS_FOR_ONE = 500  # or one for so many of its tokens: the longest take minutes to read
 
 
 def documents(
@@ -49,7 +50,7 @@ def documents(
             elif some:
                 break
         mine = [q for q in asked if q.notes in some]
-        chosen = rng.sample(mine, min(_MOST_OVER_ONE, len(mine), left))
+        chosen = rng.sample(mine, min(max(_MOST_OVER_ONE, tokens // _TOKENS_FOR_ONE), len(mine), left))
         if chosen:
             found.append(("\n\n".join(some), chosen))
         left -= len(chosen)

@@ -62,6 +62,20 @@ class RiverText(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RiverToken(Event):
+    """A token of the reply and its log-probability, where a reader asked for them.
+
+    `likeliest`: the likeliest tokens there, each as number, text and log-probability.
+    """
+
+    name: ClassVar[str] = "river_token"
+    token: int
+    text: str
+    log_probability: float
+    likeliest: tuple[tuple[int, str, float], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RiverWaiting(Event):
     """The River reached a pause point while Streams that it requested still think."""
 

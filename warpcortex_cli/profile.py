@@ -32,6 +32,8 @@ Positive = Annotated[int, Field(ge=1, le=1_000_000)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
+Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
+
 Adapter = Annotated[str, Field(min_length=1)]
 _ADAPTER = "A LoRA adapter: a folder as PEFT writes it, org/name in the Hugging Face cache, or a name for --adapter."
 Threshold = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]  # a raw cosine may be negative
@@ -457,6 +459,12 @@ class Sampling(_Settings):
     )
     repetition_penalty: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] | None = Field(
         default=None, description="Above 1 makes tokens that are there already less likely; 1: no effect."
+    )
+    presence_penalty: Penalty | None = Field(
+        default=None, description="Taken off the logit of each token that the reply holds already, as in OpenAI's API."
+    )
+    frequency_penalty: Penalty | None = Field(
+        default=None, description="The same for each time that the reply holds the token."
     )
 
 

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 from warpcortex_cli.engine.calibration import Calibration
 from warpcortex_cli.engine.contents import Said
 from warpcortex_cli.engine.conversation import Conversation
+from warpcortex_cli.engine.dialogue import notes, planned
+from warpcortex_cli.engine.forking import continue_like
 from warpcortex_cli.engine.journal import Journal
-from warpcortex_cli.engine.river import Mark, River, shown
+from warpcortex_cli.engine.river import Mark, River
+from warpcortex_cli.engine.sampling import AS_USUAL, ReplyOptions
 from warpcortex_cli.engine.states import RiverState, StreamState
 from warpcortex_cli.engine.stepper import Stepper
 from warpcortex_cli.engine.stream import Stream
 from warpcortex_cli.engine.view import SessionView, StreamView, session_view, stream_view
 from warpcortex_cli.errors import UsageError
 from warpcortex_cli.events import Event, Listener, RiverFinished, RiverStarted
-from warpcortex_cli.prism.chat_format import Message, Plan, conversation
+from warpcortex_cli.prism.chat_format import Plan, Tools, Unusable, common
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.profile import Profile
 
-NOTES_BREAK = "\n\n"
-MOST_NOTES = 20_000  # characters that a tool searches
+# What somebody who steps several conversations runs for each: whenever it needs a step it yields the events so far, and
+# is sent whether anybody had something to do in that step.
+Steps = Generator[list[Event], bool, None]
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,7 @@ class Session:
         self._calibration = calibration
         self._journal = Journal(listeners)
         self._interrupted = False
+        self._tools: Tools = ()
         self._start(profile)
 
     def _start(self, profile: Profile) -> None:
@@ -135,19 +141,45 @@ class Session:
         plan = self._plan(said)
         self._begin(said)
         try:
-            self._prefill(self._rewritten(plan), progress)
+            self._read_now(plan, progress)
         except BaseException:  # Ctrl-C too: notes are read as a whole or not at all
             self._take_back()
             raise
         return len(plan.ids)
 
-    def _prefill(self, ids: list[int], progress: Callable[[int, int], None] | None) -> None:
-        river = self.river
-        self.conversation.read(ids)
-        while river.state == RiverState.READING and self.step():
+    def _read_now(self, plan: Plan, progress: Callable[[int, int], None] | None) -> None:
+        """Reads what a plan says, and answers nothing."""
+        for _ in self._stepped(self._reading(plan)):
             if progress:
-                progress(len(ids) - len(river.pending), len(ids))
+                total = self.conversation.turn.prompt_total
+                progress(total - len(self.river.pending), total)
+
+    def _reading(self, plan: Plan) -> Steps:
+        ids = yield from self._rewritten(plan)
+        yield from self._silently(ids)
+
+    def _silently(self, ids: list[int]) -> Steps:
+        """Reads tokens, and tells nobody."""
+        river, stepped = self.river, True
+        self.conversation.read(ids)
+        while river.state == RiverState.READING and stepped:
+            stepped = yield []
+            self.conversation.raise_fault()
         self._journal.drain()
+
+    def _stepped(self, steps: Steps) -> Generator[list[Event], None, None]:
+        """Makes the steps that are needed. Yields the events before each."""
+        with closing(steps):
+            fresh = next(steps, None)
+            while fresh is not None:
+                yield fresh
+                stepped = self.stepper.step()
+                if not stepped and not self.river.idle:
+                    self.stepper.rest()
+                try:
+                    fresh = steps.send(stepped)
+                except StopIteration:
+                    return
 
     def send(self, text: str) -> Iterator[Event]:
         """One user turn: yields events as they happen, the last one `RiverFinished`.
@@ -155,12 +187,49 @@ class Session:
         Raises:
             UsageError: nothing was asked.
         """
+        return self.sent(self.reply(text))
+
+    def sent(self, reply: Steps) -> Iterator[Event]:
+        with closing(self._stepped(reply)) as steps:
+            for events in steps:
+                yield from events
+
+    def reply(self, text: str, options: ReplyOptions = AS_USUAL) -> Steps:
+        """The same for a caller that makes the steps itself, of several conversations at once.
+
+        Raises:
+            UsageError: nothing was asked.
+        """
         if not text.strip():
             raise UsageError("the question is empty.", "Write what you want to know.")
-        said = Said("user", text)
-        return self._reply(said, self._plan(said))
+        return self.answer([*self.turns, Said("user", text)], options, self._tools)
 
-    def _reply(self, said: Said, plan: Plan) -> Iterator[Event]:
+    def answer(self, turns: Sequence[Said], options: ReplyOptions = AS_USUAL, tools: Tools = ()) -> Steps:
+        """Replies to a whole conversation. What the River holds of it already is not read again.
+
+        Args:
+            turns: the last one is the user's, or what a tool said.
+            tools: what the model may call; the caller finds the calls in its text.
+
+        Raises:
+            UsageError: the model's template has no place for such a conversation.
+        """
+        self._tools = tools
+        try:
+            plan = self._planned(turns)
+        except Unusable as error:
+            raise UsageError(f"the chat template of {self.prism.name} refuses this conversation ({error}).") from error
+        if self.turns != list(turns[:-1]):
+            self.turns, self.marks = list(turns[:-1]), []
+        return self._reply(turns[-1], plan, options)
+
+    def complete(self, ids: Sequence[int], options: ReplyOptions = AS_USUAL) -> Steps:
+        """Goes on with a text, given as tokens, in the place of a conversation. No role starts by itself."""
+        keep = min(common(self.river.sentences.ids, ids), len(ids) - 1)
+        self.turns, self.marks = [], []
+        return self._reply(Said("user", ""), Plan(keep, list(ids[keep:])), options)
+
+    def _reply(self, said: Said, plan: Plan, options: ReplyOptions) -> Steps:
         conversation, river, journal = self.conversation, self.river, self._journal
         self._begin(said)
         self._interrupted = False
@@ -169,18 +238,18 @@ class Session:
         streams = conversation.crew.streams
         last_stream = streams.spawned
         journal.write(RiverStarted(turn=len(self.marks), prompt_tokens=len(plan.ids)))
-        conversation.begin_turn(self._rewritten(plan), said.text, self._notes())
+        ids = yield from self._rewritten(plan)
+        conversation.begin_turn(ids, said.text, notes(self.turns), options)
         turn = conversation.turn
         turn.awaited = True
         rest, own = list[int](), 0
         reason = "interrupted"
         try:
             while not river.idle and not self._interrupted:
-                if not self.step() and not river.idle:
-                    if not conversation.alive:
-                        break
-                    self.stepper.rest()
-                yield from journal.drain()
+                stepped = yield journal.drain()
+                conversation.raise_fault()
+                if not (stepped or river.idle or conversation.alive):
+                    break
             reason = "interrupted" if self._interrupted else turn.finish_reason
         finally:
             turn.awaited = False
@@ -193,9 +262,9 @@ class Session:
             injected = [s for s in streams.since(last_stream) if s.state == StreamState.INJECTED]
             self._undoable = injected[-1].id if injected else None
             journal.write(RiverFinished(reason=reason, tokens=turn.written, seconds=journal.now() - began))
-        yield from journal.drain()
+        yield journal.drain()
         if rest and turn.written:  # a cut reply: its last token was shown, so it must be read
-            self._prefill(rest, None)
+            yield from self._silently(rest)
             river.sentences.claim(own)
 
     def _begin(self, said: Said) -> None:
@@ -204,42 +273,13 @@ class Session:
         self.turns.append(said)
 
     def _plan(self, said: Said) -> Plan:
-        """What the River must read to hold the conversation with one more turn, as the template writes it."""
-        river, chat = self.river, self.prism.chat
-        held, opened = river.sentences, said.role == "notes"
-        own = len(held.own) - len(held.own.rstrip(b"\1"))
-        if self.conversation.turn.stopped:  # it wrote beyond the end of its reply, which is read again
-            own = 0
-        before, after = self._messages(self.turns), self._messages([*self.turns, said])
-        thinking = river.settings.thinking
-        plan = chat.plan(before, after, held.ids, own, opened=opened, thinking=thinking)
-        if plan.keep < river.past.tokens:  # tokens in the past stay as they were read
-            words = after[-1].content
-            return Plan(river.length, chat.turn(words, thinking, opened=opened))
-        return plan
+        """What the River must read to hold the conversation with one more turn."""
+        return self._planned([*self.turns, said])
 
-    def _messages(self, turns: Sequence[Said]) -> list[Message]:
-        """The turns as messages for the template. Notes stand before the words that follow them."""
-        river = self.river
-        words, messages = "", conversation(river.settings.prompt, *shown(river.settings))
-        newest = max((i for i, said in enumerate(turns) if said.role == "user"), default=None)
-        for i, said in enumerate(turns):
-            if said.role == "notes":
-                words += said.text.strip() + NOTES_BREAK
-            elif said.role == "user":
-                if i == newest and not words:
-                    messages += shown(river.settings, said.text)
-                messages.append(Message("user", words + said.text))
-                words = ""
-            else:
-                messages.append(Message("assistant", river.opened + said.text))
-        return [*messages, Message("user", words)] if words else messages
+    def _planned(self, turns: Sequence[Said]) -> Plan:
+        return planned(self.river, self.turns, turns, self.conversation.turn.stopped, self._tools)
 
-    def _notes(self) -> str:
-        """All notes of the conversation, or the newest part of them."""
-        return NOTES_BREAK.join(t.text for t in self.turns if t.role == "notes")[-MOST_NOTES:]
-
-    def _rewritten(self, plan: Plan) -> list[int]:
+    def _rewritten(self, plan: Plan) -> Generator[list[Event], bool, list[int]]:
         """Takes back what the template now writes differently, and reads past replies again. Returns what is left."""
         river = self.river
         if plan.keep < river.length:
@@ -248,7 +288,7 @@ class Session:
         if not plan.said:
             return plan.ids
         read = plan.said[-1][1] - plan.keep
-        self._prefill(plan.ids[:read], None)
+        yield from self._silently(plan.ids[:read])
         for first, last in plan.said:
             river.sentences.wrote(first, last)
         return plan.ids[read:]
@@ -340,6 +380,28 @@ class Session:
     def transcript(self) -> list[Said]:
         return list(self.turns)
 
+    # -- beginning alike -----------------------------------------------------------------------------------------
+
+    def fork(self) -> Session:
+        """Another session that holds the same conversation, and its Synapse. Each goes on in its own way.
+
+        Raises:
+            UsageError: a reply is being written.
+        """
+        if not self.river.idle:
+            raise UsageError("a conversation cannot be forked while a reply is written.", "Wait for its end.")
+        other = Session(
+            self.prism, self.profile, seed=self.seed, streams=self._streams, calibration=self._calibration,
+            watched=self.watched, programs=sorted(self._programs), stepper=self.stepper,
+        )  # fmt: skip
+        asides = continue_like(other.river, self.river)
+        other.turns, other._tools = list(self.turns), self._tools
+        other.marks = [replace(m, asides=tuple(asides[a] for a in m.asides if a in asides)) for m in self.marks]
+        theirs, own = other.conversation.crew, self.conversation.crew
+        theirs.streams.continue_from(own.streams.spawned)
+        theirs.briefing.share(own.briefing)
+        return other
+
     # -- coming back --------------------------------------------------------------------------------------------
 
     def repeat(self, turns: Sequence[Said], progress: Callable[[int, int], None] | None = None) -> None:
@@ -353,4 +415,4 @@ class Session:
                 self._begin(said)
             else:
                 self.turns.append(said)
-            self._prefill(self._rewritten(plan), progress)
+            self._read_now(plan, progress)

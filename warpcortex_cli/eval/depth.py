@@ -34,7 +34,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from warpcortex_cli.engine.session import NOTES_BREAK, Session
+from warpcortex_cli.engine.dialogue import NOTES_BREAK
+from warpcortex_cli.engine.session import Session
 from warpcortex_cli.eval import pocket
 from warpcortex_cli.eval.recall import KINDS, make_facts, unrotated
 from warpcortex_cli.eval.report import Grid

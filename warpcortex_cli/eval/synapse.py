@@ -17,9 +17,10 @@ from typing import Any, NamedTuple
 import torch
 
 from warpcortex_cli.engine.briefing import Briefing
+from warpcortex_cli.engine.dialogue import NOTES_BREAK
 from warpcortex_cli.engine.journal import Journal
 from warpcortex_cli.engine.river import QUERY_WINDOW, River
-from warpcortex_cli.engine.session import NOTES_BREAK, Session
+from warpcortex_cli.engine.session import Session
 from warpcortex_cli.engine.workers.base import Host
 from warpcortex_cli.engine.workers.model import ModelWorker
 from warpcortex_cli.eval.forced import Written, attention_error, stream_writes

@@ -573,13 +573,15 @@ class Profile(_Settings):
         """A copy with no memory window: the River's tail may fill the model's whole context."""
         return self.model_copy(update={"memory": self.memory.model_copy(update={"window": None})})
 
-    def sampled(self, sampling: Mapping[str, float], stop: Sequence[str]) -> Profile:
-        """A copy with some of the River's sampling settings replaced and more stop texts."""
-        ends = (*self.river.stop, *(text for text in stop if text))
+    def sampled(self, sampling: Mapping[str, float], stop: Sequence[str], max_tokens: int | None = None) -> Profile:
+        """A copy with some of the River's sampling settings replaced, more stop texts, and another longest reply."""
+        changed: dict[str, Any] = {"stop": (*self.river.stop, *(text for text in stop if text))}
+        if max_tokens is not None:
+            changed["max_tokens"] = max_tokens
         return self.model_copy(
             update={
                 "sampling": self.sampling.model_copy(update=dict(sampling)),
-                "river": self.river.model_copy(update={"stop": ends}),
+                "river": self.river.model_copy(update=changed),
             }
         )
 

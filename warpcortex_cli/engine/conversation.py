@@ -219,7 +219,7 @@ class Conversation:
         self.journal.write(RiverToken(token=token, text=decode([token]), log_probability=round(own, 6), likeliest=told))
 
     def _chosen(self, result: RowResult) -> int:
-        drawn = self.river.choose(result, self.turn.builder.ids)
+        drawn = self.river.choose(result)
         if isinstance(drawn, SamplingError) and self.river.options.changes:
             said = "nothing can follow that the grammar or the bias of this reply allows"
             raise RunError(f"{said}: {drawn}.", "The tokens of this model may be unable to write it.")

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from warpcortex_cli.engine.contents import Said
 from warpcortex_cli.engine.river import River, shown
+from warpcortex_cli.pattern import compile_re2
 from warpcortex_cli.prism.chat_format import Message, Plan, Tools, conversation
-from warpcortex_cli.profile import RiverSettings
+from warpcortex_cli.profile import Profile, RiverSettings
 
 NOTES_BREAK = "\n\n"
 MOST_NOTES = 20_000  # characters that a tool searches
@@ -37,6 +38,19 @@ def messages(settings: RiverSettings, turns: Sequence[Said], opened: str) -> lis
     return [*found, Message("user", words)] if words else found
 
 
+def instructed(profile: Profile, system: str | None) -> Profile:
+    """A profile for a conversation that brings its own system prompt.
+
+    It takes the place of the River's. Where the River's teaches how to ask Streams, it stands behind it.
+    """
+    if system is None:
+        return profile
+    river = profile.river
+    teaches = any(role.trigger and compile_re2(role.trigger).search(river.prompt) for role in profile.roles)
+    prompt = f"{river.prompt.strip()}\n\n{system.strip()}" if teaches else system.strip()
+    return profile.model_copy(update={"river": river.model_copy(update={"prompt": prompt})})
+
+
 def notes(turns: Sequence[Said]) -> str:
     """All notes of the conversation, or the newest part of them."""
     return NOTES_BREAK.join(t.text for t in turns if t.role == "notes")[-MOST_NOTES:]
@@ -50,7 +64,7 @@ def planned(river: River, before: Sequence[Said], after: Sequence[Said], stopped
         tools: what the model may call.
     """
     chat, held, settings = river.prism.chat, river.sentences, river.settings
-    own = 0 if stopped else len(held.own) - len(held.own.rstrip(b"\1"))
+    own = 0 if stopped else held.newest_own
     opened = after[-1].role == "notes"
     was, now = (messages(settings, turns, river.opened) for turns in (before, after))
     plan = chat.plan(was, now, held.ids, own, opened=opened, thinking=settings.thinking, tools=tools)

@@ -12,7 +12,7 @@ from torch import Tensor
 from warpcortex_cli.errors import UsageError
 from warpcortex_cli.prism.prism import Prism
 
-_COMPACT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+_COMPACT: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 _ANY_OBJECT = {"type": "object"}
 
 

@@ -373,11 +373,14 @@ class River:
         if rest:
             into.copy_from(self.tail, torch.tensor(rest))
 
-    def choose(self, result: RowResult, written: Sequence[int]) -> int | SamplingError:
-        """Its next token, chosen from the result of its last row. `written`: the tokens of its reply so far."""
+    def choose(self, result: RowResult) -> int | SamplingError:
+        """Its next token, chosen from the result of its last row."""
         assert result.largest is not None
-        seen = self.sentences.ids[self.past.tokens :] if self.sampler.penalizes else ()
-        return sample(result.newest, result.largest, self.sampler, seen, written)
+        if not self.sampler.penalizes:
+            return sample(result.newest, result.largest, self.sampler)
+        ids = self.sentences.ids
+        reply = ids[len(ids) - self.sentences.newest_own :]
+        return sample(result.newest, result.largest, self.sampler, ids[self.past.tokens :], reply)
 
     # -- going back ---------------------------------------------------------------------------------------------
 

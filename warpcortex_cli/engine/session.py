@@ -181,15 +181,16 @@ class Session:
                 except StopIteration:
                     return
 
-    def send(self, text: str) -> Iterator[Event]:
+    def send(self, text: str, options: ReplyOptions = AS_USUAL) -> Iterator[Event]:
         """One user turn: yields events as they happen, the last one `RiverFinished`.
 
         Raises:
             UsageError: nothing was asked.
         """
-        return self.sent(self.reply(text))
+        return self.sent(self.reply(text, options))
 
     def sent(self, reply: Steps) -> Iterator[Event]:
+        """The events of a reply, for which the steps are made here."""
         with closing(self._stepped(reply)) as steps:
             for events in steps:
                 yield from events
@@ -316,6 +317,19 @@ class Session:
         del self.turns[mark.turns :]
         self.conversation.rewind(mark)
         return text
+
+    def inject(self, text: str) -> Stream:
+        """Puts a thought beside the River: at once, or in the next steps of a reply that is being written.
+
+        Raises:
+            UsageError: it is empty.
+        """
+        if not text.strip():
+            raise UsageError("the thought is empty.", "Write what the River should know.")
+        stream = self.conversation.crew.give(text.strip())
+        while self.river.idle and not stream.final and self.step():
+            pass
+        return stream
 
     def withdraw(self, stream: int, reason: str) -> None:
         """Removes a Stream's thought from the River's attention. What the River wrote meanwhile stays."""

@@ -21,10 +21,11 @@ from rich.jupyter import JupyterMixin
 
 from warpcortex_cli.api.reply import Reply
 from warpcortex_cli.errors import UsageError
-from warpcortex_cli.events import Event, Listener
+from warpcortex_cli.events import Event, Listener, RiverText
 from warpcortex_cli.prism.opening import AUTO, choose, loaded
 from warpcortex_cli.prism.options import LoadOptions
 from warpcortex_cli.process import importing, prepare
+from warpcortex_cli.ui.answer import Answer, Shown
 from warpcortex_cli.ui.panels import Scene, live_panels
 
 if TYPE_CHECKING:
@@ -116,6 +117,7 @@ class Cortex(JupyterMixin):
 
     def _take(self, shared: _Shared, session: Session, profile: Profile) -> None:
         self._shared, self._session, self._profile = shared, session, profile
+        self._shown = Shown()
         self._closed = False
         shared.open += 1
 
@@ -170,16 +172,23 @@ class Cortex(JupyterMixin):
 
     def _following(self, reply: Iterator[Event]) -> Iterator[Event]:
         """Yields the events of a reply, and holds the lock only while it steps."""
+        answer = Answer()
         try:
             while True:
                 with self._locked():
                     event = next(reply, None)
                 if event is None:
                     return
+                if isinstance(event, RiverText):
+                    answer.feed(event)
                 yield event
         finally:
             with self._shared.lock:
                 reply.close()  # type: ignore[attr-defined]
+                turns = self._session.turns
+                answer.finish()
+                if turns and turns[-1].role == "assistant":
+                    self._shown.note(len(turns) - 1, answer.text, turns[-1].text)
 
     def _asked(self, text: str | Messages, asked: Mapping[str, Any]) -> Iterator[Event]:
         from warpcortex_cli.api.asked import options_of, profile_for, turns_of
@@ -195,7 +204,7 @@ class Cortex(JupyterMixin):
             return session.send(text, options)
         system, turns = turns_of(text)
         self._use(instructed(settings, system))
-        return session.sent(session.answer(turns, options))
+        return session.sent(session.answer(self._shown.meant(turns), options))
 
     def _use(self, profile: Profile) -> None:
         if profile != self._session.profile:
@@ -281,6 +290,7 @@ class Cortex(JupyterMixin):
         with self._locked():
             other = Cortex.__new__(type(self))
             other._take(self._shared, self._session.fork(), self._profile)
+            other._shown = self._shown.copy()
         return other
 
     def close(self) -> None:

@@ -55,8 +55,7 @@ class Warpcortex(llm.Model):
             _messages(prompt), schema=prompt.schema, max_tokens=asked.max_tokens,
             temperature=asked.temperature, top_p=asked.top_p, seed=asked.seed,
         )  # fmt: skip
-        answer = Answer()
-        telling = Telling(lambda number: next((s.thought for s in cortex.streams if s.id == number), ""))
+        answer, telling = Answer(), Telling()
         for event in events:
             if told := telling.feed(event):
                 yield StreamEvent(type="reasoning", chunk=told)

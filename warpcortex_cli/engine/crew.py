@@ -285,8 +285,11 @@ class Crew:
                 give_back()
         seconds = stream.ended - stream.spawned
         self._journal.write(
-            StreamEnded(id=stream.id, state=stream.state, reason=reason, tokens=stream.tokens, seconds=seconds)
-        )
+            StreamEnded(
+                id=stream.id, state=stream.state, reason=reason, tokens=stream.tokens, seconds=seconds,
+                thought=stream.thought.text,
+            )
+        )  # fmt: skip
 
     def cancel_all(self, reason: str) -> None:
         """Cancels all Streams that are alive."""

@@ -238,7 +238,7 @@ class Session:
         began = journal.now()
         streams = conversation.crew.streams
         last_stream = streams.spawned
-        journal.write(RiverStarted(turn=len(self.marks), prompt_tokens=len(plan.ids)))
+        journal.write(RiverStarted(turn=len(self.marks), prompt_tokens=len(plan.ids), held=plan.keep))
         ids = yield from self._rewritten(plan)
         conversation.begin_turn(ids, said.text, notes(self.turns), options)
         turn = conversation.turn

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from warpcortex_cli.events import Event, RiverText, StreamEnded, StreamSpawned
 from warpcortex_cli.ui.safe import clean, one_line
 
 
 class Telling:
-    """Tells events of a reply.
+    """Tells the events of a reply: the model's own thinking, each request, and what became of it."""
 
-    Args:
-        thought: gives a Stream's thought by its number, or "".
-    """
-
-    def __init__(self, thought: Callable[[int], str]) -> None:
-        self._thought = thought
+    def __init__(self) -> None:
         self._roles: dict[int, str] = {}
         self._open = False  # whether the model's own thinking has not ended its line
 
@@ -30,8 +23,8 @@ class Telling:
                 self._roles[event.id] = event.role
                 return self._line(f"{event.role}: {one_line(event.task)}")
             case StreamEnded():
-                thought, role = one_line(self._thought(event.id)), self._roles.get(event.id, "")
-                return self._line(f"{role} {event.state}: {thought or one_line(event.reason)}")
+                role = self._roles.get(event.id, "")
+                return self._line(f"{role} {event.state}: {one_line(event.thought or event.reason)}")
         return ""
 
     def _line(self, text: str) -> str:

@@ -12,7 +12,8 @@ from torch import Tensor
 from warpcortex_cli.errors import UsageError
 from warpcortex_cli.prism.prism import Prism
 
-_COMPACT: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+# No model needs a choice of white space, and a small one may write nothing else.
+COMPACT: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 _ANY_OBJECT = {"type": "object"}
 
 
@@ -51,12 +52,15 @@ class Grammars:
         return self.schema(_ANY_OBJECT)
 
     def lark(self, grammar: str) -> Guided:
-        """Text of a Lark grammar, in which `%json {...}` stands for JSON that keeps to a schema. Raises as `schema`."""
+        """Text of a Lark grammar. Raises as `schema`.
+
+        `%json {...}` stands there for JSON that keeps to a schema, whose "x-guidance" should be `COMPACT`.
+        """
         return self._guided(self._library.LLMatcher.grammar_from_lark(grammar))
 
     def _schema(self, schema: Mapping[str, Any]) -> str:
         try:
-            found: str = self._library.LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=_COMPACT)
+            found: str = self._library.LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=COMPACT)
         except ValueError as error:
             raise UsageError(f"this is no JSON schema ({error}).") from error
         return found

@@ -226,7 +226,7 @@ class Session:
 
     def complete(self, ids: Sequence[int], options: ReplyOptions = AS_USUAL) -> Steps:
         """Goes on with a text, given as tokens, in the place of a conversation. No role starts by itself."""
-        keep = min(common(self.river.sentences.ids, ids), len(ids) - 1)
+        keep = min(common(self.river.sentences.ids.tolist(), list(ids)), len(ids) - 1)
         self.turns, self.marks = [], []
         return self._reply(Said("user", ""), Plan(keep, list(ids[keep:])), options)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request
@@ -16,23 +15,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from warpcortex_cli import __version__
 from warpcortex_cli.errors import WarpError
-from warpcortex_cli.serve.chat import chat_completions, wanted_of
+from warpcortex_cli.serve.chat import chat_completions
 from warpcortex_cli.serve.completions import completions
 from warpcortex_cli.serve.faults import Fault, fault_of
-from warpcortex_cli.serve.reading import GoneError, follow
+from warpcortex_cli.serve.page import page
+from warpcortex_cli.serve.reading import GoneError
 from warpcortex_cli.serve.responses import responses
 from warpcortex_cli.serve.service import Service
-from warpcortex_cli.serve.sse import EventStream, sse
 from warpcortex_cli.serve.status import health, metrics, models
+from warpcortex_cli.serve.typed import typed_events
 from warpcortex_cli.serve.wire import ChatRequest, CompletionRequest, ResponseRequest
 
-PAGE = Path(__file__).with_name("page.html")
-_HEADERS = {
-    "content-security-policy": "default-src 'none'; connect-src 'self'; style-src 'unsafe-inline'; "
-    "script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-}
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 _OPEN = ("/", "/health")  # paths that need no key: they tell nothing of anybody
 
@@ -50,9 +43,11 @@ def app_of(service: Service) -> FastAPI:
     app.add_middleware(_Door, service=service)
     _say_errors(app)
 
+    text, headers = page()
+
     @app.get("/", include_in_schema=False)
-    async def page() -> Response:
-        return HTMLResponse(PAGE.read_text(encoding="utf-8"), headers=_HEADERS)
+    async def get_page() -> Response:
+        return HTMLResponse(text, headers=headers)
 
     @app.get("/health")
     async def get_health() -> Response:
@@ -87,13 +82,7 @@ def app_of(service: Service) -> FastAPI:
     @app.post("/v1/warpcortex/events")
     async def post_events(body: ChatRequest, request: Request) -> Response:
         """The same as Chat Completions, answered by the engine's own typed events."""
-        jobs, _ = await service.chat(body, body.messages, wanted_of(body))
-
-        async def told() -> AsyncIterator[bytes]:
-            async for choice, event in follow(service.loop, jobs, request):
-                yield sse({"choice": choice, **event.to_json()}, event.name)
-
-        return await EventStream.begun(told(), service.limits.patience)
+        return await typed_events(service, body, request)
 
     return app
 

@@ -22,6 +22,8 @@ from warpcortex_cli.ui.answer import Shown
 
 _WORTH = 16  # tokens: fewer are read as fast as they are copied
 
+_MANY = 512  # conversations: each holds a little more than keys and values
+
 
 @dataclass
 class Kept:
@@ -103,12 +105,12 @@ class Shelf:
         """How many of the first tokens a session could give."""
         river = session.river
         held = min(river.shareable, len(ids) - 1)
-        return common(river.sentences.ids[:held], ids[:held]) if held > 0 else 0
+        return common(river.sentences.ids[:held].tolist(), ids[:held]) if held > 0 else 0
 
     def keep(self, kept: Kept) -> None:
         """Keeps a conversation, and drops those used longest ago that do not fit beside it."""
         self._kept.append(kept)
-        while self._kept and self.nbytes > self._budget:
+        while len(self._kept) > _MANY or (self._kept and self.nbytes > self._budget):
             self._kept.pop(0).session.close()
 
     def close(self) -> None:

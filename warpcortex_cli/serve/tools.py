@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from warpcortex_cli.engine.grammar import COMPACT
 from warpcortex_cli.engine.text import begun
 from warpcortex_cli.errors import UsageError
 from warpcortex_cli.prism.chat_format import ChatFormat
@@ -72,7 +73,7 @@ class Toolbox:
             }
             for n in names
         ]
-        schema = json.dumps(calls[0] if len(calls) == 1 else {"anyOf": calls})
+        schema = json.dumps({**(calls[0] if len(calls) == 1 else {"anyOf": calls}), "x-guidance": COMPACT})
         if not self.opening:
             return f"start: %json {schema}"
         return f'start: "{self.opening}\\n" %json {schema} "\\n{self.closing}"'

@@ -60,8 +60,8 @@ class Outbox:
     """
 
     def __init__(self, size: int) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._there = asyncio.Event()
+        self.loop = asyncio.get_running_loop()
+        self.there = asyncio.Event()
         self._lock = threading.Lock()
         self._items: deque[tuple[int, Item]] = deque()
         self._size = size
@@ -71,27 +71,31 @@ class Outbox:
     def full(self) -> bool:
         return len(self._items) >= self._size
 
-    def put(self, choice: int, items: Sequence[Item]) -> None:
-        """Adds events of a choice, from any thread."""
-        if not items:
-            return
+    def put(self, choice: int, items: Sequence[Item]) -> bool:
+        """Adds events of a choice, from any thread. Returns whether its reader has to be told, by `ring`."""
         with self._lock:
             was_empty = not self._items
             self._items.extend((choice, item) for item in items)
-        if was_empty:
-            with suppress(RuntimeError):  # the event loop is closed, and nobody reads any more
-                self._loop.call_soon_threadsafe(self._there.set)
+        return was_empty and bool(items)
 
     async def take(self) -> list[tuple[int, Item]]:
         """All that is there, at least one, each with its choice."""
-        await self._there.wait()
+        await self.there.wait()
         with self._lock:
-            self._there.clear()
+            self.there.clear()
             full, found = self.full, list(self._items)
             self._items.clear()
         if full:
             self.emptied()
         return found
+
+
+def ring(outboxes: Sequence[Outbox]) -> None:
+    """Tells readers that there is something for them; each event loop once, because to wake one is a system call."""
+    for loop in {outbox.loop for outbox in outboxes}:
+        there = [outbox.there.set for outbox in outboxes if outbox.loop is loop]
+        with suppress(RuntimeError):  # it is closed, and nobody reads any more
+            loop.call_soon_threadsafe(lambda there=there: [tell() for tell in there])  # type: ignore[misc]
 
 
 class Job:

@@ -18,7 +18,7 @@ from warpcortex_cli.events import Event, RiverFinished, RiverStarted, RiverText,
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.profile import Profile
 from warpcortex_cli.serve.faults import BusyError, TooLongError
-from warpcortex_cli.serve.job import Failed, Job, Over
+from warpcortex_cli.serve.job import Failed, Item, Job, Outbox, Over, ring
 from warpcortex_cli.serve.limits import Limits
 from warpcortex_cli.serve.shelf import Kept, Shelf, prompt_ids
 from warpcortex_cli.ui.answer import Answer, Shown
@@ -81,6 +81,7 @@ class Loop:
         self._waiting: deque[Job] = deque()
         self._running: dict[Job, Writing] = {}
         self.kept_bytes = 0
+        self._filled: list[Outbox] = []  # whose readers have not been told yet
         self._stopping = False
         self._asked = 0  # jobs that were handed in and are not over; counted where they are handed in
         self._lock = threading.Lock()
@@ -134,14 +135,17 @@ class Loop:
             self._obey()
             self._admit()
             self._look_at_clock()
+            self._ring()
             if all(job.paused is not None for job in self._running):
                 continue  # `_obey` waits for orders
             stepped = self.stepper.step()
             self.counters.steps += 1
             for job in [job for job in self._running if job.paused is None]:
                 self._advance(job, stepped)
+            self._ring()
             if not stepped and self._running:
                 self.stepper.rest()
+        self._ring()
         self.shelf.close()
 
     def _obey(self) -> None:
@@ -202,10 +206,20 @@ class Loop:
             self._count(event)
             if isinstance(event, RiverText):
                 writing.answer.feed(event)
-        job.outbox.put(job.choice, events)
+        self._put(job, events)
         if job.outbox.full and job.paused is None and job.session is not None:
             job.paused = time.monotonic()
             self.stepper.leave(job.session.conversation)
+
+    def _put(self, job: Job, items: Sequence[Item]) -> None:
+        if job.outbox.put(job.choice, items):
+            self._filled.append(job.outbox)
+
+    def _ring(self) -> None:
+        """Tells the readers of what was put since the last time."""
+        if self._filled:
+            ring(self._filled)
+            self._filled = []
 
     def _count(self, event: Event) -> None:
         counters = self.counters
@@ -239,20 +253,20 @@ class Loop:
     def _end(self, job: Job) -> None:
         self.counters.replies += 1
         self._close(job, keep=True, turns=True)
-        job.outbox.put(job.choice, [Over()])
+        self._put(job, [Over()])
 
     def _cancel(self, job: Job) -> None:
         if not job.over:
             self.counters.cancelled += 1
             self._close(job, keep=True)
-            job.outbox.put(job.choice, [Over()])
+            self._put(job, [Over()])
 
     def _fail(self, job: Job, error: Exception) -> None:
         self.counters.failed += 1
         self._close(job, keep=isinstance(error, UsageError))
         if not isinstance(error, WarpError):
             error = RunError(f"internal error ({type(error).__name__}: {str(error)[:200]}).")
-        job.outbox.put(job.choice, [Failed(error), Over()])
+        self._put(job, [Failed(error), Over()])
 
     def _close(self, job: Job, *, keep: bool, turns: bool = False) -> None:
         """Takes a reply off the steps. Its session is kept for those who go on from there, or begin alike."""

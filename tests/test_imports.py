@@ -15,6 +15,7 @@ STOREYS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
     ("lab",),  # what only developers run: nothing of the product knows it
     ("cli",),
+    ("api", "serve"),  # other programs: in Python, and over HTTP
     ("ui",),
     ("eval",),
     ("bench", "adapt"),

@@ -30,11 +30,12 @@ Listener = Callable[[Event], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RiverStarted(Event):
-    """The River began a user turn; `prompt_tokens` are to be prefilled."""
+    """The River began a user turn; `prompt_tokens` are to be prefilled, behind those that it holds already (`held`)."""
 
     name: ClassVar[str] = "river_started"
     turn: int
     prompt_tokens: int
+    held: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +60,20 @@ class RiverText(Event):
     request: bool = False
     thinking: bool = False
     stream: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RiverToken(Event):
+    """A token of the reply and its log-probability, where a reader asked for them.
+
+    `likeliest`: the likeliest tokens there, each as number, text and log-probability.
+    """
+
+    name: ClassVar[str] = "river_token"
+    token: int
+    text: str
+    log_probability: float
+    likeliest: tuple[tuple[int, str, float], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,7 +179,7 @@ class GateDecided(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamEnded(Event):
-    """The Stream's final state: injected, rejected, expired, cancelled or failed, and why."""
+    """The Stream's final state: injected, rejected, expired, cancelled or failed, why, and its thought, if any."""
 
     name: ClassVar[str] = "stream_ended"
     id: int
@@ -172,6 +187,7 @@ class StreamEnded(Event):
     reason: str
     tokens: int
     seconds: float
+    thought: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

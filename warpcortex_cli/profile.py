@@ -32,6 +32,8 @@ Positive = Annotated[int, Field(ge=1, le=1_000_000)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
+Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
+
 Adapter = Annotated[str, Field(min_length=1)]
 _ADAPTER = "A LoRA adapter: a folder as PEFT writes it, org/name in the Hugging Face cache, or a name for --adapter."
 Threshold = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]  # a raw cosine may be negative
@@ -462,6 +464,12 @@ class Sampling(_Settings):
     repetition_penalty: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] | None = Field(
         default=None, description="Above 1 makes tokens that are there already less likely; 1: no effect."
     )
+    presence_penalty: Penalty | None = Field(
+        default=None, description="Taken off the logit of each token that the reply holds already, as in OpenAI's API."
+    )
+    frequency_penalty: Penalty | None = Field(
+        default=None, description="The same for each time that the reply holds the token."
+    )
 
 
 class MemorySettings(_Settings):
@@ -569,13 +577,15 @@ class Profile(_Settings):
         """A copy with no memory window: the River's tail may fill the model's whole context."""
         return self.model_copy(update={"memory": self.memory.model_copy(update={"window": None})})
 
-    def sampled(self, sampling: Mapping[str, float], stop: Sequence[str]) -> Profile:
-        """A copy with some of the River's sampling settings replaced and more stop texts."""
-        ends = (*self.river.stop, *(text for text in stop if text))
+    def sampled(self, sampling: Mapping[str, float], stop: Sequence[str], max_tokens: int | None = None) -> Profile:
+        """A copy with some of the River's sampling settings replaced, more stop texts, and another longest reply."""
+        changed: dict[str, Any] = {"stop": (*self.river.stop, *(text for text in stop if text))}
+        if max_tokens is not None:
+            changed["max_tokens"] = max_tokens
         return self.model_copy(
             update={
                 "sampling": self.sampling.model_copy(update=dict(sampling)),
-                "river": self.river.model_copy(update={"stop": ends}),
+                "river": self.river.model_copy(update=changed),
             }
         )
 

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from tests.engine.conftest import make_profile
 from warpcortex_cli import events as ev
-from warpcortex_cli.engine.as_text import NOTES_BREAK
+from warpcortex_cli.engine.dialogue import NOTES_BREAK
 from warpcortex_cli.engine.session import Session
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.ui.answer import Answer

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -47,6 +46,7 @@ def calibrate(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measure how unrelated thoughts score with a model, and the best threshold. `chat` and `ask` use both."""
+    from warpcortex_cli.engine.calibration import path_for
     from warpcortex_cli.eval.calibrate import calibrate as measure
 
     prism, settings = open_prism(model=model, profile=profile, options=LoadOptions(device, dtype, quantize))
@@ -62,7 +62,7 @@ def calibrate(
             f"for {prism.name} the Gate's score does not tell good thoughts from bad ones (area {found.area:.2f}).",
             "Nothing was kept; the defaults stay in use. `/gate 0` lets everything pass.",
         )
-    path = _path(prism)
+    path = path_for(prism)
     try:
         found.save(path)
     except OSError as error:
@@ -102,8 +102,10 @@ def forget(
     quantize: QuantizeOption = AUTO,
 ) -> None:
     """Delete a model's stored calibration."""
+    from warpcortex_cli.engine.calibration import path_for
+
     prism, _ = open_prism(model=model, profile=None, options=LoadOptions(device, dtype, quantize))
-    path = _path(prism)
+    path = path_for(prism)
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
@@ -113,24 +115,14 @@ def forget(
 
 def stored_calibration(prism: Prism) -> Calibration | None:
     """This model's calibration, or None. A damaged one is reported and not used."""
-    from warpcortex_cli.engine.calibration import Calibration, calibration_folder
+    from warpcortex_cli.engine.calibration import path_for, stored
 
-    if not calibration_folder().is_dir():  # nothing was ever calibrated, so no fingerprint of the weights is needed
-        return None
-    path = _path(prism)
     try:
-        return Calibration.load(path)
+        return stored(prism)
     except ValueError as error:
-        words = f"the Gate's calibration in {path} cannot be read ({one_line(str(error), 120)}); "
+        words = f"the Gate's calibration in {path_for(prism)} cannot be read ({one_line(str(error), 120)}); "
         stderr_console().print(Text(f"{words}run `warpcortex gate calibrate` again. Defaults are used.", style="dim"))
         return None
-
-
-def _path(prism: Prism) -> Path:
-    from warpcortex_cli.engine.calibration import calibration_path
-    from warpcortex_cli.prism.fingerprint import fingerprint
-
-    return calibration_path(fingerprint(prism))
 
 
 def _words(prism: Prism, found: Calibration) -> str:

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from warpcortex_cli.errors import ProfileError, UsageError, WarpError
 from warpcortex_cli.phases import phase
+from warpcortex_cli.prism.opening import AUTO, choose, loaded
 from warpcortex_cli.prism.options import USUAL, LoadOptions
 from warpcortex_cli.results import FLAG, HELP, recorded
 from warpcortex_cli.ui.safe import SafeConsole, clean
@@ -24,13 +25,11 @@ from warpcortex_cli.ui.terminal import Forgiving
 
 if TYPE_CHECKING:
     from warpcortex_cli.prism.prism import Prism
-    from warpcortex_cli.prism.source import ModelSource
     from warpcortex_cli.profile import Profile
 
 Report = Callable[[str, int, int], None]  # (what, how much is done, of how much)
 INTERRUPTED = 130
 _stopped = ContextVar("stopped", default=False)  # whether Ctrl-C has cut the work short
-AUTO = "auto"
 QUANTIZERS = (AUTO, "none", "bf16", "int8", "int4", "file")
 DTYPES = ("auto", "fp32", "bf16", "fp16")
 _FOR_INSTRUCTION_MODELS = ("assistant", "council", "math", "reviewer")
@@ -289,7 +288,7 @@ def open_prism(
     console = stderr_console()
     doing = f"loading {clean(source.name)}" + (" and compiling its layers" if options.compiled else "")
     with console.status(Text(doing, style="dim")):
-        prism = _loaded(source, options)
+        prism = loaded(source, options)
     kind = kept_in(prism) + (", compiled" if options.compiled else "")
     line = f"model {source.name} on {prism.device} ({kind}), profile {settings.name}"
     if source.kind == "pocket" and settings.name in _FOR_INSTRUCTION_MODELS:
@@ -301,49 +300,12 @@ def open_prism(
     return prism, settings
 
 
-def _loaded(source: ModelSource, options: LoadOptions) -> Prism:
-    """Loads the model. torch and transformers take seconds to import, so only here, and as little as possible."""
-    from warpcortex_cli.prism.lean import lean
-    from warpcortex_cli.process import importing
-
-    def load() -> Prism:
-        with importing(), phase("importing transformers"):
-            from warpcortex_cli.prism.prism import Prism
-            from warpcortex_cli.probes.memory import keep
-
-        prism = Prism.opened(source, options)
-        keep()
-        return prism
-
-    if options.compiled:
-        return load()
-    with lean() as found:
-        try:
-            return load()
-        except (ImportError, AttributeError, WarpError):
-            if not found.missed:
-                raise
-    return load()  # again, with everything that transformers imports
-
-
 def kept_in(prism: Prism) -> str:
     """A model's compute type and the format of its packed weights, as text for people."""
     from warpcortex_cli.prism.load import name_of
 
     words = {"none": "", "file": ", weights as in the file"}
     return name_of(prism.dtype) + words.get(prism.quantize, f", weights {prism.quantize}")
-
-
-def choose(model: str | None, profile: str | None) -> tuple[ModelSource, Profile]:
-    """Model and profile from -m and -p. Nothing is loaded, so mistakes show at once."""
-    from warpcortex_cli.prism.source import resolve_model
-    from warpcortex_cli.profile import load_profile
-
-    if profile is None or profile == AUTO:
-        source = resolve_model(model)
-        return source, load_profile("pocket" if source.kind == "pocket" else "assistant")
-    settings = load_profile(profile)
-    return resolve_model(model, settings.model), settings
 
 
 def with_adapters(settings: Profile, given: Sequence[str] | None) -> Profile:

@@ -233,6 +233,7 @@ class Archive:
             anchor = int(kept["anchor"]) if "anchor" in kept else min(max(0, stood), river.length)
             held[stream] = Aside(stream, text, anchor, kv)
         river.asides.keep(held[s] for s in state.asides if s in held)
+        river.mixed_from = 0  # nobody knows what was read beside what
         self._stored = _Stored(dict(held), tuple(found.turns), state, blocks)
         session.turns = list(found.turns)
         session.marks = [

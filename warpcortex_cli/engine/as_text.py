@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from warpcortex_cli.engine.dialogue import NOTES_BREAK
 from warpcortex_cli.engine.river import River
 from warpcortex_cli.engine.stream import Stream
 from warpcortex_cli.engine.turn import Asked, Turn
 from warpcortex_cli.events import ThoughtInlined
-
-NOTES_BREAK = "\n\n"  # between notes, passages and the user's words
 
 
 def into_reply(river: River, turn: Turn, stream: Stream) -> ThoughtInlined | None:

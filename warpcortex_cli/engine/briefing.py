@@ -30,6 +30,10 @@ class Briefing:
         """Drops the newest Synapse: the River it was taken from has changed."""
         self.synapse = None
 
+    def share(self, other: Briefing) -> None:
+        """Takes over another one's Synapse, which never changes."""
+        self.synapse, self._version = other.synapse, other._version
+
     def prepare(self, profile: Profile) -> None:
         """Measures once for a model which heads focus sets use. It can take seconds, so not within a reply."""
         if profile.synapse.focus and any(role.synapse for role in profile.roles):

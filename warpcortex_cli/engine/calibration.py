@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from platformdirs import user_data_path
+
+if TYPE_CHECKING:
+    from warpcortex_cli.prism.prism import Prism
 
 _VERSION = 2
 
@@ -66,3 +70,21 @@ def calibration_folder() -> Path:
 def calibration_path(fingerprint: str) -> Path:
     """Where the calibration of a model is kept."""
     return calibration_folder() / f"{fingerprint}.json"
+
+
+def path_for(prism: Prism) -> Path:
+    """Where a model's calibration is kept."""
+    from warpcortex_cli.prism.fingerprint import fingerprint
+
+    return calibration_path(fingerprint(prism))
+
+
+def stored(prism: Prism) -> Calibration | None:
+    """A model's stored calibration, or None.
+
+    Raises:
+        ValueError: it is damaged, or of another version.
+    """
+    if not calibration_folder().is_dir():  # nothing was ever calibrated, so no fingerprint of the weights is needed
+        return None
+    return Calibration.load(path_for(prism))

@@ -14,14 +14,14 @@ from warpcortex_cli.engine.pacing import Promise
 from warpcortex_cli.engine.probing import Probes
 from warpcortex_cli.engine.river import QUERY_WINDOW, Mark, River
 from warpcortex_cli.engine.router import Router
-from warpcortex_cli.engine.sampling import SamplingError
+from warpcortex_cli.engine.sampling import AS_USUAL, ReplyOptions, SamplingError, likeliest
 from warpcortex_cli.engine.states import RiverState
 from warpcortex_cli.engine.stepper import Part, Plan
 from warpcortex_cli.engine.stream import Stream
 from warpcortex_cli.engine.turn import Turn
 from warpcortex_cli.engine.workers.base import Host
 from warpcortex_cli.errors import RunError
-from warpcortex_cli.events import RiverPrefilled, RiverWaiting
+from warpcortex_cli.events import RiverPrefilled, RiverToken, RiverWaiting
 from warpcortex_cli.pattern import compile_re2
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.rows import Row, RowResult
@@ -103,6 +103,7 @@ class Conversation:
         notes: str = "",
         question: int | None = None,
         reworded: Callable[[str], list[int] | None] = lambda passage: None,
+        options: ReplyOptions = AS_USUAL,
     ) -> None:
         """Queues a user turn and lets the River write.
 
@@ -110,8 +111,10 @@ class Conversation:
             words: the user's; they are the task of roles that start at a turn.
             notes: what the user loaded before.
             question, reworded: as in `Turn`; None: all tokens are the question's.
+            options: what is asked of this reply.
         """
         self.probes.drop()
+        self.river.asked(options)
         self.turn = self._new_turn()
         self.turn.question, self.turn.reworded = len(ids) if question is None else question, reworded
         self._queue(ids, RiverState.PREFILL)
@@ -150,7 +153,7 @@ class Conversation:
         self.crew.admit()
         self.crew.collect()
         self._resume()
-        row, ready = self.river.row(), self.crew.ready()
+        ready = self.crew.ready()
 
         def others(width: int) -> list[Part]:
             # Thoughts on their way in come before Streams that go on: they are nearly done.
@@ -158,9 +161,16 @@ class Conversation:
             first += self.probes.parts(width - sum(len(p.row.tokens) for p in first))
             return [*first, *self.crew.parts(ready, width - sum(len(p.row.tokens) for p in first))]
 
-        river = None if row is None else Part(row, self._absorbing(row), self._contained, rivers=True)
         wanted = sum(r.wanted for r in ready) + self.crew.entrance.wanted + self.probes.wanted
-        return Plan(river, wanted, others)
+        return Plan(self.river.wanted, self._own_part, wanted, others)
+
+    def _own_part(self, room: int) -> Part | None:
+        """The River's row, unless it fails to be made."""
+        part: Part | None = None
+        with self._contained():
+            row = self.river.row(room)
+            part = Part(row, self._absorbing(row), self._contained, rivers=True)
+        return part
 
     @contextmanager
     def _contained(self) -> Iterator[None]:
@@ -206,10 +216,24 @@ class Conversation:
         elif turn.repeats(token):
             self._at_end("loop")
         else:
+            self._tell(token, result)
             self._write(token)
+
+    def _tell(self, token: int, result: RowResult) -> None:
+        """Tells how likely a token was, if that is asked for."""
+        count = self.river.options.likeliest
+        if count is None or result.newest is None:
+            return
+        own, best = likeliest(result.newest, token, count)
+        decode = self.prism.decode
+        told = tuple((other, decode([other]), round(score, 6)) for other, score in best)
+        self.journal.write(RiverToken(token=token, text=decode([token]), log_probability=round(own, 6), likeliest=told))
 
     def _chosen(self, result: RowResult) -> int:
         drawn = self.river.choose(result)
+        if isinstance(drawn, SamplingError) and self.river.options.changes:
+            said = "nothing can follow that the grammar or the bias of this reply allows"
+            raise RunError(f"{said}: {drawn}.", "The tokens of this model may be unable to write it.")
         if isinstance(drawn, SamplingError):
             hint = more_exact(self.prism.dtype, self.prism.quantize)
             raise RunError(f"the model produced no usable next token: {drawn}.", hint)
@@ -220,6 +244,8 @@ class Conversation:
     def _write(self, token: int) -> None:
         """Takes a token of the reply and acts on it: requests, pauses, the end."""
         river, turn = self.river, self.turn
+        if river.options.grammar is not None:
+            river.options.grammar.take(token)
         self._say(token)
         if turn.written % QUERY_WINDOW == 0 or turn.builder.text.endswith("\n"):
             river.recall_again(turn.asked)
@@ -257,7 +283,7 @@ class Conversation:
 
     def _spawn(self, role: Role, task: str, groups: Mapping[str, str], at: int | None = None) -> None:
         """Starts a Stream unless its role's limit is reached. `at`: where in the reply it was requested."""
-        if not self.turn.may_start(role):
+        if not self.turn.may_start(role) or not self._may_come(role):
             return
         stream = self.crew.spawn(role, task, groups, at)
         if stream is not None:
@@ -265,10 +291,14 @@ class Conversation:
             if role.awaits:
                 self.turn.awaiting.append(stream)
 
+    def _may_come(self, role: Role) -> bool:
+        """Whether its thoughts may arrive as they do: text that keeps to a grammar is the River's alone."""
+        return self.river.options.grammar is None or role.arrives != "inline"
+
     def _starting(self, at: str, words: str, notes: str = "") -> Iterator[tuple[Role, str, dict[str, str]]]:
         """Roles that start by themselves at this moment, each with its task and groups, if the words fit."""
         for role in self.profile.roles if words and self.crew.spawning else ():
-            found = matched(role, words) if role.starts == at else None
+            found = matched(role, words) if role.starts == at and self._may_come(role) else None
             if found is not None:
                 groups = {**found, "notes": notes}
                 if self.crew.wants(role, found["task"], groups):
@@ -325,7 +355,7 @@ class Conversation:
     def _at_end(self, reason: str) -> None:
         """The River wants to stop; it is held while Streams that it requested still think."""
         self.turn.finish_reason = reason
-        if reason == "stop" and self.alive:
+        if reason == "stop" and self.alive and self.river.options.grammar is None:
             self._wait(RiverState.HELD)
         else:
             self.river.state = RiverState.IDLE

@@ -26,6 +26,10 @@ from warpcortex_cli.profile import Profile, Role
 STEP_PREFILL_TOKENS = 512  # over all Streams: bounds the activations when many start at once
 
 
+# What is injected by somebody else has a role, too, so that it is seen and counted as other thoughts are.
+_GIVEN = Role.model_validate({"name": "given", "starts": "turn", "judged": False, "synapse": False})
+
+
 class Ready(NamedTuple):
     """A Stream that wants `wanted` tokens in the next step."""
 
@@ -117,6 +121,16 @@ class Crew:
         self._journal.write(StreamSpawned(id=number, role=stream.role.name, task=stream.task))
         if len(self.streams.alive) > self._profile.limits.queue:
             self.end(stream, StreamState.CANCELLED, "the queue of Streams is full")
+        return stream
+
+    def give(self, text: str) -> Stream:
+        """A Stream whose thought is given from outside, and goes to the River as any other, without being judged."""
+        stream = Stream(self.streams.spawned + 1, _GIVEN, "", {}, self._journal.now())
+        stream.judged = False
+        self.streams.add(stream)
+        self._journal.write(StreamSpawned(id=stream.id, role=stream.role.name, task=stream.task))
+        with self.contained(stream):
+            self.offer(stream, Thought(text))
         return stream
 
     def admit(self) -> None:
@@ -271,8 +285,11 @@ class Crew:
                 give_back()
         seconds = stream.ended - stream.spawned
         self._journal.write(
-            StreamEnded(id=stream.id, state=stream.state, reason=reason, tokens=stream.tokens, seconds=seconds)
-        )
+            StreamEnded(
+                id=stream.id, state=stream.state, reason=reason, tokens=stream.tokens, seconds=seconds,
+                thought=stream.thought.text,
+            )
+        )  # fmt: skip
 
     def cancel_all(self, reason: str) -> None:
         """Cancels all Streams that are alive."""

@@ -174,7 +174,7 @@ class Entrance:
             self._journal.write(ThoughtWithdrawn(id=stream.id, reason="replaced"))
         while staying and sum(a.tokens for a in staying) + aside.tokens > self._budget:
             leaving.append(staying.pop(0))
-        self.river.asides.keep([*staying, aside])  # if memory runs out here, nothing has changed
+        self.river.inject([*staying, aside])  # if memory runs out here, nothing has changed
         self.injected += 1
         for old in leaving:
             self._journal.write(ThoughtWithdrawn(id=old.stream, reason="budget"))

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
+from typing import Literal
 
 import torch
 
 from warpcortex_cli.engine.asides import Aside, Asides
 from warpcortex_cli.engine.past import Past
-from warpcortex_cli.engine.sampling import Sampler, SamplingError, sample
+from warpcortex_cli.engine.sampling import AS_USUAL, ReplyOptions, Sampler, SamplingError, sample
 from warpcortex_cli.engine.states import RIVER_MOVES, RiverState, moved
 from warpcortex_cli.engine.text import Sentences, words_of
 from warpcortex_cli.engine.turn import Asked
@@ -97,6 +98,8 @@ class River:
 
     Attributes:
         holding: how many of the last tokens of a prompt are held back for now.
+        options: what is asked of its reply.
+        mixed_from: the number of the first token that was read beside a thought; None: there is none.
     """
 
     def __init__(self, prism: Prism, profile: Profile, seed: int) -> None:
@@ -113,6 +116,8 @@ class River:
         self._seed = seed
         self._sampling: Sampling | None = None
         self.sampler = Sampler()
+        self.options = AS_USUAL
+        self.mixed_from: int | None = None
         self.hidden = torch.zeros(0, prism.hidden_size)  # last hidden state of its newest token, [<= 1, hidden_size]
         self._queries: list[torch.Tensor] = []  # of its newest rows
         self.unchanged = 0  # first tokens that have not changed since they were saved
@@ -145,6 +150,14 @@ class River:
         self.past.use(profile.memory, self.settings.adapter)
         self.lay_out()
 
+    def asked(self, options: ReplyOptions) -> None:
+        """Takes what is asked of its next reply."""
+        self.options = options
+        if options.seed is not None:
+            assert self._sampling is not None
+            self.sampler = Sampler.of(self._sampling, self.prism.sampling, options.seed)
+        self.sampler.change = options.changed if options.changes else None
+
     @property
     def position(self) -> int:
         """The position of the next token."""
@@ -158,6 +171,19 @@ class River:
     def length(self) -> int:
         """The number of its tokens, those in its past included."""
         return self.past.tokens + self.tail.length
+
+    @property
+    def shareable(self) -> int:
+        """How many of its first tokens have keys and values that depend on these tokens alone."""
+        if self.past.tokens:  # what has been recalled stood beside the others
+            return 0
+        return self.tail.length if self.mixed_from is None else self.mixed_from
+
+    def inject(self, asides: Iterable[Aside]) -> None:
+        """Makes these thoughts what its next tokens are read beside. Raises as `Asides.keep` does."""
+        self.asides.keep(asides)
+        if self.mixed_from is None:
+            self.mixed_from = self.length
 
     def queue(self, ids: list[int]) -> None:
         """Tokens to prefill before the River writes on."""
@@ -173,17 +199,19 @@ class River:
 
     # -- rows ---------------------------------------------------------------------------------------------------
 
-    def row(self) -> Row | None:
-        """The River's row of the next step, or None."""
-        if self.state not in _AT_WORK or not self.pending:
-            return None
-        count = min(self._chunk, len(self.pending) - self.holding)
-        if count <= 0:
-            return None
-        tokens = [self.pending.popleft() for _ in range(count)]
+    @property
+    def wanted(self) -> int:
+        """Tokens of its row of the next step; 0: it takes no part."""
+        at_work = self.state in _AT_WORK and self.pending
+        return max(0, min(self._chunk, len(self.pending) - self.holding)) if at_work else 0
+
+    def row(self, room: int = PREFILL_CHUNK) -> Row:
+        """Its row of the next step, with at most `room` tokens."""
+        tokens = [self.pending.popleft() for _ in range(min(self.wanted, room))]
         assert self.position + len(tokens) <= self.prism.max_context, "a step reads more than its tail may hold"
         silent = self.pending or self.state == RiverState.READING
-        return self.reads().row(tokens, self.tail, "none" if silent else self.sampler.asks, queries=True)
+        asks: Literal["largest", "last"] = "last" if self.options.likeliest is not None else self.sampler.asks
+        return self.reads().row(tokens, self.tail, "none" if silent else asks, queries=True)
 
     def absorb(self, row: Row, result: RowResult) -> None:
         """Takes its row's result: the tokens are in the cache now."""
@@ -196,6 +224,10 @@ class River:
             self._queries.append(result.queries[:, :, -QUERY_WINDOW:].clone())
             while sum(q.shape[2] for q in self._queries[1:]) >= QUERY_WINDOW:
                 self._queries.pop(0)
+
+    def newest_like(self, other: River) -> None:
+        """Takes over what another one's newest rows gave, for the same tokens."""
+        self.hidden, self._queries = other.hidden.clone(), list(other._queries)
 
     @property
     def queries(self) -> torch.Tensor | None:
@@ -344,8 +376,11 @@ class River:
     def choose(self, result: RowResult) -> int | SamplingError:
         """Its next token, chosen from the result of its last row."""
         assert result.largest is not None
-        seen = self.sentences.ids[self.past.tokens :] if self.sampler.penalizes else ()
-        return sample(result.newest, result.largest, self.sampler, seen)
+        if not self.sampler.penalizes:
+            return sample(result.newest, result.largest, self.sampler)
+        ids = self.sentences.ids
+        reply = ids[len(ids) - self.sentences.newest_own :]
+        return sample(result.newest, result.largest, self.sampler, ids[self.past.tokens :], reply)
 
     # -- going back ---------------------------------------------------------------------------------------------
 
@@ -364,5 +399,7 @@ class River:
         self.sentences.truncate(mark.tokens)
         self.unchanged = min(self.unchanged, mark.tokens, self.past.tokens or mark.tokens)
         self.asides.keep(mark.asides)
+        if self.mixed_from is not None and self.mixed_from >= mark.tokens:
+            self.mixed_from = mark.tokens if len(self.asides) else None
         self.drop_pending()
         self.state = RiverState.IDLE

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import Literal
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -16,6 +18,50 @@ _FIRST_SORTED = 512  # most probable tokens to look at before the whole vocabula
 
 class SamplingError(ValueError):
     """One row's logits allow no choice. It is returned for that row, so that other rows are not affected."""
+
+
+class Grammar(Protocol):
+    """What a text must keep to, and how far it has come."""
+
+    def allowed(self) -> Tensor:
+        """Which tokens may come next: [vocabulary], bool."""
+        ...
+
+    def take(self, token: int) -> None:
+        """Takes the next token."""
+        ...
+
+
+@dataclass(frozen=True)
+class ReplyOptions:
+    """What somebody asks of one reply, beside what the profile says.
+
+    Attributes:
+        seed: of its draws; None: they go on from those before.
+        grammar: what its text keeps to. No thought then arrives inline, and nothing is written behind its end.
+        bias: added to logits, by token.
+        likeliest: how many of the likeliest tokens are told at each token, with log-probabilities; None: none is told.
+    """
+
+    seed: int | None = None
+    grammar: Grammar | None = None
+    bias: Mapping[int, float] = field(default_factory=dict)
+    likeliest: int | None = None
+
+    @property
+    def changes(self) -> bool:
+        """Whether logits are changed before a token is chosen."""
+        return self.grammar is not None or bool(self.bias)
+
+    def changed(self, row: Tensor) -> Tensor:
+        """Logits [vocabulary] as they are to be chosen from; tokens that may not come are minus infinity."""
+        if self.bias:
+            places = torch.tensor([t for t in self.bias if t < len(row)], dtype=torch.long)
+            row = row.index_add(0, places, torch.tensor([self.bias[int(t)] for t in places], dtype=row.dtype))
+        return row if self.grammar is None else row.where(self.grammar.allowed(), -torch.inf)
+
+
+AS_USUAL = ReplyOptions()
 
 
 class Sampler:
@@ -34,6 +80,11 @@ class Sampler:
         min_p: tokens less probable than this share of the most probable one are not drawn (arXiv 2407.01082).
         repetition_penalty: divides positive logits of earlier tokens, and multiplies negative ones
             (CTRL, arXiv 1909.05858); 1: none.
+        presence_penalty: taken off the logit of each token that is written already.
+        frequency_penalty: the same, for each time that it is written.
+
+    Attributes:
+        change: changes logits [vocabulary] before a token is chosen.
 
     Raises:
         ValueError: a setting is outside of its range.
@@ -47,6 +98,8 @@ class Sampler:
         top_k: int = 0,
         min_p: float = 0.0,
         repetition_penalty: float = 1.0,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
     ) -> None:
         if not (math.isfinite(temperature) and temperature >= 0):
             raise ValueError(f"temperature must be 0 or more, not {temperature}")
@@ -60,7 +113,9 @@ class Sampler:
             raise ValueError(f"repetition_penalty must be above 0, not {repetition_penalty}")
         self.temperature, self.top_p, self.top_k, self.min_p = temperature, top_p, top_k, min_p
         self.repetition_penalty = repetition_penalty
+        self.presence_penalty, self.frequency_penalty = presence_penalty, frequency_penalty
         self.seed = seed
+        self.change: Callable[[Tensor], Tensor] | None = None
         self._generator: torch.Generator | None = None  # made on first use
 
     @classmethod
@@ -72,20 +127,28 @@ class Sampler:
     @property
     def penalizes(self) -> bool:
         """Whether a choice depends on earlier tokens."""
-        return self.repetition_penalty != 1
+        return self.repetition_penalty != 1 or self._counts
+
+    @property
+    def _counts(self) -> bool:
+        return bool(self.presence_penalty or self.frequency_penalty)
 
     @property
     def asks(self) -> Literal["largest", "last"]:
         """The logits that a row must ask for, so that this sampler can choose."""
-        return "last" if self.temperature or self.penalizes else "largest"
+        return "last" if self.temperature or self.penalizes or self.change else "largest"
 
-    def draw(self, logits: Tensor, seen: Iterable[int] = ()) -> int:
+    def draw(self, logits: Tensor, seen: Iterable[int] = (), written: Collection[int] = ()) -> int:
         """A token for finite-or-minus-infinity logits [vocabulary]; at least one is finite.
 
         Args:
             seen: earlier tokens, for the repetition penalty.
+            written: those of them that the agent wrote in this text, for the other two.
+
+        Raises:
+            SamplingError: no token is allowed.
         """
-        weights, order = self.weights(logits, seen)
+        weights, order = self.weights(logits, seen, written)
         if len(order) == 1:
             return int(order[0])
         if self._generator is None:
@@ -93,11 +156,17 @@ class Sampler:
         number = float(torch.rand((), generator=self._generator, dtype=torch.float64))
         return int(order[_pick(weights, number)])
 
-    def weights(self, logits: Tensor, seen: Iterable[int] = ()) -> tuple[Tensor, Tensor]:
+    def weights(self, logits: Tensor, seen: Iterable[int] = (), written: Collection[int] = ()) -> tuple[Tensor, Tensor]:
         """The tokens that may be drawn, [n], and their weights, float64 [n]; a weight may be zero."""
         row = logits.detach().to("cpu", torch.float64)
-        if self.penalizes:
+        if self.repetition_penalty != 1:
             row = self._penalized(row, seen)
+        if self._counts and written:
+            row = self._counted(row, written)
+        if self.change is not None:
+            row = self.change(row)
+            if not math.isfinite(float(row.max())):
+                raise SamplingError("no token is allowed")
         if not self.temperature:
             return torch.ones(1, dtype=torch.float64), row.argmax()[None]
         # Shifted before the division: a tiny temperature then gives -inf, not NaN.
@@ -118,6 +187,11 @@ class Sampler:
         changed = torch.where(scores < 0, scores * self.repetition_penalty, scores / self.repetition_penalty)
         return row.index_copy(0, places, changed)
 
+    def _counted(self, row: Tensor, written: Collection[int]) -> Tensor:
+        times = Counter(written)
+        taken = [self.presence_penalty + self.frequency_penalty * n for n in times.values()]
+        return row.index_add(0, torch.tensor(list(times)), -torch.tensor(taken, dtype=row.dtype))
+
     def _probable(self, weights: Tensor) -> Tensor:
         """Weights, scaled so that the largest is 1, without those that `min_p` removes."""
         return torch.where(weights < self.min_p, 0.0, weights)
@@ -136,15 +210,26 @@ def chosen(scores: Tensor, ids: Sequence[int]) -> Tensor:
     return scores.gather(1, torch.tensor(ids, device=scores.device)[:, None])[:, 0]
 
 
+def likeliest(logits: Tensor, token: int, count: int) -> tuple[float, list[tuple[int, float]]]:
+    """The log-probability of a token, and the `count` likeliest tokens with theirs. `logits`: [vocabulary]."""
+    scores = torch.log_softmax(logits.float(), 0)
+    best = scores.topk(min(count, len(scores)))
+    return float(scores[token]), list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+
+
 def sample(
-    logits: Tensor | None, largest: tuple[float, int], sampler: Sampler, seen: Iterable[int] = ()
+    logits: Tensor | None,
+    largest: tuple[float, int],
+    sampler: Sampler,
+    seen: Iterable[int] = (),
+    written: Collection[int] = (),
 ) -> int | SamplingError:
     """A token for one row, or what is wrong with its logits.
 
     Args:
         logits: [vocabulary], if the sampler asks for them.
         largest: the largest logit and its index; NaN if any logit is, as in `RowResult`.
-        seen: earlier tokens.
+        seen, written: as in `Sampler.draw`.
     """
     value, token = largest
     # The largest logit is infinite if one is, or if all are minus infinity.
@@ -153,4 +238,7 @@ def sample(
     if sampler.asks == "largest":
         return token
     assert logits is not None
-    return sampler.draw(logits, seen)
+    try:
+        return sampler.draw(logits, seen, written)
+    except SamplingError as error:
+        return error

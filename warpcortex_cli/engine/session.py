@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 
-from warpcortex_cli.engine.as_text import NOTES_BREAK
 from warpcortex_cli.engine.calibration import Calibration
 from warpcortex_cli.engine.contents import Said
 from warpcortex_cli.engine.conversation import Conversation
+from warpcortex_cli.engine.dialogue import As, notes, planned, written
+from warpcortex_cli.engine.forking import continue_like
 from warpcortex_cli.engine.journal import Journal
-from warpcortex_cli.engine.river import Mark, River, shown
+from warpcortex_cli.engine.river import Mark, River
+from warpcortex_cli.engine.sampling import AS_USUAL, ReplyOptions
 from warpcortex_cli.engine.states import RiverState, StreamState
 from warpcortex_cli.engine.stepper import Stepper
 from warpcortex_cli.engine.stream import Stream
@@ -18,11 +21,13 @@ from warpcortex_cli.engine.text import page_of
 from warpcortex_cli.engine.view import SessionView, StreamView, session_view, stream_view
 from warpcortex_cli.errors import UsageError
 from warpcortex_cli.events import Event, Listener, RiverFinished, RiverStarted
-from warpcortex_cli.prism.chat_format import Message, Plan, conversation
+from warpcortex_cli.prism.chat_format import Plan, Tools, Unusable, common
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.profile import Profile
 
-MOST_NOTES = 20_000  # characters that a tool searches
+# What somebody who steps several conversations runs for each: whenever it needs a step it yields the events so far, and
+# is sent whether anybody had something to do in that step.
+Steps = Generator[list[Event], bool, None]
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,7 @@ class Session:
         self._calibration = calibration
         self._journal = Journal(listeners)
         self._interrupted = False
+        self._tools: Tools = ()
         self._start(profile)
 
     def _start(self, profile: Profile) -> None:
@@ -137,32 +143,96 @@ class Session:
         plan = self._plan(said)
         self._begin(said)
         try:
-            self._prefill(self._rewritten(plan), progress)
+            self._read_now(plan, progress)
         except BaseException:  # Ctrl-C too: notes are read as a whole or not at all
             self._take_back()
             raise
         return len(plan.ids)
 
-    def _prefill(self, ids: list[int], progress: Callable[[int, int], None] | None) -> None:
-        river = self.river
-        self.conversation.read(ids)
-        while river.state == RiverState.READING and self.step():
+    def _read_now(self, plan: Plan, progress: Callable[[int, int], None] | None) -> None:
+        """Reads what a plan says, and answers nothing."""
+        for _ in self._stepped(self._reading(plan)):
             if progress:
-                progress(len(ids) - len(river.pending), len(ids))
+                total = self.conversation.turn.prompt_total
+                progress(total - len(self.river.pending), total)
+
+    def _reading(self, plan: Plan) -> Steps:
+        ids = yield from self._rewritten(plan)
+        yield from self._silently(ids)
+
+    def _silently(self, ids: list[int]) -> Steps:
+        """Reads tokens, and tells nobody."""
+        river, stepped = self.river, True
+        self.conversation.read(ids)
+        while river.state == RiverState.READING and stepped:
+            stepped = yield []
+            self.conversation.raise_fault()
         self._journal.drain()
 
-    def send(self, text: str) -> Iterator[Event]:
+    def _stepped(self, steps: Steps) -> Generator[list[Event], None, None]:
+        """Makes the steps that are needed. Yields the events before each."""
+        with closing(steps):
+            fresh = next(steps, None)
+            while fresh is not None:
+                yield fresh
+                stepped = self.stepper.step()
+                if not stepped and not self.river.idle:
+                    self.stepper.rest()
+                try:
+                    fresh = steps.send(stepped)
+                except StopIteration:
+                    return
+
+    def send(self, text: str, options: ReplyOptions = AS_USUAL) -> Iterator[Event]:
         """One user turn: yields events as they happen, the last one `RiverFinished`.
+
+        Raises:
+            UsageError: nothing was asked.
+        """
+        return self.sent(self.reply(text, options))
+
+    def sent(self, reply: Steps) -> Iterator[Event]:
+        """The events of a reply, for which the steps are made here."""
+        with closing(self._stepped(reply)) as steps:
+            for events in steps:
+                yield from events
+
+    def reply(self, text: str, options: ReplyOptions = AS_USUAL) -> Steps:
+        """The same for a caller that makes the steps itself, of several conversations at once.
 
         Raises:
             UsageError: nothing was asked.
         """
         if not text.strip():
             raise UsageError("the question is empty.", "Write what you want to know.")
-        said = Said("user", text)
-        return self._reply(said, self._plan(said))
+        return self.answer([*self.turns, Said("user", text)], options, self._tools)
 
-    def _reply(self, said: Said, plan: Plan) -> Iterator[Event]:
+    def answer(self, turns: Sequence[Said], options: ReplyOptions = AS_USUAL, tools: Tools = ()) -> Steps:
+        """Replies to a whole conversation. What the River holds of it already is not read again.
+
+        Args:
+            turns: the last one is the user's, or what a tool said.
+            tools: what the model may call; the caller finds the calls in its text.
+
+        Raises:
+            UsageError: the model's template has no place for such a conversation.
+        """
+        self._tools = tools
+        try:
+            plan = self._planned(turns)
+        except Unusable as error:
+            raise UsageError(f"the chat template of {self.prism.name} refuses this conversation ({error}).") from error
+        if self.turns != list(turns[:-1]):
+            self.turns, self.marks = list(turns[:-1]), []
+        return self._reply(turns[-1], plan, options)
+
+    def complete(self, ids: Sequence[int], options: ReplyOptions = AS_USUAL) -> Steps:
+        """Goes on with a text, given as tokens, in the place of a conversation. No role starts by itself."""
+        keep = min(common(self.river.sentences.ids.tolist(), list(ids)), len(ids) - 1)
+        self.turns, self.marks = [], []
+        return self._reply(Said("user", ""), Plan(keep, list(ids[keep:])), options)
+
+    def _reply(self, said: Said, plan: Plan, options: ReplyOptions) -> Steps:
         conversation, river, journal = self.conversation, self.river, self._journal
         self._begin(said)
         self._interrupted = False
@@ -170,20 +240,20 @@ class Session:
         began = journal.now()
         streams = conversation.crew.streams
         last_stream = streams.spawned
-        journal.write(RiverStarted(turn=len(self.marks), prompt_tokens=len(plan.ids)))
-        ids = self._rewritten(plan)
-        conversation.begin_turn(ids, said.text, self._notes(), self._question(ids, said), self._reworded)
+        journal.write(RiverStarted(turn=len(self.marks), prompt_tokens=len(plan.ids), held=plan.keep))
+        ids = yield from self._rewritten(plan)
+        question = self._question(ids, said)
+        conversation.begin_turn(ids, said.text, notes(self.turns), question, self._reworded, options)
         turn = conversation.turn
         turn.awaited = True
         rest, own = list[int](), 0
         reason = "interrupted"
         try:
             while not river.idle and not self._interrupted:
-                if not self.step() and not river.idle:
-                    if not conversation.alive:
-                        break
-                    self.stepper.rest()
-                yield from journal.drain()
+                stepped = yield journal.drain()
+                conversation.raise_fault()
+                if not (stepped or river.idle or conversation.alive):
+                    break
             reason = "interrupted" if self._interrupted else turn.finish_reason
         finally:
             turn.awaited = False
@@ -196,9 +266,9 @@ class Session:
             injected = [s for s in streams.since(last_stream) if s.state == StreamState.INJECTED]
             self._undoable = injected[-1].id if injected else None
             journal.write(RiverFinished(reason=reason, tokens=turn.written, seconds=journal.now() - began))
-        yield from journal.drain()
+        yield journal.drain()
         if rest and turn.written:  # a cut reply: its last token was shown, so it must be read
-            self._prefill(rest, None)
+            yield from self._silently(rest)
             river.sentences.claim(own)
 
     def _begin(self, said: Said) -> None:
@@ -206,18 +276,32 @@ class Session:
         self.marks.append(self.conversation.mark(len(self.turns)))
         self.turns.append(said)
 
+    def _plan(self, said: Said) -> Plan:
+        """What the River must read to hold the conversation with one more turn."""
+        return self._planned([*self.turns, said])
+
+    def _planned(self, turns: Sequence[Said], before: Sequence[Said] | None = None, passage: str = "") -> Plan:
+        """What it must read to hold these turns, with a passage before the last question.
+
+        Args:
+            before: the turns that it holds; None: all so far.
+        """
+        held = As(self.turns if before is None else before, self._passage)
+        return planned(self.river, held, As(turns, passage), self.conversation.turn.stopped, self._tools)
+
     def _reworded(self, passage: str) -> list[int] | None:
         """The tokens of the turn that has begun, with a passage before the question, of which nothing is read yet.
 
         None if that would change what the River has read. The passage leaves the context with the next turn.
         """
-        said, turns, river = self.turns[-1], self.turns[:-1], self.river
-        plan = self._template(said, turns, passage)
+        turns, before, river = self.turns, self.turns[:-1], self.river
+        held, stopped = As(before, self._passage), self.conversation.turn.stopped
+        plan = written(river, held, As(turns, passage), stopped, self._tools)
         known = list(river.sentences.ids[plan.keep :])
         if plan.ids[: len(known)] != known:
             if len(river.pending) != self.conversation.turn.prompt_total:
                 return None  # a page of this turn has been read already
-            plan, known = self._plan(said, turns, passage), []
+            plan, known = self._planned(turns, before, passage), []
             if plan.keep != river.length:
                 return None
         self._passage = passage
@@ -225,67 +309,14 @@ class Session:
 
     def _question(self, ids: list[int], said: Said) -> int:
         """How many of a turn's tokens stand behind the page that the user's words begin with."""
-        page = said.text[: page_of(said.text)]
+        page = said.text[: page_of(said.text)] if said.role == "user" else ""
         if not page or not any(role.arrives == "prompt" for role in self.profile.roles):
             return len(ids)
-        read = self._plan(replace(said, role="notes", text=page), self.turns[:-1]).ids
+        before = self.turns[:-1]
+        read = self._planned([*before, Said("notes", page)], before).ids
         return len(ids) - next((i for i, (a, b) in enumerate(zip(read, ids, strict=False)) if a != b), len(read))
 
-    def _plan(self, said: Said, turns: Sequence[Said] | None = None, passage: str = "") -> Plan:
-        """What the River must read to hold the conversation with one more turn.
-
-        Args:
-            turns: those before it; None: all so far.
-            passage: text that stands before its question.
-        """
-        river, turns = self.river, self.turns if turns is None else turns
-        plan = self._template(said, turns, passage)
-        if plan.keep < river.past.tokens:  # tokens in the past stay as they were read
-            words, opened = self._messages([*turns, said], passage)[-1].content, said.role == "notes"
-            return Plan(river.length, self.prism.chat.turn(words, river.settings.thinking, opened=opened))
-        return plan
-
-    def _template(self, said: Said, turns: Sequence[Said], passage: str) -> Plan:
-        """How the context comes to hold all of it as the template writes it."""
-        river, chat = self.river, self.prism.chat
-        held, opened = river.sentences, said.role == "notes"
-        own = len(held.own) - len(held.own.rstrip(b"\1"))
-        if self.conversation.turn.stopped:  # it wrote beyond the end of its reply, which is read again
-            own = 0
-        before, after = self._messages(turns, self._passage), self._messages([*turns, said], passage)
-        thinking = river.settings.thinking
-        return chat.plan(before, after, held.ids, own, opened=opened, thinking=thinking)
-
-    def _messages(self, turns: Sequence[Said], passage: str = "") -> list[Message]:
-        """The turns as messages for the template. Notes stand before the words that follow them.
-
-        Args:
-            passage: stands before the question in the newest words of the user.
-        """
-        river = self.river
-        words, messages = "", conversation(river.settings.prompt, *shown(river.settings))
-        newest = max((i for i, said in enumerate(turns) if said.role == "user"), default=None)
-        for i, said in enumerate(turns):
-            if said.role == "notes":
-                words += said.text.strip() + NOTES_BREAK
-            elif said.role == "user":
-                if i == newest and not words and not page_of(said.text):
-                    messages += shown(river.settings, said.text)
-                if passage and i == newest:
-                    cut = page_of(said.text)
-                    words += said.text[:cut] + passage + NOTES_BREAK
-                    said = replace(said, text=said.text[cut:])
-                messages.append(Message("user", words + said.text))
-                words = ""
-            else:
-                messages.append(Message("assistant", river.opened + said.text))
-        return [*messages, Message("user", words)] if words else messages
-
-    def _notes(self) -> str:
-        """All notes of the conversation, or the newest part of them."""
-        return NOTES_BREAK.join(t.text for t in self.turns if t.role == "notes")[-MOST_NOTES:]
-
-    def _rewritten(self, plan: Plan) -> list[int]:
+    def _rewritten(self, plan: Plan) -> Generator[list[Event], bool, list[int]]:
         """Takes back what the template now writes differently, and reads past replies again. Returns what is left."""
         river, self._passage = self.river, ""
         if plan.keep < river.length:
@@ -294,7 +325,7 @@ class Session:
         if not plan.said:
             return plan.ids
         read = plan.said[-1][1] - plan.keep
-        self._prefill(plan.ids[:read], None)
+        yield from self._silently(plan.ids[:read])
         for first, last in plan.said:
             river.sentences.wrote(first, last)
         return plan.ids[read:]
@@ -322,6 +353,19 @@ class Session:
         del self.turns[mark.turns :]
         self.conversation.rewind(mark)
         return text
+
+    def inject(self, text: str) -> Stream:
+        """Puts a thought beside the River: at once, or in the next steps of a reply that is being written.
+
+        Raises:
+            UsageError: it is empty.
+        """
+        if not text.strip():
+            raise UsageError("the thought is empty.", "Write what the River should know.")
+        stream = self.conversation.crew.give(text.strip())
+        while self.river.idle and not stream.final and self.step():
+            pass
+        return stream
 
     def withdraw(self, stream: int, reason: str) -> None:
         """Removes a Stream's thought from the River's attention. What the River wrote meanwhile stays."""
@@ -386,6 +430,28 @@ class Session:
     def transcript(self) -> list[Said]:
         return list(self.turns)
 
+    # -- beginning alike -----------------------------------------------------------------------------------------
+
+    def fork(self) -> Session:
+        """Another session that holds the same conversation, and its Synapse. Each goes on in its own way.
+
+        Raises:
+            UsageError: a reply is being written.
+        """
+        if not self.river.idle:
+            raise UsageError("a conversation cannot be forked while a reply is written.", "Wait for its end.")
+        other = Session(
+            self.prism, self.profile, seed=self.seed, streams=self._streams, calibration=self._calibration,
+            watched=self.watched, programs=sorted(self._programs), stepper=self.stepper,
+        )  # fmt: skip
+        asides = continue_like(other.river, self.river)
+        other.turns, other._tools, other._passage = list(self.turns), self._tools, self._passage
+        other.marks = [replace(m, asides=tuple(asides[a] for a in m.asides if a in asides)) for m in self.marks]
+        theirs, own = other.conversation.crew, self.conversation.crew
+        theirs.streams.continue_from(own.streams.spawned)
+        theirs.briefing.share(own.briefing)
+        return other
+
     # -- coming back --------------------------------------------------------------------------------------------
 
     def repeat(self, turns: Sequence[Said], progress: Callable[[int, int], None] | None = None) -> None:
@@ -399,4 +465,4 @@ class Session:
                 self._begin(said)
             else:
                 self.turns.append(said)
-            self._prefill(self._rewritten(plan), progress)
+            self._read_now(plan, progress)

@@ -28,6 +28,8 @@ from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.prism.rows import Row, RowResult
 
 _REST = 0.02  # seconds
+_READ = 512  # tokens that all Rivers read in a step,
+_READ_BESIDE = 96  # and if another writes meanwhile: each of its tokens waits for them
 
 
 @dataclass(frozen=True)
@@ -53,12 +55,14 @@ class Plan:
     """What a conversation wants from the next step.
 
     Attributes:
-        river: its River's row.
+        reads: tokens of its River's row; one if it writes, 0 if it has none.
+        river: makes that row, given how many tokens it may have; None if it could not be made.
         wanted: tokens of its other rows.
         parts: makes the other rows, given how many tokens they may have together.
     """
 
-    river: Part | None
+    reads: int
+    river: Callable[[int], Part | None]
     wanted: int
     parts: Callable[[int], list[Part]]
 
@@ -123,12 +127,13 @@ class Stepper:
         return bool(parts)
 
     def _planned(self) -> list[Part]:
-        """All Rivers' rows, then as many of the other rows as the pacer allows."""
+        """Rivers' rows, then as many of the other rows as the pacer allows."""
         plans = [plan for plan in (c.plan() for c in self._conversations) if plan is not None]
-        parts = [plan.river for plan in plans if plan.river is not None]
-        width = self.pacer.width(sum(plan.wanted for plan in plans), bool(parts))
         self._first = (self._first + 1) % max(1, len(plans))
-        for plan in (*plans[self._first :], *plans[: self._first]):
+        in_turn = [*plans[self._first :], *plans[: self._first]]
+        parts = [part for part in (*_writing(plans), *_reading(in_turn)) if part is not None]
+        width = self.pacer.width(sum(plan.wanted for plan in plans), bool(parts))
+        for plan in in_turn:
             found = plan.parts(width)
             width -= sum(len(p.row.tokens) for p in found)
             parts += found
@@ -176,6 +181,22 @@ class Stepper:
         """Waits for `wake`, but only briefly, because deadlines may pass meanwhile."""
         self._woken.wait(_REST)
         self._woken.clear()
+
+
+def _writing(plans: Sequence[Plan]) -> list[Part | None]:
+    """The rows of all Rivers that write."""
+    return [plan.river(1) for plan in plans if plan.reads == 1]
+
+
+def _reading(plans: Sequence[Plan]) -> list[Part | None]:
+    """Rows of the Rivers that read: as much as does not keep those that write waiting."""
+    room = _READ_BESIDE if any(plan.reads == 1 for plan in plans) else _READ
+    parts = []
+    for plan in plans:
+        if plan.reads > 1 and room > 0:
+            parts.append(plan.river(room))
+            room -= min(room, plan.reads)
+    return parts
 
 
 def _as_told(error: Exception, part: Part) -> Exception:

@@ -160,6 +160,11 @@ class Sentences:
             self._open = not self._is_end(token) and len(self.ids) - self.starts[-1] < _LONGEST_SENTENCE
         self.words.extend(self.ids[len(self.words.numbers) :])
 
+    @property
+    def newest_own(self) -> int:
+        """How many of the newest tokens the River wrote itself."""
+        return len(self.own) - len(self.own.rstrip(b"\1"))
+
     def claim(self, tokens: int) -> None:
         """Marks the newest tokens as the River's own, though they were read."""
         self.wrote(len(self.own) - tokens, len(self.own))

@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from warpcortex_cli.engine.as_text import NOTES_BREAK
+from warpcortex_cli.engine.dialogue import NOTES_BREAK
 from warpcortex_cli.engine.session import Session
 from warpcortex_cli.eval import pocket
 from warpcortex_cli.eval.recall import KINDS, make_facts, unrotated

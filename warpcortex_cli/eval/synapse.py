@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from warpcortex_cli.engine.as_text import NOTES_BREAK
 from warpcortex_cli.engine.briefing import Briefing
+from warpcortex_cli.engine.dialogue import NOTES_BREAK
 from warpcortex_cli.engine.journal import Journal
 from warpcortex_cli.engine.river import QUERY_WINDOW, River
 from warpcortex_cli.engine.session import Session

@@ -142,6 +142,19 @@ class BlockStore:
             raise KeyError(number)
         return self._log.read(self._cold[number])
 
+    def copy_from(self, other: BlockStore) -> None:
+        """Takes a copy of another store's blocks, as they are stored, into this empty one.
+
+        Raises:
+            DamagedError: a record of the other is damaged.
+        """
+        for number in sorted({*other._warm, *other._cold}):
+            self._warm.put(number, other.packed(number))
+            self._note(number, other._formats.get(number))
+            self._settle()
+        for number in other._bare:
+            self._lay_bare(number)
+
     def forget(self, number: int) -> None:
         """Drops a block and its record."""
         self._hot.pop(number)

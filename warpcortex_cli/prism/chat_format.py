@@ -6,9 +6,10 @@ earlier turns (it may drop earlier thinking, or move the system prompt), tokens 
 
 from __future__ import annotations
 
+import json
 import re
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -17,6 +18,8 @@ from warpcortex_cli.prism.encoding import CONTEXT, Disguise, Encoder
 _MARKS = ("WARPSYSTEM", "WARPFIRST", "WARPREPLY", "WARPSECOND")
 _AGREED = "Understood."  # the reply to a system prompt, if the template has no place for one
 _USUAL = ("<think>", "</think>")
+_CALLS = ("<tool_call>", "</tool_call>")
+_AS_IS: dict[str, Any] = {"ensure_ascii": False}  # of JSON: as templates write it
 _CLOSING = re.compile(
     r"(?P<begin>[<\[\u25c1]\|?)(?:/|END_)(?P<word>(?:\w+:)?\w*(?:think|thought|reason)\w*)(?P<end>\|?[>\]\u25b7])", re.I
 )
@@ -27,8 +30,11 @@ _CHECKED = 32  # tokens before a seam that must agree with the text
 class Message(NamedTuple):
     """One message of a conversation."""
 
-    role: Literal["system", "user", "assistant"]
+    role: Literal["system", "user", "assistant", "tool"]
     content: str
+
+
+Tools = Sequence[Mapping[str, Any]]  # what a model may call, as OpenAI's API describes it
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,8 @@ class ChatFormat:
         turn_end: the token that ends a reply, if the template closes replies with a control token.
         thinking: the tags around the model's thinking.
         tags: tokens of these tags that decoding drops.
+        takes_tools: whether the template shows the model what it may call.
+        calls: the tags around a call that the model writes, or "" twice.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -70,7 +78,7 @@ class ChatFormat:
         self.templated, self.problem = True, ""
         try:
             one, two = self._specimens()
-        except _Unusable as error:
+        except Unusable as error:
             self.templated, self.problem = False, str(error)
             one, two = self._specimens()
         self._takes_system = self._finds_system()
@@ -78,9 +86,11 @@ class ChatFormat:
             self._find_controls(two)
         self._pieces(one, two)
         self.thinking = self._read_thinking()
+        self.takes_tools = self._finds_tools()
+        self.calls = _CALLS if self.takes_tools and any(_CALLS[0] in text for text in self._templates()) else ("", "")
         self._opened: dict[bool | None, str] = {}
         special = set(tokenizer.all_special_ids)
-        tags = (self.thinking.opening, self.thinking.closing)
+        tags = (self.thinking.opening, self.thinking.closing, *self.calls)
         self.tags = {i: name for i, name in self.encoder.names.items() if name in tags and i in special}
 
     # -- a conversation ------------------------------------------------------------------------------------------
@@ -106,6 +116,7 @@ class ChatFormat:
         *,
         opened: bool = False,
         thinking: bool | None = None,
+        tools: Tools = (),
     ) -> Plan:
         """What a context that holds one conversation must read to hold a longer one.
 
@@ -115,20 +126,23 @@ class ChatFormat:
             held: the tokens of the context.
             own: how many of the last ones the model wrote itself; they stay if the template shows them.
             opened: whether the last words of `after` will be continued.
+            tools: what the model may call.
         """
-        disguise = Disguise(self.encoder, [m.content for m in (*before, *after)])
-        text = self._text(after, disguise, thinking, opened)
+        disguise = Disguise(self.encoder, [*(m.content for m in (*before, *after)), json.dumps(tools, **_AS_IS)])
+        text = self._text(after, disguise, thinking, opened, tools)
         if not before or not held:
-            return Plan(0, self.encoder.encode(text, disguise).ids)
+            ids = self.encoder.encode(text, disguise).ids
+            keep = min(common(list(held), ids), len(ids) - 1)
+            return Plan(keep, ids[keep:])
         replies = [self._disguised(m, disguise) for m in after if m.role == "assistant"]
         if after[-1].role == "assistant":  # the reply is to be read, too
-            seen = self._text(before, disguise, thinking)
-            end = _end_of(self._shown(replies[-1]), text, _common(seen, text))
+            seen = self._text(before, disguise, thinking, tools=tools)
+            end = _end_of(self._shown(replies[-1]), text, common(seen, text))
             return self._changed(seen, text if end is None else text[:end], held, 0, disguise, replies)
         if before[-1].role != "assistant":
-            seen = self._text(before, disguise, thinking, opened=True)
+            seen = self._text(before, disguise, thinking, True, tools)
             return self._changed(seen, text, held, 0, disguise, replies)
-        seen = self._text(before[:-1], disguise, thinking)
+        seen = self._text(before[:-1], disguise, thinking, tools=tools)
         said = self._disguised(before[-1], disguise).removeprefix(self.opened(thinking))
         seam = _end_of(said, text, len(seen)) if text.startswith(seen) else None
         if seam is not None and bool(own) == bool(said) and self._ends_in(seen, held[: len(held) - own], disguise):
@@ -139,16 +153,16 @@ class ChatFormat:
         self, seen: str, text: str, held: Sequence[int], own: int, disguise: Disguise, replies: Sequence[str]
     ) -> Plan:
         """Takes back the part of `seen`, and of the `own` tokens after it, with which `text` does not begin."""
-        at = _common(seen, text)
+        at = common(seen, text)
         start = max(0, at - CONTEXT)
         was, now = (self.encoder.encode(t[start:], disguise) for t in (seen, text))
-        same = _common(was.ids, now.ids)
+        same = common(was.ids, now.ids)
         keep = len(held) - own - (len(was.ids) - same)
         sure = min(same, _CHECKED)
         if keep < sure or list(held[keep - sure : len(held) - own]) != was.ids[same - sure :]:
             start = 0
             now = self.encoder.encode(text, disguise)
-            keep = same = _common(list(held), now.ids)
+            keep = same = common(list(held), now.ids)
         said = []
         begins = [begin + start for begin, _ in now.spans[same:]]
         found = 0
@@ -185,7 +199,12 @@ class ChatFormat:
     # -- text ----------------------------------------------------------------------------------------------------
 
     def _text(
-        self, messages: Sequence[Message], disguise: Disguise, thinking: bool | None = None, opened: bool = False
+        self,
+        messages: Sequence[Message],
+        disguise: Disguise,
+        thinking: bool | None = None,
+        opened: bool = False,
+        tools: Tools = (),
     ) -> str:
         """The template's text of a conversation, up to where the next part of it begins.
 
@@ -193,33 +212,36 @@ class ChatFormat:
             opened: whether the last user words will be continued.
         """
         words = [Message(m.role, self._disguised(m, disguise)) for m in messages]
+        named = _disguised_within(list(tools), disguise)
         first, *rest = words
         if first.role == "system" and not self._takes_system:
             words = [Message("user", first.content), Message("assistant", _AGREED), *rest]
         last, mark = words[-1], _MARKS[3]
         if last.role == "assistant":
-            return self._render([*words, Message("user", mark)], thinking)
+            return self._render([*words, Message("user", mark)], thinking, named)
         if not opened:
-            return self._render(words, thinking)
-        return self._render([*words[:-1], Message("user", last.content + mark)], thinking).rpartition(mark)[0]
+            return self._render(words, thinking, named)
+        return self._render([*words[:-1], Message("user", last.content + mark)], thinking, named).rpartition(mark)[0]
 
     def _disguised(self, message: Message, disguise: Disguise) -> str:
-        """A message's words, disguised. In replies thinking tags stay as they are, because templates look for them."""
-        tags = (self.thinking.opening, self.thinking.closing) if message.role == "assistant" else ()
+        """A message's words, disguised. In replies tags of thinking and calls stay, because templates look for them."""
+        tags = (self.thinking.opening, self.thinking.closing, *self.calls) if message.role == "assistant" else ()
         return disguise(message.content, tags)
 
-    def _render(self, messages: Sequence[Message], thinking: bool | None = None) -> str:
-        """The template's text, with the beginning of a reply. Raises _Unusable if the template refuses."""
+    def _render(self, messages: Sequence[Message], thinking: bool | None = None, tools: Tools = ()) -> str:
+        """The template's text, with the beginning of a reply. Raises Unusable if the template refuses."""
         if not self.templated:
             return self._lines(messages)
-        chosen = {} if thinking is None else {"enable_thinking": thinking}
+        chosen: dict[str, Any] = {} if thinking is None else {"enable_thinking": thinking}
+        if tools:
+            chosen["tools"] = list(tools)
         try:
             text: str = self._tokenizer.apply_chat_template(
                 [m._asdict() for m in messages], tokenize=False, add_generation_prompt=True, **chosen
             )
         except Exception as error:  # a template is foreign code and may raise anything
             first = re.split(r"(?<=[.!:]) ", " ".join(str(error).split()), maxsplit=1)[0].rstrip(".!:")
-            raise _Unusable(first[:120] or type(error).__name__) from error
+            raise Unusable(first[:120] or type(error).__name__) from error
         return text
 
     def _lines(self, messages: Sequence[Message]) -> str:
@@ -237,21 +259,21 @@ class ChatFormat:
     # -- reading the template ------------------------------------------------------------------------------------
 
     def _specimens(self) -> tuple[str, str]:
-        """The text of one question, and of a conversation with two. Raises _Unusable."""
+        """The text of one question, and of a conversation with two. Raises Unusable."""
         _, first, reply, second = _MARKS
         if self.templated and not getattr(self._tokenizer, "chat_template", None):
-            raise _Unusable("there is none")
+            raise Unusable("there is none")
         talk = [Message("user", first), Message("assistant", reply), Message("user", second)]
         one, two = self._render(talk[:1]), self._render(talk)
         if _split(one, first) is None or _split(two, first, reply, second) is None:
-            raise _Unusable("it does not show each turn once, as it is")
+            raise Unusable("it does not show each turn once, as it is")
         return one, two
 
     def _finds_system(self) -> bool:
         system, first, *_ = _MARKS
         try:
             return _split(self._render([Message("system", system), Message("user", first)]), system, first) is not None
-        except _Unusable:
+        except Unusable:
             return False
 
     def _find_controls(self, text: str) -> None:
@@ -263,10 +285,22 @@ class ChatFormat:
             i for i, token in zip(sorted(ids), tokens, strict=True) if _CONTROL.fullmatch(token.strip("\u2581"))
         )
 
-    def _read_thinking(self) -> Thinking:
+    def _templates(self) -> list[str]:
         template = getattr(self._tokenizer, "chat_template", None)
-        texts = list(template.values()) if isinstance(template, dict) else [template or ""]
-        for found in (m for text in texts for m in _CLOSING.finditer(text)):
+        return list(template.values()) if isinstance(template, dict) else [template or ""]
+
+    def _finds_tools(self) -> bool:
+        if not self.templated:
+            return False
+        _, first, name, _ = _MARKS
+        tool = {"type": "function", "function": {"name": name, "description": "", "parameters": {"type": "object"}}}
+        try:
+            return name in self._render([Message("user", first)], tools=[tool])
+        except Unusable:
+            return False
+
+    def _read_thinking(self) -> Thinking:
+        for found in (m for text in self._templates() for m in _CLOSING.finditer(text)):
             begin, word, end = found["begin"], found["word"], found["end"]
             opening = found[0].replace("END_", "START_") if "END_" in found[0] else f"{begin}{word}{end}"
             return Thinking(opening, found[0], True)
@@ -326,13 +360,22 @@ class ChatFormat:
         return list(self._assistant_close)
 
 
-class _Unusable(Exception):
-    """A template that cannot be used, with the reason."""
+class Unusable(Exception):
+    """A template that cannot be used, or not for these messages, with the reason."""
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:
     """Token ids of somebody's words, with nothing added. Names of control tokens in them are plain text."""
     return Encoder(tokenizer).ids(text)
+
+
+def _disguised_within(value: Any, disguise: Disguise) -> Any:
+    """JSON with all its words disguised."""
+    if isinstance(value, str):
+        return disguise(value)
+    if isinstance(value, Mapping):
+        return {disguise(str(key)): _disguised_within(item, disguise) for key, item in value.items()}
+    return [_disguised_within(item, disguise) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _system(prompt: str) -> list[Message]:
@@ -370,7 +413,7 @@ def _split(text: str, *marks: str) -> list[str] | None:
     return [*pieces, text]
 
 
-def _common(a: Sequence[Any], b: Sequence[Any]) -> int:
+def common(a: Sequence[Any], b: Sequence[Any]) -> int:
     """The length of the common beginning."""
     low, high = 0, min(len(a), len(b))
     while low < high:
@@ -381,5 +424,5 @@ def _common(a: Sequence[Any], b: Sequence[Any]) -> int:
 
 def _common_end(a: list[int], b: list[int]) -> list[int]:
     """The longest common end."""
-    length = _common(a[::-1], b[::-1])
+    length = common(a[::-1], b[::-1])
     return a[len(a) - length :]

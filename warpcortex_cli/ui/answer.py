@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
 from warpcortex_cli.events import RiverText
 from warpcortex_cli.ui.safe import Cleaner
+
+if TYPE_CHECKING:
+    from warpcortex_cli.engine.contents import Said
 
 _NO_SPACE_BEFORE = frozenset(".,;:!?)]}")
 
@@ -69,6 +76,31 @@ class Answer:
             side = self._after if "\n" in self._after else self._before
             return "\n" * lines + side.rpartition("\n")[2]
         return " " if (self._before or self._after) and following not in _NO_SPACE_BEFORE else ""
+
+
+class Shown:
+    """What a reader saw of each reply: a conversation that comes back from there holds answers, and no requests."""
+
+    def __init__(self) -> None:
+        self._replies: dict[tuple[int, str], str] = {}
+
+    def note(self, place: int, answer: str, written: str) -> None:
+        """Notes a reply: its place among the turns, what was shown of it, and all that was written."""
+        self._replies[place, answer.strip()] = written
+
+    def meant(self, turns: Sequence[Said]) -> list[Said]:
+        """The turns, with what was written in the place of what was shown of it."""
+        return [
+            replace(said, text=self._replies.get((place, said.text.strip()), said.text))
+            if said.role == "assistant"
+            else said
+            for place, said in enumerate(turns)
+        ]
+
+    def copy(self) -> Shown:
+        other = Shown()
+        other._replies = dict(self._replies)
+        return other
 
 
 def _wider(first: str, second: str) -> str:

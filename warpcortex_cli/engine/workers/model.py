@@ -186,7 +186,7 @@ class Writing(Work):
             if not torch.isfinite(result.hidden).all():  # quantized KV would hide it from the logits
                 raise WorkError("the hidden states of its prompt are not finite")
             return None
-        token = sample(result.newest, result.largest, self.sampler, self.seen)
+        token = sample(result.newest, result.largest, self.sampler, self.seen, self.builder.ids)
         if isinstance(token, SamplingError):
             raise WorkError(str(token))
         if token in self._prism.eos_ids:

@@ -1,0 +1,1 @@
+"""For other programs in Python: `Cortex`, and the plugin of `llm`."""

@@ -19,8 +19,9 @@ from warpcortex_cli.serve.loop import Loop
 
 
 @pytest.fixture
-def loop(pocket: tuple[Prism, Profile]) -> Iterator[Loop]:
-    made = Loop(*pocket, Limits(replies=2, waiting=2, patience=0.2, kept=4 << 20))
+def loop(pocket: tuple[Prism, Profile], request: pytest.FixtureRequest) -> Iterator[Loop]:
+    """The parameter is its patience, in seconds."""
+    made = Loop(*pocket, Limits(replies=2, waiting=2, patience=getattr(request, "param", 60.0), kept=4 << 20))
     made.start()
     yield made
     made.stop()
@@ -54,6 +55,7 @@ def test_a_full_outbox_pauses_its_reply_and_no_other(loop: Loop) -> None:
     assert isinstance(found[-2], RiverFinished) and found[-2].reason == "stop"
 
 
+@pytest.mark.parametrize("loop", [0.2], indirect=True)
 def test_who_never_reads_is_cut_off_and_who_comes_too_late_turned_away(loop: Loop) -> None:
     async def run() -> list[Item]:
         slow = [job_of(loop, size=4) for _ in range(4)]

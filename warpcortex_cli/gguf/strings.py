@@ -46,7 +46,7 @@ class Strings:
     def _split(self, mark: str, within: int) -> list[str] | None:
         """All strings joined by a mark and split at each mark.
 
-        None if not every string contains the mark `within` times, or they cannot be found all at once.
+        None if not every string contains the mark `within` times, 0 or 1, or they cannot be found all at once.
         """
         held = np.frombuffer(self.data, np.uint8)
         starts = _starts(held, self.count)
@@ -55,7 +55,10 @@ class Strings:
         keep = np.ones(len(held), bool)
         for i in range(BEFORE):
             keep[starts + i] = False
-        if np.any(np.add.reduceat(keep & (held == ord(mark)), starts, dtype=np.int64) != within):
+        marks = np.flatnonzero(keep & (held == ord(mark)))
+        if len(marks) != within * len(starts) or (
+            within and not (np.all(starts < marks) and np.all(marks[:-1] < starts[1:]))
+        ):
             return None
         text = held.copy()
         text[starts], keep[starts] = ord(mark), True

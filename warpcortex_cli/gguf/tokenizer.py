@@ -9,6 +9,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any
 
+import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
@@ -111,9 +112,10 @@ def end_tokens(header: Header) -> list[int]:
         number = header.metadata.get(f"tokenizer.ggml.{name}_token_id")
         if type(number) is int and 0 <= number < len(tokens):
             found.append(number)
-    wanted = set(_ENDS)
     if len(types) == len(tokens):
-        found += [n for n, t in enumerate(tokens) if t in wanted and types[n] in (_CONTROL, _USER_DEFINED)]
+        kinds = np.asarray(types)
+        special = np.flatnonzero((kinds == _CONTROL) | (kinds == _USER_DEFINED)).tolist()
+        found += [n for n in special if tokens[n] in _ENDS]
     return list(dict.fromkeys(found))
 
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from warpcortex_cli.errors import ModelError
 from warpcortex_cli.gguf.grouped import Grouped
 from warpcortex_cli.gguf.layout import FileRows
+from warpcortex_cli.prism.packing import Room
 from warpcortex_cli.prism.source import ModelSource, weight_files
 from warpcortex_cli.prism.support import check_finite
 
@@ -85,6 +86,7 @@ class FolderWeights:
 
     def __init__(self, name: str, tensors: dict[str, StoredTensor], dtype: torch.dtype) -> None:
         self._name, self._tensors, self._dtype = name, tensors, dtype
+        self.room: Room | None = None
 
     def read(self, name: str, dtype: torch.dtype) -> Tensor:
         """As a `WeightSource`."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from warpcortex_cli.gguf.header import Header, TensorInfo, read_header
 from warpcortex_cli.gguf.layout import LAYOUTS, FileRows, Origin
 from warpcortex_cli.gguf.served import check_served
 from warpcortex_cli.prism import ollama
+from warpcortex_cli.prism.packing import BLOCKS, Room, room_for
 from warpcortex_cli.prism.source import ModelSource
 from warpcortex_cli.prism.weights import attach, on_meta
 from warpcortex_cli.process import importing
@@ -58,34 +60,46 @@ class GgufModel:
     def config(self) -> Any:
         """Its configuration; ModelError if its architecture cannot be served."""
         values = configured(self.header, self._factors)
-        ends = tokenizer.end_tokens(self.header)
         try:
             config = AutoConfig.for_model(**values)
         except Exception as error:  # transformers' checks: the file contradicts itself
             reason = (str(error).strip().splitlines() or [""])[-1].strip()[:200]
             raise ModelError(f"{self.name} is damaged: {reason}", _AGAIN) from error
-        config.eos_token_id = ends[0] if ends else None
+        config.eos_token_id = next(iter(self._ends), None)
         return config
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        return tokenizer.end_tokens(self.header)
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Its tokenizer with the chat template; ModelError if it has none that can be served."""
         return tokenizer.built(self.header)
 
-    def model(self, config: Any, dtype: torch.dtype) -> PreTrainedModel:
+    def model(self, config: Any, dtype: torch.dtype, packed: bool = False) -> PreTrainedModel:
         """The model, with parameters on meta and this file as their source.
+
+        Args:
+            packed: whether its matrices will be packed as they are in the file, so that memory for them is useful.
 
         Raises:
             ModelError: tensors are missing, have other shapes, or have no place in the model.
         """
+        room = room_for(self._matrices()) if packed else None
         with importing(), on_meta():
             model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="eager")
         model.tie_weights()
         model.generation_config = self._generation(config)
-        attach(model, GgufWeights(self.header, config, dict(model.named_parameters())))
+        attach(model, GgufWeights(self.header, config, dict(model.named_parameters()), room))
         return model
 
+    def _matrices(self) -> Iterator[tuple[str, int, int]]:
+        for info in self.header.tensors.values():
+            if info.kind in BLOCKS and len(info.shape) == 2 and not info.shape[1] % BLOCKS[info.kind][1]:
+                yield info.kind, *info.shape
+
     def _generation(self, config: Any) -> GenerationConfig:
-        values: dict[str, Any] = {"eos_token_id": tokenizer.end_tokens(self.header) or None}
+        values: dict[str, Any] = {"eos_token_id": self._ends or None}
         for key, name in _SAMPLING.items():
             found = self.header.metadata.get(f"general.sampling.{key}")
             if isinstance(found, (int, float)):
@@ -111,13 +125,14 @@ class GgufWeights:
         header: the file's.
         config: the model's.
         parameters: the model's, for their names and shapes.
+        room: as in `WeightSource`.
 
     Raises:
         ModelError: they do not fit each other.
     """
 
-    def __init__(self, header: Header, config: Any, parameters: dict[str, Tensor]) -> None:
-        self._header = header
+    def __init__(self, header: Header, config: Any, parameters: dict[str, Tensor], room: Room | None = None) -> None:
+        self._header, self.room = header, room
         self._shapes = {name: tuple(p.shape) for name, p in parameters.items()}
         layout = LAYOUTS[header.architecture]
         sizes = config.num_attention_heads, config.num_key_value_heads, config.head_dim

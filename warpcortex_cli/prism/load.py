@@ -225,7 +225,7 @@ def _gguf_parts(
         nbytes = found.header.nbytes if quantize == FILE else parameters * (max(BITS[quantize], 8) + 1) // 8
         check_room(source.name, nbytes, target, "as in its file" if quantize == FILE else f"as {quantize}")
     with phase(CODE):
-        model = found.model(found.config(), number)
+        model = found.model(found.config(), number, packed=quantize == FILE)
     # In parallel: the kernels release the GIL while they pack weights.
     beside = ThreadPoolExecutor(1)
     tokenizer = beside.submit(found.tokenizer)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 
 import torch
 from torch import Tensor
@@ -31,7 +33,8 @@ BLOCKS = {
     "BF16": (64, 32, BF16),
 }
 _PACKED, _ENDED = 0, 1  # `Packing` of kernels/
-_SLAB, _LINE = 1 << 25, 64  # bytes
+_SLAB, _SOME, _LINE = 1 << 25, 1 << 20, 64  # bytes
+_POPULATE_WRITE = 23  # MADV_POPULATE_WRITE
 _PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
 
 
@@ -62,17 +65,54 @@ class _Job:
     refuse: Callable[[], object]
 
 
+class Room:
+    """Memory for packed weights, whose pages another thread maps while this one makes the model.
+
+    Otherwise page faults would take longer than packing. Huge pages cause fewer, but on a virtual machine each may wait
+    for its host: mapping 93 MB took 9 to 121 ms with them on one, and 30 to 33 ms in small pages.
+
+    Args:
+        nbytes: about how many bytes will be taken; more are allocated as needed.
+    """
+
+    def __init__(self, nbytes: int = 0) -> None:
+        self._rest = _mapped(nbytes) if nbytes else torch.empty(0, dtype=torch.uint8)
+        if nbytes and sys.platform == "linux":
+            Thread(target=_populate, args=(self._rest,), daemon=True).start()
+
+    def take(self, nbytes: int) -> Tensor:
+        """uint8 [nbytes], from the beginning of a line on."""
+        whole = _whole_lines(nbytes)
+        if whole > len(self._rest):
+            self._rest = _mapped(max(whole, _SLAB))
+        found, self._rest = self._rest[:nbytes], self._rest[whole:]
+        return found
+
+
+def room_for(matrices: Iterable[tuple[str, int, int]]) -> Room:
+    """Memory for matrices: types in `BLOCKS`, outputs and inputs.
+
+    Raises:
+        RunError: the kernels cannot be compiled here.
+    """
+    sizes = [packed_bytes(BLOCKS[kind][2], outputs, inputs) for kind, outputs, inputs in matrices]
+    return Room(sum(map(_whole_lines, sizes)))
+
+
 class Packing:
     """Allocates matrices as they are added, and packs them all together at the end.
+
+    Args:
+        room: where they go; by default into memory that is allocated for them.
 
     Raises:
         RunError: the kernels cannot be compiled here.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, room: Room | None = None) -> None:
         self._kernels = kernels()
         self._jobs: list[_Job] = []
-        self._slab = torch.empty(0, dtype=torch.uint8)
+        self._room = room or Room()
 
     def add(
         self, kind: str, parts: Sequence[FileRows], inputs: int, refuse: Callable[[], object]
@@ -89,7 +129,7 @@ class Packing:
         _, values, format = BLOCKS[kind]
         if inputs % values or any(p.heads and p.count % (2 * p.heads) for p in parts):
             raise ValueError(f"{inputs} inputs of {parts} are no blocks of {kind}")
-        packed = self._room(packed_bytes(format, sum(part.count for part in parts), inputs))
+        packed = self._room.take(packed_bytes(format, sum(part.count for part in parts), inputs))
         self._jobs.append(_Job(kind, parts, inputs, packed, refuse))
         return packed, format
 
@@ -113,16 +153,21 @@ class Packing:
                 raise ModelError(f"{job.parts[0].path.name} holds weights that are no finite numbers.", _AGAIN)
         self._jobs.clear()
 
-    def _room(self, nbytes: int) -> Tensor:
-        """Memory in huge pages if possible: page faults of small pages take as long as filling them."""
-        whole = -(-nbytes // _LINE) * _LINE
-        if whole > len(self._slab):
-            memory = mmap.mmap(-1, max(whole, _SLAB), **_PRIVATE)
-            if hasattr(mmap, "MADV_HUGEPAGE"):
-                memory.madvise(mmap.MADV_HUGEPAGE)
-            self._slab = torch.frombuffer(memory, dtype=torch.uint8)
-        found, self._slab = self._slab[:nbytes], self._slab[whole:]
-        return found
+
+def _whole_lines(nbytes: int) -> int:
+    return -(-nbytes // _LINE) * _LINE
+
+
+def _mapped(nbytes: int) -> Tensor:
+    return torch.frombuffer(mmap.mmap(-1, nbytes, **_PRIVATE), dtype=torch.uint8)
+
+
+def _populate(memory: Tensor) -> None:
+    """Maps all pages, which leaves their contents as they are. Linux before 5.14 cannot, and maps them when used."""
+    madvise = ctypes.CDLL(None).madvise  # unlike Python's own, it releases the GIL
+    for start in range(0, len(memory), _SOME):  # some at a time, since nobody else can map memory meanwhile
+        size = min(_SOME, len(memory) - start)
+        madvise(ctypes.c_void_p(memory.data_ptr() + start), ctypes.c_size_t(size), _POPULATE_WRITE)
 
 
 _AGAIN = "Copy or pull the file again."

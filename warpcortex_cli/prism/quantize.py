@@ -277,7 +277,8 @@ def quantize(model: PreTrainedModel, kind: str, dtype: torch.dtype) -> None:
     format, table_format, other = FORMATS[kind], _TABLE[kind], model.dtype != dtype
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     tied = head is not None and head.weight is embedding.weight
-    filling, packing = Filling(model), Packing() if kind == FILE else None
+    filling = Filling(model)
+    packing = Packing(filling.room) if kind == FILE else None
     if type(embedding).__name__.endswith("Embedding") and isinstance(embedding, nn.Embedding):
         table = joined([embedding], table_format, filling, packing)
         model.set_input_embeddings(Embedding(table, embedding, dtype))

@@ -17,10 +17,17 @@ from transformers.initialization import no_init_weights
 
 from warpcortex_cli.gguf.grouped import Grouped
 from warpcortex_cli.gguf.layout import FileRows
+from warpcortex_cli.prism.packing import Room
 
 
 class WeightSource(Protocol):
-    """Tensors by the names of the model's parameters."""
+    """Tensors by the names of the model's parameters.
+
+    Attributes:
+        room: memory for its blocks once they are packed, if it was allocated before.
+    """
+
+    room: Room | None
 
     def read(self, name: str, dtype: torch.dtype) -> Tensor:
         """A parameter on the CPU, in its own shape; ModelError if it cannot be read."""
@@ -102,6 +109,11 @@ class Filling:
         """The weight of `module` in fp32; ModelError if it cannot be read."""
         name = self._name(module)
         return None if name is None or self._source is None else self._source.read(name, torch.float32)
+
+    @property
+    def room(self) -> Room | None:
+        """As a `WeightSource`."""
+        return None if self._source is None else self._source.room
 
     def _name(self, module: nn.Module) -> str | None:
         return self._names.get(module.get_parameter("weight"))

@@ -16,9 +16,11 @@ from transformers import PreTrainedModel
 from warpcortex_cli.errors import ModelError
 from warpcortex_cli.prism import native
 from warpcortex_cli.prism.adapter_files import BASE, adapters, find_adapter
-from warpcortex_cli.prism.adapters import read_adapter
+from warpcortex_cli.prism.adapters import merge, read_adapter
 from warpcortex_cli.prism.fingerprint import base_mark
 from warpcortex_cli.prism.fused import fused_layers
+from warpcortex_cli.prism.load import load_prism_parts
+from warpcortex_cli.prism.options import LoadOptions
 from warpcortex_cli.prism.prism import Prism, Row
 from warpcortex_cli.prism.source import resolve_model
 
@@ -142,6 +144,20 @@ def test_kernels_give_each_row_what_they_give_it_alone(
         for mine, kind in zip(mixed, kinds, strict=True):
             assert torch.equal(mine, logits(prism, [row(prism, text, kind)])[0])
     assert layers == len(fused_layers(prism.model.get_decoder())) == prism.layers
+
+
+def test_a_merged_adapter_gives_the_same(
+    model_folder: Callable[[str], Path],
+    reference: Callable[[str], PreTrainedModel],
+    folders: list[Path],
+    of_head_and_embedding: list[Path],
+) -> None:
+    for folder in (folders[0], *of_head_and_embedding):
+        model, _ = load_prism_parts(resolve_model(str(model_folder("qwen2"))), LoadOptions("cpu", "fp32"))
+        merge(model, str(folder))
+        with torch.inference_mode():
+            found = model(torch.tensor([TOKENS])).logits[0]
+        torch.testing.assert_close(found, logits_of_peft(reference("qwen2"), folder, TOKENS), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["none", "int8"])

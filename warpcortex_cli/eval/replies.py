@@ -2,7 +2,8 @@
 
 A reply loops if the same 8 tokens occur 4 times among its last 128. Occurrences may overlap, as in `0, 0, 0, 0, ...`.
 Every question is a conversation of its own with its own seed and the profile's settings, as in `warpcortex ask`.
-`generate` gets the River's prompt tokens, sampling settings and reply limit, in fp32 and in batches, without Streams.
+`generate` gets the River's prompt tokens, adapter, sampling settings and reply limit, in fp32 and in batches, without
+Streams.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from warpcortex_cli.eval.questions import Question
 from warpcortex_cli.eval.report import Grid, share
 from warpcortex_cli.eval.statistics import interval
 from warpcortex_cli.events import RiverFinished, RiverText
+from warpcortex_cli.prism.adapters import merge
 from warpcortex_cli.prism.load import load_prism_parts
 from warpcortex_cli.prism.options import LoadOptions
 from warpcortex_cli.prism.prism import Prism
@@ -127,6 +129,8 @@ def theirs(
     """
     loaded, tokenizer = load_prism_parts(source, LoadOptions("cpu", "fp32"))
     model: Any = loaded  # `generate` has no types
+    if profile.river.adapter is not None:
+        merge(model, profile.river.adapter)
     model.set_attn_implementation("sdpa")
     ends = model.generation_config.eos_token_id if model.generation_config else None
     ends = ends if isinstance(ends, list) else [tokenizer.eos_token_id if ends is None else ends]

@@ -210,6 +210,19 @@ def read_adapter(folder: Path, name: str, model: Any) -> Adapter:
     return Adapter(name, pairs, kernels, head)
 
 
+def merge(model: Any, name: str) -> None:
+    """Adds an adapter to the weights of a model of transformers, for programs that know no adapters.
+
+    Raises:
+        ModelError: as `read_adapter`, or the adapter is not on this machine.
+    """
+    for path, pair in read_adapter(find_adapter(name), name, model).pairs.items():
+        module = model.get_submodule(path)
+        change = pair.down @ pair.up
+        change = change if isinstance(module, nn.Embedding) else change.T
+        module.weight = nn.Parameter(module.weight + change, requires_grad=False)  # a new one: it may be tied
+
+
 def _checked(found: Mapping[str, Halves], config: Config, name: str, model: Any) -> dict[str, int]:
     """The rank in each module. Raises ModelError if a tensor does not fit the model."""
     base = f", {config.base_model_name_or_path}" if config.base_model_name_or_path else ""

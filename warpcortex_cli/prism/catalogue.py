@@ -57,9 +57,10 @@ def models(folders: list[Path]) -> list[Entry]:
     """All models found: pocket, packages, the Hugging Face cache, Ollama's and LM Studio's folders, and `folders`."""
     found = [*_own(), *_hugging_face(), *_ollama(), *_lm_studio()]
     known = {entry.path.resolve() for entry in found}
-    for folder in folders:
-        found += [entry for entry in _folder(folder) if entry.path.resolve() not in known]
-    return found
+    inside: dict[Path, Entry] = {}  # folders may lie in each other
+    for entry in (entry for folder in folders for entry in _folder(folder)):
+        inside.setdefault(entry.path.resolve(), entry)
+    return [*found, *(entry for path, entry in inside.items() if path not in known)]
 
 
 # -- places --------------------------------------------------------------------------------------------------

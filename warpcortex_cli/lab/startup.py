@@ -39,7 +39,11 @@ class Run:
 
 
 def run(command: Sequence[str]) -> Run:
-    """Runs a program. Raises RunError if it fails, with its last words."""
+    """Runs a program. Its peak is at least the memory of this process, from which it is forked.
+
+    Raises:
+        RunError: it fails, with its last words.
+    """
     with tempfile.TemporaryFile("w+") as said:
         began = time.perf_counter()
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said)

@@ -202,8 +202,8 @@ class Role(_Settings):
         default="aside",
         validate_default=True,
         description="How the River gets the thought: beside its text; inline, as if it had written it; or, for a role "
-        "that `starts: turn`, as text of the prompt right before the user's words, for this reply only. inline and "
-        "prompt need `await`.",
+        "that `starts: turn`, as text of the prompt right before the user's words, for this reply only. Where the "
+        "River's tail no longer holds all that was read, it then reads little else. inline and prompt need `await`.",
     )
     offers: Literal["end", "line"] = Field(
         default="end",

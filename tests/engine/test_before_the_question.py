@@ -51,6 +51,7 @@ def test_it_is_read_as_if_it_stood_in_the_prompt_and_leaves_with_the_next_turn(p
     usual = tool_session(prism, profile_of(memory=memory), "Here.", "There.")
     run(usual, f"{PAGE}\n\n{PASSAGE}\n\n{QUESTION}")
     assert list(session.river.sentences.ids) == list(usual.river.sentences.ids)
+    assert (session.river.tail.length < 100) == (window is not None)  # it reads little else if it cannot read all
     assert [t.text for t in session.turns if t.role == "user"][-1].endswith(f"{PAGE}\n\n{QUESTION}" if pasted else "")
     run(session, "And so on.")
     if window is None:  # what has left the tail stays as it was read

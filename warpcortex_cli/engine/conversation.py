@@ -102,6 +102,7 @@ class Conversation:
         words: str = "",
         notes: str = "",
         question: int | None = None,
+        before: int = 0,
         reworded: Callable[[str], list[int] | None] = lambda passage: None,
         options: ReplyOptions = AS_USUAL,
     ) -> None:
@@ -110,13 +111,14 @@ class Conversation:
         Args:
             words: the user's; they are the task of roles that start at a turn.
             notes: what the user loaded before.
-            question, reworded: as in `Turn`; None: all tokens are the question's.
+            question, before, reworded: as in `Turn`; without `question` all tokens are the question's.
             options: what is asked of this reply.
         """
         self.probes.drop()
         self.river.asked(options)
         self.turn = self._new_turn()
-        self.turn.question, self.turn.reworded = len(ids) if question is None else question, reworded
+        self.turn.question, self.turn.before = len(ids) if question is None else question, before
+        self.turn.reworded = reworded
         self._queue(ids, RiverState.PREFILL)
         self.turn.due = list(self._starting("turn", words, notes))
         self._make_room()  # before the recall, which searches what has left the tail
@@ -338,6 +340,10 @@ class Conversation:
         if event is None:
             return False
         self.journal.write(event)
+        if event.into == "prompt" and river.past.tokens:
+            # An accidental rest of a long text leads a small model astray.
+            river.make_room(turn.before)
+            self.crew.river_changed()
         self._show()
         if turn.stopped or (stream.role.ends and event.into == "reply"):
             turn.finish_reason, river.state = "stop", RiverState.IDLE

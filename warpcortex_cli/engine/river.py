@@ -278,16 +278,21 @@ class River:
         """Whether the tail has to make room before the next row."""
         return bool(self.pending) and self.tail.length + min(self._chunk, len(self.pending)) > self.limit
 
-    def make_room(self) -> None:
-        """Moves all but the newest third of the tail into the past. Readers of the old tail go on reading it."""
-        if self.tail.length - self.limit // 3 < BLOCK:
+    def make_room(self, stays: int | None = None) -> None:
+        """Moves all but the newest tokens of the tail into the past. Readers of the old tail go on reading it.
+
+        Args:
+            stays: how many of them stay at least; None: a third of what the tail may hold.
+        """
+        stays = self.limit // 3 if stays is None else stays
+        if self.tail.length - stays < BLOCK:
             if self.full:
                 said = f"a context of {self.prism.max_context} tokens is too short for what is to be read."
                 raise RunError(said, "Choose another model.")
             return
         if not self.past.tokens:
             self.past.begin(opening_of(self.prism, self.settings))
-        leaving = (self.tail.length - self.limit // 3) // BLOCK * BLOCK
+        leaving = (self.tail.length - stays) // BLOCK * BLOCK
         self.tail, by = self.past.take(self.tail, leaving)
         self._moved(by)
 

@@ -25,6 +25,7 @@ from warpcortex_cli.prism.chat_format import Plan, Tools, Unusable, common
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.profile import Profile
 
+_EXCHANGE = 128  # tokens of the last question and reply that stay where a passage is read
 # What somebody who steps several conversations runs for each: whenever it needs a step it yields the events so far, and
 # is sent whether anybody had something to do in that step.
 Steps = Generator[list[Event], bool, None]
@@ -242,8 +243,8 @@ class Session:
         last_stream = streams.spawned
         journal.write(RiverStarted(turn=len(self.marks), prompt_tokens=len(plan.ids), held=plan.keep))
         ids = yield from self._rewritten(plan)
-        question = self._question(ids, said)
-        conversation.begin_turn(ids, said.text, notes(self.turns), question, self._reworded, options)
+        question, before = self._question(ids, said), self._before()
+        conversation.begin_turn(ids, said.text, notes(self.turns), question, before, self._reworded, options)
         turn = conversation.turn
         turn.awaited = True
         rest, own = list[int](), 0
@@ -315,6 +316,12 @@ class Session:
         before = self.turns[:-1]
         read = self._planned([*before, Said("notes", page)], before).ids
         return len(ids) - next((i for i, (a, b) in enumerate(zip(read, ids, strict=False)) if a != b), len(read))
+
+    def _before(self) -> int:
+        """Tokens of the question and reply before the turn that has begun, the newest of them; 0 behind notes."""
+        if len(self.marks) < 2 or self.turns[-2].role == "notes":
+            return 0
+        return min(_EXCHANGE, self.river.length - self.marks[-2].tokens)
 
     def _rewritten(self, plan: Plan) -> Generator[list[Event], bool, list[int]]:
         """Takes back what the template now writes differently, and reads past replies again. Returns what is left."""

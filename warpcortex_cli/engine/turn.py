@@ -51,6 +51,7 @@ class Turn:
         goes_on: the River's state after that.
         started: by role, the token counts at which its Streams were started.
         question: tokens of its prompt from the user's question on; a page before it is read first.
+        before: tokens of the exchange before it, which a follow-up may refer to.
         reworded: its prompt's tokens with a passage before the question; None if it cannot stand there.
         passages: thoughts that stand there, as text.
     """
@@ -69,7 +70,7 @@ class Turn:
         self.awaiting: list[Stream] = []
         self.goes_on = RiverState.WRITING
         self.started: dict[str, list[int]] = {}
-        self.question = 0
+        self.question = self.before = 0
         self.reworded: Callable[[str], list[int] | None] = lambda passage: None
         self.passages: list[str] = []
         self.builder = TextBuilder(prism)

@@ -54,6 +54,17 @@ NotesOption = Annotated[int, typer.Option("--notes", min=4, max=100, help="Notes
 BudgetOption = Annotated[
     int, typer.Option("--budget", min=64, help="Tokens recalled at once; the window of newest tokens is as long.")
 ]
+DataOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        metavar="FILE",
+        help="Ask about documents in SQuAD's format, not about pocket's world: for any other model.",
+        show_default=False,
+        exists=True,
+        dir_okay=False,
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 CONTEXTS, BUDGETS = "512,1024,2048,3200", "16,32,64,128,256,512"
 QUICK_CONTEXTS, QUICK_BUDGETS = [1024], [32, 64, 128]
@@ -145,6 +156,7 @@ def synapse(
     k: Annotated[str, typer.Option("--k", metavar="K,K", help="Budgets in tokens.")] = BUDGETS,
     context: Annotated[str, typer.Option("--context", metavar="L,L", help="Context lengths.")] = CONTEXTS,
     methods: MethodsOption = "",
+    data: DataOption = None,
     seed: SeedOption = 2026,
     quick: QuickOption = False,
     model: EvalModel = "pocket",
@@ -158,8 +170,9 @@ def synapse(
     write_results: EvalResultsOption = False,
 ) -> None:
     """Ask about a long context of which k tokens are kept: facts, sums, two hops, misspellings. Ours against others."""
-    from warpcortex_cli.eval import report
+    from warpcortex_cli.eval import on_documents, report
     from warpcortex_cli.eval import synapse as evaluation
+    from warpcortex_cli.eval.questions import questions
     from warpcortex_cli.eval.rivals import METHODS
 
     budgets, contexts = numbers("--k", k), numbers("--context", context, least=64)
@@ -170,10 +183,22 @@ def synapse(
         from warpcortex_cli.bench.plot import check_plot
 
         check_plot(plot)
-    prism, profile = open_prism(model=model, profile="pocket", options=LoadOptions(device, dtype))
+    about = None if data is None else questions(data)
+    name = "pocket" if about is None else None
+    prism, profile = open_prism(model=model, profile=name, options=LoadOptions(device, dtype))
     check_contexts(contexts, prism)
+
+    def made(context: int) -> list[evaluation.Case]:
+        return on_documents.synapse_cases(about or [], prism, context, n, seed)
+
     with progress_bar(stderr_console()) as show:
-        results = gather(lambda p: evaluation.run(prism, profile, contexts, budgets, n, seed, asked, p), "asking", show)
+        results = gather(
+            lambda p: evaluation.run(
+                prism, profile, contexts, budgets, n, seed, asked, p, None if about is None else made
+            ),
+            "asking",
+            show,
+        )
     if plot is not None:
         report.plot_accuracy(results, plot, prism.name)
     if as_json:
@@ -186,6 +211,7 @@ def synapse(
 def gate(
     n: Annotated[int, typer.Option("--n", min=1, help="Conversations.")] = CASES["gate"],
     notes: NotesOption = NOTES["gate"],
+    data: DataOption = None,
     seed: SeedOption = 2027,
     quick: QuickOption = False,
     model: EvalModel = "pocket",
@@ -197,13 +223,20 @@ def gate(
 ) -> None:
     """Does the Gate tell right thoughts from irrelevant, contradicted and garbled ones?"""
     from warpcortex_cli.eval import gate as evaluation
-    from warpcortex_cli.eval import report
+    from warpcortex_cli.eval import on_documents, report
+    from warpcortex_cli.eval.questions import questions
 
+    about = None if data is None else questions(data)
     prism, settings = open_prism(model=model, profile=profile, options=LoadOptions(device, dtype))
+    n = cases("gate", n, quick)
+
+    def judging(progress: Callable[[int, int], None]) -> Iterator[evaluation.Judged]:
+        if about is not None:
+            return on_documents.gate_thoughts(prism, settings, about, n, seed, progress)
+        return evaluation.run(prism, settings, n, notes, seed, progress)
+
     with progress_bar(stderr_console()) as show:
-        judged = gather(
-            lambda p: evaluation.run(prism, settings, cases("gate", n, quick), notes, seed, p), "judging", show
-        )
+        judged = gather(judging, "judging", show)
     if as_json:
         print_json(evaluation.as_json(judged, settings, prism.name, seed))
         return

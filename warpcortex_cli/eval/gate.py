@@ -73,32 +73,40 @@ class Judge:
         if self.strangers:
             other = self.rng.choice(self.strangers)
             self._judge("irrelevant", other, other.text.splitlines()[-1].removeprefix("= "))
-        broken = self.rng.choice((_shuffled, _noise, _stuck))(right, self.rng)
-        self._judge("garbled", _with_thought(self.own, right, broken), broken)
+        other_text = broken(right, self.rng)
+        self._judge("garbled", _with_thought(self.own, right, other_text), other_text)
 
     def _judge(self, label: str, writing: Writing, thought: str) -> None:
-        prism, river = self.session.prism, self.session.river
-        work, ids = written_anew(self.session, writing.role, writing.task, writing.text)
-        stream = Stream(0, writing.role, writing.task, {}, 0.0)
-        stream.thought = Thought(thought)
-        injection = Injection(stream, river, weighs=True)
-        pieces = injection.rows(injection.left)
-        for (reading, _), result in zip(pieces, prism.forward([row for _, row in pieces]), strict=True):
-            injection.absorb(reading, result)
-        gain, likely = injection.gain() or 0.0, injection.there.likelihood(len(injection.positions) - 1)
-        injection.release()
-        self.judged.append(
-            Judged(
-                label,
-                self.case.kind,
-                thought,
-                gain,
-                calibrated=0.0 if garbled(thought) else self.session.conversation.gate.score(gain),
-                raw_cosine=raw_cosine(work.hidden, river.hidden) or 0.0,
-                likelihood=0.0 if likely is None else float(likely.mean()),
-                certainty=certainty(chosen(work.scores, ids).tolist()),
-            )
-        )
+        self.judged.append(judged(self.session, label, self.case.kind, writing, thought))
+
+
+def judged(session: Session, label: str, kind: str, writing: Writing, thought: str) -> Judged:
+    """A thought as the Gate sees it at this moment of a session, if a Stream had written it."""
+    prism, river = session.prism, session.river
+    work, ids = written_anew(session, writing.role, writing.task, writing.text)
+    stream = Stream(0, writing.role, writing.task, {}, 0.0)
+    stream.thought = Thought(thought)
+    injection = Injection(stream, river, weighs=True)
+    pieces = injection.rows(injection.left)
+    for (reading, _), result in zip(pieces, prism.forward([row for _, row in pieces]), strict=True):
+        injection.absorb(reading, result)
+    gain, likely = injection.gain() or 0.0, injection.there.likelihood(len(injection.positions) - 1)
+    injection.release()
+    return Judged(
+        label,
+        kind,
+        thought,
+        gain,
+        calibrated=0.0 if garbled(thought) else session.conversation.gate.score(gain),
+        raw_cosine=raw_cosine(work.hidden, river.hidden) or 0.0,
+        likelihood=0.0 if likely is None else float(likely.mean()),
+        certainty=certainty(chosen(work.scores, ids).tolist()),
+    )
+
+
+def broken(thought: str, rng: random.Random) -> str:
+    """A thought that says nothing: shuffled, noise, or stuck at a word."""
+    return rng.choice((_shuffled, _noise, _stuck))(thought, rng)
 
 
 def _with_thought(writing: Writing, thought: str, other: str) -> Writing:

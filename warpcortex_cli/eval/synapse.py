@@ -1,7 +1,8 @@
 """How well Streams answer from the Synapse, by selection method and budget.
 
 A Stream starts as in the product; its prompt and the right answer are forwarded once over what it reads. It is right if
-each token of the answer is the greedy one, as a greedy Stream would have written it.
+each token of the answer is the greedy one, as a greedy Stream would have written it; or, for cases that name other
+answers, if it is likelier than each of them.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from warpcortex_cli.engine.briefing import Briefing
 from warpcortex_cli.engine.dialogue import NOTES_BREAK
 from warpcortex_cli.engine.journal import Journal
 from warpcortex_cli.engine.river import QUERY_WINDOW, River
+from warpcortex_cli.engine.sampling import chosen
 from warpcortex_cli.engine.session import Session
 from warpcortex_cli.engine.workers.base import Host
-from warpcortex_cli.engine.workers.model import ModelWorker
+from warpcortex_cli.engine.workers.model import ModelWorker, Writing
 from warpcortex_cli.eval.forced import Written, attention_error, stream_writes
 from warpcortex_cli.eval.misspelled import mistyped
 from warpcortex_cli.eval.rivals import Expected, Method, ahead
@@ -48,6 +50,7 @@ class Case:
         depth: of the fact, from 0 (oldest notes) to 9 (newest).
         answer: the text of a Stream that is right.
         given: the beginning of the answer, which is not judged.
+        others: wrong answers with the same beginning.
     """
 
     kind: str
@@ -56,6 +59,7 @@ class Case:
     prompt: str
     answer: str
     given: str = ""
+    others: tuple[str, ...] = ()
 
 
 class Share(NamedTuple):
@@ -166,12 +170,19 @@ class Reader:
     """A case read by a River; `measure` asks a Stream that reads a method's selection."""
 
     def __init__(self, prism: Prism, profile: Profile, case: Case) -> None:
-        self.prism, self.profile, self.case = prism, profile, case
+        self.prism, self.profile = prism, profile
         session = Session(prism, profile.with_whole_context(), streams=False)
         session.load_notes(case.notes + NOTES_BREAK)
         self.river: River = session.river
-        self.answer = prism.encode(case.answer)
-        self.given = len(prism.encode(case.given))  # tokens of the answer that are not judged
+        self.ask(case)
+
+    def ask(self, case: Case) -> None:
+        """Goes on to another case with the same notes."""
+        self.case = case
+        self.answer = self.prism.encode(case.answer)
+        self.others = [self.prism.encode(other) for other in case.others]
+        self.longest = max(map(len, (self.answer, *self.others)))
+        self.given = len(self.prism.encode(case.given))  # tokens of the answer that are not judged
         self.reference: Written | None = None
 
     def measure(self, method: Method | None, k: int = 0) -> Measured:
@@ -182,7 +193,7 @@ class Reader:
         settings = self.profile.synapse.model_copy(
             update={"landmarks": marks, "focus": focus, "refresh_tokens": 1_000_000}
         )
-        tail = {"stream_tail_tokens": 2 * focus + len(self.answer) + 256, "streams": 1}
+        tail = {"stream_tail_tokens": 2 * focus + self.longest + 256, "streams": 1}
         profile = self.profile.model_copy(
             update={"synapse": settings, "limits": self.profile.limits.model_copy(update=tail)}
         )
@@ -194,11 +205,13 @@ class Reader:
         began = time.perf_counter()
         briefing.synapse = take(prism, river.tail, settings, queries, 1, sampler=sampler, after=after)
         prompt = "{focus}\n\n{task}" if method and method.rereads else "{task}"
-        role = Role(name="asked", trigger="<(?P<task>[^>]{1,400})>", prompt=prompt, max_tokens=len(self.answer))
+        role = Role(name="asked", trigger="<(?P<task>[^>]{1,400})>", prompt=prompt, max_tokens=self.longest)
         brief = briefing.full(briefing.task(1, role, self.case.prompt.strip(), {}), river, profile, Journal())
         work = worker.take(brief)
         work.start()
         seconds = time.perf_counter() - began
+        assert work.tail is not None and work.reads is not None
+        begins = work.tail.length
         written = stream_writes(prism, work, self.answer)
         kept: list[Readable] = [*work.reads.segments[:1]]
         if brief.focus:
@@ -206,16 +219,36 @@ class Reader:
             chosen.copy_from(river.tail, torch.tensor(brief.focus))
             kept.append(chosen.view(len(brief.focus)))
         compression = 1 - (brief.landmarks + len(brief.focus)) / river.position
+        right = self._right(work, begins, written)
         work.close()
         if method is None:
             self.reference = written
-        right = bool((written.scores.argmax(1).cpu() == torch.tensor(self.answer))[self.given :].all())
         if self.reference is None:
             return Measured(self.case.kind, right, 0.0, (0.0,) * prism.layers, compression, seconds)
         expected = self.reference.scores
         kl = float((expected.exp() * (expected - written.scores)).sum(1).mean())
         errors = attention_error(prism, self.reference.queries, river.tail.view(river.position), kept)
         return Measured(self.case.kind, right, kl, tuple(errors), compression, seconds)
+
+    def _right(self, work: Writing, begins: int, written: Written) -> bool:
+        """Whether the answer would be written or, of a case with other answers, is likelier a token than each of them.
+
+        Args:
+            begins: the length of the work's tail before the answer was written.
+        """
+        if not self.others:
+            greedy = written.scores.argmax(1).cpu() == torch.tensor(self.answer)
+            return bool(greedy[self.given :].all())
+        likely = [self._likelihood(written, self.answer)]
+        for other in self.others:
+            assert work.tail is not None
+            work.tail.truncate(begins)
+            likely.append(self._likelihood(stream_writes(self.prism, work, other), other))
+        return likely[0] > max(likely[1:])
+
+    def _likelihood(self, written: Written, ids: list[int]) -> float:
+        """Nats a token of what is judged."""
+        return float(chosen(written.scores, ids)[self.given :].mean())
 
     def _queries_ahead(self) -> list[torch.Tensor]:
         """Queries of the whole context except its sinks, rotated by `ahead`, per layer [heads, n, head_dim]."""
@@ -244,15 +277,24 @@ def run(
     seed: int,
     methods: Mapping[str, Method],
     progress: Callable[[int, int], None] = lambda done, total: None,
+    made: Callable[[int], Sequence[Case]] | None = None,
 ) -> Iterator[Result]:
-    """The full context and all methods over the same `n` cases for each context length."""
+    """The full context and all methods over the same `n` cases for each context length.
+
+    Args:
+        made: the cases for a context length; None: of pocket's world.
+    """
     for number, context in enumerate(contexts):
-        rng = random.Random(seed + context)
         found: dict[tuple[str, int], list[Measured]] = defaultdict(list)
-        for i in range(n):
-            # 60 cases cover each kind at each depth; fewer still cover all kinds.
-            case = make_case(rng, prism, context, i % 10, KINDS[(i + i // 10) % len(KINDS)])
-            reader = Reader(prism, profile, case)
+        cases_here = _of_world(prism, context, n, seed) if made is None else made(context)
+        kinds = tuple(dict.fromkeys(case.kind for case in cases_here))
+        kinds = KINDS if set(kinds) <= set(KINDS) else kinds
+        reader: Reader | None = None
+        for i, case in enumerate(cases_here):
+            if reader is not None and reader.case.notes == case.notes:
+                reader.ask(case)
+            else:
+                reader = Reader(prism, profile, case)
             found["full", context].append(reader.measure(None))
             for name, method in methods.items():
                 for k in budgets:
@@ -264,12 +306,18 @@ def run(
                 k=k,
                 context=context,
                 **_share(cases)._asdict(),
-                kinds={kind: _share(of) for kind in KINDS if (of := [c for c in cases if c.kind == kind])},
+                kinds={kind: _share(of) for kind in kinds if (of := [c for c in cases if c.kind == kind])},
                 kl=fmean(c.kl for c in cases),
                 attention_error=tuple(fmean(c.errors[i] for c in cases) for i in range(prism.layers)),
                 compression=fmean(c.compression for c in cases),
                 seconds=fmean(c.seconds for c in cases),
             )
+
+
+def _of_world(prism: Prism, context: int, n: int, seed: int) -> list[Case]:
+    """Cases of pocket's world: 60 cover each kind at each depth; fewer still cover all kinds."""
+    rng = random.Random(seed + context)
+    return [make_case(rng, prism, context, i % 10, KINDS[(i + i // 10) % len(KINDS)]) for i in range(n)]
 
 
 def _share(cases: Sequence[Measured]) -> Share:

@@ -145,6 +145,23 @@ def test_questions_on_one_document_share_one_reading_of_it(prism, monkeypatch) -
     assert alone.ask(profile, "The ropes are red.", "Who is there?").text == second.text and first.tokens
 
 
+def test_conditions_share_one_reading_of_a_document(prism, monkeypatch) -> None:
+    loads = []
+    load = asking.Session.load_notes
+    monkeypatch.setattr(asking.Session, "load_notes", lambda self, text: loads.append(len(text)) or load(self, text))
+    long = "The ropes are red. " * 220
+    items = [
+        tasks.Item(question, lambda reply: {"accuracy": 1.0}, notes, "The ropes are red.", answers=("red",))
+        for notes in (long, f"{long}The lamps are old.")
+        for question in ("What is red?", "How much is 15% of 80?")
+    ]
+    profile = profile_of(TURN, river={"max_tokens": 4})
+    found = list(tasks.run(prism, profile, {"pages": items}, ["fewshot", "oracle", "tools", "tools-inline"], 1))
+    assert [r.condition for r in found] == ["fewshot", "oracle", "tools", "tools-inline"]
+    assert sorted(loads)[-2:] == [len(long), len(items[2].notes)] and sorted(loads)[-3] < 100
+    assert [r.started for r in found] == [0, 0, 2, 2] and found[3].scores["in thoughts"] == 0.0
+
+
 def test_examples_are_read_once_and_nothing_else_is_shared(prism, monkeypatch) -> None:
     rows: list[int] = []
     forward = prism.forward

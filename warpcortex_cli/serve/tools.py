@@ -127,7 +127,7 @@ class CallReader:
         while self._held:
             before, found, after = self._held.partition(opening)
             if not found:
-                safe = len(self._held) - begun(self._held, opening)
+                safe = len(self._held[: len(self._held) - begun(self._held, opening)].rstrip())
                 yield self._held[:safe]
                 self._held = self._held[safe:]
                 return
@@ -147,6 +147,8 @@ class CallReader:
     def finish(self) -> str:
         """What is left at the end of the reply: content, unless it is a call."""
         text = self._all()
+        if self.calls and not text.strip():
+            return ""
         body = text.strip().removeprefix(self._box.opening).strip() if self._box.opening else text
         call = self._box.read(body) if text.strip() else None
         if call is None:

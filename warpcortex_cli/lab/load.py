@@ -34,7 +34,7 @@ from rich.table import Table
 
 CHAT = "/v1/chat/completions"
 _CANARY = re.compile(r"zq[0-9a-f]{6}")
-_TURNS = ("Say the word {canary} again.", "Name three fruits.", "What was the word?")
+_TURNS = ("Say the word {canary} twice.", "Name three fruits.", "What was the word?")
 KINDS = {"talk": 70, "cancel": 8, "break off": 6, "read slowly": 4, "too long": 6, "no request": 6}  # in percent
 _NO_REQUESTS = (
     b"{",
@@ -103,7 +103,6 @@ class Clients:
     def __init__(self, url: str, seed: int, most: int, kinds: dict[str, int], long: int = 20_000) -> None:
         self._url, self._seed, self._most, self._kinds, self._long = url, seed, most, kinds, long
         self.seen = Seen()
-        self.timing = False
 
     async def run(self, clients: int, *, seconds: float = 0.0, rounds: int = 0) -> Seen:
         """Lets clients come again and again, for a time or a number of rounds."""
@@ -129,23 +128,24 @@ class Clients:
     async def _talk(self, rng: random.Random) -> None:
         """A conversation that is sent whole with each turn."""
         canary = f"zq{rng.randrange(1 << 24):06x}"
-        talk: list[dict[str, str]] = []
+        talk: list[dict[str, str]] = [{"role": "system", "content": "You are a helpful assistant."}]
         for words in _TURNS[: rng.randint(1, len(_TURNS))]:
             talk.append({"role": "user", "content": words.format(canary=canary)})
             began = last = time.monotonic()
             said = ""
-            async with posted(self._url, self._body(talk, stream=True)) as (status, reader):
+            body = self._body(talk, stream=True, stream_options={"include_usage": True})
+            async with posted(self._url, body) as (status, reader):
                 if status != 200:
                     raise ValueError(f"status {status}")
                 async for piece in pieces(reader):
                     if "error" in piece:
                         raise ValueError(piece["error"]["message"])
+                    self.seen.tokens += (piece.get("usage") or {}).get("completion_tokens", 0)
                     new = piece["choices"][0]["delta"].get("content") if piece["choices"] else ""
                     if new:
                         now = time.monotonic()
                         (self.seen.between if said else self.seen.first).append(now - (last if said else began))
                         last, said = now, said + new
-                        self.seen.tokens += 1
             self.seen.check(said, canary)
             talk.append({"role": "assistant", "content": said.strip() or "."})
 
@@ -323,7 +323,7 @@ def main() -> None:
     args = parser.parse_args()
     kinds = {"talk": 1} if args.good or args.peer else KINDS
     table = Table(
-        "server", "requests", "pieces/s", "first token s\n50 / 95 %", "between ms\n50 / 95 %",
+        "server", "requests", "tokens/s", "first token s\n50 / 95 %", "between ms\n50 / 95 %",
         "RSS MiB\n2nd / last 5th", "leaked", "wrong",
     )  # fmt: skip
     console = Console(width=120)

@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 import pytest
+from conftest import make_tokenizer
 
-from tests.conftest import make_tokenizer
 from warpcortex_cli.engine.contents import Said
 from warpcortex_cli.errors import UsageError
 from warpcortex_cli.prism.chat_format import ChatFormat, Message

@@ -47,6 +47,7 @@ _NO_REQUESTS = (
     b'{"messages": [{"role": "user", "content": "\xff\xfe"}]}',
     b'{"messages": [{"role": "user", "content": "x"}], "response_format": {"type": "json_schema"}}',
     b"\x00" * 64,
+    b"[" * 100_000,
 )
 
 
@@ -59,11 +60,12 @@ class Seen:
     tokens: int = 0
     done: Counter[str] = field(default_factory=Counter)
     wrong: Counter[str] = field(default_factory=Counter)  # what must not happen
+    issued: set[str] = field(default_factory=set)
     leaked: int = 0
 
     def check(self, text: str, own: str) -> None:
-        """Looks for canaries of others."""
-        self.leaked += sum(found != own for found in _CANARY.findall(text))
+        """Looks for canaries of others. A model may misspell its own."""
+        self.leaked += len(self.issued.intersection(_CANARY.findall(text)) - {own})
 
 
 @asynccontextmanager
@@ -128,6 +130,7 @@ class Clients:
     async def _talk(self, rng: random.Random) -> None:
         """A conversation that is sent whole with each turn."""
         canary = f"zq{rng.randrange(1 << 24):06x}"
+        self.seen.issued.add(canary)
         talk: list[dict[str, str]] = [{"role": "system", "content": "You are a helpful assistant."}]
         for words in _TURNS[: rng.randint(1, len(_TURNS))]:
             talk.append({"role": "user", "content": words.format(canary=canary)})

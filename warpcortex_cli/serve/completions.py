@@ -24,10 +24,13 @@ from warpcortex_cli.serve.wire import CompletionRequest
 
 async def completions(service: Service, body: CompletionRequest, request: Request) -> Response:
     """Goes on with one text or several."""
-    prompts = prompts_of(body.prompt, service.prism)
+    service.check_model(body.model)
+    service.loop.check_letters(sum(len(one) for one in _texts(body.prompt)))
+    prompts = await service.loop.apart(lambda: prompts_of(body.prompt, service.prism))
     wanted = Wanted(body.n, body.max_tokens, body.logprobs, body.logit_bias)
     jobs = await service.text(body, prompts, wanted)
-    before = [service.prism.decode(ids) if body.echo else "" for ids in prompts for _ in range(body.n)]
+    texts = await service.loop.apart(lambda: [service.prism.decode(ids) if body.echo else "" for ids in prompts])
+    before = [text for text in texts for _ in range(body.n)]
     reply = _Texts(service, jobs, before)
     if body.stream:
         usage = body.stream_options is not None and body.stream_options.include_usage
@@ -48,6 +51,10 @@ def prompts_of(prompt: str | Sequence[Any], prism: Prism) -> list[list[int]]:
     if any(not 0 <= token < prism.vocab_size for ids in found for token in ids):
         raise UsageError("a prompt holds a token that this model does not have.")
     return found
+
+
+def _texts(prompt: str | Sequence[Any]) -> list[str]:
+    return [prompt] if isinstance(prompt, str) else [one for one in prompt if isinstance(one, str)]
 
 
 class _Texts:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
+from typing import TypeVar
 
 from warpcortex_cli.engine.calibration import Calibration
 from warpcortex_cli.engine.contents import Said
@@ -18,11 +21,13 @@ from warpcortex_cli.events import Event, RiverFinished, RiverStarted, RiverText,
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.profile import Profile
 from warpcortex_cli.serve.faults import BusyError, TooLongError
-from warpcortex_cli.serve.job import Failed, Item, Job, Outbox, Over, ring
+from warpcortex_cli.serve.job import Ask, Failed, Item, Job, Outbox, Over, ring
 from warpcortex_cli.serve.limits import Limits
 from warpcortex_cli.serve.shelf import Kept, Shelf, prompt_ids
 from warpcortex_cli.ui.answer import Answer, Shown
 
+_T = TypeVar("_T")
+_LETTERS = 16  # in a token, at most on average: longer texts are not even encoded
 _TICK = 0.5  # seconds after which waiting readers are looked at again, where nobody writes
 
 
@@ -124,6 +129,30 @@ class Loop:
         """Ends a reply whose reader is gone. Of no effect if it is over."""
         self._order(lambda: self._cancel(job))
 
+    @property
+    def most(self) -> int:
+        """The most tokens of a prompt."""
+        return self.limits.prompt or self.prism.max_context
+
+    def check_letters(self, letters: int) -> None:
+        """Raises TooLongError for texts that are too long to be worth encoding."""
+        if letters > _LETTERS * self.most:
+            said = f"the prompt has {letters:,} letters, and {self.most:,} tokens are the most."
+            raise TooLongError(said, "Shorten it.")
+
+    async def apart(self, do: Callable[[], _T]) -> _T:
+        """Runs something in the thread that steps: whatever uses the tokenizer, which serves one thread at a time."""
+        future: Future[_T] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(do())
+            except Exception as error:
+                future.set_exception(error)
+
+        self._order(run)
+        return await asyncio.wrap_future(future)
+
     def _order(self, do: Callable[[], None]) -> None:
         self._orders.put(do)
         self.stepper.wake()
@@ -174,10 +203,7 @@ class Loop:
     def _begin(self, job: Job) -> None:
         ask = job.ask
         try:
-            ids = prompt_ids(self.prism, ask)
-            most = self.limits.prompt or self.prism.max_context
-            if len(ids) > most:
-                raise TooLongError(f"the prompt has {len(ids)} tokens, and {most} are the most.", "Shorten it.")
+            ids = self._prompt(ask)
             busy = [other.session for other in self._running if other.session is not None]
             session, shown = self.shelf.take(ask, ids, busy)
             job.session = session
@@ -189,6 +215,14 @@ class Loop:
             self._deliver(job, next(job.steps))
         except Exception as error:
             self._fail(job, error)
+
+    def _prompt(self, ask: Ask) -> list[int]:
+        """The tokens of a prompt. Raises TooLongError."""
+        self.check_letters(sum(len(said.text) for said in ask.turns) + len(ask.profile.river.prompt))
+        ids, most = prompt_ids(self.prism, ask), self.most
+        if len(ids) > most:
+            raise TooLongError(f"the prompt has {len(ids):,} tokens, and {most:,} are the most.", "Shorten it.")
+        return ids
 
     def _advance(self, job: Job, stepped: bool) -> None:
         """Takes what the step has brought to a reply."""

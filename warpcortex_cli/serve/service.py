@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -51,7 +50,6 @@ class Service:
     def __init__(self, loop: Loop, key: str | None = None, *, local: bool = True) -> None:
         self.loop, self.key, self.local = loop, key, local
         self._grammars: Grammars | None = None
-        self._lock = threading.Lock()
 
     @property
     def prism(self) -> Prism:
@@ -101,7 +99,7 @@ class Service:
         bias = {_token(name, self.prism): value for name, value in (wanted.bias or {}).items()}
         jobs: list[Job] = []
         for number, ask in enumerate(asks):
-            grammar = await asyncio.to_thread(self._grammar, wanted, box)
+            grammar = await self._grammar(wanted, box)
             options = ReplyOptions((seed + number) % (1 << 63), grammar, bias, wanted.likeliest)
             first = jobs[number - number % wanted.choices] if number % wanted.choices else None
             jobs.append(Job(replace(ask, options=options), outbox, number, first))
@@ -114,28 +112,28 @@ class Service:
         most = None if wanted.max_tokens is None else min(wanted.max_tokens, self.limits.tokens)
         return self.profile.sampled(given, stop, most)
 
-    def _grammar(self, wanted: Wanted, box: Toolbox) -> Guided | None:
+    async def _grammar(self, wanted: Wanted, box: Toolbox) -> Guided | None:
         """What the reply has to keep to: a schema, or a call of a function."""
         choice, form = wanted.tool_choice, wanted.format
         if box and (choice == "required" or isinstance(choice, NamedTool)):
             name = None
             if isinstance(choice, NamedTool):
                 name = choice.function.name if choice.function is not None else choice.name
-            return self._all_grammars().lark(box.grammar(name))
+            return await self._kept_to(lambda grammars: grammars.lark(box.grammar(name)))
         if form is None or form.type == "text":
             return None
         if form.type == "json_object":
-            return self._all_grammars().any_json()
+            return await self._kept_to(Grammars.any_json)
         schema: dict[str, Any] | None = form.schema_ if form.json_schema is None else form.json_schema.schema_
         if schema is None:
             raise UsageError("response_format asks for json_schema and gives none.")
-        return self._all_grammars().schema(schema)
+        return await self._kept_to(lambda grammars: grammars.schema(schema))
 
-    def _all_grammars(self) -> Grammars:
-        with self._lock:
-            if self._grammars is None:
-                self._grammars = Grammars(self.prism)
-            return self._grammars
+    async def _kept_to(self, make: Callable[[Grammars], Guided]) -> Guided:
+        """A grammar. Making a large one takes a while, so it does not happen where others are waiting."""
+        if self._grammars is None:
+            self._grammars = await self.loop.apart(lambda: Grammars(self.prism))
+        return await asyncio.to_thread(make, self._grammars)
 
 
 def _token(name: str, prism: Prism) -> int:

@@ -42,10 +42,11 @@ class Kept:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of its keys and values, as allocated."""
+        """Bytes of its keys and values, as allocated, and of its newest queries."""
         river = self.session.river
-        tiers = river.past.store.tiers()
-        return river.tail.nbytes + river.asides.nbytes + tiers["hot"].bytes + tiers["warm"].bytes
+        tiers, queries = river.past.store.tiers(), river.queries
+        held = river.tail.nbytes + river.asides.nbytes + tiers["hot"].bytes + tiers["warm"].bytes
+        return held + (0 if queries is None else queries.nbytes)
 
     def continued_by(self, ask: Ask) -> bool:
         turns = self.turns

@@ -6,6 +6,7 @@ import pytest
 from conftest import CHATML, make_tokenizer
 from transformers import PreTrainedTokenizerFast
 
+from warpcortex_cli.prism import chat_format
 from warpcortex_cli.prism.chat_format import ChatFormat, encode
 
 WITH_DEFAULT_SYSTEM = (
@@ -87,6 +88,14 @@ def test_a_model_without_template_gets_plain_lines() -> None:
 )
 def test_a_template_that_does_not_serve_is_not_used(template: str) -> None:
     assert not ChatFormat(tokenizer(template)).templated
+
+
+def test_a_template_that_does_not_end_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat_format, "_LIMIT", 0.1)
+    endless = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+    chat = ChatFormat(tokenizer(endless))
+    assert chat.problem == "it takes more than 0.1 s" and not chat.templated
+    assert ChatFormat(tokenizer(CHATML)).templated
 
 
 def test_the_token_that_ends_a_turn_is_found() -> None:

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from warpcortex_cli.prism.deadline import TakesTooLong, at_most
 from warpcortex_cli.prism.encoding import CONTEXT, Disguise, Encoder
 
 _MARKS = ("WARPSYSTEM", "WARPFIRST", "WARPREPLY", "WARPSECOND")
@@ -24,6 +25,7 @@ _CLOSING = re.compile(
     r"(?P<begin>[<\[\u25c1]\|?)(?:/|END_)(?P<word>(?:\w+:)?\w*(?:think|thought|reason)\w*)(?P<end>\|?[>\]\u25b7])", re.I
 )
 _CONTROL = re.compile(r"[<\[\uff1c\u25c1](?!0x[0-9A-Fa-f]{2}>)\S*[^\W\d]\S*[>\]\uff1e\u25b7]")
+_LIMIT = 5.0  # seconds for a template, which takes milliseconds
 _CHECKED = 32  # tokens before a seam that must agree with the text
 
 
@@ -236,9 +238,12 @@ class ChatFormat:
         if tools:
             chosen["tools"] = list(tools)
         try:
-            text: str = self._tokenizer.apply_chat_template(
-                [m._asdict() for m in messages], tokenize=False, add_generation_prompt=True, **chosen
-            )
+            with at_most(_LIMIT):
+                text: str = self._tokenizer.apply_chat_template(
+                    [m._asdict() for m in messages], tokenize=False, add_generation_prompt=True, **chosen
+                )
+        except TakesTooLong as error:
+            raise _Unusable(f"it takes more than {_LIMIT:g} s") from error
         except Exception as error:  # a template is foreign code and may raise anything
             first = re.split(r"(?<=[.!:]) ", " ".join(str(error).split()), maxsplit=1)[0].rstrip(".!:")
             raise Unusable(first[:120] or type(error).__name__) from error

@@ -87,6 +87,14 @@ def test_it_is_the_model_that_was_written(
     assert tied == model.config.tie_word_embeddings
 
 
+@pytest.mark.parametrize("architecture", ["gemma2", "gemma3"])
+def test_a_window_of_0_is_none(architecture: str, model_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    path = tmp_path / "tiny.gguf"
+    write_model(model_folder(architecture), path, metadata={f"{architecture}.attention.sliding_window": 0})
+    found, _ = load_prism_parts(source(path), LoadOptions("cpu", "fp32"))
+    assert set(found.config.layer_types) == {"full_attention"} and torch.isfinite(logits(found)).all()
+
+
 @pytest.mark.parametrize(
     "config",
     [

@@ -9,7 +9,7 @@ import pytest
 from tests.engine.conftest import prism as prism  # the random model
 from tests.engine.test_tools import profile_of
 from warpcortex_cli.errors import UsageError
-from warpcortex_cli.eval import on_documents, passages, squad, synapse
+from warpcortex_cli.eval import on_documents, passages, recall_on_documents, squad, synapse
 from warpcortex_cli.eval.questions import Question
 from warpcortex_cli.eval.rivals import METHODS
 
@@ -76,3 +76,17 @@ def test_half_of_the_articles_is_asked_about_all_are_read(half: str) -> None:
 def test_a_half_without_questions_is_refused() -> None:
     with pytest.raises(UsageError, match="second half"):
         squad.documents(ASKED[:1], 1000, 1, 1, len, "second")
+
+
+def test_recall_is_asked_for_facts_at_their_depth_and_planted_ones_are_there(prism) -> None:
+    asked = [
+        Question("pages", f"Where is the {thing} number {i}?", paragraph(f"{thing} {i}", place), (f"the {place}",), i)
+        for i in range(12)
+        for thing, place in PLACES.items()
+    ]
+    methods = ["ours", "random", "planted"]
+    found = list(recall_on_documents.run(prism, profile_of(), asked, 128, [1, 4], 3, 1, methods))
+    assert [(r.method, r.depth, r.n) for r in found if not r.wording] == [
+        (m, 128 * depth, 3) for depth in (1, 4) for m in methods
+    ]
+    assert all(r.found == 1 for r in found if r.method == "planted")

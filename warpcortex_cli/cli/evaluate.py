@@ -290,6 +290,7 @@ def recall(
             show_default=False,
         ),
     ] = "",
+    data: DataOption = None,
     seed: SeedOption = 2033,
     quick: QuickOption = False,
     model: EvalModel = "pocket",
@@ -300,22 +301,27 @@ def recall(
 ) -> None:
     """Are facts recalled long after they left the window? Ours against other retrieval methods."""
     from warpcortex_cli.eval import recall as evaluation
+    from warpcortex_cli.eval import recall_on_documents
+    from warpcortex_cli.eval.questions import questions
 
     depths = QUICK_TIMES if quick else numbers("--depths", times)
     chosen = named(methods, list(evaluation.METHODS)) if methods else evaluation.default_methods()
     if missing := [m for m in chosen if m not in evaluation.default_methods()]:
         raise UsageError(f"the method {missing[0]} takes the package bm25s.", 'pip install "warpcortex[eval]" has it.')
     worded = named(wordings, list(evaluation.WORDINGS), "wording")
-    prism, settings = open_prism(model=model, profile="pocket", options=LoadOptions(device, dtype))
+    about = None if data is None else questions(data)
+    name = "pocket" if about is None else None
+    prism, settings = open_prism(model=model, profile=name, options=LoadOptions(device, dtype))
     check_budget(budget, prism)
+    n = cases("recall", n, quick)
+
+    def asking(progress: Callable[[int, int], None]) -> Iterator[evaluation.Result]:
+        if about is not None:
+            return recall_on_documents.run(prism, settings, about, budget, depths, n, seed, chosen, progress)
+        return evaluation.run(prism, settings, budget, depths, n, seed, chosen, progress, worded)
+
     with progress_bar(stderr_console()) as show:
-        results = gather(
-            lambda p: evaluation.run(
-                prism, settings, budget, depths, cases("recall", n, quick), seed, chosen, p, worded
-            ),
-            "asking",
-            show,
-        )
+        results = gather(asking, "asking", show)
     if as_json:
         print_json(evaluation.as_json(results, budget, prism.name, seed))
         return

@@ -242,14 +242,17 @@ class Reader:
     """A River that has read notes, and questions on them with a given recall method."""
 
     def __init__(self, prism: Prism, profile: Profile, budget: int, tokens: int, seed: int) -> None:
-        rng = random.Random(seed)
-        self.facts = make_facts(rng, prism, tokens)
+        self.facts = make_facts(random.Random(seed), prism, tokens)
+        self.read(prism, profile, budget, "\n".join(self.facts), seed)
+
+    def read(self, prism: Prism, profile: Profile, budget: int, text: str, seed: int) -> None:
+        """Reads notes. The window, and what may be recalled, have `budget` tokens each."""
         settings = {
             "memory": profile.memory.model_copy(update={"window": budget, "recall": budget}),
             "river": profile.river.model_copy(update={"max_tokens": _ANSWER}),
         }
         self.session = Session(prism, profile.model_copy(update=settings), streams=False)
-        self.session.load_notes("\n".join(self.facts))
+        self.session.load_notes(text)
         self.river = self.session.river
         self.river.make_room()  # the tail is at its shortest, so that no turn moves tokens and all start equal
         self.memory = Memory(prism, self.river.past, seed)
@@ -280,6 +283,10 @@ class Reader:
 
     def ask(self, method: Method, tokens: range, case: pocket.Case) -> Answered:
         """Asks, judges, and rewinds the turn."""
+        return self.answered(method, tokens, case.question, lambda text: pocket.is_right(case, text))
+
+    def answered(self, method: Method, tokens: range, question: str, right: Callable[[str], bool]) -> Answered:
+        """Asks for a fact with a recall method and rewinds the turn. `right` judges the reply."""
         first: list[set[int]] = []
         past = self.river.past
         self.memory.planted = tokens
@@ -299,12 +306,12 @@ class Reader:
 
         past.look_for = look_for  # type: ignore[method-assign]
         try:
-            events = list(self.session.send(case.question))
+            events = list(self.session.send(question))
         finally:
             del past.look_for
         text = "".join(e.text for e in events if isinstance(e, RiverText) and not (e.request or e.thinking))
         self.session.undo()
-        return Answered(first[0].issuperset(tokens), pocket.is_right(case, text))
+        return Answered(first[0].issuperset(tokens), right(text))
 
 
 def make_facts(rng: random.Random, prism: Prism, tokens: int) -> dict[str, world.Fact]:
@@ -359,12 +366,13 @@ def run(
     for depth in depths:
         for method in methods:
             every = [a for wording in wordings for a in found[method, depth, wording]]
-            yield _result(method, depth * budget, every)
+            yield result_of(method, depth * budget, every)
     for (method, depth, wording), answers in found.items():
-        yield _result(method, depth * budget, answers, wording)
+        yield result_of(method, depth * budget, answers, wording)
 
 
-def _result(method: str, depth: int, answers: Sequence[Answered], wording: str = "") -> Result:
+def result_of(method: str, depth: int, answers: Sequence[Answered], wording: str = "") -> Result:
+    """Sums up the answers of one method at a depth in tokens."""
     n, right = len(answers), sum(a.right for a in answers)
     return Result(method, depth, right / n, interval(right, n), n, sum(a.found for a in answers) / n, wording)
 

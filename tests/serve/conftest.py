@@ -24,7 +24,7 @@ from warpcortex_cli.serve.service import Service
 NOTES = "Mara keeps ropes: 47, brown, in the old mill.\nThe lamps of Otto: 86, red, in the old mill."
 QUESTION = f"{NOTES}\n\nHow many ropes of Mara and lamps of Otto in total?"
 ROPES = "How many ropes does Mara have?"
-LIMITS = Limits(replies=8, waiting=8, choices=4, body=1 << 16, tokens=64, patience=0.5, outbox=16, kept=8 << 20)
+LIMITS = Limits(replies=8, waiting=8, choices=4, body=1 << 16, tokens=64, patience=600, outbox=16, kept=8 << 20)
 
 
 class Running:

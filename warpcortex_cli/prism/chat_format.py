@@ -214,7 +214,7 @@ class ChatFormat:
             opened: whether the last user words will be continued.
         """
         words = [Message(m.role, self._disguised(m, disguise)) for m in messages]
-        named = _disguised_within(list(tools), disguise)
+        named = disguise.values(list(tools))
         first, *rest = words
         if first.role == "system" and not self._takes_system:
             words = [Message("user", first.content), Message("assistant", _AGREED), *rest]
@@ -372,15 +372,6 @@ class Unusable(Exception):
 def encode(tokenizer: Any, text: str) -> list[int]:
     """Token ids of somebody's words, with nothing added. Names of control tokens in them are plain text."""
     return Encoder(tokenizer).ids(text)
-
-
-def _disguised_within(value: Any, disguise: Disguise) -> Any:
-    """JSON with all its words disguised."""
-    if isinstance(value, str):
-        return disguise(value)
-    if isinstance(value, Mapping):
-        return {disguise(str(key)): _disguised_within(item, disguise) for key, item in value.items()}
-    return [_disguised_within(item, disguise) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _system(prompt: str) -> list[Message]:

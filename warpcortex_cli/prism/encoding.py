@@ -7,7 +7,7 @@ control tokens: some tokenizers use them for runs of spaces.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +53,14 @@ class Disguise:
                 else:
                     text = text[:start] + self._stand_in(text[start]) + text[end:]
         return text
+
+    def values(self, value: Any) -> Any:
+        """JSON with all its words disguised."""
+        if isinstance(value, str):
+            return self(value)
+        if isinstance(value, Mapping):
+            return {self(str(key)): self.values(item) for key, item in value.items()}
+        return [self.values(item) for item in value] if isinstance(value, (list, tuple)) else value
 
     def _stand_in(self, char: str) -> str:
         if char not in self._for:

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 from warpcortex_cli.engine.contents import Said
 from warpcortex_cli.engine.sampling import ReplyOptions
-from warpcortex_cli.engine.session import Session, Steps
+from warpcortex_cli.engine.session import Session
+from warpcortex_cli.engine.steps import Steps
 from warpcortex_cli.events import Event
 from warpcortex_cli.prism.chat_format import Tools
 from warpcortex_cli.profile import Profile

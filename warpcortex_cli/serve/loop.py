@@ -16,7 +16,7 @@ from warpcortex_cli.engine.calibration import Calibration
 from warpcortex_cli.engine.contents import Said
 from warpcortex_cli.engine.session import Session
 from warpcortex_cli.engine.stepper import Stepper
-from warpcortex_cli.errors import RunError, UsageError, WarpError
+from warpcortex_cli.errors import MemoryLimitError, RunError, UsageError, WarpError
 from warpcortex_cli.events import Event, RiverFinished, RiverStarted, RiverText, StreamEnded
 from warpcortex_cli.prism.prism import Prism
 from warpcortex_cli.profile import Profile
@@ -161,21 +161,29 @@ class Loop:
 
     def _run(self) -> None:
         while not self._stopping:
-            self._obey()
-            self._admit()
-            self._look_at_clock()
-            self._ring()
-            if all(job.paused is not None for job in self._running):
-                continue  # `_obey` waits for orders
-            stepped = self.stepper.step()
-            self.counters.steps += 1
-            for job in [job for job in self._running if job.paused is None]:
-                self._advance(job, stepped)
-            self._ring()
-            if not stepped and self._running:
-                self.stepper.rest()
+            try:
+                self._turn()
+            except Exception as error:  # a fault of ours: replies end with it, and the server goes on
+                for job in list(self._running):
+                    self._fail(job, error)
         self._ring()
         self.shelf.close()
+
+    def _turn(self) -> None:
+        """What was ordered, who waits, and one step."""
+        self._obey()
+        self._admit()
+        self._look_at_clock()
+        self._ring()
+        if all(job.paused is not None for job in self._running):
+            return  # `_obey` waits for orders
+        stepped = self.stepper.step()
+        self.counters.steps += 1
+        for job in [job for job in self._running if job.paused is None]:
+            self._advance(job, stepped)
+        self._ring()
+        if not stepped and self._running:
+            self.stepper.rest()
 
     def _obey(self) -> None:
         """Carries out what was ordered. Waits for an order if there is nothing to step."""
@@ -298,7 +306,9 @@ class Loop:
     def _fail(self, job: Job, error: Exception) -> None:
         self.counters.failed += 1
         self._close(job, keep=isinstance(error, UsageError))
-        if not isinstance(error, WarpError):
+        if isinstance(error, MemoryError):
+            error = MemoryLimitError("there is not enough memory for another reply.", "Try again later.")
+        elif not isinstance(error, WarpError):
             error = RunError(f"internal error ({type(error).__name__}: {str(error)[:200]}).")
         self._put(job, [Failed(error), Over()])
 

@@ -243,7 +243,7 @@ class ChatFormat:
                     [m._asdict() for m in messages], tokenize=False, add_generation_prompt=True, **chosen
                 )
         except TakesTooLong as error:
-            raise _Unusable(f"it takes more than {_LIMIT:g} s") from error
+            raise Unusable(f"it takes more than {_LIMIT:g} s") from error
         except Exception as error:  # a template is foreign code and may raise anything
             first = re.split(r"(?<=[.!:]) ", " ".join(str(error).split()), maxsplit=1)[0].rstrip(".!:")
             raise Unusable(first[:120] or type(error).__name__) from error

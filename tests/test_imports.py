@@ -18,7 +18,7 @@ STOREYS: tuple[tuple[str, ...], ...] = (
     ("api", "serve"),  # other programs: in Python, and over HTTP
     ("ui",),
     ("eval",),
-    ("bench", "adapt"),
+    ("bench", "adapt", "swarm"),
     ("engine",),
     ("synapse",),
     ("prism",),

@@ -20,6 +20,7 @@ from warpcortex_cli.cli.help import help_
 from warpcortex_cli.cli.output import INTERRUPTED, put, report, was_stopped
 from warpcortex_cli.cli.profile_vram import profile_vram
 from warpcortex_cli.cli.serve import serve
+from warpcortex_cli.cli.swarm import swarm
 from warpcortex_cli.errors import MemoryLimitError, RunError, UsageError, WarpError
 from warpcortex_cli.process import prepare
 from warpcortex_cli.ui.terminal import give_up, prepare_streams
@@ -41,6 +42,7 @@ app = typer.Typer(
 )
 app.command("chat")(chat)
 app.command("ask")(ask)
+app.command("swarm")(swarm)
 app.add_typer(profiles.app, name="profiles")
 app.command("serve")(serve)
 app.command("pull")(pull.pull)

@@ -44,9 +44,10 @@ class Crew:
     Args:
         host: what workers may use of the conversation.
         profile: the first one; call `use` next.
-        gate: says whether it needs a Stream's probabilities.
+        gate: judges their thoughts.
         spawning: if False, requests start nothing.
         as_text: as in `Entrance`.
+        entrance: where their thoughts go: into the River, unless it is another kind.
 
     Attributes:
         streams: all of them.
@@ -62,16 +63,17 @@ class Crew:
         gate: Gate,
         journal: Journal,
         spawning: bool,
-        as_text: Callable[[Stream], bool],
+        as_text: Callable[[Stream], bool] = lambda stream: False,
+        entrance: type[Entrance] = Entrance,
     ) -> None:
         self.streams = Roster()
         self.briefing = Briefing(host.prism)
         self.parking = Parking(host.prism.layout, journal)
         self.writer = ModelWorker(host)
         self.workers: dict[str, Worker] = {"model": self.writer}
-        self.entrance = Entrance(host.river, gate, journal, self.contained, self.end, as_text)
+        self.entrance = entrance(host.river, gate, journal, self.contained, self.end, as_text)
         self.spawning = spawning
-        self._host, self._profile, self._gate, self._journal = host, profile, gate, journal
+        self._host, self._profile, self._journal = host, profile, journal
 
     def use(self, profile: Profile) -> None:
         """Applies the settings of a profile."""
@@ -152,8 +154,7 @@ class Crew:
     def _begin(self, stream: Stream) -> None:
         """Gives a Stream its Brief, and the Brief to a worker."""
         worker = self._worker(stream.role)
-        weighed = self._gate.settings.certainty > 0
-        brief = self.briefing.task(stream.id, stream.role, stream.task, stream.groups, weighed)
+        brief = self.briefing.task(stream.id, stream.role, stream.task, stream.groups, self.entrance.weighed)
         if worker.reads:
             brief = self.briefing.full(brief, self._host.river, self._profile, self._journal)
         work = worker.take(brief)

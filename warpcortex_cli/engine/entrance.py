@@ -107,6 +107,11 @@ class Entrance:
         return any(a.stream == stream.id for a in self.river.asides)
 
     @property
+    def weighed(self) -> bool:
+        """Whether it needs the probability of each token that a Stream writes."""
+        return self.gate.settings.certainty > 0
+
+    @property
     def wanted(self) -> int:
         """Tokens that are still to be read."""
         return sum(i.left for i in self.injections)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -34,7 +35,7 @@ from warpcortex_cli.phases import phase
 from warpcortex_cli.prism.options import LoadOptions
 from warpcortex_cli.process import importing
 from warpcortex_cli.swarm.plans import Plans
-from warpcortex_cli.swarm.reduce import best, votes
+from warpcortex_cli.swarm.reduce import best, groups, votes
 from warpcortex_cli.swarm.tasks import read
 from warpcortex_cli.swarm.thoughts import Thoughts
 from warpcortex_cli.ui.notes import load_with_progress, read_notes
@@ -107,14 +108,15 @@ def swarm(
     run = plans.run(plans.applied(settings), source.name, device, dtype, quantize, seed, text)
     if not resume and out.exists():
         raise UsageError(f"{out} exists already.", "Add --resume to go on with it, or give --out another name.")
-    total = samples * sum(1 for _ in read(tasks, found))  # before the file is made: a mistake leaves nothing behind
+    # Read once before the file of thoughts is made, so that a mistake leaves nothing behind.
+    total = samples * sum(1 for _ in (groups(tasks, found, vote) if vote is not None else read(tasks, found)))
     if not total:
         raise UsageError(f"{tasks} has no tasks.", 'Write one JSON object a line, such as {"task": "47 + 86"}.')
     with Thoughts(out, run, samples, resume) as log:
         _check(log, tasks, found)
         before = log.answered.count
         if before:
-            note(f"{out}: {before:,} of {total:,} thoughts are there; the others follow.")
+            note(f"{out}: {before:,} of {total:,} thoughts are there already.")
         if log.cut:
             note(f"{out}: the last line was not whole, and its task is done again.")
         session: Session | None = None
@@ -213,10 +215,8 @@ def _counts(states: Counter[str]) -> str:
 
 def _ask(session: Session, role: Role, out: Path, question: str) -> None:
     """Injects the best thoughts and prints the River's answer."""
-    import sys
-
     from warpcortex_cli.swarm.swarm import inject
 
-    injected = inject(session, role, best(out, _MOST_INJECTED))
-    note(f"the River has {injected} of the best thoughts beside it.")
+    given = inject(session, role, best(out, _MOST_INJECTED))
+    note(f"the River reads the {len(given)} best thoughts that have room beside it.")
     say(session, question, sys.stdout)

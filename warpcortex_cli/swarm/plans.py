@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 from warpcortex_cli.errors import UsageError
-from warpcortex_cli.profile import Profile, Role
+
+if TYPE_CHECKING:
+    from warpcortex_cli.profile import Profile, Role
 
 _NO_DEADLINE = 86_400.0  # seconds; nobody waits for a Stream here, so a slow machine gives the same thoughts
 

@@ -10,12 +10,14 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from warpcortex_cli.errors import UsageError
-from warpcortex_cli.profile import Role
 from warpcortex_cli.swarm.tasks import read
 from warpcortex_cli.swarm.thoughts import thoughts_in
+
+if TYPE_CHECKING:
+    from warpcortex_cli.profile import Role
 
 _STANDS = "injected"  # the state of a thought that the Gate has not turned away
 
@@ -55,7 +57,7 @@ def votes(tasks: Path, thoughts: Path, role: Role, field: str) -> Iterator[Vote]
     with closing(sqlite3.connect("")) as base:  # an unnamed one is on disk and disappears
         base.execute("CREATE TABLE groups(line INTEGER PRIMARY KEY, value TEXT)")
         base.execute("CREATE TABLE said(line INTEGER, said TEXT, key TEXT)")
-        _fill(base, "groups VALUES(?, ?)", _groups(tasks, role, field))
+        _fill(base, "groups VALUES(?, ?)", groups(tasks, role, field))
         _fill(base, "said VALUES(?, ?, ?)", _said(thoughts))
         found = base.execute(
             "SELECT value, said, n, MIN(first) OVER (PARTITION BY value) AS begun FROM ("
@@ -73,7 +75,8 @@ def _fill(base: sqlite3.Connection, into: str, rows: Iterable[tuple[Any, ...]]) 
     base.executemany(f"INSERT INTO {into}", rows)
 
 
-def _groups(tasks: Path, role: Role, field: str) -> Iterator[tuple[int, str]]:
+def groups(tasks: Path, role: Role, field: str) -> Iterator[tuple[int, str]]:
+    """The line of each task, and its value of `field` in JSON. Raises UsageError as `votes`."""
     for task in read(tasks, role):
         known = {**task.groups, "task": task.text, "id": task.id}
         if field not in known:

@@ -90,6 +90,7 @@ class Swarm:
         self._notes = notes(session.turns)
         self._answered = answered
         self._waiting = self._unanswered(path)
+        self._read = False  # whether the file of tasks has been read to its end
         self._tasks: dict[int, tuple[Task, int]] = {}  # of those that are awake, by the Stream's number
         self._fresh: list[dict[str, Any]] = []
 
@@ -101,8 +102,8 @@ class Swarm:
 
     @property
     def over(self) -> bool:
-        """Whether all tasks have ended. Known after the first step."""
-        return not self._tasks
+        """Whether all tasks have ended."""
+        return self._read and not self._tasks
 
     # -- a step -------------------------------------------------------------------------------------------------
 
@@ -126,6 +127,7 @@ class Swarm:
         while len(self._tasks) < self.plans.awake:
             following = next(self._waiting, None)
             if following is None:
+                self._read = True
                 return
             task, sample = following
             # Its number, and with it what it draws, does not depend on what was answered before.
@@ -201,10 +203,11 @@ def run(
         while True:
             stepped = stepper.step()
             session.conversation.raise_fault()
-            keep(swarm.drain())
+            ended = swarm.drain()
+            keep(ended)
             if swarm.over or until():
                 return
-            if not stepped:
+            if not stepped and not ended:
                 stepper.rest()
     finally:
         stepper.leave(swarm)

@@ -8,10 +8,12 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from warpcortex_cli.errors import UsageError
-from warpcortex_cli.profile import Role
+
+if TYPE_CHECKING:
+    from warpcortex_cli.profile import Role
 
 MOST_BYTES = 1 << 20  # of a line
 _HINT = 'Write one JSON object a line, such as {"id": 1, "task": "47 + 86"}.'

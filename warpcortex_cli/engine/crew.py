@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from types import TracebackType
 from typing import NamedTuple
 
 from warpcortex_cli.engine.brief import Thought
@@ -247,18 +248,12 @@ class Crew:
 
     # -- their end ----------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def contained(self, stream: Stream) -> Iterator[None]:
+    def contained(self, stream: Stream) -> AbstractContextManager[None]:
         """A context for work on a Stream's behalf: any error in it ends that Stream, and nobody else notices.
 
         All work for Streams is done in this context.
         """
-        try:
-            yield
-        except Exception as error:
-            said = (str(error).strip().splitlines() or ["no reason given"])[0]
-            why = said if isinstance(error, WorkError) else f"{type(error).__name__}: {said}"
-            self.end(stream, StreamState.FAILED, why[:200])
+        return _Contained(self, stream)
 
     def _containing(self, stream: Stream) -> Callable[[], AbstractContextManager[None]]:
         return lambda: self.contained(stream)
@@ -302,6 +297,21 @@ class Crew:
         self.cancel_all("the conversation is over")
         for worker in self.workers.values():
             worker.close()
+
+
+class _Contained(AbstractContextManager[None]):
+    """`Crew.contained`. A class, because each row of a step enters it twice, and a generator costs several times it."""
+
+    def __init__(self, crew: Crew, stream: Stream) -> None:
+        self._crew, self._stream = crew, stream
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        said = (str(error).strip().splitlines() or ["no reason given"])[0]
+        why = said if isinstance(error, WorkError) else f"{type(error).__name__}: {said}"
+        self._crew.end(self._stream, StreamState.FAILED, why[:200])
+        return True
 
 
 def _at_work(stream: Stream) -> bool:

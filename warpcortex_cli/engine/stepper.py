@@ -141,10 +141,11 @@ class Stepper:
 
     def _ready(self, part: Part) -> bool:
         """Reads a row's adapter, if it has left memory: before the step, so that a fault there is its owner's alone."""
+        if part.row.adapter is None:
+            return True
         ready = False
         with part.contained():
-            if part.row.adapter is not None:
-                self.prism.adapters.keep(part.row.adapter)
+            self.prism.adapters.keep(part.row.adapter)
             ready = True
         return ready
 

@@ -349,7 +349,9 @@ class Prism:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids; special tokens are left out."""
-        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        # Of the tokenizers package itself: what transformers does around it costs five times as much as the decoding,
+        # twice for each token of each agent.
+        text: str = self.tokenizer.backend_tokenizer.decode(list(ids), skip_special_tokens=True)
         return text
 
     # -- sizes -----------------------------------------------------------------------------------------------

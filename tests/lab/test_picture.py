@@ -1,6 +1,9 @@
-"""The README's chat comes from `chat`, and what it shows is what the README tells its reader to paste."""
+"""The chats of README and card come from `chat`, and what they show is what the text tells its reader to paste."""
 
 from __future__ import annotations
+
+import re
+from pathlib import Path
 
 import pytest
 
@@ -8,31 +11,38 @@ from warpcortex_cli.lab import picture
 
 README = (
     "Paste these, in one go:\n\n    Mara keeps ropes.\n\n    How many?\n\nThen more.\n"
-    f"{picture.BEGIN}old\n{picture.END}end\n"
+    "<!-- chat -->\nold\n<!-- end of chat -->\nor, in one go:\n\n    1 + 1\n\n"
+    "<!-- chat -m pocket -->\nold\n<!-- end of chat -->\nend\n"
 )
 AT_WORK = ["you> Mara keeps ropes.", "How many?", "[MATH: 1] Adding.", "╭─ Streams ─╮", "╰──╯"]
 DONE = ["you> Mara keeps ropes.", "How many?", "[MATH: 1] Adding.", "In total: 1.", "3 tokens · /thoughts"]
 
 
-def test_what_is_pasted_is_what_the_readme_says() -> None:
-    assert picture.pasted(README) == "Mara keeps ropes.\n\nHow many?"
-    assert "ropes of Mara and lamps of Otto" in picture.pasted(picture.README.read_text(encoding="utf-8"))
+def record(options: list[str], text: str) -> picture.Screens:
+    assert (options, text) in (([], "Mara keeps ropes.\n\nHow many?"), (["-m", "pocket"], "1 + 1"))
+    return ([], ["you> "]) if options else (AT_WORK, DONE)
 
 
-def test_both_screens_stand_between_the_two_lines() -> None:
-    written = picture.with_chat(README, AT_WORK, DONE)
-    before, _, rest = written.partition(picture.BEGIN)
-    shown, _, after = rest.partition(picture.END)
-    assert (before, after) == (README.partition(picture.BEGIN)[0], "end\n")
-    rows = [row.removeprefix("    ") for row in shown.strip("\n").splitlines()]
-    assert rows == [*AT_WORK, "", *DONE[2:]]
+def test_each_chat_stands_in_its_place_and_writing_twice_changes_nothing() -> None:
+    written = picture.with_chats(README, record)
+    first, second = re.findall(r"<!-- chat.*? -->\n(.*?)<!-- end", written, re.DOTALL)
+    assert [row.removeprefix("    ") for row in first.strip("\n").splitlines()] == [*AT_WORK, "", *DONE[2:]]
+    assert second == "\n    you>\n\n"
+    assert re.sub(r"(<!-- chat.*? -->\n).*?(?=<!-- end)", r"\1old\n", written, flags=re.DOTALL) == README
+    assert picture.with_chats(written, record) == written
 
 
-def test_writing_twice_changes_nothing() -> None:
-    once = picture.with_chat(README, AT_WORK, DONE)
-    assert picture.with_chat(once, AT_WORK, DONE) == once
+@pytest.mark.parametrize(("path", "options"), [(picture.README, []), (picture.CARD, ["-m", "pocket"])])
+def test_what_is_pasted_is_what_the_text_says(path: Path, options: list[str]) -> None:
+    text = path.read_text(encoding="utf-8")
+
+    def show(given: list[str], pasted: str) -> picture.Screens:
+        assert given == options and pasted.endswith("?") and pasted.splitlines()[0] in text
+        return [], ["shown"]
+
+    assert picture.with_chats(text, show).count("    shown\n") == 1
 
 
 def test_a_readme_without_a_place_for_it_is_left_alone() -> None:
     with pytest.raises(ValueError, match="lacks the lines"):
-        picture.with_chat("nothing here", AT_WORK, DONE)
+        picture.with_chats("nothing here", record)

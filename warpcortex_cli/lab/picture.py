@@ -1,8 +1,8 @@
-"""The README's chat, recorded from `chat` itself: `python -m warpcortex_cli.lab.picture [--write]`.
+"""The chats in README and in pocket's card, recorded from `chat`: `python -m warpcortex_cli.lab.picture [--write]`.
 
-Starts `warpcortex chat` in its own terminal, pastes the notes and the question from the README, and prints the screen
-twice: with the last panels, and after the reply. `--write` puts both into the README, between the lines `<!-- chat -->`
-and `<!-- end of chat -->`.
+Each stands between the lines `<!-- chat OPTIONS -->` and `<!-- end of chat -->`. Starts `warpcortex chat OPTIONS` in
+its own terminal, pastes what the text above says, and prints the screen with the last panels, if there were any, and
+after the reply. `--write` puts both there.
 """
 
 from __future__ import annotations
@@ -17,20 +17,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 README = Path(__file__).parents[2] / "README.md"
-BEGIN, END = "<!-- chat -->\n", "<!-- end of chat -->\n"
+CARD = README.parent / "warpcortex_cli" / "pocket" / "README.md"
+_PLACE = re.compile(r"<!-- chat(?P<options>[^\n]*?) -->\n.*?<!-- end of chat -->\n", re.DOTALL)
+Screens = tuple[list[str], list[str]]  # rows while the panels were there, and after the reply
 WIDTH, HEIGHT = 100, 60
 _PASTE = "\x1b[200~{}\x1b[201~\r"  # bracketed: its newlines are text
 
 
 def pasted(readme: str) -> str:
-    """The text that the README tells the reader to paste: the indented block after the words `in one go:`."""
-    block = readme.split("in one go:\n\n", 1)[1]
-    lines = re.match(r"(?:(?: {4}.*)?\n)*?(?=\S)", block)
+    """The text that the README tells the reader to paste: the last indented block after the words `in one go:`."""
+    block = readme.rsplit("in one go:\n\n", 1)[1]
+    lines = re.match(r"(?:(?: {4}.*)?\n)*?(?=\S|\Z)", block)
     assert lines is not None
     return "\n".join(line.removeprefix("    ") for line in lines[0].splitlines()).strip()
 
 
-def chat(text: str, timeout: float = 120.0) -> tuple[list[str], list[str]]:
+def chat(options: list[str], text: str, timeout: float = 120.0) -> Screens:
     """The terminal's rows while `warpcortex chat` answers `text` and after, both from the user's words on.
 
     Raises:
@@ -63,7 +65,7 @@ def chat(text: str, timeout: float = 120.0) -> tuple[list[str], list[str]]:
 
     with tempfile.TemporaryDirectory() as home:  # neither sessions nor settings of the user
         program = pexpect.spawn(
-            sys.executable, ["-m", "warpcortex_cli", "chat", "-m", "pocket"], encoding="utf-8",
+            sys.executable, ["-m", "warpcortex_cli", "chat", *options], encoding="utf-8",
             dimensions=(HEIGHT, WIDTH), env=_environment(home),
         )  # fmt: skip
         wait(program, lambda rows: "you>" in rows)
@@ -71,7 +73,7 @@ def chat(text: str, timeout: float = 120.0) -> tuple[list[str], list[str]]:
         wait(program, lambda rows: any("/thoughts" in row for row in rows) and "you>" in rows)
         program.sendeof()
         program.close()
-    return _conversation(at_work, "╰"), _conversation(shown(), "/thoughts")
+    return _conversation(at_work, "╰") if at_work else [], _conversation(shown(), "/thoughts")
 
 
 def _conversation(rows: list[str], end: str) -> list[str]:
@@ -91,18 +93,22 @@ def _environment(home: str) -> dict[str, str]:
     }
 
 
-def with_chat(readme: str, at_work: list[str], done: list[str]) -> str:
-    """`readme` with both screens between its two lines.
+def with_chats(readme: str, record: Callable[[list[str], str], Screens]) -> str:
+    """`readme` with what `record` gives for the options and the text of each chat.
 
     Raises:
-        ValueError: one of them is missing.
+        ValueError: there is no place for one.
     """
-    before, _, rest = readme.partition(BEGIN)
-    _, found, after = rest.partition(END)
-    if not found:
-        raise ValueError(f"{README} lacks the lines {BEGIN.strip()} and {END.strip()}")
-    shown = "\n".join(f"    {row}".rstrip() for row in [*at_work, "", *_new(at_work, done)])
-    return f"{before}{BEGIN}\n{shown}\n\n{END}{after}"
+
+    def put(place: re.Match[str]) -> str:
+        at_work, done = record(place["options"].split(), pasted(readme[: place.start()]))
+        rows = [*at_work, "", *_new(at_work, done)] if at_work else done
+        shown = "\n".join(f"    {row}".rstrip() for row in rows)
+        return f"<!-- chat{place['options']} -->\n\n{shown}\n\n<!-- end of chat -->\n"
+
+    if not _PLACE.search(readme):
+        raise ValueError("the text lacks the lines <!-- chat --> and <!-- end of chat -->")
+    return _PLACE.sub(put, readme)
 
 
 def _new(at_work: list[str], done: list[str]) -> list[str]:
@@ -113,13 +119,13 @@ def _new(at_work: list[str], done: list[str]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="put it into the README")
+    parser.add_argument("--write", action="store_true", help="put them there")
     args = parser.parse_args()
-    readme = README.read_text(encoding="utf-8")
-    at_work, done = chat(pasted(readme))
-    print("\n".join([*at_work, "", *done]))
-    if args.write:
-        README.write_text(with_chat(readme, at_work, done), encoding="utf-8")
+    for path in (README, CARD):
+        written = with_chats(path.read_text(encoding="utf-8"), chat)
+        print("\n".join(place[0] for place in _PLACE.finditer(written)))
+        if args.write:
+            path.write_text(written, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -85,8 +85,8 @@ def test_recall_is_asked_for_facts_at_their_depth_and_planted_ones_are_there(pri
         for thing, place in PLACES.items()
     ]
     methods = ["ours", "random", "planted"]
-    found = list(recall_on_documents.run(prism, profile_of(), asked, 128, [1, 4], 3, 1, methods))
+    found = list(recall_on_documents.run(prism, profile_of(), asked, 256, [1, 4], 3, 1, methods))
     assert [(r.method, r.depth, r.n) for r in found if not r.wording] == [
-        (m, 128 * depth, 3) for depth in (1, 4) for m in methods
+        (m, 256 * depth, 3) for depth in (1, 4) for m in methods
     ]
     assert all(r.found == 1 for r in found if r.method == "planted")

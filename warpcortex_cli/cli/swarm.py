@@ -218,5 +218,8 @@ def _ask(session: Session, role: Role, out: Path, question: str) -> None:
     from warpcortex_cli.swarm.swarm import inject
 
     given = inject(session, role, best(out, _MOST_INJECTED))
-    note(f"the River reads the {len(given)} best thoughts that have room beside it.")
+    best_of = (
+        f"the {len(given):,} best thoughts that have room beside it" if given else "no thought, because none stands"
+    )
+    note(f"the River reads {best_of}.")
     say(session, question, sys.stdout)

@@ -32,6 +32,8 @@ from warpcortex_cli.swarm.plans import Plans
 from warpcortex_cli.swarm.tasks import Task, read
 from warpcortex_cli.swarm.thoughts import Answered
 
+_MOST_WRITTEN = 2000  # characters of what a Stream without a thought has written
+
 
 class Outlet(Entrance):
     """Where the thoughts of a swarm go. They are judged as at the entrance of a River, or not at all, and leave."""
@@ -158,6 +160,7 @@ class Swarm:
 def line_of(task: Task, sample: int, stream: Stream, ended: StreamEnded) -> dict[str, Any]:
     """A Stream that has ended, as a line of the file of thoughts."""
     thought = stream.thought
+    written = {} if thought.text else {"written": stream.text[:_MOST_WRITTEN]}
     return {
         "line": task.line,
         "sample": sample,
@@ -170,6 +173,7 @@ def line_of(task: Task, sample: int, stream: Stream, ended: StreamEnded) -> dict
         "why": ended.reason,
         "tokens": ended.tokens,
         "seconds": round(ended.seconds, 3),
+        **written,
     }
 
 

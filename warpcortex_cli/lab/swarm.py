@@ -147,7 +147,7 @@ def main() -> None:
     roles = args.roles.split(",")
     found = [run(args, role, args.tasks // len(roles), w, notes) for role in roles]
     print(
-        f"{args.notes} notes, {args.awake} awake, weights {args.quantize}, {args.kills} kills a role, seed {args.seed}"
+        f"{args.notes} notes, {args.awake} awake, weights {args.quantize}, {args.kills} kills a role, seed {args.seed}\n"
     )
     print("| role | tasks | right | tokens a thought | thoughts a second | with starts | peak MiB | lost | doubled |")
     print("|---|---|---|---|---|---|---|---|---|")

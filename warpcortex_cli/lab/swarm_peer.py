@@ -93,7 +93,7 @@ def main() -> None:
         right = sum(thought == wanted for thought, (_, wanted) in zip(thoughts, made, strict=True))
         print(json.dumps({"seconds": seconds, "right": right, "peak": peak_of(os.getpid())}))
         return
-    print(f"{args.tasks:,} sums, {args.awake} awake, seed {args.seed}")
+    print(f"{args.tasks:,} sums, {args.awake} awake, seed {args.seed}\n")
     print("| | thoughts a second | right | peak MiB |")
     print("|---|---|---|---|")
     for side in SIDES:

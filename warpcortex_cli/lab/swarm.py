@@ -146,9 +146,8 @@ def main() -> None:
     notes.write_text(world.notes_text(w, rng), encoding="utf-8")
     roles = args.roles.split(",")
     found = [run(args, role, args.tasks // len(roles), w, notes) for role in roles]
-    print(
-        f"{args.notes} notes, {args.awake} awake, weights {args.quantize}, {args.kills} kills a role, seed {args.seed}\n"
-    )
+    how = f"{args.awake} awake, weights {args.quantize}, {args.kills} kills a role, seed {args.seed}"
+    print(f"{args.notes} notes, {how}\n")
     print("| role | tasks | right | tokens a thought | thoughts a second | with starts | peak MiB | lost | doubled |")
     print("|---|---|---|---|---|---|---|---|---|")
     for out in found:

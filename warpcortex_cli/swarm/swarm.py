@@ -160,7 +160,7 @@ class Swarm:
 def line_of(task: Task, sample: int, stream: Stream, ended: StreamEnded) -> dict[str, Any]:
     """A Stream that has ended, as a line of the file of thoughts."""
     thought = stream.thought
-    written = {} if thought.text else {"written": stream.text[:_MOST_WRITTEN]}
+    written = {"written": stream.text[:_MOST_WRITTEN]} if stream.text and not thought.text else {}
     return {
         "line": task.line,
         "sample": sample,

@@ -58,7 +58,10 @@ def swarm(
     out: Annotated[
         Path, typer.Option("--out", metavar="FILE", show_default=False, help="Where thoughts go, a JSON object a line.")
     ],
-    role: Annotated[str, typer.Option("--role", metavar="ROLE", show_default=False, help="A role of the profile.")],
+    role: Annotated[
+        str | None,
+        typer.Option("--role", metavar="ROLE", show_default=False, help="A role of the profile. Default: its first."),
+    ] = None,
     notes: NotesOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with FILE, if it is there.")] = False,
     awake: Annotated[int, typer.Option("--awake", min=1, max=4096, metavar="N", help="Streams at once.")] = AWAKE,
@@ -103,7 +106,7 @@ def swarm(
     source, settings = choose(model, profile)
     settings = with_adapters(settings, adapter)
     warm = _WARM if samples > 1 and temperature is None else temperature
-    plans = Plans(role, awake, samples, judge, warm)
+    plans = Plans(role or next((r.name for r in settings.roles), "any"), awake, samples, judge, warm)
     found = plans.role_of(settings)
     run = plans.run(plans.applied(settings), source.name, device, dtype, quantize, seed, text)
     if not resume and out.exists():

@@ -115,6 +115,10 @@ def test_many_layers_in_one_call_give_what_they_give_one_by_one(
     assert same(together, [*short(one_by_one(found)), *read(found)]) and not calls
 
 
+def _prompt(prism: Prism, n: int) -> Row:
+    return Row([5 + i % 90 for i in range(n)], list(range(n)), prism.new_tail(n), logits="all")
+
+
 @pytest.mark.parametrize("quantize", ["int8", "int4"])
 def test_any_number_of_threads_gives_the_same(
     quantize: str, model_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
@@ -125,7 +129,9 @@ def test_any_number_of_threads_gives_the_same(
     for threads in (1, 2, 7):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
         several = [Row([3 + i] * 20, list(range(20)), found.new_tail(20), logits="all") for i in range(3)]
-        given.append([*short(found), *read(found), *(r.logits for r in found.forward(several) if r.logits is not None)])
+        long = [r for n in (257, 264, 268) for r in found.forward([_prompt(found, n)])]  # the last chunk would be short
+        given.append([*short(found), *read(found)])
+        given[-1] += [r.logits for r in (*found.forward(several), *long) if r.logits is not None]
     assert same(given[0], given[1]) and same(given[0], given[2])
 
 

@@ -21,6 +21,9 @@ struct Layer {
 
 constexpr int64_t SOME = 256;  // tokens of a chunk: bounds the buffers, however long a prefill is
 
+// Tokens of the next chunk when so many are left. Of many rows no chunk is of few: threads would all update the same rows.
+inline int64_t chunk_of(int64_t left) { return left > SOME && left <= SOME + FEW ? left / 2 : std::min(SOME, left); }
+
 inline void normalized(const Norm& norm, const float* x, float* out, int64_t width) {
     float sum = 0;
 #pragma omp simd reduction(+ : sum)
@@ -59,8 +62,8 @@ template <typename Use>
 void before(Team& team, Room& room, const Layer& layer, const Adapted* adapted, const float* hidden, const float* cosine,
             const float* sine, int64_t turned, float* out, int64_t rows, Laps& laps, Use use) {
     const int64_t wide = layer.qkv.outputs, heads = layer.heads + 2 * layer.kv_heads;
-    for (int64_t start = 0; start < rows; start += SOME) {
-        const int64_t here = std::min(SOME, rows - start);
+    for (int64_t start = 0, here; start < rows; start += here) {
+        here = chunk_of(rows - start);
         Added added(room.lora, adapted, layer.number, &LoraLayer::qkv, start, here);
         Tokens& rounded = begun(team, room, here, layer.width, layer.qkv.format);
         rounded.read(team, added.keeping(layer.width, [&](int64_t row) {
@@ -127,8 +130,8 @@ void after(Team& team, Room& room, const Layer& layer, const Adapted* adapted, c
     const int64_t width = layer.width, filled = panels_of(width) * LANES, heads = layer.heads * layer.d;
     float* part = room.part.data();
     Intermediate& inner = room.intermediate;
-    for (int64_t start = 0; start < rows; start += SOME) {
-        const int64_t here = std::min(SOME, rows - start);
+    for (int64_t start = 0, here; start < rows; start += here) {
+        here = chunk_of(rows - start);
         float* x = hidden + start * width;
         const auto add = [&](const Norm& norm, int64_t row) {
             float* own = own_row(filled);

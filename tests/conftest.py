@@ -6,6 +6,7 @@ import os
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # several processes run tests: threads of each would wait for the others'
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded
+os.environ.setdefault("OMP_DYNAMIC", "false")  # what else this machine does changes the threads of no test
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -122,6 +122,7 @@ def test_the_best_thoughts_that_have_room_stand_beside_the_river(babbling: Prism
     lines = [{"task": f"{i}", "thought": f"ropes {i} of Mara"} for i in range(400)]
     given = inject(session, session.profile.roles[0], lines)
     assert 1 < len(given) < 400 and given[-1] == "ropes 0 of Mara"
+    assert [s.role.name for s in session.streams] == ["helper"] * len(given)
     list(session.send("How many ropes?"))
     assert [a.text for a in session.river.asides] == given
 

@@ -7,6 +7,7 @@ from warpcortex_cli.engine.river import River
 from warpcortex_cli.engine.stream import Stream
 from warpcortex_cli.engine.turn import Asked, Turn
 from warpcortex_cli.events import ThoughtInlined
+from warpcortex_cli.prism.chat_format import common
 
 
 def into_reply(river: River, turn: Turn, stream: Stream) -> ThoughtInlined | None:
@@ -45,7 +46,7 @@ def into_prompt(river: River, turn: Turn, stream: Stream) -> ThoughtInlined | No
     turn.question, turn.prompt_total, turn.asked = len(ids), turn.prompt_total + new, Asked()
     turn.passages.append(text)
     river.past.recall([])
-    first = river.position + next((i for i, (a, b) in enumerate(zip(before, ids, strict=False)) if a != b), 0)
+    first = river.position + common(before, ids)
     return ThoughtInlined(
         id=stream.id, text=stream.thought.text, tokens=new, first=first, last=first + new - 1, into="prompt"
     )

@@ -126,9 +126,13 @@ class Crew:
             self.end(stream, StreamState.CANCELLED, "the queue of Streams is full")
         return stream
 
-    def give(self, text: str) -> Stream:
-        """A Stream whose thought is given from outside, and goes to the River as any other, without being judged."""
-        stream = Stream(self.streams.spawned + 1, _GIVEN, "", {}, self._journal.now())
+    def give(self, text: str, role: Role | None = None) -> Stream:
+        """A Stream whose thought is given from outside, and goes to the River as any other, without being judged.
+
+        Args:
+            role: whose thought it is; None: nobody's.
+        """
+        stream = Stream(self.streams.spawned + 1, role or _GIVEN, "", {}, self._journal.now())
         stream.judged = False
         self.streams.add(stream)
         self._journal.write(StreamSpawned(id=stream.id, role=stream.role.name, task=stream.task))

@@ -24,7 +24,7 @@ from warpcortex_cli.errors import UsageError
 from warpcortex_cli.events import Event, Listener, RiverFinished, RiverStarted
 from warpcortex_cli.prism.chat_format import Plan, Tools, Unusable, common
 from warpcortex_cli.prism.prism import Prism
-from warpcortex_cli.profile import Profile
+from warpcortex_cli.profile import Profile, Role
 
 _EXCHANGE = 128  # tokens of the last question and reply that stay where a passage is read
 
@@ -299,7 +299,7 @@ class Session:
             return len(ids)
         before = self.turns[:-1]
         read = self._planned([*before, Said("notes", page)], before).ids
-        return len(ids) - next((i for i, (a, b) in enumerate(zip(read, ids, strict=False)) if a != b), len(read))
+        return len(ids) - common(read, ids)
 
     def _before(self) -> int:
         """Tokens of the question and reply before the turn that has begun, the newest of them; 0 behind notes."""
@@ -345,15 +345,18 @@ class Session:
         self.conversation.rewind(mark)
         return text
 
-    def inject(self, text: str) -> Stream:
+    def inject(self, text: str, role: Role | None = None) -> Stream:
         """Puts a thought beside the River: at once, or in the next steps of a reply that is being written.
+
+        Args:
+            role: whose thought it is, and in whose words the River reads it; None: nobody's.
 
         Raises:
             UsageError: it is empty.
         """
         if not text.strip():
             raise UsageError("the thought is empty.", "Write what the River should know.")
-        stream = self.conversation.crew.give(text.strip())
+        stream = self.conversation.crew.give(text.strip(), role)
         while self.river.idle and not stream.final and self.step():
             pass
         return stream

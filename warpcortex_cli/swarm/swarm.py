@@ -188,7 +188,7 @@ def inject(session: Session, role: Role, lines: Iterable[dict[str, Any]]) -> lis
         if room < 0:
             break
         chosen.append(line["thought"])
-    given = [session.inject(thought) for thought in reversed(chosen)]  # the best comes last, where the River is
+    given = [session.inject(thought, role) for thought in reversed(chosen)]  # the best comes last, where the River is
     return [stream.thought.text for stream in given if stream.state == StreamState.INJECTED]
 
 

@@ -127,7 +127,7 @@ def swarm(
             options = LoadOptions(device, dtype, quantize)
             session = _session(model, profile, adapter, options, seed, allow_program, notes, text)
         if session is not None and before < total:
-            whole = _think(session, log, tasks, plans, total, allow_program)
+            whole = _think(session, log, tasks, plans, total)
             if not whole:
                 stopped(f"{log.answered.count:,} of {total:,} thoughts are in {out}; --resume goes on")
                 return
@@ -177,13 +177,12 @@ def _session(
     return session
 
 
-def _think(session: Session, log: Thoughts, tasks: Path, plans: Plans, total: int, programs: list[str] | None) -> bool:
+def _think(session: Session, log: Thoughts, tasks: Path, plans: Plans, total: int) -> bool:
     """Runs the swarm. Returns whether it came to its end, or was stopped by Ctrl-C."""
     from warpcortex_cli.engine.view import stream_view
     from warpcortex_cli.swarm.swarm import Swarm, run
 
-    calibration = stored_calibration(session.prism)
-    swarm = Swarm(session, tasks, plans, log.answered, calibration, programs or ())
+    swarm = Swarm(session, tasks, plans, log.answered)
     pressed = False
 
     def stop() -> None:

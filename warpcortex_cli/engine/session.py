@@ -74,9 +74,9 @@ class Session:
         self.stepper = stepper or Stepper(prism)
         self.seed = seed
         self.watched = watched
-        self._programs = frozenset(programs)
+        self.programs = frozenset(programs)
         self._streams = streams
-        self._calibration = calibration
+        self.calibration = calibration
         self._journal = Journal(listeners)
         self._interrupted = False
         self._tools: Tools = ()
@@ -89,10 +89,10 @@ class Session:
             self._journal,
             seed=self.seed,
             streams=self._streams,
-            calibration=self._calibration,
+            calibration=self.calibration,
             watched=self.watched,
             wake=self.stepper.wake,
-            programs=self._programs,
+            programs=self.programs,
         )
         self.stepper.join(self.conversation)
         self.turns: list[Said] = []
@@ -435,8 +435,8 @@ class Session:
         if not self.river.idle:
             raise UsageError("a conversation cannot be forked while a reply is written.", "Wait for its end.")
         other = Session(
-            self.prism, self.profile, seed=self.seed, streams=self._streams, calibration=self._calibration,
-            watched=self.watched, programs=sorted(self._programs), stepper=self.stepper,
+            self.prism, self.profile, seed=self.seed, streams=self._streams, calibration=self.calibration,
+            watched=self.watched, programs=sorted(self.programs), stepper=self.stepper,
         )  # fmt: skip
         asides = continue_like(other.river, self.river)
         other.turns, other._tools, other._passage = list(self.turns), self._tools, self._passage

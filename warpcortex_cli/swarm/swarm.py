@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from warpcortex_cli.engine.brief import Thought
-from warpcortex_cli.engine.calibration import Calibration
 from warpcortex_cli.engine.crew import Crew
 from warpcortex_cli.engine.dialogue import notes
 from warpcortex_cli.engine.entrance import Entrance
@@ -61,7 +60,6 @@ class Swarm:
         session: its River is read, and does nothing meanwhile.
         path: the file of tasks.
         answered: what is not to be done again; kept up to date.
-        calibration, programs: as in `Session`.
 
     Attributes:
         states: how many Streams ended in which state, in this run.
@@ -79,15 +77,13 @@ class Swarm:
         path: Path,
         plans: Plans,
         answered: Answered,
-        calibration: Calibration | None = None,
-        programs: Iterable[str] = (),
     ) -> None:
         profile = plans.applied(session.profile)
         self.plans, self.role = plans, plans.role_of(session.profile)
         self.states: Counter[str] = Counter()
         self.journal = Journal([self._listen])
-        host = Host(session.prism, session.river, session.seed, session.stepper.wake, frozenset(programs))
-        self.crew = Crew(host, profile, Gate(profile.gate, calibration), self.journal, True, entrance=Outlet)
+        host = Host(session.prism, session.river, session.seed, session.stepper.wake, session.programs)
+        self.crew = Crew(host, profile, Gate(profile.gate, session.calibration), self.journal, True, entrance=Outlet)
         self.crew.use(profile)
         self._notes = notes(session.turns)
         self._answered = answered

@@ -135,7 +135,7 @@ def main() -> None:
     parser.add_argument("--notes", type=int, default=20, help="sentences of the notes")
     parser.add_argument("--kills", type=int, default=3, help="times that each role's run is killed with -9")
     parser.add_argument("--awake", type=int, default=128)
-    parser.add_argument("--quantize", default="bf16")
+    parser.add_argument("--quantize", default="auto", help="as in other commands")
     parser.add_argument("--seed", type=int, default=26)
     parser.add_argument("--folder", type=Path, required=True, help="for its files; a run that was cut goes on there")
     args = parser.parse_args()
